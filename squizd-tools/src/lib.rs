@@ -1,0 +1,2 @@
+//! Everything of squizd that touches the outside.
+pub mod source;

@@ -1,0 +1,2 @@
+//! Foreign file formats, read as [`squizd::source::TensorSource`].
+pub mod store;

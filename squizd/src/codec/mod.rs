@@ -1,0 +1,117 @@
+//! The codecs: one file each, all behind [`Codec`], listed once in [`CODECS`].
+
+use crate::Result;
+use squizd_spec::{CodecId, DType, Matrix, Params};
+use std::ops::Range;
+
+/// Rows of the tensor being encoded.
+///
+/// Calls may come from several threads and in any order; the same rows may be
+/// asked for more than once (a pass for statistics, then one for codes).
+pub trait Rows: Sync {
+    /// Tensor name, for messages.
+    fn name(&self) -> &str;
+    /// Shape of the matrix view.
+    fn matrix(&self) -> Matrix;
+    /// Element type of the source.
+    fn dtype(&self) -> DType;
+    /// Decodes `rows` into `out` (`rows.len() * cols` values).
+    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()>;
+    /// Source bytes of `rows` in the source's encoding, if available unchanged.
+    fn read_native(&self, rows: Range<u64>) -> Result<Option<std::borrow::Cow<'_, [u8]>>>;
+    /// These rows will not be read again.
+    fn release(&self, rows: Range<u64>);
+}
+
+/// Where an encoder puts payload bytes. Ranges may come in any order and from
+/// several threads; each byte is written once, unwritten bytes are zero.
+pub trait PayloadSink: Sync {
+    /// Writes `bytes` at `offset` from the start of the payload.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
+}
+
+/// What the user asked of a codec.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct EncodeOptions {
+    /// Group size of the plain integer layouts; `None` chooses the compact layout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<u16>,
+}
+
+/// Squared error and energy of an encoded tensor, summed in f64 in row order
+/// (so that they do not depend on the thread count).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EncodeStats {
+    /// Sum of `w^2`.
+    pub signal: f64,
+    /// Sum of `(w - w')^2`.
+    pub noise: f64,
+}
+
+impl EncodeStats {
+    /// `10 log10(signal / noise)` in decibels; infinite for an exact encoding.
+    pub fn snr_db(&self) -> f64 {
+        if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
+    }
+}
+
+/// A stored tensor as a codec sees it: geometry already checked by the parser.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'a> {
+    /// Tensor name, for messages.
+    pub name: &'a str,
+    /// Shape of the matrix view.
+    pub matrix: Matrix,
+    /// Codec parameters.
+    pub params: &'a Params,
+    /// Payload bytes.
+    pub data: &'a [u8],
+}
+
+/// One codec: encoder, decoder and the CPU kernel that reads its blocks in place.
+pub trait Codec: Sync {
+    /// Wire id.
+    fn id(&self) -> CodecId;
+
+    /// Whether a tensor of this shape can be stored with this codec, and why not.
+    fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
+
+    /// Chooses the parameters for a tensor before encoding it (may read rows).
+    fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params>;
+
+    /// Encodes all rows. Parallel, and bit-identical for any thread count and
+    /// instruction set. Returns the payload length and the error made.
+    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)>;
+
+    /// Decodes `rows` into `out` (`rows.len() * cols` values).
+    fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()>;
+
+    /// Checks what geometry cannot: finite scales, zero tails, canonical codes.
+    /// The first violation as (offset in the payload, stable code, message).
+    fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation>;
+
+    /// `y[i] = dot(row rows.start + i, x)` straight from the stored blocks.
+    fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]);
+}
+
+/// A payload that decodes, but not from any encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Offset in the payload.
+    pub offset: u64,
+    /// Stable finding code.
+    pub code: &'static str,
+    /// Field, value found, value allowed.
+    pub message: String,
+}
+
+mod activation;
+pub use activation::{Activation, Precision};
+
+/// Every codec, in wire order; each [`CodecId`] has exactly one.
+pub const CODECS: &[&dyn Codec] = &[];
+
+/// The codec of a wire id.
+pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {
+    CODECS.iter().copied().find(|c| c.id() == id)
+}

@@ -1,0 +1,7 @@
+//! SDK of the `.squizd` format.
+pub mod codec;
+mod error;
+pub mod model;
+pub mod source;
+
+pub use error::{Error, Result};
