@@ -1,7 +1,9 @@
 //! SDK of the `.squizd` format.
 pub mod codec;
 mod error;
+pub mod eval;
 pub mod model;
+pub mod runtime;
 pub mod source;
 
 pub use error::{Error, Result};
