@@ -2,6 +2,7 @@
 pub mod codec;
 mod error;
 pub mod model;
+pub mod simd;
 pub mod source;
 
 pub use error::{Error, Result};
