@@ -4,6 +4,7 @@ mod error;
 pub mod eval;
 pub mod model;
 pub mod runtime;
+pub mod simd;
 pub mod source;
 
 pub use error::{Error, Result};

@@ -108,7 +108,7 @@ impl Session<'_, '_> {
     }
 
     /// Logits of the given rows of the batch just run.
-    pub(super) fn logits(&mut self, rows: Range<usize>) -> Result<()> {
+    pub(super) fn compute_logits(&mut self, rows: Range<usize>) -> Result<()> {
         let model = self.model;
         let precision = self.options.precision;
         let Buffers { x, normed, logits, ffn, .. } = &mut self.buffers;
@@ -135,7 +135,7 @@ impl Session<'_, '_> {
         let vocab = self.model.vocab_size();
         for start in rows.clone().step_by(LOGITS_BATCH) {
             let part = start..rows.end.min(start + LOGITS_BATCH);
-            self.logits(part.clone())?;
+            self.compute_logits(part.clone())?;
             for (row, logits) in part.zip(self.buffers.logits.chunks_exact(vocab)) {
                 each(row, logits)?;
             }

@@ -79,7 +79,7 @@ pub fn generate(
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated> {
     let start = Instant::now();
-    let mut logits = session.forward(prompt)?;
+    session.forward(prompt)?;
     let prefill = start.elapsed();
     let start = Instant::now();
     let mut tokens = Vec::new();
@@ -88,7 +88,7 @@ pub fn generate(
         if tokens.len() >= options.max_tokens {
             break StopReason::MaxTokens;
         }
-        let id = sample(logits);
+        let id = sample(session.logits_mut());
         if options.stop.contains(&id) {
             break StopReason::Stop(id);
         }
@@ -102,7 +102,7 @@ pub fn generate(
         if session.remaining() == 0 {
             break StopReason::ContextFull;
         }
-        logits = session.forward(&[id])?;
+        session.forward(&[id])?;
         decode_steps += 1;
     };
     Ok(Generated { tokens, reason, prompt_tokens: prompt.len(), prefill, decode: start.elapsed(), decode_steps })

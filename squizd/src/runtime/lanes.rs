@@ -125,13 +125,6 @@ pub(super) fn tanh<const FMA: bool>(x: f32) -> f32 {
     1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0)
 }
 
-/// Whether the AVX2 + FMA versions can run.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
 /// Declares `fn name(args)` that runs `body::<FMA>(args)` compiled for the best
 /// instruction set of this CPU. `body` must be `#[inline(always)]`.
 macro_rules! multiversion {
@@ -146,8 +139,10 @@ macro_rules! multiversion {
                     use $body as body;
                     body::<true>($($arg),*)
                 }
-                if $crate::runtime::lanes::has_avx2() {
-                    // SAFETY: `wide` needs AVX2 and FMA, which were just detected.
+                use $crate::simd::Level;
+                if matches!($crate::simd::level(), Level::Avx2 | Level::Avx512) {
+                    // SAFETY: `level` is one this CPU supports, and both of
+                    // these have AVX2 and FMA.
                     return unsafe { wide($($arg),*) };
                 }
             }

@@ -26,6 +26,10 @@ mod math;
 mod model;
 mod rope;
 mod session;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use cache::KvType;

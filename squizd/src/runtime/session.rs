@@ -7,6 +7,7 @@ use super::model::Model;
 use super::rope::{Angles, Frequencies};
 use crate::codec::Precision;
 use crate::{Error, Result};
+use std::borrow::Cow;
 
 /// How a [`Session`] computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +120,11 @@ impl<'m, 'w> Session<'m, 'w> {
         Ok(&mut self.buffers.logits)
     }
 
+    /// The logits that the last [`Session::forward`] returned.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.buffers.logits
+    }
+
     /// Processes `tokens` and hands `each` the logits after every one of them,
     /// by its index in `tokens`.
     ///
@@ -141,9 +147,9 @@ impl<'m, 'w> Session<'m, 'w> {
         let (input, skip) = if again {
             let all = [&self.tokens, tokens].concat();
             self.truncate(0);
-            (all, past)
+            (Cow::Owned(all), past)
         } else {
-            (tokens.to_vec(), 0)
+            (Cow::Borrowed(tokens), 0)
         };
         let last = input.len().saturating_sub(1);
         let mut done = 0;
@@ -154,7 +160,7 @@ impl<'m, 'w> Session<'m, 'w> {
                     self.logits_each(from..batch.len(), |i, logits| each(done + i - skip, logits))
                 }),
                 None if done + batch.len() > last => {
-                    self.batch(batch).and_then(|()| self.logits(batch.len() - 1..batch.len()))
+                    self.batch(batch).and_then(|()| self.compute_logits(batch.len() - 1..batch.len()))
                 }
                 None => self.batch(batch),
             };
