@@ -46,7 +46,7 @@ impl Rope {
         if !(theta.is_finite() && theta > 1.0) {
             return invalid("theta", theta.to_string(), "finite and above 1");
         }
-        if rope.dim == 0 || rope.dim % 2 != 0 || rope.dim > config.head_dim {
+        if rope.dim == 0 || !rope.dim.is_multiple_of(2) || rope.dim > config.head_dim {
             return invalid("dim", rope.dim.to_string(), "even, positive and at most head_dim");
         }
         let half = rope.dim as usize / 2;
@@ -59,7 +59,11 @@ impl Rope {
             Some(RopeScaling::Dynamic { factor, original_max_positions })
                 if !(positive(*factor) && *original_max_positions > 0 && rope.dim > 2) =>
             {
-                return invalid("scaling", format!("{scaling:?}"), "of positive values, with rope.dim above 2");
+                return invalid(
+                    "scaling",
+                    format!("{scaling:?}"),
+                    "of positive values, with rope.dim above 2",
+                );
             }
             Some(RopeScaling::Llama3 {
                 factor,
@@ -67,7 +71,11 @@ impl Rope {
                 high_freq_factor: high,
                 original_max_positions,
             }) if !(positive(*factor) && positive(*low) && high > low && *original_max_positions > 0) => {
-                return invalid("scaling", format!("{scaling:?}"), "positive with high_freq_factor above low");
+                return invalid(
+                    "scaling",
+                    format!("{scaling:?}"),
+                    "positive with high_freq_factor above low",
+                );
             }
             Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, .. })
                 if !(positive(*factor)
@@ -84,7 +92,11 @@ impl Rope {
             {
                 return invalid(
                     "scaling",
-                    format!("longrope with {} short and {} long factors", short_factor.len(), long_factor.len()),
+                    format!(
+                        "longrope with {} short and {} long factors",
+                        short_factor.len(),
+                        long_factor.len()
+                    ),
                     "dim/2 positive factors of each kind and a trained context above 1",
                 );
             }
@@ -164,11 +176,8 @@ impl Rope {
                 mscale_all_dim,
                 truncate,
             }) => {
-                let (low, high) = self.yarn_range(
-                    f64::from(*original_max_positions),
-                    (*beta_fast, *beta_slow),
-                    *truncate,
-                );
+                let (low, high) =
+                    self.yarn_range(f64::from(*original_max_positions), (*beta_fast, *beta_slow), *truncate);
                 let inverse = powers(self.theta).enumerate().map(|(i, p)| {
                     let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                     (interpolated / factor + (1.0 - interpolated)) / p
@@ -219,7 +228,7 @@ impl Rope {
         }
         let (low, high) = (low.max(0.0), high.min(dim - 1.0));
         // Equal bounds: a step, written as a very steep ramp.
-        (low, if low == high { high + 0.001 } else { high })
+        (low, if (high - low).abs() > 0.0 { high } else { high + 0.001 })
     }
 }
 
