@@ -2,6 +2,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 extern crate alloc;
 
+pub mod appendix;
 mod check;
 mod codec_id;
 pub mod digest;

@@ -3,6 +3,7 @@ pub mod codec;
 mod error;
 pub mod metadata;
 pub mod model;
+pub mod simd;
 pub mod source;
 pub mod writer;
 

@@ -90,7 +90,9 @@ pub trait Codec: Sync {
     /// The first violation as (offset in the payload, stable code, message).
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation>;
 
-    /// `y[i] = dot(row rows.start + i, x)` straight from the stored blocks.
+    /// `y[i] = dot(row rows.start + i, x)` straight from the stored blocks, in
+    /// one thread; `y` has `rows.len()` values. Where the sizes of tensor,
+    /// payload, `x` and `y` do not go together, `y` becomes NaN.
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]);
 }
 
@@ -106,10 +108,18 @@ pub struct Violation {
 }
 
 mod activation;
+mod half_float;
+mod raw;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use activation::{Activation, Precision};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] = &[];
+pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {
