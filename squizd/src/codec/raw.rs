@@ -207,6 +207,10 @@ impl Codec for Raw {
         Ok(())
     }
 
+    fn nominal(&self, _: Matrix, _: DType, _: &EncodeOptions) -> Result<Params> {
+        Ok(Params::default())
+    }
+
     fn plan(&self, _: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
         Ok(Params::default())
     }
