@@ -7,15 +7,18 @@
 //! that errors name positions in the file.
 
 mod bundle;
+pub mod coreml;
 #[cfg(feature = "zstd")]
 mod inflate;
 mod span;
 pub mod sparsity;
+mod zip;
 
 use crate::{ErrorKind, Result, SquizdError};
 use alloc::format;
 
 pub use bundle::{Bundle, BundleFile};
+pub use coreml::Package;
 #[cfg(feature = "zstd")]
 pub use inflate::inflate;
 pub use sparsity::Sparsity;
