@@ -50,13 +50,11 @@ pub fn structure<'a>(bytes: &'a [u8], limits: &Limits) -> (Vec<SquizdError>, Opt
         }
     });
     match checked {
-        Ok(_) if findings.is_empty() => match SquizdRef::parse(bytes, limits) {
-            Ok(file) => {
-                findings.extend(check_root(&file).err());
-                (findings, Some(file))
-            }
-            Err(e) => (alloc::vec![e], None),
-        },
+        Ok(tables) if findings.is_empty() => {
+            let file = SquizdRef::from_checked(bytes, tables);
+            findings.extend(check_root(&file).err());
+            (findings, Some(file))
+        }
         Ok(_) => (findings, None),
         Err(fatal) => {
             findings.push(fatal);

@@ -245,7 +245,12 @@ impl<'a> SquizdRef<'a> {
     /// [`crate::validate`] for all of them.
     pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self> {
         let tables = check::first(|sink| check::file(bytes, limits, sink))?;
-        Ok(Self { bytes, tables })
+        Ok(Self::from_checked(bytes, tables))
+    }
+
+    /// Joins a file with the tables that [`check::file`] found in it.
+    pub(crate) fn from_checked(bytes: &'a [u8], tables: Tables<'a>) -> Self {
+        Self { bytes, tables }
     }
 
     /// The whole file.

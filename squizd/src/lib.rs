@@ -1,7 +1,13 @@
 //! SDK of the `.squizd` format.
 pub mod codec;
+pub mod convert;
 mod error;
+pub mod metadata;
 pub mod model;
+pub mod plan;
+pub mod simd;
 pub mod source;
+pub mod validate;
+pub mod writer;
 
 pub use error::{Error, Result};

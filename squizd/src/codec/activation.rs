@@ -14,6 +14,23 @@ pub enum Precision {
 /// One input vector.
 #[derive(Debug)]
 pub struct Activation<'a> {
+    x: &'a [f32],
+    precision: Precision,
+}
+
+impl<'a> Activation<'a> {
+    /// Prepares `x` (one value per matrix column) for kernels of `precision`.
+    pub fn new(x: &'a [f32], precision: Precision) -> Self {
+        Self { x, precision }
+    }
+
     /// The values.
-    pub x: &'a [f32],
+    pub fn x(&self) -> &'a [f32] {
+        self.x
+    }
+
+    /// How kernels read the values.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
 }

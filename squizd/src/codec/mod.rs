@@ -31,7 +31,7 @@ pub trait PayloadSink: Sync {
 }
 
 /// What the user asked of a codec.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct EncodeOptions {
     /// Group size of the plain integer layouts; `None` chooses the compact layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +68,18 @@ pub struct Encoded<'a> {
     pub data: &'a [u8],
 }
 
+impl<'a> Encoded<'a> {
+    /// The codec's view of a parsed tensor.
+    pub fn of(tensor: &squizd_spec::TensorView<'a>) -> Self {
+        Self {
+            name: tensor.desc.name,
+            matrix: tensor.matrix(),
+            params: tensor.desc.params,
+            data: tensor.data,
+        }
+    }
+}
+
 /// One codec: encoder, decoder and the CPU kernel that reads its blocks in place.
 pub trait Codec: Sync {
     /// Wire id.
@@ -75,6 +87,11 @@ pub trait Codec: Sync {
 
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
+
+    /// The parameters of an ordinary tensor, without reading it: what a plan
+    /// counts with. [`Codec::plan`] departs from them only where the values
+    /// force it (a scale range beyond f16, say).
+    fn nominal(&self, matrix: Matrix, dtype: DType, options: &EncodeOptions) -> Result<Params>;
 
     /// Chooses the parameters for a tensor before encoding it (may read rows).
     fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params>;
@@ -90,7 +107,9 @@ pub trait Codec: Sync {
     /// The first violation as (offset in the payload, stable code, message).
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation>;
 
-    /// `y[i] = dot(row rows.start + i, x)` straight from the stored blocks.
+    /// `y[i] = dot(row rows.start + i, x)` straight from the stored blocks, in
+    /// one thread; `y` has `rows.len()` values. Where the sizes of tensor,
+    /// payload, `x` and `y` do not go together, `y` becomes NaN.
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]);
 }
 
@@ -106,10 +125,28 @@ pub struct Violation {
 }
 
 mod activation;
+mod half_float;
+mod raw;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use activation::{Activation, Precision};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] = &[];
+pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8];
+
+/// Whether a source tensor of this type is stored by `codec` without loss: its
+/// blocks fit one of the codec's layouts value for value.
+pub fn imports_exactly(codec: CodecId, dtype: DType, _matrix: Matrix) -> bool {
+    match codec {
+        CodecId::Q8 => dtype == DType::Q8_0,
+        CodecId::INT4 => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q4_K),
+        _ => false,
+    }
+}
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

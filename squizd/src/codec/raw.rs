@@ -1,0 +1,272 @@
+//! The plain little-endian numbers: `f32`, `f16`, `bf16`, `i8`.
+//!
+//! A source of the same type passes through bit for bit, NaN payloads
+//! included. From another type the nearest value is stored, ties to even, and
+//! the error reported; a finite weight that would become infinite is refused.
+
+use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use super::stream::{checked_geometry, chunk_elements, for_row_chunks, geometry, read_finite};
+use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use crate::{Error, Result, simd::multiversion};
+use squizd_spec::{CodecId, DType, Matrix, Params};
+use std::ops::Range;
+
+/// One element type.
+struct Raw {
+    id: CodecId,
+    dtype: DType,
+    size: usize,
+    decode: fn(&[u8], &mut [f32]),
+    encode: fn(&[f32], &mut [u8]) -> EncodeStats,
+    dot: fn(&[u8], &[f32]) -> f32,
+}
+
+/// The four raw codecs.
+pub(super) const F32: &dyn Codec = &Raw {
+    id: CodecId::RAW_F32,
+    dtype: DType::F32,
+    size: 4,
+    decode: decode_f32,
+    encode: encode_f32,
+    dot: dot_f32,
+};
+pub(super) const F16: &dyn Codec = &Raw {
+    id: CodecId::RAW_F16,
+    dtype: DType::F16,
+    size: 2,
+    decode: decode_f16,
+    encode: encode_f16,
+    dot: dot_f16,
+};
+pub(super) const BF16: &dyn Codec = &Raw {
+    id: CodecId::RAW_BF16,
+    dtype: DType::BF16,
+    size: 2,
+    decode: decode_bf16,
+    encode: encode_bf16,
+    dot: dot_bf16,
+};
+pub(super) const I8: &dyn Codec = &Raw {
+    id: CodecId::RAW_I8,
+    dtype: DType::I8,
+    size: 1,
+    decode: decode_i8,
+    encode: encode_i8,
+    dot: dot_i8,
+};
+
+/// Instantiates the loops of one element type.
+macro_rules! element {
+    ($size:literal, $load:expr, $store:expr, $decode:ident, $encode:ident, $dot:ident, $d:ident, $e:ident, $p:ident) => {
+        multiversion! { fn $decode(bytes: &[u8], out: &mut [f32]) = $d; }
+        multiversion! { fn $encode(values: &[f32], bytes: &mut [u8]) -> EncodeStats = $e; }
+        multiversion! { fn $dot(bytes: &[u8], x: &[f32]) -> f32 = $p; }
+
+        #[inline(always)]
+        fn $d(bytes: &[u8], out: &mut [f32]) {
+            for (b, o) in bytes.as_chunks::<$size>().0.iter().zip(out) {
+                *o = $load(*b);
+            }
+        }
+
+        #[inline(always)]
+        fn $e(values: &[f32], bytes: &mut [u8]) -> EncodeStats {
+            let (mut signal, mut noise) = ([0.0f64; 8], [0.0f64; 8]);
+            for (v, b) in values.chunks(8).zip(bytes.chunks_mut(8 * $size)) {
+                for (l, (&v, b)) in v.iter().zip(b.as_chunks_mut::<$size>().0).enumerate() {
+                    *b = $store(v);
+                    let error = f64::from(v) - f64::from($load(*b));
+                    signal[l] += f64::from(v) * f64::from(v);
+                    noise[l] += error * error;
+                }
+            }
+            EncodeStats { signal: signal.iter().sum(), noise: noise.iter().sum() }
+        }
+
+        #[inline(always)]
+        fn $p(bytes: &[u8], x: &[f32]) -> f32 {
+            const LANES: usize = 32;
+            let (chunks, rest) = bytes.as_chunks::<$size>().0.as_chunks::<LANES>();
+            let (xs, x_rest) = x.as_chunks::<LANES>();
+            let mut sum = [0.0f32; LANES];
+            for (b, x) in chunks.iter().zip(xs) {
+                for l in 0..LANES {
+                    sum[l] += $load(b[l]) * x[l];
+                }
+            }
+            let tail: f32 = rest.iter().zip(x_rest).map(|(b, x)| $load(*b) * x).sum();
+            sum.iter().sum::<f32>() + tail
+        }
+    };
+}
+
+element!(4, f32::from_le_bytes, f32::to_le_bytes, decode_f32, encode_f32, dot_f32, d_f32, e_f32, p_f32);
+element!(2, load_f16, store_f16, decode_f16, encode_f16, dot_f16, d_f16, e_f16, p_f16);
+element!(2, load_bf16, store_bf16, decode_bf16, encode_bf16, dot_bf16, d_bf16, e_bf16, p_bf16);
+element!(1, load_i8, store_i8, decode_i8, encode_i8, dot_i8, d_i8, e_i8, p_i8);
+
+#[inline(always)]
+fn load_f16(b: [u8; 2]) -> f32 {
+    f16_to_f32(u16::from_le_bytes(b))
+}
+
+#[inline(always)]
+fn store_f16(v: f32) -> [u8; 2] {
+    f32_to_f16(v).to_le_bytes()
+}
+
+#[inline(always)]
+fn load_bf16(b: [u8; 2]) -> f32 {
+    bf16_to_f32(u16::from_le_bytes(b))
+}
+
+#[inline(always)]
+fn store_bf16(v: f32) -> [u8; 2] {
+    f32_to_bf16(v).to_le_bytes()
+}
+
+#[inline(always)]
+fn load_i8(b: [u8; 1]) -> f32 {
+    f32::from(b[0].cast_signed())
+}
+
+#[inline(always)]
+fn store_i8(v: f32) -> [u8; 1] {
+    [(v.round_ties_even().clamp(-128.0, 127.0) as i8).cast_unsigned()]
+}
+
+multiversion! {
+    /// Sum of squares of the finite values.
+    fn energy(values: &[f32]) -> f64 = energy_lanes;
+}
+
+#[inline(always)]
+fn energy_lanes(values: &[f32]) -> f64 {
+    let mut sum = [0.0f64; 8];
+    for chunk in values.chunks(8) {
+        for (sum, &v) in sum.iter_mut().zip(chunk) {
+            let v = f64::from(if v.abs() < f32::INFINITY { v } else { 0.0 });
+            *sum += v * v;
+        }
+    }
+    sum.iter().sum()
+}
+
+impl Raw {
+    /// The error for the first weight that became infinite when stored.
+    fn overflow(&self, rows: &dyn Rows, first_row: u64, values: &[f32], bytes: &[u8]) -> Option<Error> {
+        let mut stored = vec![0.0; values.len()];
+        (self.decode)(bytes, &mut stored);
+        let at = stored.iter().position(|v| !v.is_finite())?;
+        let cols = rows.matrix().cols.max(1);
+        Some(Error::unsupported(format!(
+            "tensor {0}: row {1}, column {2} is {3}, beyond the range of {4}: keep it with --tensor-type '^{0}$=f32'",
+            rows.name(),
+            first_row + at as u64 / cols,
+            at as u64 % cols,
+            values.get(at).copied().unwrap_or(f32::NAN),
+            self.id
+        )))
+    }
+
+    /// Copies the source bytes of `range`, if the source has them unchanged.
+    fn pass_through(
+        &self,
+        rows: &dyn Rows,
+        range: Range<u64>,
+        offset: u64,
+        sink: &dyn PayloadSink,
+        values: &mut Vec<f32>,
+    ) -> Result<Option<EncodeStats>> {
+        if rows.dtype() != self.dtype {
+            return Ok(None);
+        }
+        let Some(bytes) = rows.read_native(range.clone())? else { return Ok(None) };
+        values.resize(chunk_elements(rows, &range)?, 0.0);
+        if bytes.len() != values.len().saturating_mul(self.size) {
+            return Err(Error::invalid(format!(
+                "tensor {}: source gave {} bytes for {} {} values",
+                rows.name(),
+                bytes.len(),
+                values.len(),
+                self.dtype
+            )));
+        }
+        sink.write_at(offset, &bytes)?;
+        (self.decode)(&bytes, values);
+        Ok(Some(EncodeStats { signal: energy(values), noise: 0.0 }))
+    }
+}
+
+impl Codec for Raw {
+    fn id(&self) -> CodecId {
+        self.id
+    }
+
+    fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
+        Ok(())
+    }
+
+    fn nominal(&self, _: Matrix, _: DType, _: &EncodeOptions) -> Result<Params> {
+        Ok(Params::default())
+    }
+
+    fn plan(&self, _: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
+        Ok(Params::default())
+    }
+
+    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+        let geometry = geometry(self.id, rows.name(), rows.matrix(), params)?;
+        let stride = geometry.planes[0].row_stride;
+        let stats = for_row_chunks(rows, <(Vec<f32>, Vec<u8>)>::default, |(values, bytes), range| {
+            let offset = range.start * stride;
+            if let Some(stats) = self.pass_through(rows, range.clone(), offset, sink, values)? {
+                return Ok(stats);
+            }
+            if self.dtype == rows.dtype() || self.dtype == DType::F32 {
+                // Nothing is rounded, so NaN and infinity may stay.
+                values.resize(chunk_elements(rows, &range)?, 0.0);
+                rows.read_f32(range.clone(), values)?;
+                bytes.resize(values.len() * self.size, 0);
+                (self.encode)(values, bytes);
+                sink.write_at(offset, bytes)?;
+                return Ok(EncodeStats { signal: energy(values), noise: 0.0 });
+            }
+            read_finite(rows, range.clone(), self.id, values)?;
+            bytes.resize(values.len() * self.size, 0);
+            let stats = (self.encode)(values, bytes);
+            if !stats.noise.is_finite()
+                && let Some(error) = self.overflow(rows, range.start, values, bytes)
+            {
+                return Err(error);
+            }
+            sink.write_at(offset, bytes)?;
+            Ok(stats)
+        })?;
+        Ok((geometry.length.max(), stats))
+    }
+
+    fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        let stride = checked_geometry(self.id, tensor, &rows, out.len())?.planes[0].row_stride;
+        let start = usize::try_from(rows.start * stride).unwrap_or(usize::MAX);
+        (self.decode)(tensor.data.get(start..).unwrap_or_default(), out);
+        Ok(())
+    }
+
+    fn check(&self, _: &Encoded<'_>) -> std::result::Result<(), Violation> {
+        Ok(())
+    }
+
+    fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
+        let stride = tensor.matrix.cols as usize * self.size;
+        let start = (rows.start as usize).saturating_mul(stride);
+        let data = tensor.data.get(start..).unwrap_or_default();
+        if x.x().len() as u64 != tensor.matrix.cols || data.len() / stride.max(1) < y.len() {
+            y.fill(f32::NAN);
+            return;
+        }
+        for (y, row) in y.iter_mut().zip(data.chunks_exact(stride.max(1))) {
+            *y = (self.dot)(row, x.x());
+        }
+    }
+}

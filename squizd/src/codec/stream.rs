@@ -1,0 +1,137 @@
+//! Rows through an encoder: bounded chunks in parallel, results in row order.
+
+use super::{EncodeStats, Encoded, Rows};
+use crate::{Error, Result, simd::multiversion};
+use rayon::prelude::*;
+use squizd_spec::{CodecId, Geometry, Matrix, Params};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Weights of one task: 1 MiB as `f32`, which stays in a core's share of cache.
+const CHUNK_WEIGHTS: u64 = 1 << 18;
+
+/// Rows of one task: as many as [`CHUNK_WEIGHTS`] holds, at least one.
+fn rows_per_chunk(matrix: Matrix) -> u64 {
+    (CHUNK_WEIGHTS / matrix.cols.max(1)).max(1)
+}
+
+/// Calls `encode` for consecutive ranges of rows covering the matrix, in
+/// parallel with one `buffer` per worker, releases each range, and adds the
+/// results in row order. The ranges depend on the shape alone, so the sums do
+/// not depend on the thread count; of several errors the one of the lowest
+/// rows is returned.
+pub(super) fn for_row_chunks<B: Send>(
+    rows: &dyn Rows,
+    buffer: impl Fn() -> B + Sync + Send,
+    encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
+) -> Result<EncodeStats> {
+    let matrix = rows.matrix();
+    let step = rows_per_chunk(matrix);
+    let first_failure = AtomicU64::new(u64::MAX);
+    let chunks: Vec<Result<EncodeStats>> = (0..matrix.rows.div_ceil(step))
+        .into_par_iter()
+        .map_init(buffer, |buffer, chunk| {
+            if chunk > first_failure.load(Ordering::Relaxed) {
+                return Ok(EncodeStats::default());
+            }
+            let start = chunk * step;
+            let range = start..(start + step).min(matrix.rows);
+            let result = encode(buffer, range.clone());
+            rows.release(range);
+            if result.is_err() {
+                first_failure.fetch_min(chunk, Ordering::Relaxed);
+            }
+            result
+        })
+        .collect();
+    chunks.into_iter().try_fold(EncodeStats::default(), |sum, chunk| {
+        chunk.map(|c| EncodeStats { signal: sum.signal + c.signal, noise: sum.noise + c.noise })
+    })
+}
+
+/// Reads `range` as `f32` into `buffer` (resized to fit) and refuses NaN and
+/// infinity, naming the first.
+pub(super) fn read_finite(
+    rows: &dyn Rows,
+    range: Range<u64>,
+    codec: CodecId,
+    buffer: &mut Vec<f32>,
+) -> Result<()> {
+    buffer.resize(chunk_elements(rows, &range)?, 0.0);
+    rows.read_f32(range.clone(), buffer)?;
+    if all_finite(buffer) { Ok(()) } else { Err(not_finite(rows, range.start, codec, buffer)) }
+}
+
+/// Elements of `range`, if they fit the address space.
+pub(super) fn chunk_elements(rows: &dyn Rows, range: &Range<u64>) -> Result<usize> {
+    let cols = rows.matrix().cols;
+    range
+        .end
+        .saturating_sub(range.start)
+        .checked_mul(cols)
+        .and_then(|n| usize::try_from(n).ok())
+        .ok_or_else(|| Error::unsupported(format!("tensor {}: a row of {cols} weights", rows.name())))
+}
+
+/// The error for the first value of `values`, which begin at row `first_row`,
+/// that is not finite.
+#[cold]
+fn not_finite(rows: &dyn Rows, first_row: u64, codec: CodecId, values: &[f32]) -> Error {
+    let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+    let cols = rows.matrix().cols.max(1);
+    let index = first_row * cols + at as u64;
+    Error::NotFinite {
+        tensor: rows.name().to_owned(),
+        index,
+        row: index / cols,
+        col: index % cols,
+        value: values.get(at).copied().unwrap_or(f32::NAN),
+        codec: codec.to_string(),
+    }
+}
+
+multiversion! {
+    /// Whether no value is NaN or infinite.
+    fn all_finite(values: &[f32]) -> bool = all_finite_lanes;
+}
+
+#[inline(always)]
+fn all_finite_lanes(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    // The largest magnitude as an integer: NaN and infinity reach EXPONENT.
+    values.iter().fold(0u32, |m, v| m.max(v.to_bits() & 0x7fff_ffff)) < EXPONENT
+}
+
+/// Checks a stored tensor's length and the rows and output asked for, and
+/// returns its geometry.
+pub(super) fn checked_geometry(
+    id: CodecId,
+    tensor: &Encoded<'_>,
+    rows: &Range<u64>,
+    out: usize,
+) -> Result<Geometry> {
+    let Encoded { name, matrix, params, data } = *tensor;
+    let geometry = geometry(id, name, matrix, params)?;
+    if !geometry.length.allows(data.len() as u64) {
+        return Err(Error::invalid(format!(
+            "tensor {name}: payload is {} bytes, {id} of {}x{} needs {}",
+            data.len(),
+            matrix.rows,
+            matrix.cols,
+            geometry.length.max()
+        )));
+    }
+    let wanted = rows.end.checked_sub(rows.start).and_then(|n| n.checked_mul(matrix.cols));
+    if rows.end > matrix.rows || wanted != Some(out as u64) {
+        return Err(Error::invalid(format!(
+            "tensor {name}: rows {}..{} of {}x{} asked for into {out} values",
+            rows.start, rows.end, matrix.rows, matrix.cols
+        )));
+    }
+    Ok(geometry)
+}
+
+/// Geometry of a tensor, its error naming the tensor.
+pub(super) fn geometry(id: CodecId, name: &str, matrix: Matrix, params: &Params) -> Result<Geometry> {
+    id.geometry(matrix, params).map_err(|e| Error::invalid(format!("tensor {name}: codec {id}: {e:?}")))
+}

@@ -1,0 +1,140 @@
+//! Tensors in memory for the codec tests.
+
+use super::{Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows};
+use crate::{Error, Result};
+use squizd_spec::{DType, Matrix, Params};
+use std::{borrow::Cow, ops::Range, sync::Mutex};
+
+/// A matrix in memory.
+pub(super) struct MemoryRows {
+    pub(super) matrix: Matrix,
+    pub(super) dtype: DType,
+    pub(super) values: Vec<f32>,
+    /// Source bytes, where the source gives them.
+    pub(super) native: Option<Vec<u8>>,
+}
+
+impl MemoryRows {
+    /// `f32` values without native bytes.
+    pub(super) fn f32(rows: u64, cols: u64, values: Vec<f32>) -> Self {
+        assert_eq!(values.len() as u64, rows * cols);
+        Self { matrix: Matrix { rows, cols }, dtype: DType::F32, values, native: None }
+    }
+
+    /// A source whose native bytes are `native`, decoding to `values`.
+    pub(super) fn native(rows: u64, cols: u64, dtype: DType, native: Vec<u8>, values: Vec<f32>) -> Self {
+        Self { dtype, native: Some(native), ..Self::f32(rows, cols, values) }
+    }
+}
+
+impl Rows for MemoryRows {
+    fn name(&self) -> &'static str {
+        "blk.0.test.weight"
+    }
+
+    fn matrix(&self) -> Matrix {
+        self.matrix
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        let cols = self.matrix.cols;
+        out.copy_from_slice(&self.values[(rows.start * cols) as usize..(rows.end * cols) as usize]);
+        Ok(())
+    }
+
+    fn read_native(&self, rows: Range<u64>) -> Result<Option<Cow<'_, [u8]>>> {
+        let Some(native) = &self.native else { return Ok(None) };
+        let stride = native.len() / self.matrix.rows as usize;
+        Ok(Some(native[rows.start as usize * stride..rows.end as usize * stride].into()))
+    }
+
+    fn release(&self, _: Range<u64>) {}
+}
+
+/// A payload in memory that refuses writing a byte twice or out of range.
+pub(super) struct MemoryPayload(Mutex<(Vec<u8>, Vec<bool>)>);
+
+impl PayloadSink for MemoryPayload {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut guard = self.0.lock().unwrap();
+        let (data, written) = &mut *guard;
+        let start = offset as usize;
+        let end = start + bytes.len();
+        if end > data.len() || written[start..end].contains(&true) {
+            return Err(Error::invalid(format!("bytes {start}..{end} written twice or out of range")));
+        }
+        data[start..end].copy_from_slice(bytes);
+        written[start..end].fill(true);
+        Ok(())
+    }
+}
+
+/// An encoded tensor that owns its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stored {
+    pub(super) matrix: Matrix,
+    pub(super) params: Params,
+    pub(super) data: Vec<u8>,
+    pub(super) stats: EncodeStats,
+}
+
+impl Stored {
+    pub(super) fn view(&self) -> Encoded<'_> {
+        Encoded { name: "blk.0.test.weight", matrix: self.matrix, params: &self.params, data: &self.data }
+    }
+
+    /// All rows decoded.
+    pub(super) fn decode(&self, codec: &dyn Codec) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.matrix.elements() as usize];
+        codec.decode(&self.view(), 0..self.matrix.rows, &mut out).unwrap();
+        out
+    }
+}
+
+/// Plans and encodes.
+pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
+    let params = codec.plan(rows, &EncodeOptions { group_size })?;
+    encode_as(codec, rows, &params)
+}
+
+/// Encodes with given parameters, and checks the length and the stored form.
+pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> Result<Stored> {
+    let matrix = rows.matrix();
+    let length = codec.id().geometry(matrix, params).unwrap().length.max() as usize;
+    let sink = MemoryPayload(Mutex::new((vec![0; length], vec![false; length])));
+    let (written, stats) = codec.encode(rows, params, &sink)?;
+    assert_eq!(written as usize, length);
+    let (data, _) = sink.0.into_inner().unwrap();
+    let stored = Stored { matrix, params: *params, data, stats };
+    assert_eq!(codec.check(&stored.view()), Ok(()));
+    Ok(stored)
+}
+
+/// Standard normal values from a fixed generator (xorshift64* and Box-Muller).
+pub(super) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed | 1;
+    let mut uniform = move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        ((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 + 0.5) / (1 << 24) as f32
+    };
+    (0..count)
+        .map(|_| (-2.0 * libm::logf(uniform())).sqrt() * libm::cosf(std::f32::consts::TAU * uniform()))
+        .collect()
+}
+
+/// `10 log10` of the energy of `w` over that of `w - v`, in f64.
+pub(super) fn snr_db(w: &[f32], v: &[f32]) -> f64 {
+    let (mut signal, mut noise) = (0.0, 0.0);
+    for (&w, &v) in w.iter().zip(v) {
+        let (w, v) = (f64::from(w), f64::from(v));
+        signal += w * w;
+        noise += (w - v) * (w - v);
+    }
+    10.0 * (signal / noise).log10()
+}
