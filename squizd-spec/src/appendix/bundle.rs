@@ -115,8 +115,12 @@ impl<'a> Bundle<'a> {
             out.extend_from_slice(&content_length.to_le_bytes());
         }
         order(&files, Span::new(&[], 0))?;
-        files.iter().for_each(|f| out.extend_from_slice(f.name.as_bytes()));
-        files.iter().for_each(|f| out.extend_from_slice(f.content));
+        for f in &files {
+            out.extend_from_slice(f.name.as_bytes());
+        }
+        for f in &files {
+            out.extend_from_slice(f.content);
+        }
         Ok(out)
     }
 }

@@ -6,15 +6,25 @@
 //! reads back identically. Constructors take the section's absolute offset, so
 //! that errors name positions in the file.
 
-pub mod bundle;
-mod span;
-
+mod bundle;
+pub mod coreml;
 #[cfg(feature = "zstd")]
 mod inflate;
+mod span;
+pub mod sparsity;
+mod zip;
+
+use crate::{ErrorKind, Result, SquizdError};
+use alloc::format;
 
 pub use bundle::{Bundle, BundleFile};
+pub use coreml::Package;
 #[cfg(feature = "zstd")]
 pub use inflate::inflate;
+pub use sparsity::Sparsity;
+
+/// Receives violations of a `check`; `Err` ends the check, `Ok` lets it go on.
+pub type Report<'r> = &'r mut dyn FnMut(SquizdError) -> Result<()>;
 
 /// Largest window a compressed section's zstd frame may ask for.
 pub const ZSTD_WINDOW: u64 = 8 << 20;
@@ -26,4 +36,15 @@ pub fn is_plain_name(name: &str) -> bool {
         && !name.starts_with('.')
         && !name.ends_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Refuses every layout version but `known`; a later one may come with a later
+/// minor version of the format.
+fn check_version(found: u16, known: u16, offset: u64, what: &str) -> Result<()> {
+    if found == known {
+        return Ok(());
+    }
+    let kind = if found > known { ErrorKind::Unsupported } else { ErrorKind::Invalid };
+    let message = format!("{what} has layout version {found}, this build reads {known}");
+    Err(SquizdError::new(kind, "appendix-version", offset, message))
 }
