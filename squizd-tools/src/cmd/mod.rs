@@ -1,6 +1,7 @@
 //! The commands, one file each. Each is thin: parse arguments, call the
 //! library, print.
 
+mod convert;
 mod diff;
 mod inspect;
 mod progress;
@@ -32,6 +33,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done or valid, 1 verified negative (inva
 
 #[derive(Subcommand)]
 enum Command {
+    /// Convert a GGUF, safetensors or Hugging Face model into a .squizd file
+    Convert(convert::Args),
     /// Show header, sections and tensors of a file
     Inspect(inspect::Args),
     /// Check a file and report every finding
@@ -83,6 +86,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     squizd::simd::requested()?;
     let common = Common { quiet: cli.quiet };
     match cli.command {
+        Command::Convert(args) => convert::run(&args, common),
         Command::Inspect(args) => inspect::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Diff(args) => diff::run(&args, common),
