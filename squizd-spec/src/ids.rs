@@ -152,6 +152,9 @@ wire_id! {
     OUTPUT_NORM = 2, "output_norm";
     /// Language-model head, `[vocab, hidden]`; absent when tied to the embedding.
     OUTPUT = 3, "output";
+    /// Draft heads only: fuses the hidden states of the two source layers,
+    /// `[d_model, 2 * d_hidden]`.
+    DRAFT_FC = 4, "draft_fc";
     /// Norm before attention.
     ATTN_NORM = 16, "attn_norm";
     /// Query projection, `[heads * head_dim, hidden]`.

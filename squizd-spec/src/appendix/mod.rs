@@ -8,6 +8,7 @@
 
 mod bundle;
 pub mod coreml;
+pub mod draft_head;
 #[cfg(feature = "zstd")]
 mod inflate;
 mod span;
@@ -19,6 +20,7 @@ use alloc::format;
 
 pub use bundle::{Bundle, BundleFile};
 pub use coreml::Package;
+pub use draft_head::DraftHead;
 #[cfg(feature = "zstd")]
 pub use inflate::inflate;
 pub use sparsity::Sparsity;

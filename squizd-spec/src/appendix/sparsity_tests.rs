@@ -188,7 +188,7 @@ fn every_flipped_bit_is_refused_or_canonical() {
             if let Ok(s) = Sparsity::parse(&b, BASE, &Limits::DEFAULT)
                 && s.check(&header(), &mut |e| Err(e)).is_ok()
             {
-                assert_eq!(rewrite(&s), b, "byte {i}");
+                assert!(rewrite(&s) == b, "byte {i}");
             }
         }
     }
