@@ -1,3 +1,5 @@
 //! Foreign file formats, read as [`squizd::source::TensorSource`].
 pub mod gguf;
+pub mod mapped;
 pub mod store;
+mod tensors;
