@@ -1,4 +1,5 @@
 //! Foreign file formats, read as [`squizd::source::TensorSource`].
+mod flaw;
 pub mod gguf;
 pub mod mapped;
 pub mod store;
