@@ -1,2 +1,6 @@
 //! Foreign file formats, read as [`squizd::source::TensorSource`].
+mod flaw;
+pub mod gguf;
+pub mod mapped;
 pub mod store;
+mod tensors;
