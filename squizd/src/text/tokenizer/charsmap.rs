@@ -33,8 +33,9 @@ impl Charsmap {
         }
         let bytes = decode_base64(text)
             .ok_or_else(|| bad(format_args!("precompiled_charsmap is not padded standard base64")))?;
-        let longest = verify(&bytes)
-            .ok_or_else(|| bad(format_args!("precompiled_charsmap points outside itself, or is truncated")))?;
+        let longest = verify(&bytes).ok_or_else(|| {
+            bad(format_args!("precompiled_charsmap points outside itself, or is truncated"))
+        })?;
         Ok(Self { bytes, longest })
     }
 
@@ -124,7 +125,9 @@ mod tests {
 
     #[test]
     fn base64_vectors() {
-        for (text, bytes) in [("", &b""[..]), ("Zg==", b"f"), ("Zm8=", b"fo"), ("Zm9v", b"foo"), ("+/8=", b"\xfb\xff")] {
+        for (text, bytes) in
+            [("", &b""[..]), ("Zg==", b"f"), ("Zm8=", b"fo"), ("Zm9v", b"foo"), ("+/8=", b"\xfb\xff")]
+        {
             assert_eq!(decode_base64(text).as_deref(), Some(bytes), "{text}");
         }
         for text in ["Zg", "Zg==Zg==", "Z===", "Zm9*", "====", "Zm=v"] {

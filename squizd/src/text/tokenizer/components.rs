@@ -143,7 +143,9 @@ impl Normalizer {
                         ReplacePattern::Regex(r)
                     }
                 };
-                Replace::new(pattern, content).map_err(|e| bad(format_args!("normalizer Replace: {e}")))?.into()
+                Replace::new(pattern, content)
+                    .map_err(|e| bad(format_args!("normalizer Replace: {e}")))?
+                    .into()
             }
             Self::Precompiled { precompiled_charsmap: None } => norm::Sequence::new(Vec::new()).into(),
             Self::Precompiled { precompiled_charsmap: Some(base64) } => {
@@ -154,10 +156,8 @@ impl Normalizer {
                 map.into()
             }
             Self::Sequence { normalizers } => {
-                let built = normalizers
-                    .into_iter()
-                    .map(|n| n.convert(steps, growth))
-                    .collect::<Result<Vec<_>>>()?;
+                let built =
+                    normalizers.into_iter().map(|n| n.convert(steps, growth)).collect::<Result<Vec<_>>>()?;
                 norm::Sequence::new(built).into()
             }
         })

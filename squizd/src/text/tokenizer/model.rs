@@ -240,10 +240,7 @@ fn place_in_list(
 
 fn check_spelling(token: &str, id: u32) -> Result<()> {
     if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-        return Err(bad(format_args!(
-            "token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}",
-            token.len()
-        )));
+        return Err(bad(format_args!("token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}", token.len())));
     }
     Ok(())
 }
@@ -323,7 +320,8 @@ impl<'de> Deserialize<'de> for Merge {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let mut part = || seq.next_element::<Cow<'de, str>>()?.ok_or_else(|| A::Error::invalid_length(1, &"2"));
+                let mut part =
+                    || seq.next_element::<Cow<'de, str>>()?.ok_or_else(|| A::Error::invalid_length(1, &"2"));
                 let merge = Merge(part()?.into_owned(), part()?.into_owned());
                 if seq.next_element::<IgnoredAny>()?.is_some() {
                     return Err(A::Error::invalid_length(3, &"2"));

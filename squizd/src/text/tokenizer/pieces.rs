@@ -22,7 +22,9 @@ impl PieceTable {
         };
         let mut is_added = vec![false; spellings.len()];
         for t in added {
-            if let (Some(a), Some(s)) = (is_added.get_mut(t.id as usize), table.special.get_mut(t.id as usize)) {
+            if let (Some(a), Some(s)) =
+                (is_added.get_mut(t.id as usize), table.special.get_mut(t.id as usize))
+            {
                 *a = true;
                 *s = t.special;
             }
