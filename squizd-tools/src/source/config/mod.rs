@@ -6,6 +6,7 @@ pub mod gguf;
 pub mod hf;
 pub mod json;
 mod rope;
+pub mod tokens;
 
 use super::arch::Family;
 use squizd::model::ModelConfig;
@@ -24,6 +25,8 @@ pub struct SourceConfig {
     /// Whether the source said that the head is tied; `None` where it leaves
     /// that to the presence of the head (GGUF).
     pub tied: Option<bool>,
+    /// The configuration itself names end-of-sequence ids (no class default).
+    pub states_eos: bool,
     /// Layers of linear attention (Qwen3.5), if any.
     pub linear: Option<LinearAttention>,
     /// Multi-token prediction layers stored behind the last layer.
