@@ -1,6 +1,5 @@
 //! Foreign file formats, read as [`squizd::source::TensorSource`].
-pub mod arch;
-pub mod config;
+mod flaw;
 pub mod gguf;
 pub mod mapped;
 pub mod pieces;

@@ -6,7 +6,7 @@ use super::{
     types::{GgmlType, ggml_type},
     value::Value,
 };
-use crate::source::store::StoredTensor;
+use crate::source::{flaw::Flaw, store::StoredTensor};
 
 /// A tensor and its bytes, absolute in its file.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,28 +16,14 @@ pub(super) struct Placed {
     pub(super) row_bytes: u64,
 }
 
-/// What is wrong with the data section, and at which byte.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Misplaced {
-    pub(super) byte: u64,
-    pub(super) unsupported: bool,
-    pub(super) message: String,
-}
-
-impl Misplaced {
-    fn invalid(byte: u64, message: String) -> Self {
-        Self { byte, unsupported: false, message }
-    }
-}
-
 /// `general.alignment`, 32 where absent: a power of two, stored as u32.
-pub(super) fn alignment(pairs: &[(String, Value, u64)], limits: &GgufLimits) -> Result<u64, Misplaced> {
+pub(super) fn alignment(pairs: &[(String, Value, u64)], limits: &GgufLimits) -> Result<u64, Flaw> {
     let Some((_, value, byte)) = pairs.iter().find(|(key, ..)| key == "general.alignment") else {
         return Ok(32);
     };
     match value {
         Value::U32(a) if a.is_power_of_two() && u64::from(*a) <= limits.alignment => Ok(u64::from(*a)),
-        other => Err(Misplaced::invalid(
+        other => Err(Flaw::invalid(
             *byte,
             format!(
                 "`general.alignment` is {}, allowed a u32 power of two up to {}",
@@ -50,12 +36,7 @@ pub(super) fn alignment(pairs: &[(String, Value, u64)], limits: &GgufLimits) -> 
 
 /// Places all tensors of one file of `file_bytes` whose header ends at `end`.
 /// The result keeps the order of the infos.
-pub(super) fn place(
-    infos: &[Info],
-    end: u64,
-    alignment: u64,
-    file_bytes: u64,
-) -> Result<Vec<Placed>, Misplaced> {
+pub(super) fn place(infos: &[Info], end: u64, alignment: u64, file_bytes: u64) -> Result<Vec<Placed>, Flaw> {
     let placed: Vec<Placed> = match end.checked_next_multiple_of(alignment) {
         Some(data) => {
             infos.iter().map(|i| place_one(i, data, alignment, file_bytes)).collect::<Result<_, _>>()?
@@ -66,7 +47,7 @@ pub(super) fn place(
     order.sort_by_key(|(p, _)| p.start);
     for ((before, _), (after, info)) in order.iter().zip(order.iter().skip(1)) {
         if before.start + before.tensor.bytes > after.start {
-            return Err(Misplaced::invalid(
+            return Err(Flaw::invalid(
                 info.byte,
                 format!(
                     "tensor {} (bytes {}..{}) overlaps {} (bytes {}..{})",
@@ -85,16 +66,16 @@ pub(super) fn place(
         if a.tensor.name == b.tensor.name {
             let (byte, other) = (first.byte.max(second.byte), first.byte.min(second.byte));
             let message = format!("a second tensor {}; the first is at byte {other}", b.tensor.name);
-            return Err(Misplaced::invalid(byte, message));
+            return Err(Flaw::invalid(byte, message));
         }
     }
     Ok(placed)
 }
 
-fn place_one(info: &Info, data: u64, alignment: u64, file_bytes: u64) -> Result<Placed, Misplaced> {
-    let fail = |message: String| Misplaced::invalid(info.byte, format!("tensor {}: {message}", info.name));
-    let kind = ggml_type(info.kind)
-        .map_err(|why| Misplaced { unsupported: true, ..fail(format!("stored as {why}")) })?;
+fn place_one(info: &Info, data: u64, alignment: u64, file_bytes: u64) -> Result<Placed, Flaw> {
+    let fail = |message: String| Flaw::invalid(info.byte, format!("tensor {}: {message}", info.name));
+    let kind =
+        ggml_type(info.kind).map_err(|why| Flaw { unsupported: true, ..fail(format!("stored as {why}")) })?;
     let cols = info.dims.first().copied().unwrap_or(0);
     if !cols.is_multiple_of(kind.block) {
         return Err(fail(format!(

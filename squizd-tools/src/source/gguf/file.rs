@@ -8,12 +8,13 @@ use super::{
     value::GgufMetadata,
 };
 use crate::source::{
+    flaw::Flaw,
     mapped::MappedFile,
     store::{StoredTensor, TensorStore},
     tensors::{MappedTensors, Place},
 };
 use squizd::{Error, Result, source::SourceFile};
-use std::{borrow::Cow, collections::BTreeMap, fmt::Display, ops::Range, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
 
 /// An open GGUF model.
 ///
@@ -36,23 +37,19 @@ struct Part {
     tensors: Vec<Placed>,
 }
 
-fn at(path: &Path, byte: u64, unsupported: bool, message: impl Display) -> Error {
-    let text = format!("{}: byte {byte}: {message}", path.display());
-    if unsupported { Error::Unsupported(text) } else { Error::Invalid(text) }
-}
-
 impl Part {
     fn open(path: &Path, limits: &GgufLimits) -> Result<Self> {
         let file = MappedFile::open(path)?;
         let bytes = file.contents()?;
-        let header = parse::header(bytes, limits)
-            .map_err(|f| at(path, f.byte(bytes.len()), f.unsupported, &f.message))?;
-        let misplaced = |m: data::Misplaced| at(path, m.byte, m.unsupported, m.message);
-        let alignment = data::alignment(&header.pairs, limits).map_err(misplaced)?;
-        let tensors = data::place(&header.infos, header.end, alignment, file.bytes()).map_err(misplaced)?;
+        let header = parse::header(bytes, limits).map_err(|f| f.in_file(path))?;
+        let alignment = data::alignment(&header.pairs, limits).map_err(|f| f.in_file(path))?;
+        let tensors =
+            data::place(&header.infos, header.end, alignment, file.bytes()).map_err(|f| f.in_file(path))?;
         file.release(0..header.end);
-        let metadata = GgufMetadata::new(path.display().to_string(), header.pairs)
-            .map_err(|(key, byte)| at(path, byte, false, format!("a second metadata key `{key}`")))?;
+        let metadata =
+            GgufMetadata::new(path.display().to_string(), header.pairs).map_err(|(key, byte)| {
+                Flaw::invalid(byte, format!("a second metadata key `{key}`")).in_file(path)
+            })?;
         Ok(Self { file, metadata, tensors })
     }
 }

@@ -15,6 +15,7 @@ use super::{
     limits::GgufLimits,
     value::{Array, Strings, Value},
 };
+use crate::source::flaw::{Flaw, bad_name};
 use nom::{
     Err as Halt, IResult, Parser,
     bytes::complete::take,
@@ -23,15 +24,13 @@ use nom::{
     number::complete::{le_f32, le_f64, le_i8, le_i16, le_i32, le_i64, le_u8, le_u16, le_u32, le_u64},
 };
 
-/// Why parsing stopped.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+/// Why parsing stopped, for nom: it knows what is left, not where that begins.
+#[derive(Debug)]
+struct Fault {
     /// Bytes from the offending field to the end of the input.
     left: usize,
-    /// Well-formed, but not for this build.
-    pub(super) unsupported: bool,
-    /// Field, value found, value allowed.
-    pub(super) message: String,
+    unsupported: bool,
+    message: String,
 }
 
 impl Fault {
@@ -41,11 +40,6 @@ impl Fault {
 
     fn unsupported(at: &[u8], message: impl Into<String>) -> Self {
         Self { left: at.len(), unsupported: true, message: message.into() }
-    }
-
-    /// Absolute offset in an input of `total` bytes.
-    pub(super) fn byte(&self, total: usize) -> u64 {
-        total.saturating_sub(self.left) as u64
     }
 }
 
@@ -97,12 +91,14 @@ pub(super) struct Header {
 }
 
 /// Parses the header at the start of `file` (the whole file's bytes).
-pub(super) fn header(file: &[u8], limits: &GgufLimits) -> Result<Header, Fault> {
-    match header_of(file, limits) {
-        Ok((_, header)) => Ok(header),
-        Err(Halt::Error(fault) | Halt::Failure(fault)) => Err(fault),
-        Err(Halt::Incomplete(_)) => Err(Fault::invalid(&[], "the file ends inside the header")),
-    }
+pub(super) fn header(file: &[u8], limits: &GgufLimits) -> Result<Header, Flaw> {
+    header_of(file, limits).map(|(_, header)| header).map_err(|halt| match halt {
+        Halt::Error(Fault { left, unsupported, message })
+        | Halt::Failure(Fault { left, unsupported, message }) => {
+            Flaw { byte: (file.len() - left) as u64, unsupported, message }
+        }
+        Halt::Incomplete(_) => Flaw::invalid(file.len() as u64, "the file ends inside the header"),
+    })
 }
 
 fn header_of<'a>(input: &'a [u8], limits: &GgufLimits) -> Parsed<'a, Header> {
@@ -221,14 +217,11 @@ fn string(at: &[u8], cap: u64) -> Parsed<'_, &str> {
     }
 }
 
-/// A string that names something: not empty, no control characters.
+/// A string that names something.
 fn identifier<'a>(at: &'a [u8], what: &'static str, cap: u64) -> Parsed<'a, String> {
     let (rest, name) = string(at, cap).map_err(|e| step(e, what))?;
-    if name.is_empty() {
-        return invalid(at, format!("{what} is empty"));
-    }
-    if name.chars().any(char::is_control) {
-        return invalid(at, format!("{what} {name:?} has control characters"));
+    if let Some(why) = bad_name(name, cap as usize) {
+        return invalid(at, format!("{what} {why}"));
     }
     Ok((rest, name.to_owned()))
 }
