@@ -4,4 +4,4 @@ pub mod gguf;
 pub mod mapped;
 pub mod pieces;
 pub mod store;
-mod tensors;
+pub mod tokenizer;
