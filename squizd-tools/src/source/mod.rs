@@ -2,6 +2,7 @@
 mod flaw;
 pub mod gguf;
 pub mod mapped;
+pub mod pieces;
 pub mod store;
 mod tensors;
 pub mod tokenizer;
