@@ -3,8 +3,11 @@
 
 mod convert;
 mod diff;
+mod eval;
 mod inspect;
+mod model;
 mod progress;
+mod run;
 mod validate;
 
 use crate::{Exit, Failure, output};
@@ -41,6 +44,11 @@ enum Command {
     Validate(validate::Args),
     /// Compare two files: tensors, codecs, metadata, numeric distance
     Diff(diff::Args),
+    /// Generate text with the reference runtime
+    Run(run::Args),
+    /// Judge a file: perplexity, logits
+    #[command(subcommand)]
+    Eval(eval::Eval),
     /// Print a shell completion script
     Completions {
         /// Shell to write for
@@ -90,6 +98,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Diff(args) => diff::run(&args, common),
+        Command::Run(args) => run::run(&args),
+        Command::Eval(command) => eval::run(&command, common),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "squizd", &mut script);
