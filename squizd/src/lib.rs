@@ -5,6 +5,9 @@ mod error;
 pub mod metadata;
 pub mod model;
 pub mod plan;
+pub mod eval;
+pub mod model;
+pub mod runtime;
 pub mod simd;
 pub mod source;
 #[cfg(feature = "text")]
