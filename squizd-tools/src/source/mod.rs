@@ -2,5 +2,7 @@
 mod flaw;
 pub mod gguf;
 pub mod mapped;
+pub mod open;
+pub mod safetensors;
 pub mod store;
 mod tensors;
