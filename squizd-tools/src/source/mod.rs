@@ -3,6 +3,8 @@ mod flaw;
 pub mod gguf;
 pub mod mapped;
 pub mod pieces;
+pub mod open;
+pub mod safetensors;
 pub mod store;
 mod tensors;
 pub mod tokenizer;
