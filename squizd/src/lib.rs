@@ -7,6 +7,8 @@ pub mod model;
 pub mod plan;
 pub mod simd;
 pub mod source;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod validate;
 pub mod writer;
 

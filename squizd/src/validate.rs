@@ -66,14 +66,14 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
         findings.extend(contents(&file, limits));
     }
     let tensors: Vec<_> = file.tensors().collect();
-    let checks: [(Level, fn(&TensorView<'_>) -> squizd_spec::Result<()>); 2] =
-        [(Level::Decode, |t| CodecInspect.decode(t)), (Level::Numerics, |t| CodecInspect.numerics(t))];
-    for (at, check) in checks {
+    let mut each = |at: Level, check: fn(&TensorView<'_>) -> squizd_spec::Result<()>| {
         if level >= at {
             let found: Vec<_> = tensors.par_iter().with_max_len(1).map(check).collect();
             findings.extend(found.into_iter().filter_map(Result::err));
         }
-    }
+    };
+    each(Level::Decode, |t| CodecInspect.decode(t));
+    each(Level::Numerics, |t| CodecInspect.numerics(t));
     findings.truncate(MAX_FINDINGS);
     findings
 }
