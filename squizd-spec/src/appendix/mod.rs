@@ -1,5 +1,5 @@
-//! Contents of the sections beside the weights: the tokenizer bundle and the
-//! three appendices (sparsity, draft head, Core ML).
+//! Contents of the sections beside the weights: the tokenizer bundle, the shard
+//! map and the three appendices (sparsity, draft head, Core ML).
 //!
 //! Each has a borrowing parser that checks the structure, a `check` that
 //! reports every violation in the values, and a writer whose output the parser
@@ -7,10 +7,12 @@
 //! that errors name positions in the file.
 
 mod bundle;
+pub mod compat;
 pub mod coreml;
 pub mod draft_head;
 #[cfg(feature = "zstd")]
 mod inflate;
+pub mod shard_map;
 mod span;
 pub mod sparsity;
 mod zip;
@@ -19,10 +21,12 @@ use crate::{ErrorKind, Result, SquizdError};
 use alloc::format;
 
 pub use bundle::{Bundle, BundleFile};
+pub use compat::check_compat;
 pub use coreml::Package;
 pub use draft_head::DraftHead;
 #[cfg(feature = "zstd")]
 pub use inflate::inflate;
+pub use shard_map::ShardMap;
 pub use sparsity::Sparsity;
 
 /// Receives violations of a `check`; `Err` ends the check, `Ok` lets it go on.
