@@ -2,11 +2,10 @@
 pub mod codec;
 pub mod convert;
 mod error;
+pub mod eval;
 pub mod metadata;
 pub mod model;
 pub mod plan;
-pub mod eval;
-pub mod model;
 pub mod runtime;
 pub mod simd;
 pub mod source;

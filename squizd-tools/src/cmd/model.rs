@@ -21,7 +21,9 @@ impl<'a> Opened<'a> {
     pub(super) fn new(bytes: &'a FileBytes, verify: bool) -> Result<Self, Failure> {
         let file = super::parse(bytes)?;
         if verify && let Some(finding) = validate(bytes, &Limits::DEFAULT, Level::Decode).first() {
-            return Err(Failure { exit: Exit::Negative, message: finding.to_string() }.of(bytes.path().display()));
+            return Err(
+                Failure { exit: Exit::Negative, message: finding.to_string() }.of(bytes.path().display())
+            );
         }
         let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT)?.unwrap_or_default();
         Ok(Self { file, metadata: Metadata::from_bytes(&metadata)? })

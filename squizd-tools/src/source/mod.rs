@@ -2,8 +2,8 @@
 mod flaw;
 pub mod gguf;
 pub mod mapped;
-pub mod pieces;
 pub mod open;
+pub mod pieces;
 pub mod safetensors;
 pub mod store;
 mod tensors;

@@ -272,9 +272,8 @@ fn accumulate_rows<const FMA: bool, const M: usize>(
     let dim = acc[0].len();
     let whole = dim - dim % (COLUMNS * LANES);
     for at in (0..whole).step_by(COLUMNS * LANES) {
-        let mut sums: [[V8; COLUMNS]; M] = std::array::from_fn(|i| {
-            std::array::from_fn(|c| V8::load(&acc[i][at + c * LANES..]))
-        });
+        let mut sums: [[V8; COLUMNS]; M] =
+            std::array::from_fn(|i| std::array::from_fn(|c| V8::load(&acc[i][at + c * LANES..])));
         for j in 0..n {
             let row = &values[j * stride + at..][..COLUMNS * LANES];
             let v: [V8; COLUMNS] = std::array::from_fn(|c| V8::load(&row[c * LANES..]));
@@ -310,7 +309,14 @@ mod tests {
     }
 
     /// Straight from the definition, in f64.
-    fn reference(heads: &Heads, q: &[f32], first: usize, window: Option<usize>, k: &[f32], v: &[f32]) -> Vec<f64> {
+    fn reference(
+        heads: &Heads,
+        q: &[f32],
+        first: usize,
+        window: Option<usize>,
+        k: &[f32],
+        v: &[f32],
+    ) -> Vec<f64> {
         let (dim, kv) = (heads.dim, heads.keys * heads.dim);
         let mut out = Vec::new();
         for (t, q) in q.chunks(heads.queries * dim).enumerate() {
@@ -320,14 +326,17 @@ mod tests {
                 let seen: Vec<_> = (window.map_or(0, |w| end.saturating_sub(w))..end).collect();
                 let at = |rows: &[f32], j: usize, c: usize| f64::from(rows[j * kv + head * dim + c]);
                 let score = |j: &usize| {
-                    let s = (0..dim).map(|c| f64::from(q[c]) * at(k, *j, c)).sum::<f64>() * f64::from(heads.scale);
+                    let s = (0..dim).map(|c| f64::from(q[c]) * at(k, *j, c)).sum::<f64>()
+                        * f64::from(heads.scale);
                     heads.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh()).exp()
                 };
                 let weights: Vec<f64> = seen.iter().map(score).collect();
                 let total: f64 = weights.iter().sum();
-                out.extend((0..dim).map(|c| {
-                    seen.iter().zip(&weights).map(|(j, w)| w / total * at(v, *j, c)).sum::<f64>()
-                }));
+                out.extend(
+                    (0..dim).map(|c| {
+                        seen.iter().zip(&weights).map(|(j, w)| w / total * at(v, *j, c)).sum::<f64>()
+                    }),
+                );
             }
         }
         out
@@ -350,7 +359,10 @@ mod tests {
                         let mut out = vec![f32::NAN; q.len()];
                         attend(&heads, &q, past, window, cache.layer(0).unwrap(), &mut work, &mut out);
                         for (a, b) in out.iter().zip(&want) {
-                            assert!((f64::from(*a) - b).abs() < bound, "{heads:?} {past}+{n} {kind:?}: {a} {b}");
+                            assert!(
+                                (f64::from(*a) - b).abs() < bound,
+                                "{heads:?} {past}+{n} {kind:?}: {a} {b}"
+                            );
                         }
                     }
                 }

@@ -66,22 +66,15 @@ struct Block<'a, 'w> {
 }
 
 impl Block<'_, '_> {
-    fn forward(
-        &self,
-        mode: Mode,
-        x: &[f32],
-        n: usize,
-        scratch: &mut Scratch,
-        out: &mut [f32],
-    ) -> Result<()> {
+    fn forward(&self, mode: Mode, x: &[f32], n: usize, scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
         let values = self.gate.1.len() * n;
         let Scratch { gate, up, transposed, .. } = scratch;
         resize(gate, values);
         resize(up, values);
         if n == 1 {
             let products = [(&self.gate, &mut *gate), (&self.up, &mut *up)];
-            let mut products = products
-                .map(|((linear, rows), y)| Product { linear, first_row: rows.start, y: &mut y[..] });
+            let mut products =
+                products.map(|((linear, rows), y)| Product { linear, first_row: rows.start, y: &mut y[..] });
             multiply(&mut products, &Activation::new(x, mode.precision));
         } else {
             self.gate.0.batch(self.gate.1.clone(), x, n, mode.precision, transposed, gate)?;
@@ -98,14 +91,7 @@ impl Block<'_, '_> {
 }
 
 impl Experts<'_> {
-    fn forward(
-        &self,
-        mode: Mode,
-        x: &[f32],
-        n: usize,
-        scratch: &mut Scratch,
-        out: &mut [f32],
-    ) -> Result<()> {
+    fn forward(&self, mode: Mode, x: &[f32], n: usize, scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
         self.route(x, n, scratch)?;
         let hidden = self.router.cols();
         out.fill(0.0);

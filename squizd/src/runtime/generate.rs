@@ -105,5 +105,12 @@ pub fn generate(
         session.forward(&[id])?;
         decode_steps += 1;
     };
-    Ok(Generated { tokens, reason, prompt_tokens: prompt.len(), prefill, decode: start.elapsed(), decode_steps })
+    Ok(Generated {
+        tokens,
+        reason,
+        prompt_tokens: prompt.len(),
+        prefill,
+        decode: start.elapsed(),
+        decode_steps,
+    })
 }

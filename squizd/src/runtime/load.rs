@@ -78,9 +78,8 @@ impl<'w> Model<'w> {
         let mut tensors = Resolver { config, weights, used: HashSet::new() };
         let (hidden, vocab) = (u64::from(config.hidden_size), u64::from(config.vocab_size));
         let embedding = tensors.linear(Role::TOKEN_EMBD, None, &[vocab, hidden], Bias::None)?;
-        let layers = (0..config.num_layers)
-            .map(|layer| tensors.layer(layer, family))
-            .collect::<Result<Vec<_>>>()?;
+        let layers =
+            (0..config.num_layers).map(|layer| tensors.layer(layer, family)).collect::<Result<Vec<_>>>()?;
         let output_norm = tensors.vector(Role::OUTPUT_NORM, None, Part::WEIGHT, hidden)?;
         let output = match config.tie_embeddings {
             true => None,
@@ -131,7 +130,11 @@ fn check_config(config: &ModelConfig, family: &Family) -> Result<()> {
         return invalid("head_dim", &config.head_dim, "at most 1024");
     }
     if config.num_heads % config.num_kv_heads != 0 {
-        return invalid("num_heads", &config.num_heads, &format!("a multiple of num_kv_heads {}", config.num_kv_heads));
+        return invalid(
+            "num_heads",
+            &config.num_heads,
+            &format!("a multiple of num_kv_heads {}", config.num_kv_heads),
+        );
     }
     if !(config.norm_eps.is_finite() && config.norm_eps >= 0.0) {
         return invalid("norm_eps", &config.norm_eps, "finite and not negative");

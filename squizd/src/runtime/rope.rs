@@ -59,7 +59,11 @@ impl Rope {
             Some(RopeScaling::Dynamic { factor, original_max_positions })
                 if !(positive(*factor) && *original_max_positions > 0 && rope.dim > 2) =>
             {
-                return invalid("scaling", format!("{scaling:?}"), "of positive values, with rope.dim above 2");
+                return invalid(
+                    "scaling",
+                    format!("{scaling:?}"),
+                    "of positive values, with rope.dim above 2",
+                );
             }
             Some(RopeScaling::Llama3 {
                 factor,
@@ -67,7 +71,11 @@ impl Rope {
                 high_freq_factor: high,
                 original_max_positions,
             }) if !(positive(*factor) && positive(*low) && high > low && *original_max_positions > 0) => {
-                return invalid("scaling", format!("{scaling:?}"), "positive with high_freq_factor above low");
+                return invalid(
+                    "scaling",
+                    format!("{scaling:?}"),
+                    "positive with high_freq_factor above low",
+                );
             }
             Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, .. })
                 if !(positive(*factor)
@@ -84,7 +92,11 @@ impl Rope {
             {
                 return invalid(
                     "scaling",
-                    format!("longrope with {} short and {} long factors", short_factor.len(), long_factor.len()),
+                    format!(
+                        "longrope with {} short and {} long factors",
+                        short_factor.len(),
+                        long_factor.len()
+                    ),
                     "dim/2 positive factors of each kind and a trained context above 1",
                 );
             }
@@ -164,11 +176,8 @@ impl Rope {
                 mscale_all_dim,
                 truncate,
             }) => {
-                let (low, high) = self.yarn_range(
-                    f64::from(*original_max_positions),
-                    (*beta_fast, *beta_slow),
-                    *truncate,
-                );
+                let (low, high) =
+                    self.yarn_range(f64::from(*original_max_positions), (*beta_fast, *beta_slow), *truncate);
                 let inverse = powers(self.theta).enumerate().map(|(i, p)| {
                     let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                     (interpolated / factor + (1.0 - interpolated)) / p

@@ -94,7 +94,8 @@ impl Trained {
     /// The shared one, where it is present; required if `SQUIZD_REQUIRE` says so.
     pub(crate) fn natural() -> Option<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let required = std::env::var("SQUIZD_REQUIRE").is_ok_and(|v| v.split(',').any(|r| r.trim() == "shared"));
+        let required =
+            std::env::var("SQUIZD_REQUIRE").is_ok_and(|v| v.split(',').any(|r| r.trim() == "shared"));
         let found = manifest
             .ancestors()
             .map(|dir| dir.join("shared/models/natural-qwen3-28m"))

@@ -100,11 +100,12 @@ fn every_way_to_compute_agrees() {
     // Batches of every size class, and one token at a time.
     for batch in [1, 3, 7, 64] {
         let mut session = Session::new(&model, SessionOptions { batch, ..exact }).unwrap();
-        session.forward_all(&ids, |i, logits| {
-            assert!(max_difference(logits, row(i)) < 1e-4, "batches of {batch}, position {i}");
-            Ok(())
-        })
-        .unwrap();
+        session
+            .forward_all(&ids, |i, logits| {
+                assert!(max_difference(logits, row(i)) < 1e-4, "batches of {batch}, position {i}");
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(session.tokens(), ids);
     }
     // Going back and on.
