@@ -125,8 +125,14 @@ pub struct Violation {
 }
 
 mod activation;
+mod check;
 mod half_float;
+mod int4;
+mod kernels;
+mod lanes;
+mod q8;
 mod raw;
+mod sample;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -136,7 +142,7 @@ mod tests;
 pub use activation::{Activation, Precision};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8];
+pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC];
 
 /// Whether a source tensor of this type is stored by `codec` without loss: its
 /// blocks fit one of the codec's layouts value for value.
@@ -151,4 +157,19 @@ pub fn imports_exactly(codec: CodecId, dtype: DType, _matrix: Matrix) -> bool {
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {
     CODECS.iter().copied().find(|c| c.id() == id)
+}
+
+/// Whether `codec` takes a source tensor of type `dtype` over without loss, so
+/// that it decodes to the very numbers of the source: equal raw types, and
+/// ggml's Q8_0 as Q8, Q4_0, Q4_1 and Q4_K as INT4 (with default options).
+pub fn imports_exactly(codec: CodecId, dtype: DType, matrix: Matrix) -> bool {
+    match codec {
+        CodecId::RAW_F32 => matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::I8),
+        CodecId::RAW_F16 => matches!(dtype, DType::F16 | DType::I8),
+        CodecId::RAW_BF16 => matches!(dtype, DType::BF16 | DType::I8),
+        CodecId::RAW_I8 => dtype == DType::I8,
+        CodecId::Q8 => q8::imports_exactly(dtype, matrix),
+        CodecId::INT4 => int4::imports_exactly(dtype, matrix),
+        _ => false,
+    }
 }
