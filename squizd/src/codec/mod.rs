@@ -88,6 +88,10 @@ pub trait Codec: Sync {
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
+    /// Whether a source tensor of type `dtype` is taken over without loss, so
+    /// that it decodes to the very numbers of the source.
+    fn imports(&self, dtype: DType, matrix: Matrix, options: &EncodeOptions) -> bool;
+
     /// The parameters of an ordinary tensor, without reading it: what a plan
     /// counts with. [`Codec::plan`] departs from them only where the values
     /// force it (a scale range beyond f16, say).
@@ -144,32 +148,7 @@ pub use activation::{Activation, Precision};
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC];
 
-/// Whether a source tensor of this type is stored by `codec` without loss: its
-/// blocks fit one of the codec's layouts value for value.
-pub fn imports_exactly(codec: CodecId, dtype: DType, _matrix: Matrix) -> bool {
-    match codec {
-        CodecId::Q8 => dtype == DType::Q8_0,
-        CodecId::INT4 => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q4_K),
-        _ => false,
-    }
-}
-
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {
     CODECS.iter().copied().find(|c| c.id() == id)
-}
-
-/// Whether `codec` takes a source tensor of type `dtype` over without loss, so
-/// that it decodes to the very numbers of the source: equal raw types, and
-/// ggml's Q8_0 as Q8, Q4_0, Q4_1 and Q4_K as INT4 (with default options).
-pub fn imports_exactly(codec: CodecId, dtype: DType, matrix: Matrix) -> bool {
-    match codec {
-        CodecId::RAW_F32 => matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::I8),
-        CodecId::RAW_F16 => matches!(dtype, DType::F16 | DType::I8),
-        CodecId::RAW_BF16 => matches!(dtype, DType::BF16 | DType::I8),
-        CodecId::RAW_I8 => dtype == DType::I8,
-        CodecId::Q8 => q8::imports_exactly(dtype, matrix),
-        CodecId::INT4 => int4::imports_exactly(dtype, matrix),
-        _ => false,
-    }
 }

@@ -207,6 +207,14 @@ impl Codec for Q8 {
         Ok(())
     }
 
+    fn imports(&self, dtype: DType, matrix: Matrix, _: &EncodeOptions) -> bool {
+        imports_exactly(dtype, matrix)
+    }
+
+    fn nominal(&self, _: Matrix, _: DType, _: &EncodeOptions) -> Result<Params> {
+        Ok(params(0))
+    }
+
     /// f16 scales, unless the largest sampled weight exceeds [`F16_PEAK`] or
     /// they make more than [`F16_NOISE`] times the noise of f32 scales.
     fn plan(&self, rows: &dyn Rows, _: &EncodeOptions) -> Result<Params> {

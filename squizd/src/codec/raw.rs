@@ -185,6 +185,13 @@ impl Codec for Raw {
         Ok(())
     }
 
+    fn imports(&self, dtype: DType, _: Matrix, _: &EncodeOptions) -> bool {
+        // Every smaller type's numbers are among f32's; bytes are among both halves'.
+        dtype == self.dtype
+            || dtype == DType::I8
+            || (self.dtype == DType::F32 && matches!(dtype, DType::F16 | DType::BF16))
+    }
+
     fn nominal(&self, _: Matrix, _: DType, _: &EncodeOptions) -> Result<Params> {
         Ok(Params::default())
     }

@@ -192,9 +192,12 @@ fn import_params(dtype: DType, matrix: Matrix, options: &EncodeOptions) -> Optio
     matrix.cols.is_multiple_of(block.size().0 as u64).then_some((block, params))
 }
 
-/// Whether blocks of `dtype` are taken over without loss.
-pub(super) fn imports_exactly(dtype: DType, matrix: Matrix) -> bool {
-    import_params(dtype, matrix, &EncodeOptions { group_size: None }).is_some()
+/// A group size of the plain layout.
+fn plain_group(group: u16) -> Result<u8> {
+    u8::try_from(group)
+        .ok()
+        .filter(|_| GROUP_SIZES.contains(&group))
+        .ok_or_else(|| Error::invalid(format!("int4 group size is {group}, allowed {GROUP_SIZES:?}")))
 }
 
 impl Codec for Int4 {
@@ -206,6 +209,18 @@ impl Codec for Int4 {
         Ok(())
     }
 
+    fn imports(&self, dtype: DType, matrix: Matrix, options: &EncodeOptions) -> bool {
+        import_params(dtype, matrix, options).is_some()
+    }
+
+    fn nominal(&self, matrix: Matrix, dtype: DType, options: &EncodeOptions) -> Result<Params> {
+        match (import_params(dtype, matrix, options), options.group_size) {
+            (Some((_, params)), _) => Ok(params),
+            (None, None) => Ok(compact_params(32, 0)),
+            (None, Some(group)) => Ok(plain_params(plain_group(group)?, 0)),
+        }
+    }
+
     fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params> {
         let matrix = rows.matrix();
         if let Some((_, params)) = import_params(rows.dtype(), matrix, options)
@@ -214,12 +229,9 @@ impl Codec for Int4 {
         {
             return Ok(params);
         }
-        let Some(group) = options.group_size else { return Ok(plan_default(&Sample::read(rows)?)) };
-        match u8::try_from(group) {
-            Ok(group) if GROUP_SIZES.contains(&u16::from(group)) => {
-                Ok(plan_plain(&Sample::read(rows)?, group))
-            }
-            _ => Err(Error::invalid(format!("int4 group size is {group}, allowed {GROUP_SIZES:?}"))),
+        match options.group_size {
+            None => Ok(plan_default(&Sample::read(rows)?)),
+            Some(group) => Ok(plan_plain(&Sample::read(rows)?, plain_group(group)?)),
         }
     }
 
