@@ -3,16 +3,13 @@
 use super::{SourceConfig, check, hf::set_window};
 use crate::source::{
     arch::{FAMILIES, Family, Window},
-    gguf::value::GgufMetadata,
+    gguf::{GgufMetadata, Strings},
+    tokenizer::{GgufVocab, gguf::adds_bos},
 };
 use squizd::{
     Error, Result,
     model::{Activation, Mla, ModelConfig, Moe, Rope, RopeScaling, SpecialTokens},
 };
-
-/// Pre-tokenizers for which llama.cpp adds BOS unless the file says otherwise.
-const BOS_PRETOKENIZERS: &[&str] =
-    &["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken", "chameleon"];
 
 /// `general.architecture` keys with the family's prefix.
 struct Keys<'a> {
@@ -67,10 +64,15 @@ impl Keys<'_> {
     }
 }
 
-/// The shortest decimal that reads back as the same f32, as f64.
 fn shortest(value: f64) -> f64 {
     let single = value as f32;
-    if f64::from(single) == value { single.to_string().parse().unwrap_or(value) } else { value }
+    if f64::from(single) == value { decimal(single) } else { value }
+}
+
+/// The shortest decimal that reads back as `value`, as f64: f32 1.1 becomes
+/// 1.1 and not 1.10000002384.
+pub fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 /// Reads the configuration. Rope factors kept in tensors and the vocabulary
@@ -122,7 +124,7 @@ pub fn parse(meta: &GgufMetadata) -> Result<SourceConfig> {
     let cap = |name: &str, default: f64| -> Result<Option<f64>> {
         Ok(k.f64(name)?.or((family.name == "gemma2").then_some(default)).filter(|c| *c != 0.0))
     };
-    let tokens_len = meta.strs("tokenizer.ggml.tokens")?.map_or(0, super::super::gguf::value::Strings::len);
+    let tokens_len = meta.strs("tokenizer.ggml.tokens")?.map_or(0, Strings::len);
     let mut model = ModelConfig {
         family: family.name.to_owned(),
         name: meta.str("general.name")?.map(str::to_owned),
@@ -364,7 +366,6 @@ fn tokens(meta: &GgufMetadata) -> Result<SpecialTokens> {
         Ok(values.first().and_then(|&v| u32::try_from(v).ok()).filter(|&v| v != u32::MAX))
     };
     let kind = meta.str("tokenizer.ggml.model")?;
-    let pre = meta.str("tokenizer.ggml.pre")?.unwrap_or_default();
     let is_spm = kind == Some("llama");
     let mut eos: Vec<u32> = Vec::new();
     for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
@@ -374,7 +375,12 @@ fn tokens(meta: &GgufMetadata) -> Result<SpecialTokens> {
         }
     }
     let bos = id("bos_token_id")?.or(is_spm.then_some(1));
-    let by_kind = is_spm || (kind == Some("gpt2") && BOS_PRETOKENIZERS.contains(&pre));
-    let add = meta.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(by_kind);
+    let vocab = GgufVocab {
+        model: kind.unwrap_or_default(),
+        pre: meta.str("tokenizer.ggml.pre")?,
+        add_bos: meta.bool("tokenizer.ggml.add_bos_token")?,
+        ..GgufVocab::default()
+    };
+    let add = adds_bos(&vocab);
     Ok(SpecialTokens { bos, eos, pad: id("padding_token_id")?, add_bos: add && bos.is_some() })
 }

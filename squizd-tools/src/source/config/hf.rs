@@ -377,17 +377,14 @@ fn linear(f: &Fields<'_>, family: &Family, layers: u16) -> Result<Option<LinearA
 
 /// Token ids of the configuration; class defaults where it is silent.
 fn tokens(outer: &Fields<'_>, f: &Fields<'_>, d: &Defaults) -> Result<SpecialTokens> {
+    let stated = |key: &str| f.states(key) || outer.states(key);
     let id = |key: &str, default: Option<u32>| -> Result<Option<u32>> {
-        let stated = f.states(key) || outer.states(key);
-        Ok(f.u32(key)?.or(outer.u32(key)?).or(if stated { None } else { default }))
+        let found = f.ids(key)?.into_iter().chain(outer.ids(key)?).next();
+        Ok(found.or(if stated(key) { None } else { default }))
     };
-    let mut eos = outer.u32s("eos_token_id")?.unwrap_or_default();
-    for e in f.u32s("eos_token_id")?.unwrap_or_default() {
-        if !eos.contains(&e) {
-            eos.push(e);
-        }
-    }
-    if !f.states("eos_token_id") && !outer.states("eos_token_id") {
+    let mut eos = outer.ids("eos_token_id")?;
+    eos.extend(f.ids("eos_token_id")?);
+    if !stated("eos_token_id") {
         eos.extend(d.eos);
     }
     Ok(SpecialTokens { bos: id("bos_token_id", d.bos)?, eos, pad: id("pad_token_id", d.pad)?, add_bos: false })

@@ -93,6 +93,21 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Token ids: one or a list. Negative ones, which old files have for
+    /// "none", are left out.
+    pub fn ids(&self, key: &str) -> Result<Vec<u32>> {
+        let id = |v: &Value| match v.as_i64() {
+            Some(n) if n < 0 => Some(None),
+            _ => whole(v).map(Some),
+        };
+        let read = |v: &Value| match v {
+            Value::Array(items) => items.iter().map(id).collect::<Option<Vec<_>>>(),
+            one => Some(vec![id(one)?]),
+        };
+        let ids = self.typed(key, "a token id or a list of them", read)?.unwrap_or_default();
+        Ok(ids.into_iter().flatten().collect())
+    }
+
     /// A list of finite numbers.
     pub fn f64s(&self, key: &str) -> Result<Option<Vec<f64>>> {
         self.typed(key, "a list of finite numbers", |v| {

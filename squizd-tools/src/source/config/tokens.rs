@@ -47,14 +47,15 @@ pub fn complete(tokens: &mut SpecialTokens, config_states_eos: bool, files: &Tok
     if let Some(text) = files.generation {
         let map = json::parse("generation_config.json", text)?;
         let f = Fields::new("generation_config.json", &map);
-        if let Some(mut eos) = f.u32s("eos_token_id")? {
+        let mut eos = f.ids("eos_token_id")?;
+        if !eos.is_empty() {
             // A class default is no statement of this model.
             let own = if config_states_eos { std::mem::take(&mut tokens.eos) } else { Vec::new() };
             eos.extend(own);
             tokens.eos = eos;
         }
-        tokens.bos = tokens.bos.or(f.u32("bos_token_id")?);
-        tokens.pad = tokens.pad.or(f.u32("pad_token_id")?);
+        tokens.bos = tokens.bos.or(f.ids("bos_token_id")?.first().copied());
+        tokens.pad = tokens.pad.or(f.ids("pad_token_id")?.first().copied());
     }
     let mut seen = Vec::new();
     tokens.eos.retain(|id| !seen.contains(id) && { seen.push(*id); true });
