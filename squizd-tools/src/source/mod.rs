@@ -5,10 +5,12 @@ mod flaw;
 pub mod gguf;
 mod gguf_model;
 pub mod mapped;
+pub mod model_source;
 pub mod open;
 pub mod pieces;
 pub mod safetensors;
-pub mod model_source;
 pub mod store;
 mod tensors;
 pub mod tokenizer;
+
+pub use model_source::{ModelSource, OpenOptions, open};
