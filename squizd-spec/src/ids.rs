@@ -152,6 +152,9 @@ wire_id! {
     OUTPUT_NORM = 2, "output_norm";
     /// Language-model head, `[vocab, hidden]`; absent when tied to the embedding.
     OUTPUT = 3, "output";
+    /// Draft heads only: fuses the hidden states of the two source layers,
+    /// `[d_model, 2 * d_hidden]`.
+    DRAFT_FC = 4, "draft_fc";
     /// Norm before attention.
     ATTN_NORM = 16, "attn_norm";
     /// Query projection, `[heads * head_dim, hidden]`.
@@ -210,6 +213,24 @@ wire_id! {
     SHARED_ROUTER = 71, "shared_router";
     /// Router score correction bias, `[experts]`.
     MOE_ROUTER_CORRECTION = 72, "moe_router_correction";
+    /// Gated delta rule: joint query/key/value projection.
+    LINEAR_ATTN_QKV = 80, "linear_attn_qkv";
+    /// Gated delta rule: output gate projection.
+    LINEAR_ATTN_GATE = 81, "linear_attn_gate";
+    /// Gated delta rule: write strength, `[value_heads, hidden]`.
+    LINEAR_ATTN_BETA = 82, "linear_attn_beta";
+    /// Gated delta rule: decay, `[value_heads, hidden]`.
+    LINEAR_ATTN_ALPHA = 83, "linear_attn_alpha";
+    /// Gated delta rule: causal depthwise convolution, `[channels, 1, width]`.
+    LINEAR_ATTN_CONV = 84, "linear_attn_conv";
+    /// Gated delta rule: time step bias, `[value_heads]`.
+    LINEAR_ATTN_DT = 85, "linear_attn_dt";
+    /// Gated delta rule: logarithm of the decay rate, `[value_heads]`.
+    LINEAR_ATTN_A = 86, "linear_attn_a";
+    /// Gated delta rule: norm of the output heads, `[value_head_dim]`.
+    LINEAR_ATTN_NORM = 87, "linear_attn_norm";
+    /// Gated delta rule: output projection.
+    LINEAR_ATTN_OUTPUT = 88, "linear_attn_output";
 }
 
 impl Role {

@@ -48,8 +48,8 @@ impl FileBytes {
     /// [`ErrorKind::Io`] if the path is not a readable regular file.
     pub fn map(path: &Path) -> Result<Self> {
         Self::open(path, |file, _| {
-            // SAFETY: the mapping is private and read-only, and its length is
-            // the file's at this moment. Rust's aliasing rules would be broken
+            // SAFETY: the mapping is read-only and its length is the file's at
+            // this moment. Rust's aliasing rules would be broken
             // by a process that writes the file meanwhile; that cannot be
             // excluded by any program, is stated in the documentation, and can
             // be detected with `recheck` or avoided with `read`.

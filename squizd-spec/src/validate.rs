@@ -19,7 +19,8 @@ use zerocopy::IntoBytes;
 pub enum Level {
     /// Header, directory, tables, root digest, padding between sections.
     Structure,
-    /// Also every section's and tensor's SHA-256 and all payload padding.
+    /// Also every section's and tensor's SHA-256, all payload padding, and the
+    /// contents of tokenizer, shard map and appendices.
     Hash,
     /// Also every payload's codes and scales, through [`Inspect::decode`].
     Decode,
@@ -50,13 +51,11 @@ pub fn structure<'a>(bytes: &'a [u8], limits: &Limits) -> (Vec<SquizdError>, Opt
         }
     });
     match checked {
-        Ok(_) if findings.is_empty() => match SquizdRef::parse(bytes, limits) {
-            Ok(file) => {
-                findings.extend(check_root(&file).err());
-                (findings, Some(file))
-            }
-            Err(e) => (alloc::vec![e], None),
-        },
+        Ok(tables) if findings.is_empty() => {
+            let file = SquizdRef::from_checked(bytes, tables);
+            findings.extend(check_root(&file).err());
+            (findings, Some(file))
+        }
         Ok(_) => (findings, None),
         Err(fatal) => {
             findings.push(fatal);
@@ -178,6 +177,7 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level, inspect: &dyn Inspe
     let Some(file) = file else { return findings };
     if level >= Level::Hash {
         findings.extend(hash_jobs(&file).iter().filter_map(|job| job.run().err()));
+        findings.extend(crate::contents(&file, limits));
     }
     if level >= Level::Decode {
         findings.extend(file.tensors().filter_map(|t| inspect.decode(&t).err()));

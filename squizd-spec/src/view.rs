@@ -67,7 +67,30 @@ pub struct TensorDesc<'a> {
     pub sha256: &'a Sha,
 }
 
-impl TensorDesc<'_> {
+impl<'a> TensorDesc<'a> {
+    /// Decodes a checked record (the fallbacks are never taken); payload
+    /// offsets count from `payload_at`.
+    pub(crate) fn of(index: usize, record: &'a TensorRecord, strings: &'a str, payload_at: u64) -> Self {
+        let start = record.name_offset.get() as usize;
+        let end = start.saturating_add(usize::from(record.name_length.get()));
+        let layer = record.layer.get();
+        Self {
+            index,
+            name: strings.get(start..end).unwrap_or_default(),
+            role: Role(record.role.get()),
+            layer: (layer != NO_LAYER).then_some(layer),
+            part: Part(record.part),
+            experts: record.experts.get(),
+            source_dtype: DType(record.source_dtype),
+            dims: Dims::of(record),
+            codec: CodecId(record.codec.get()),
+            params: &record.params,
+            offset: payload_at.saturating_add(record.payload_offset.get()),
+            length: record.payload_length.get(),
+            sha256: &record.sha256,
+        }
+    }
+
     /// The matrix view: all dimensions but the last, times the last.
     pub fn matrix(&self) -> Matrix {
         Matrix::of(&self.dims).unwrap_or(Matrix { rows: 0, cols: 0 })
@@ -183,40 +206,22 @@ impl<'a> Tables<'a> {
 
     /// Tensor `index` of the table.
     pub fn desc(&self, index: usize) -> Option<TensorDesc<'a>> {
-        self.records.get(index).map(|record| self.describe(index, record))
+        self.records.get(index).map(|record| TensorDesc::of(index, record, self.strings, self.payload_offset))
     }
 
     /// All tensors, in table order.
     pub fn descs(&self) -> impl ExactSizeIterator<Item = TensorDesc<'a>> + use<'a> {
         let tables = *self;
-        tables.records.iter().enumerate().map(move |(i, record)| tables.describe(i, record))
+        tables
+            .records
+            .iter()
+            .enumerate()
+            .map(move |(i, record)| TensorDesc::of(i, record, tables.strings, tables.payload_offset))
     }
 
     /// The tensor of this name.
     pub fn find(&self, name: &str) -> Option<TensorDesc<'a>> {
         self.descs().find(|t| t.name == name)
-    }
-
-    /// Decodes a checked record (the fallbacks are never taken).
-    fn describe(&self, index: usize, record: &'a TensorRecord) -> TensorDesc<'a> {
-        let start = record.name_offset.get() as usize;
-        let end = start.saturating_add(usize::from(record.name_length.get()));
-        let layer = record.layer.get();
-        TensorDesc {
-            index,
-            name: self.strings.get(start..end).unwrap_or_default(),
-            role: Role(record.role.get()),
-            layer: (layer != NO_LAYER).then_some(layer),
-            part: Part(record.part),
-            experts: record.experts.get(),
-            source_dtype: DType(record.source_dtype),
-            dims: Dims::of(record),
-            codec: CodecId(record.codec.get()),
-            params: &record.params,
-            offset: self.payload_offset.saturating_add(record.payload_offset.get()),
-            length: record.payload_length.get(),
-            sha256: &record.sha256,
-        }
     }
 
     /// SHA-256 over tensor records and string table.
@@ -245,7 +250,12 @@ impl<'a> SquizdRef<'a> {
     /// [`crate::validate`] for all of them.
     pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self> {
         let tables = check::first(|sink| check::file(bytes, limits, sink))?;
-        Ok(Self { bytes, tables })
+        Ok(Self::from_checked(bytes, tables))
+    }
+
+    /// Joins a file with the tables that [`check::file`] found in it.
+    pub(crate) fn from_checked(bytes: &'a [u8], tables: Tables<'a>) -> Self {
+        Self { bytes, tables }
     }
 
     /// The whole file.

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `squizd` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    squizd_tools::cmd::main()
+}

@@ -35,6 +35,9 @@ pub enum Error {
         /// Codec that was asked for.
         codec: String,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
     /// Well-formed input that asks for something this build cannot do.
     #[error("{0}")]
     Unsupported(String),

@@ -3,7 +3,7 @@
 
 mod directory;
 mod header;
-mod records;
+pub(crate) mod records;
 
 /// Alignment and criticality of each section kind, for writers.
 pub mod section_rules {

@@ -51,8 +51,7 @@ pub(super) fn check<'a>(
             format!("{count} tensors, limit {}", limits.tensors),
         ));
     }
-    let names_at = strings.offset.get();
-    let names = slice(bytes, names_at, strings.stored_length.get())?;
+    let names = slice(bytes, strings.offset.get(), strings.stored_length.get())?;
     let records = <[TensorRecord]>::ref_from_bytes(slice(bytes, table_at, table_bytes)?).map_err(|_| {
         SquizdError::invalid(
             "tensors-length",
@@ -63,61 +62,105 @@ pub(super) fn check<'a>(
             ),
         )
     })?;
-    let names = core::str::from_utf8(names).map_err(|e| {
-        let at = names_at + e.valid_up_to() as u64;
-        SquizdError::invalid("name-utf8", at, format!("string table is not UTF-8 at byte {at}"))
-    })?;
-
-    let mut walk =
-        Walk { header, limits, names, names_at, name_end: 0, payload_end: 0, flags: 0, bits: 0, elements: 0 };
-    for (i, record) in records.iter().enumerate() {
-        let at = table_at + (i * size_of::<TensorRecord>()) as u64;
-        let name = walk.check_name(record, at).map_err(|e| e.within(&format!("tensor {i}")))?;
-        walk.check_record(record, at, name, &mut |e| sink(e.within(&format!("tensor {i} '{name}'"))))?;
-    }
-    walk.check_totals(payload, directory, sink)?;
-    if walk.name_end != names.len() {
-        let at = names_at + walk.name_end as u64;
-        sink(SquizdError::invalid("name-trailing", at, "string table goes on after the last tensor's name"))?;
-    }
-    check_unique(records, names, table_at, sink)?;
+    let scope = Scope {
+        limits,
+        newer: is_newer_minor(header),
+        draft: false,
+        layers: header.num_layers.get(),
+        room: header.file_length.get(),
+        names_at: strings.offset.get(),
+        table_at,
+    };
+    let (names, totals) = table(scope, names, records, sink)?;
+    check_totals(&totals, header, payload, directory, sink)?;
     Ok(Tables { header, directory, strings: names, records, payload_offset: payload.offset.get() })
 }
 
-/// Running state over the records.
-struct Walk<'a> {
-    header: &'a Header,
-    limits: &'a Limits,
-    names: &'a str,
-    names_at: u64,
+/// What the rules of a tensor table depend on besides its own bytes; the file
+/// and a draft head each have one table.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope<'a> {
+    /// Caps.
+    pub(crate) limits: &'a Limits,
+    /// The file is of a later minor version: unknown ids pass.
+    pub(crate) newer: bool,
+    /// The table is a draft head's, which alone has [`Role::DRAFT_FC`].
+    pub(crate) draft: bool,
+    /// Layers that records may name.
+    pub(crate) layers: u16,
+    /// No payload reaches past this many bytes.
+    pub(crate) room: u64,
+    /// Absolute offset of the string table.
+    pub(crate) names_at: u64,
+    /// Absolute offset of the first record.
+    pub(crate) table_at: u64,
+}
+
+/// What a table's records add up to.
+#[derive(Default)]
+pub(crate) struct Totals {
+    /// End of the last payload.
+    pub(crate) payload_end: u64,
     name_end: usize,
-    payload_end: u64,
     flags: u32,
     bits: u128,
     elements: u128,
 }
 
-impl<'a> Walk<'a> {
+/// Checks a string table and the records that name it.
+pub(crate) fn table<'a>(
+    scope: Scope<'_>,
+    names: &'a [u8],
+    records: &[TensorRecord],
+    sink: Sink<'_>,
+) -> Result<(&'a str, Totals)> {
+    let names = core::str::from_utf8(names).map_err(|e| {
+        let at = scope.names_at + e.valid_up_to() as u64;
+        SquizdError::invalid("name-utf8", at, format!("string table is not UTF-8 at byte {at}"))
+    })?;
+    let mut walk = Walk { scope, names, totals: Totals::default() };
+    for (i, record) in records.iter().enumerate() {
+        let at = scope.table_at + (i * size_of::<TensorRecord>()) as u64;
+        let name = walk.check_name(record, at).map_err(|e| e.within(&format!("tensor {i}")))?;
+        walk.check_record(record, at, name, &mut |e| sink(e.within(&format!("tensor {i} '{name}'"))))?;
+    }
+    let totals = walk.totals;
+    if totals.name_end != names.len() {
+        let at = scope.names_at + totals.name_end as u64;
+        sink(SquizdError::invalid("name-trailing", at, "string table goes on after the last tensor's name"))?;
+    }
+    check_unique(records, names, scope.table_at, sink)?;
+    Ok((names, totals))
+}
+
+/// Running state over the records.
+struct Walk<'s, 'a> {
+    scope: Scope<'s>,
+    names: &'a str,
+    totals: Totals,
+}
+
+impl<'a> Walk<'_, 'a> {
     /// The record's name, which must begin where the one before ended.
     fn check_name(&mut self, record: &TensorRecord, at: u64) -> Result<&'a str> {
         let start = record.name_offset.get() as usize;
         let length = record.name_length.get();
         let at_offset = field!(at, name_offset);
-        if start != self.name_end {
+        if start != self.totals.name_end {
             return Err(SquizdError::invalid(
                 "name-offset",
                 at_offset,
                 format!(
                     "name_offset is {start}, must be {} (names lie in record order without gaps)",
-                    self.name_end
+                    self.totals.name_end
                 ),
             ));
         }
-        if length == 0 || length > self.limits.name {
+        if length == 0 || length > self.scope.limits.name {
             return Err(SquizdError::invalid(
                 "name-length",
                 field!(at, name_length),
-                format!("name_length is {length}, allowed 1..={}", self.limits.name),
+                format!("name_length is {length}, allowed 1..={}", self.scope.limits.name),
             ));
         }
         let end = start + usize::from(length);
@@ -131,9 +174,9 @@ impl<'a> Walk<'a> {
                 ),
             )
         })?;
-        self.name_end = end;
+        self.totals.name_end = end;
         if let Some((i, c)) = name.char_indices().find(|(_, c)| c.is_control()) {
-            let at = self.names_at + (start + i) as u64;
+            let at = self.scope.names_at + (start + i) as u64;
             return Err(SquizdError::invalid(
                 "name-control",
                 at,
@@ -141,7 +184,7 @@ impl<'a> Walk<'a> {
             ));
         }
         if name.contains(['/', '\\']) || name == "." || name == ".." {
-            let at = self.names_at + start as u64;
+            let at = self.scope.names_at + start as u64;
             return Err(SquizdError::invalid("name-path", at, format!("name {name:?} looks like a path")));
         }
         Ok(name)
@@ -155,7 +198,7 @@ impl<'a> Walk<'a> {
 
     /// Role, layer, part, experts, dtype, reserved bytes.
     fn check_meaning(&self, record: &TensorRecord, at: u64, name: &str, sink: Sink<'_>) -> Result<()> {
-        let newer = is_newer_minor(self.header);
+        let newer = self.scope.newer;
         let role = Role(record.role.get());
         let part = Part(record.part);
         let dtype = DType(record.source_dtype);
@@ -175,7 +218,11 @@ impl<'a> Walk<'a> {
                 format!("source_dtype is {dtype}"),
             ))?;
         }
-        let layers = self.header.num_layers.get();
+        if role == Role::DRAFT_FC && !self.scope.draft {
+            let at = field!(at, role);
+            sink(SquizdError::invalid("tensor-role", at, format!("role {role} belongs to draft heads")))?;
+        }
+        let layers = self.scope.layers;
         if role.is_per_layer() != (layer != NO_LAYER) || (layer != NO_LAYER && layer >= layers) {
             let want =
                 if role.is_per_layer() { format!("0..{layers}") } else { format!("{NO_LAYER} (none)") };
@@ -194,11 +241,20 @@ impl<'a> Walk<'a> {
             ))?;
         }
         let experts = u64::from(record.experts.get());
-        if experts != 0 && (record.rank < 2 || record.dims.first().is_none_or(|d| d.get() != experts)) {
+        let leads = record.rank >= 2 && record.dims.first().is_some_and(|d| d.get() == experts);
+        let fits = match role {
+            Role::MOE_GATE | Role::MOE_UP | Role::MOE_DOWN => experts != 0 && leads,
+            Role::OTHER => experts == 0 || leads,
+            _ => experts == 0 || !named,
+        };
+        if !fits {
             sink(SquizdError::invalid(
                 "tensor-experts",
                 field!(at, experts),
-                format!("experts is {experts}, must equal the first of at least two dimensions"),
+                format!(
+                    "experts is {experts}; it is the first of at least two dimensions where experts are stacked \
+                     (moe_gate, moe_up, moe_down), else 0"
+                ),
             ))?;
         }
         if !newer && let Some(i) = record.reserved.iter().position(|&b| b != 0) {
@@ -228,22 +284,22 @@ impl<'a> Walk<'a> {
                 "dimension beyond the rank is not zero",
             ))?;
         }
-        if let Some(i) = used.iter().position(|&d| d == 0 || d > self.limits.dim) {
+        if let Some(i) = used.iter().position(|&d| d == 0 || d > self.scope.limits.dim) {
             let found = used.get(i).copied().unwrap_or(0);
             sink(SquizdError::invalid(
                 "tensor-dims",
                 dim_at(i),
-                format!("dimension {i} is {found}, allowed 1..={}", self.limits.dim),
+                format!("dimension {i} is {found}, allowed 1..={}", self.scope.limits.dim),
             ))?;
             return Ok(None);
         }
         match Matrix::of(used) {
-            Some(m) if m.elements() <= self.limits.elements => Ok(Some(m)),
+            Some(m) if m.elements() <= self.scope.limits.elements => Ok(Some(m)),
             _ => {
                 sink(SquizdError::invalid(
                     "tensor-elements",
                     dim_at(0),
-                    format!("{used:?} has more than {} elements", self.limits.elements),
+                    format!("{used:?} has more than {} elements", self.scope.limits.elements),
                 ))?;
                 Ok(None)
             }
@@ -260,10 +316,10 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         let codec = CodecId(record.codec.get());
         let (offset, length) = (record.payload_offset.get(), record.payload_length.get());
-        self.flags |= codec.flag();
+        self.totals.flags |= codec.flag();
         if let Some(matrix) = matrix {
-            self.bits += u128::from(length) * 8;
-            self.elements += u128::from(matrix.elements());
+            self.totals.bits += u128::from(length) * 8;
+            self.totals.elements += u128::from(matrix.elements());
             match codec.geometry(matrix, &record.params) {
                 Ok(geometry) if !geometry.length.allows(length) => {
                     let want = match geometry.length {
@@ -280,17 +336,17 @@ impl<'a> Walk<'a> {
                 Err(e) => self.report_geometry(e, codec, at, sink)?,
             }
         }
-        let want = self.payload_end.next_multiple_of(TENSOR_ALIGN);
+        let want = self.totals.payload_end.next_multiple_of(TENSOR_ALIGN);
         let at_offset = field!(at, payload_offset);
-        let Some(end) = offset.checked_add(length).filter(|&e| e <= self.header.file_length.get()) else {
+        let Some(end) = offset.checked_add(length).filter(|&e| e <= self.scope.room) else {
             return Err(SquizdError::invalid(
                 "tensor-past-end",
                 at_offset,
-                format!("payload bytes {offset} + {length} leave the file of {}", self.header.file_length),
+                format!("payload bytes {offset} + {length} leave the {} there can be", self.scope.room),
             ));
         };
         if offset != want {
-            let code = if offset < self.payload_end {
+            let code = if offset < self.totals.payload_end {
                 "tensor-overlap"
             } else if !offset.is_multiple_of(TENSOR_ALIGN) {
                 "tensor-misaligned"
@@ -305,13 +361,13 @@ impl<'a> Walk<'a> {
                 ),
             ))?;
         }
-        self.payload_end = end.max(self.payload_end);
+        self.totals.payload_end = end.max(self.totals.payload_end);
         Ok(())
     }
 
     fn report_geometry(&self, error: GeometryError, codec: CodecId, at: u64, sink: Sink<'_>) -> Result<()> {
         match error {
-            GeometryError::UnknownCodec if is_newer_minor(self.header) => Ok(()),
+            GeometryError::UnknownCodec if self.scope.newer => Ok(()),
             GeometryError::UnknownCodec => {
                 sink(SquizdError::invalid("tensor-codec", field!(at, codec), format!("codec is {codec}")))
             }
@@ -326,50 +382,55 @@ impl<'a> Walk<'a> {
             )),
         }
     }
+}
 
-    /// Payload length, flag summary, bits per weight.
-    fn check_totals(&self, payload: &SectionEntry, directory: &[SectionEntry], sink: Sink<'_>) -> Result<()> {
-        let want = self.payload_end.next_multiple_of(PAGE);
-        let stored = payload.stored_length.get();
-        if stored != want {
-            let code = if stored < self.payload_end { "tensor-past-end" } else { "payload-length" };
-            sink(SquizdError::invalid(
-                code,
-                payload.offset.get(),
-                format!("payload has {stored} bytes, its tensors need {want} (padded to {PAGE})"),
-            ))?;
-        }
-        let has = |kind: SectionKind| directory.iter().any(|e| e.kind.get() == kind.0);
-        let appendices = [
-            (SectionKind::SPARSITY, flags::SPARSE),
-            (SectionKind::COREML, flags::ANE_COREML),
-            (SectionKind::DRAFT_HEAD, flags::EAGLE_DRAFT),
-        ];
-        let held =
-            appendices.iter().filter(|(kind, _)| has(*kind)).fold(self.flags, |acc, (_, bit)| acc | bit);
-        let declared = self.header.flags.get() & flags::KNOWN;
-        if declared != held {
-            sink(SquizdError::invalid(
-                "flags-disagree",
-                offset_of!(Header, flags) as u64,
-                format!(
-                    "flags declare {} which the file lacks, and omit {} which it holds",
-                    names_of(declared & !held),
-                    names_of(held & !declared)
-                ),
-            ))?;
-        }
-        let bpw = (self.bits as f64 / self.elements.max(1) as f64) as f32;
-        let found = self.header.compression_bpw.get();
-        if found.to_bits() != bpw.to_bits() {
-            sink(SquizdError::invalid(
-                "header-bpw",
-                offset_of!(Header, compression_bpw) as u64,
-                format!("compression_bpw is {found}, the tensor table gives {bpw}"),
-            ))?;
-        }
-        Ok(())
+/// Payload length, flag summary, bits per weight.
+fn check_totals(
+    totals: &Totals,
+    header: &Header,
+    payload: &SectionEntry,
+    directory: &[SectionEntry],
+    sink: Sink<'_>,
+) -> Result<()> {
+    let want = totals.payload_end.next_multiple_of(PAGE);
+    let stored = payload.stored_length.get();
+    if stored != want {
+        let code = if stored < totals.payload_end { "tensor-past-end" } else { "payload-length" };
+        sink(SquizdError::invalid(
+            code,
+            payload.offset.get(),
+            format!("payload has {stored} bytes, its tensors need {want} (padded to {PAGE})"),
+        ))?;
     }
+    let has = |kind: SectionKind| directory.iter().any(|e| e.kind.get() == kind.0);
+    let appendices = [
+        (SectionKind::SPARSITY, flags::SPARSE),
+        (SectionKind::COREML, flags::ANE_COREML),
+        (SectionKind::DRAFT_HEAD, flags::EAGLE_DRAFT),
+    ];
+    let held = appendices.iter().filter(|(kind, _)| has(*kind)).fold(totals.flags, |acc, (_, bit)| acc | bit);
+    let declared = header.flags.get() & flags::KNOWN;
+    if declared != held {
+        sink(SquizdError::invalid(
+            "flags-disagree",
+            offset_of!(Header, flags) as u64,
+            format!(
+                "flags declare {} which the file lacks, and omit {} which it holds",
+                names_of(declared & !held),
+                names_of(held & !declared)
+            ),
+        ))?;
+    }
+    let bpw = (totals.bits as f64 / totals.elements.max(1) as f64) as f32;
+    let found = header.compression_bpw.get();
+    if found.to_bits() != bpw.to_bits() {
+        sink(SquizdError::invalid(
+            "header-bpw",
+            offset_of!(Header, compression_bpw) as u64,
+            format!("compression_bpw is {found}, the tensor table gives {bpw}"),
+        ))?;
+    }
+    Ok(())
 }
 
 /// Flag names for a message.

@@ -31,7 +31,7 @@ pub trait PayloadSink: Sync {
 }
 
 /// What the user asked of a codec.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct EncodeOptions {
     /// Group size of the plain integer layouts; `None` chooses the compact layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +68,18 @@ pub struct Encoded<'a> {
     pub data: &'a [u8],
 }
 
+impl<'a> Encoded<'a> {
+    /// The codec's view of a parsed tensor.
+    pub fn of(tensor: &squizd_spec::TensorView<'a>) -> Self {
+        Self {
+            name: tensor.desc.name,
+            matrix: tensor.matrix(),
+            params: tensor.desc.params,
+            data: tensor.data,
+        }
+    }
+}
+
 /// One codec: encoder, decoder and the CPU kernel that reads its blocks in place.
 pub trait Codec: Sync {
     /// Wire id.
@@ -75,6 +87,15 @@ pub trait Codec: Sync {
 
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
+
+    /// Whether a source tensor of type `dtype` is taken over without loss, so
+    /// that it decodes to the very numbers of the source.
+    fn imports(&self, dtype: DType, matrix: Matrix, options: &EncodeOptions) -> bool;
+
+    /// The parameters of an ordinary tensor, without reading it: what a plan
+    /// counts with. [`Codec::plan`] departs from them only where the values
+    /// force it (a scale range beyond f16, say).
+    fn nominal(&self, matrix: Matrix, dtype: DType, options: &EncodeOptions) -> Result<Params>;
 
     /// Chooses the parameters for a tensor before encoding it (may read rows).
     fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params>;
@@ -108,8 +129,14 @@ pub struct Violation {
 }
 
 mod activation;
+mod check;
 mod half_float;
+mod int4;
+mod kernels;
+mod lanes;
+mod q8;
 mod raw;
+mod sample;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -119,7 +146,7 @@ mod tests;
 pub use activation::{Activation, Precision};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8];
+pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

@@ -1,0 +1,59 @@
+//! The reader against the hand-assembled golden file.
+
+use squizd_spec::{
+    Inspect, Level, Limits, Result, SectionKind, SquizdRef, Tables, TensorView, appendix::Bundle, validate,
+};
+
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const EXPECTED: &str = include_str!("../../fixtures/golden/v1-draft/toy-2layer.json");
+
+struct NoCodecs;
+
+impl Inspect for NoCodecs {
+    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
+        Ok(())
+    }
+    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_toy_is_valid() {
+    let findings = validate(TOY, &Limits::DEFAULT, Level::Numerics, &NoCodecs);
+    assert!(findings.is_empty(), "{findings:?}");
+}
+
+#[test]
+fn tables_agree_with_the_sidecar() {
+    let file = SquizdRef::parse(TOY, &Limits::DEFAULT).unwrap();
+    assert_eq!(file.tensor_count(), 21);
+    for t in file.tensors() {
+        let line = EXPECTED.lines().find(|l| l.contains(&format!("\"name\": \"{}\"", t.name))).unwrap();
+        let has = |field: String| assert!(line.contains(&field), "{field} not in {line}");
+        has(format!("\"codec_name\": \"{}\"", t.codec));
+        has(format!("\"offset\": {}", t.offset));
+        has(format!("\"payload_length\": {},", t.length));
+        has(format!("\"dims\": {:?},", t.dims));
+        has(format!("\"sha256\": \"{}\"", squizd_spec::Hex(t.sha256)));
+        has(format!("\"params\": \"{}\"", squizd_spec::Hex(t.params)));
+    }
+    assert!(EXPECTED.contains(&format!("\"{}\"", squizd_spec::Hex(&file.weights_digest()))));
+}
+
+#[test]
+fn tables_need_no_payload() {
+    let tables = Tables::parse_prefix(&TOY[..16384], &Limits::DEFAULT).unwrap();
+    assert_eq!(tables.find("output.weight").unwrap().dims[..], [16, 8]);
+}
+
+#[test]
+fn the_tokenizer_bundle_opens() {
+    let file = SquizdRef::parse(TOY, &Limits::DEFAULT).unwrap();
+    let section = file.section(SectionKind::TOKENIZER).unwrap();
+    let bundle = Bundle::parse(section.data, section.offset(), &Limits::DEFAULT).unwrap();
+    assert_eq!(bundle.files().len(), 2);
+    assert!(bundle.get("tokenizer.json").unwrap().starts_with(b"{\"version\": \"1.0\""));
+    let again = Bundle::write(bundle.files().iter().map(|f| (f.name, f.content))).unwrap();
+    assert_eq!(again, section.data);
+}

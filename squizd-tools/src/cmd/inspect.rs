@@ -1,0 +1,187 @@
+//! `squizd inspect FILE`.
+
+mod tensor;
+
+pub(super) use tensor::for_value_pairs;
+
+use crate::{Exit, Failure, output};
+use serde_json::json;
+use squizd_spec::{Hex, Limits, SectionKind, SquizdRef, TensorDesc, layout::flags};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// File to look into
+    file: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    /// Statistics and histogram of one tensor's decoded values
+    #[arg(long, value_name = "NAME")]
+    tensor: Option<String>,
+    /// Also print the metadata section
+    #[arg(long)]
+    metadata: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    let bytes = super::map(&args.file)?;
+    let file = super::parse(&bytes)?;
+    if let Some(name) = &args.tensor {
+        return tensor::run(&file, name, args.json);
+    }
+    let metadata = metadata(&file)?;
+    if args.json {
+        let mut document = json!({
+            "file": args.file.display().to_string(),
+            "header": header_json(&file),
+            "sections": sections_json(&file),
+            "tensors": file.descs().map(|t| tensor_json(&t)).collect::<Vec<_>>(),
+        });
+        if args.metadata
+            && let Some(fields) = document.as_object_mut()
+        {
+            fields.insert("metadata".into(), metadata);
+        }
+        output::json(&document)?;
+        return Ok(Exit::Done);
+    }
+    if args.metadata {
+        let text = serde_json::to_string_pretty(&metadata).map_err(|e| Failure::usage(e.to_string()))?;
+        output::line(text)?;
+        return Ok(Exit::Done);
+    }
+    print_header(&file, &metadata)?;
+    print_sections(&file)?;
+    print_tensors(&file)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn metadata(file: &SquizdRef<'_>) -> Result<serde_json::Value, Failure> {
+    let bytes = squizd_spec::section_bytes(file, SectionKind::METADATA, &Limits::DEFAULT)?;
+    serde_json::from_slice(&bytes.unwrap_or_default())
+        .map_err(|e| Failure { exit: Exit::Negative, message: format!("metadata section is not JSON: {e}") })
+}
+
+fn flag_names(bits: u32) -> Vec<&'static str> {
+    flags::NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect()
+}
+
+fn version(file: &SquizdRef<'_>) -> String {
+    let v = file.header().version.get();
+    format!("{}.{}", v >> 8, v & 0xff)
+}
+
+pub(super) fn header_json(file: &SquizdRef<'_>) -> serde_json::Value {
+    let h = file.header();
+    json!({
+        "version": version(file),
+        "flags": flag_names(h.flags.get()),
+        "arch": file.arch().to_string(),
+        "num_layers": h.num_layers.get(),
+        "hidden_dim": h.hidden_dim.get(),
+        "num_heads": h.num_heads.get(),
+        "vocab_size": h.vocab_size.get(),
+        "compression_bpw": h.compression_bpw.get(),
+        "sparsity_ratio": h.sparsity_ratio.get(),
+        "calibration_hash": format!("{:016x}", h.calibration_hash.get()),
+        "file_length": h.file_length.get(),
+        "root_digest": Hex(&h.root_digest).to_string(),
+        "weights_digest": Hex(&file.weights_digest()).to_string(),
+    })
+}
+
+fn sections_json(file: &SquizdRef<'_>) -> Vec<serde_json::Value> {
+    let section = |e: &squizd_spec::layout::SectionEntry| {
+        json!({
+            "kind": SectionKind(e.kind.get()).to_string(),
+            "offset": e.offset.get(),
+            "stored_length": e.stored_length.get(),
+            "length": e.length.get(),
+            "sha256": Hex(&e.sha256).to_string(),
+        })
+    };
+    file.directory().iter().map(section).collect()
+}
+
+pub(super) fn tensor_json(t: &TensorDesc<'_>) -> serde_json::Value {
+    json!({
+        "name": t.name,
+        "role": t.role.to_string(),
+        "layer": t.layer,
+        "part": t.part.to_string(),
+        "experts": t.experts,
+        "source_dtype": t.source_dtype.to_string(),
+        "dims": &*t.dims,
+        "codec": t.codec.to_string(),
+        "params": Hex(t.params).to_string(),
+        "offset": t.offset,
+        "bytes": t.length,
+        "bpw": t.bits_per_weight(),
+        "sha256": Hex(t.sha256).to_string(),
+    })
+}
+
+fn print_header(file: &SquizdRef<'_>, metadata: &serde_json::Value) -> Result<(), Failure> {
+    let h = file.header();
+    let text = |pointer: &str| metadata.pointer(pointer).and_then(|v| v.as_str()).unwrap_or("-").to_owned();
+    let weights: u64 = file.descs().map(|t| t.elements()).sum();
+    let flags = flag_names(h.flags.get());
+    let rows = [
+        ("format", format!(".squizd {} ({})", version(file), text("/format/spec"))),
+        ("model", format!("{} ({}, {})", text("/model/name"), file.arch(), text("/model/family"))),
+        (
+            "shape",
+            format!(
+                "{} layers, hidden {}, {} heads, vocabulary {}",
+                h.num_layers, h.hidden_dim, h.num_heads, h.vocab_size
+            ),
+        ),
+        ("weights", format!("{} in {} tensors", output::count(weights), file.tensor_count())),
+        (
+            "size",
+            format!(
+                "{}; {:.4} bits per weight (payload), {:.4} (whole file)",
+                output::bytes(h.file_length.get()),
+                h.compression_bpw.get(),
+                h.file_length.get() as f64 * 8.0 / weights.max(1) as f64
+            ),
+        ),
+        ("flags", if flags.is_empty() { "none".into() } else { flags.join(" ") }),
+        ("source", format!("{} {}", text("/provenance/source/format"), text("/provenance/source/repo"))),
+        ("written by", text("/format/tool")),
+        ("root digest", Hex(&h.root_digest).to_string()),
+    ];
+    for (name, value) in rows {
+        output::line(format!("{name:<12} {value}"))?;
+    }
+    output::line("")
+}
+
+fn print_sections(file: &SquizdRef<'_>) -> Result<(), Failure> {
+    let rows = file.directory().iter().map(|e| {
+        vec![
+            SectionKind(e.kind.get()).to_string(),
+            e.offset.to_string(),
+            output::count(e.stored_length.get()),
+            output::count(e.length.get()),
+        ]
+    });
+    output::line(output::table(&["section", "offset", "stored bytes", "bytes"], 1, rows))?;
+    output::line("")
+}
+
+fn print_tensors(file: &SquizdRef<'_>) -> Result<(), Failure> {
+    let rows = file.descs().map(|t| {
+        vec![
+            t.name.to_owned(),
+            t.codec.to_string(),
+            t.source_dtype.to_string(),
+            output::dims(&t.dims),
+            t.offset.to_string(),
+            output::count(t.length),
+            format!("{:.3}", t.bits_per_weight()),
+        ]
+    });
+    output::line(output::table(&["tensor", "codec", "from", "shape", "offset", "bytes", "bpw"], 3, rows))
+}

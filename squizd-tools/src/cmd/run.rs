@@ -1,0 +1,180 @@
+//! `squizd run FILE --prompt TEXT | --chat TEXT`.
+
+use super::model::{Opened, read_text};
+use crate::{Exit, Failure};
+use squizd::{
+    codec::Precision,
+    runtime::{GenerateOptions, Generated, KvType, Session, SessionOptions, generate},
+    text::{ChatTemplate, Message, Sampler, SamplerOptions, Tokenizer},
+};
+use std::{io::Write, ops::ControlFlow, path::PathBuf};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Model file
+    file: PathBuf,
+    /// Text to continue
+    #[arg(short, long, required_unless_present_any = ["chat", "prompt_file"], conflicts_with = "chat")]
+    prompt: Option<String>,
+    /// File whose text to continue
+    #[arg(long, conflicts_with_all = ["prompt", "chat"])]
+    prompt_file: Option<PathBuf>,
+    /// User message, put through the model's chat template
+    #[arg(short, long)]
+    chat: Option<String>,
+    /// System message for --chat
+    #[arg(long, requires = "chat")]
+    system: Option<String>,
+    /// Most tokens to generate
+    #[arg(short = 'n', long, default_value_t = 128)]
+    max_tokens: usize,
+    /// Temperature; 0 always takes the most likely token
+    #[arg(long, default_value_t = 0.0)]
+    temp: f32,
+    /// Keep the most likely tokens up to this total probability
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Keep this many most likely tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: u32,
+    /// Keep tokens at least this times as likely as the most likely one
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Seed of the sampler
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Positions to reserve [default: what prompt and -n need]
+    #[arg(long)]
+    ctx_size: Option<usize>,
+    /// How one-token products read their input: f32 is exact, q8 faster
+    #[arg(long, value_enum, default_value_t = Arithmetic::Q8)]
+    precision: Arithmetic,
+    /// Key/value cache: f32 or f16
+    #[arg(long, value_enum, default_value_t = Cache::F16)]
+    kv: Cache,
+    /// Check every hash and block before running
+    #[arg(long)]
+    verify: bool,
+    /// Do not repeat the prompt on stdout
+    #[arg(long)]
+    no_echo: bool,
+    /// Print timings on stderr
+    #[arg(long)]
+    stats: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Arithmetic {
+    F32,
+    Q8,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Cache {
+    F32,
+    F16,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    let bytes = super::map(&args.file)?;
+    let opened = Opened::new(&bytes, args.verify)?;
+    let tokenizer = opened.tokenizer()?;
+    let (ids, echo) = prompt(args, &opened, &tokenizer)?;
+    let sampler = SamplerOptions {
+        temperature: args.temp,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        min_p: args.min_p,
+        seed: args.seed,
+    };
+    let mut sampler = Sampler::new(sampler).map_err(|e| Failure::usage(e.to_string()))?;
+    let model = opened.model()?;
+    let options = SessionOptions {
+        context: args.ctx_size.unwrap_or(ids.len() + args.max_tokens),
+        kv: match args.kv {
+            Cache::F32 => KvType::F32,
+            Cache::F16 => KvType::F16,
+        },
+        precision: match args.precision {
+            Arithmetic::F32 => Precision::F32,
+            Arithmetic::Q8 => Precision::Q8,
+        },
+        ..SessionOptions::default()
+    };
+    let mut session = Session::new(&model, options)?;
+    let mut out = std::io::stdout().lock();
+    let mut decoder = tokenizer.stream(true, echo.is_none());
+    let mut text = echo.filter(|_| !args.no_echo).unwrap_or_default();
+    let mut flush = |text: &mut String| {
+        let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        text.clear();
+        // A closed pipe ends generation quietly.
+        if done.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    if flush(&mut text).is_break() {
+        return Ok(Exit::Done);
+    }
+    let stop = GenerateOptions { max_tokens: args.max_tokens, stop: &opened.metadata.model.tokens.eos };
+    let generated = generate(
+        &mut session,
+        &ids,
+        &stop,
+        |logits| sampler.sample(logits),
+        |id| {
+            decoder.push(id, &mut text);
+            flush(&mut text)
+        },
+    )?;
+    decoder.finish(&mut text);
+    text.push('\n');
+    let _ = flush(&mut text);
+    if args.stats {
+        print_stats(&generated);
+    }
+    Ok(Exit::Done)
+}
+
+/// The prompt's ids, and its text where the output continues it.
+fn prompt(
+    args: &Args,
+    opened: &Opened<'_>,
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<u32>, Option<String>), Failure> {
+    if let Some(user) = &args.chat {
+        let source = opened
+            .metadata
+            .chat_template
+            .as_deref()
+            .ok_or_else(|| Failure::usage("the file has no chat template: use --prompt"))?;
+        let tokens = &opened.metadata.model.tokens;
+        let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
+        let template =
+            ChatTemplate::new(source, &text_of(tokens.bos), &text_of(tokens.eos.first().copied()))?;
+        let mut messages: Vec<Message> =
+            args.system.iter().map(|s| Message::new("system", s.as_str())).collect();
+        messages.push(Message::new("user", user.as_str()));
+        return Ok((tokenizer.encode_chat(&template.render(&messages, true)?)?, None));
+    }
+    let text = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => read_text(path)?,
+        (None, None) => return Err(Failure::usage("give --prompt, --prompt-file or --chat")),
+    };
+    let ids = tokenizer.encode(&text, true)?;
+    if ids.is_empty() {
+        return Err(Failure::usage("the prompt is empty and the model has no beginning-of-sequence token"));
+    }
+    Ok((ids, Some(text)))
+}
+
+fn print_stats(generated: &Generated) {
+    eprintln!(
+        "prompt {} tokens, {:.1} tok/s; first token after {:.1} ms; generated {} tokens, {:.1} tok/s ({:?})",
+        generated.prompt_tokens,
+        generated.prefill_rate(),
+        generated.prefill.as_secs_f64() * 1e3,
+        generated.tokens.len(),
+        generated.decode_rate(),
+        generated.reason
+    );
+}

@@ -1,0 +1,520 @@
+//! A source's tensors, brought into stored form.
+
+use super::{
+    Buffer, Entry, Family, Naming, Target,
+    assemble::{self, Run},
+    name::TensorName,
+    shape::{self, Key},
+    some_of,
+    tables::{GGUF_AUXILIARY, HF_AUXILIARY, HF_PREFIXES},
+};
+use crate::source::{
+    config::SourceConfig,
+    flaw::bad_name,
+    pieces::{MappedTensor, Piece, Reader, Recipe, Walk},
+    store::{StoredTensor, TensorStore},
+};
+use squizd::{Error, Result, source::TensorInfo};
+use squizd_spec::{DType, Limits, Part, Role};
+use std::collections::BTreeMap;
+
+/// What to do with tensors outside the text model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingOptions {
+    /// Carry tensors that no table knows as [`Role::OTHER`].
+    pub allow_unmapped: bool,
+    /// Leave out vision towers and other parts outside the text model.
+    pub text_only: bool,
+}
+
+/// The outcome of [`map`].
+#[derive(Debug, Default)]
+pub struct Mapping {
+    /// Stored tensors in file order.
+    pub tensors: Vec<MappedTensor>,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// Rows of the embedding.
+    pub vocab_size: u64,
+    /// Store index of GGUF's divisors of the rotary frequencies.
+    pub rope_factors: Option<usize>,
+    /// Store indices of `LongRoPE`'s short and long factors.
+    pub longrope_factors: (Option<usize>, Option<usize>),
+    /// Source tensors left out on purpose.
+    pub dropped: Vec<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Source rows collected for one stored tensor.
+#[derive(Default)]
+struct Collected {
+    runs: Vec<(usize, Run)>,
+}
+
+enum Class {
+    Known(Target, u16, u32),
+    Auxiliary(&'static str),
+    Unknown,
+}
+
+/// Maps every tensor of `store` by the family's tables.
+///
+/// # Errors
+/// Names every tensor that is unknown, missing, of an unexpected shape, or
+/// given twice.
+pub fn map(
+    store: &dyn TensorStore,
+    naming: Naming,
+    cfg: &SourceConfig,
+    options: MappingOptions,
+) -> Result<Mapping> {
+    let family = cfg.family;
+    if family.tables(naming).is_empty() {
+        return Err(Error::unsupported(format!(
+            "{} stores the linear-attention heads of {} in another order than Hugging Face; convert from the safetensors checkpoint instead",
+            match naming {
+                Naming::Gguf => "GGUF",
+                Naming::Hf => "this checkpoint",
+            },
+            family.name
+        )));
+    }
+    let tensors = store.tensors();
+    let classes: Vec<Class> = tensors.iter().map(|t| classify(cfg, naming, &t.name)).collect();
+    let mut out = Mapping { vocab_size: vocab_rows(tensors, &classes, family)?, ..Mapping::default() };
+
+    let mut collected: BTreeMap<Key, Collected> = BTreeMap::new();
+    let mut unknown: Vec<usize> = Vec::new();
+    let mut auxiliary: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let has_joint_latent = |layer| has_latent(&classes, layer);
+    for (index, (tensor, class)) in tensors.iter().zip(&classes).enumerate() {
+        check_shape(tensor)?;
+        match *class {
+            Class::Unknown => unknown.push(index),
+            Class::Auxiliary(what) => auxiliary.entry(what).or_default().push(index),
+            Class::Known(Target::Buffer(b), ..) => out.buffer(b, index, tensor),
+            Class::Known(Target::Fused(super::Fused::LatentKey | super::Fused::LatentValue), layer, _)
+                if has_joint_latent(layer) =>
+            {
+                out.dropped.push(tensor.name.clone());
+            }
+            Class::Known(target, layer, expert) => {
+                let plan = assemble::plan(cfg, naming, target, layer, expert, out.vocab_size);
+                let Some(plan) = plan else {
+                    return Err(Error::invalid(format!(
+                        "tensor {} has no place in this {} configuration",
+                        tensor.name, family.name
+                    )));
+                };
+                check_dims(tensor, &plan.dims, family)?;
+                for (key, runs) in plan.parts {
+                    let slot = collected.entry(key).or_default();
+                    slot.runs.extend(runs.into_iter().map(|r| (index, r)));
+                }
+            }
+        }
+    }
+    if !unknown.is_empty() && !options.allow_unmapped {
+        return Err(unmapped(tensors, &unknown, family));
+    }
+
+    for (key, slot) in collected {
+        let mapped = finish(cfg, naming, tensors, key, slot, out.vocab_size)?;
+        out.tensors.push(mapped);
+    }
+    out.settle_head(store, cfg)?;
+    check_required(cfg, naming, &out)?;
+    let carried = out.auxiliary(tensors, auxiliary, options);
+    if !unknown.is_empty() {
+        let names: Vec<&str> = names_of(tensors, &unknown);
+        out.warnings.push(format!(
+            "{} unmapped tensors are carried raw under their source names: {}",
+            names.len(),
+            some_of(&names)
+        ));
+    }
+    out.carry(tensors, unknown.into_iter().chain(carried).collect())?;
+    Ok(out)
+}
+
+fn names_of<'t>(tensors: &'t [StoredTensor], indices: &[usize]) -> Vec<&'t str> {
+    indices.iter().filter_map(|&i| tensors.get(i)).map(|t| t.name.as_str()).collect()
+}
+
+fn classify(cfg: &SourceConfig, naming: Naming, name: &str) -> Class {
+    let (auxiliary, prefixes) = match naming {
+        Naming::Hf => (HF_AUXILIARY, HF_PREFIXES),
+        Naming::Gguf => (GGUF_AUXILIARY, &[""][..]),
+    };
+    if let Some((_, what)) = auxiliary.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+        return Class::Auxiliary(what);
+    }
+    let layers = u32::from(cfg.model.num_layers);
+    for relative in prefixes.iter().filter_map(|p| name.strip_prefix(p)) {
+        let parsed = TensorName::parse(relative);
+        let in_stack = parsed.template.starts_with("layers.{l}.") || parsed.template.starts_with("blk.{l}.");
+        let layer = parsed.layer.unwrap_or(0);
+        if in_stack && layer >= layers {
+            let is_mtp = layer < layers + u32::from(cfg.mtp_layers);
+            return if is_mtp { Class::Auxiliary("multi-token prediction head") } else { Class::Unknown };
+        }
+        if let Some(target) = cfg.family.target(naming, &parsed.template) {
+            return Class::Known(target, layer as u16, parsed.expert.unwrap_or(0));
+        }
+    }
+    Class::Unknown
+}
+
+/// Rows of the embedding, which settle the vocabulary size.
+fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], family: &Family) -> Result<u64> {
+    let is_embedding =
+        |c: &Class| matches!(c, Class::Known(Target::Whole(Role::TOKEN_EMBD, Part::WEIGHT), ..));
+    let found = tensors.iter().zip(classes).find(|(_, c)| is_embedding(c));
+    let Some((tensor, _)) = found else {
+        let names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+        return Err(Error::invalid(format!(
+            "no token embedding for architecture {} among {} tensors: {}",
+            family.name,
+            names.len(),
+            some_of(&names)
+        )));
+    };
+    match *tensor.dims.as_slice() {
+        [rows, _] if rows > 0 && u32::try_from(rows).is_ok() => Ok(rows),
+        _ => Err(Error::invalid(format!(
+            "tensor {} has dimensions {:?}; an embedding is [vocab, hidden]",
+            tensor.name, tensor.dims
+        ))),
+    }
+}
+
+fn has_latent(classes: &[Class], layer: u16) -> bool {
+    let joint = Target::Whole(Role::ATTN_KV_B, Part::WEIGHT);
+    classes.iter().any(|c| matches!(c, Class::Known(t, l, _) if *t == joint && *l == layer))
+}
+
+fn check_shape(tensor: &StoredTensor) -> Result<()> {
+    let limits = Limits::DEFAULT;
+    let elements = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+    let fits = elements.is_some_and(|n| n > 0 && n <= limits.elements);
+    if tensor.dims.is_empty() || tensor.dims.len() > 6 || !fits {
+        return Err(Error::invalid(format!(
+            "tensor {} has dimensions {:?}; 1 to 6 dimensions, none of them 0 and no more than {} elements are allowed",
+            tensor.name, tensor.dims, limits.elements
+        )));
+    }
+    if tensor.dtype_name.starts_with("F8") {
+        return Err(Error::unsupported(format!(
+            "tensor {} is {}: already quantized to 8-bit floats; convert from the original BF16 checkpoint",
+            tensor.name, tensor.dtype_name
+        )));
+    }
+    Ok(())
+}
+
+/// Equal up to dimensions of 1, which GGUF drops.
+fn check_dims(tensor: &StoredTensor, expected: &[u64], family: &Family) -> Result<()> {
+    let squeezed = |dims: &[u64]| dims.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
+    if squeezed(&tensor.dims) == squeezed(expected) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "tensor {} has dimensions {:?}, the configuration of this {} model calls for {expected:?}",
+        tensor.name, tensor.dims, family.name
+    )))
+}
+
+/// Suffixes that only quantized checkpoints have, and who writes them.
+const QUANTIZER_SUFFIXES: &[(&str, &str)] = &[
+    (".qweight", "GPTQ or AWQ"),
+    (".qzeros", "GPTQ or AWQ"),
+    (".g_idx", "GPTQ"),
+    (".weight_scale_inv", "block-wise FP8"),
+    (".weight_packed", "compressed-tensors"),
+    (".weight_scale", "compressed-tensors or FP8"),
+    (".input_scale", "FP8"),
+    (".SCB", "bitsandbytes 8-bit"),
+    (".absmax", "bitsandbytes 4-bit"),
+    (".quant_state.bitsandbytes__nf4", "bitsandbytes 4-bit"),
+    ("_blocks", "MXFP4"),
+];
+
+fn unmapped(tensors: &[StoredTensor], unknown: &[usize], family: &Family) -> Error {
+    let names = names_of(tensors, unknown);
+    for name in &names {
+        if let Some((_, by)) = QUANTIZER_SUFFIXES.iter().find(|(suffix, _)| name.ends_with(suffix)) {
+            return Error::unsupported(format!(
+                "tensor {name} says that this checkpoint is already quantized ({by}); convert from the original BF16 checkpoint"
+            ));
+        }
+        if name.contains(".lora_A.") || name.contains(".lora_B.") {
+            return Error::unsupported(format!(
+                "tensor {name} belongs to a LoRA adapter; merge it into its base model first"
+            ));
+        }
+    }
+    Error::unsupported(format!(
+        "{} of {} tensors are not known for architecture {}: {}; pass --allow-unmapped to carry them raw",
+        names.len(),
+        tensors.len(),
+        family.name,
+        some_of(&names)
+    ))
+}
+
+/// Orders the rows of one stored tensor and checks that they tile it.
+fn finish(
+    cfg: &SourceConfig,
+    naming: Naming,
+    tensors: &[StoredTensor],
+    key: Key,
+    slot: Collected,
+    vocab: u64,
+) -> Result<MappedTensor> {
+    let name = key.name();
+    let dims = shape::dims(cfg, &key, vocab).ok_or_else(|| {
+        Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name))
+    })?;
+    let mut pieces: Vec<Piece> = slot
+        .runs
+        .into_iter()
+        .map(|(tensor, r)| Piece { dst: r.dst, len: r.len, tensor, src: r.src, walk: r.walk })
+        .collect();
+    pieces.sort_by_key(|p| (p.dst, p.tensor));
+    let source = |p: &Piece| tensors.get(p.tensor).map_or("?", |t| t.name.as_str());
+    let mut end = 0;
+    for (i, piece) in pieces.iter().enumerate() {
+        if piece.dst < end {
+            let before = i.checked_sub(1).and_then(|j| pieces.get(j)).map_or("?", source);
+            return Err(Error::invalid(format!("{} and {before} are both {name}", source(piece))));
+        }
+        if piece.dst > end {
+            break;
+        }
+        end = piece.end();
+    }
+    let rows = assemble::units(&dims);
+    if end != rows {
+        let given: Vec<&str> = pieces.iter().map(source).collect();
+        return Err(Error::invalid(format!(
+            "{name} is incomplete: its source tensors leave rows from {end} of {rows} unfilled; found {}",
+            some_of(&given)
+        )));
+    }
+    let first = pieces.first().and_then(|p| tensors.get(p.tensor));
+    let add_one = naming == Naming::Hf && cfg.family.hf_norm_offset && is_gain(key.role);
+    let same_type = pieces.iter().all(|p| tensors.get(p.tensor).map(|t| t.dtype) == first.map(|t| t.dtype));
+    let in_rows = pieces.iter().all(|p| matches!(p.walk, Walk::Rows { .. }));
+    let native = same_type && in_rows && !add_one;
+    let experts = match key.role {
+        Role::MOE_GATE | Role::MOE_UP | Role::MOE_DOWN => dims.first().copied().unwrap_or(0) as u16,
+        _ => 0,
+    };
+    let info = TensorInfo {
+        name,
+        source_name: source_names(&pieces, &source),
+        role: key.role,
+        layer: key.layer(),
+        part: key.part,
+        experts,
+        dtype: if native { first.map_or(DType::F32, |t| t.dtype) } else { DType::F32 },
+        dims,
+    };
+    Ok(MappedTensor { info, recipe: Recipe { pieces, add_one, native } })
+}
+
+fn is_gain(role: Role) -> bool {
+    matches!(
+        role,
+        Role::ATTN_NORM
+            | Role::ATTN_Q_NORM
+            | Role::ATTN_K_NORM
+            | Role::ATTN_POST_NORM
+            | Role::FFN_NORM
+            | Role::FFN_POST_NORM
+            | Role::OUTPUT_NORM
+    )
+}
+
+fn source_names<'a>(pieces: &[Piece], source: &impl Fn(&Piece) -> &'a str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for piece in pieces {
+        let name = source(piece);
+        if names.last() != Some(&name) {
+            names.push(name);
+        }
+    }
+    match names.as_slice() {
+        [a, .., b] if a != b && pieces.first().map(|p| p.tensor) != pieces.get(2).map(|p| p.tensor) => {
+            format!("{a} .. {b}")
+        }
+        [a, b, ..] => format!("{a}, {b}"),
+        [a] => (*a).to_owned(),
+        [] => String::new(),
+    }
+}
+
+fn check_required(cfg: &SourceConfig, naming: Naming, out: &Mapping) -> Result<()> {
+    let key_of = |i: &TensorInfo| Key::new(i.role, i.layer.unwrap_or(0), i.part);
+    let present: Vec<Key> = out.tensors.iter().map(|t| key_of(&t.info)).collect();
+    let required = shape::required(cfg, out.tied);
+    let missing: Vec<String> = required
+        .iter()
+        .filter(|k| present.binary_search(k).is_err())
+        .map(|k| match source_name(cfg.family, naming, k) {
+            Some(source) => format!("{source} ({})", k.name()),
+            None => k.name(),
+        })
+        .collect();
+    if !missing.is_empty() {
+        return Err(Error::invalid(format!(
+            "{} tensors of this {} model are missing: {}",
+            missing.len(),
+            cfg.family.name,
+            some_of(&missing)
+        )));
+    }
+    let unexpected: Vec<String> = out
+        .tensors
+        .iter()
+        .filter(|t| t.info.part == Part::WEIGHT && required.binary_search(&key_of(&t.info)).is_err())
+        .map(|t| format!("{} ({})", t.info.source_name, t.info.name))
+        .collect();
+    if unexpected.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{} tensors have no place in this {} configuration: {}",
+        unexpected.len(),
+        cfg.family.name,
+        some_of(&unexpected)
+    )))
+}
+
+/// The usual source name of a stored tensor, for messages.
+fn source_name(family: &Family, naming: Naming, key: &Key) -> Option<String> {
+    let means = |e: &&Entry| match e.target {
+        Target::Whole(role, part) => role == key.role && part == key.part,
+        Target::Expert(role) => role == key.role,
+        _ => false,
+    };
+    let entry = family.tables(naming).iter().flat_map(|t| t.iter()).find(means)?;
+    let name = entry.name.replace("{l}", &key.layer().unwrap_or(0).to_string());
+    let is_headless = naming == Naming::Gguf || key.role == Role::OUTPUT;
+    Some(if is_headless { name } else { format!("model.{name}") })
+}
+
+impl Mapping {
+    fn buffer(&mut self, what: Buffer, index: usize, tensor: &StoredTensor) {
+        match what {
+            Buffer::Derived => self.dropped.push(tensor.name.clone()),
+            Buffer::RopeFactors => self.rope_factors = Some(index),
+            Buffer::ShortFactors => self.longrope_factors.0 = Some(index),
+            Buffer::LongFactors => self.longrope_factors.1 = Some(index),
+        }
+    }
+
+    /// Drops a head that repeats the embedding, and decides whether the head is tied.
+    fn settle_head(&mut self, store: &dyn TensorStore, cfg: &SourceConfig) -> Result<()> {
+        let at = |role| self.tensors.iter().position(|t| t.info.role == role);
+        let (Some(embedding), Some(head)) = (at(Role::TOKEN_EMBD), at(Role::OUTPUT)) else {
+            self.tied = cfg.tied.unwrap_or(true);
+            return Ok(());
+        };
+        let (Some(a), Some(b)) = (self.tensors.get(embedding), self.tensors.get(head)) else { return Ok(()) };
+        if identical(&a.reader(store), &b.reader(store))? {
+            let removed = self.tensors.remove(head);
+            self.dropped.push(removed.info.source_name);
+            self.tied = true;
+        } else if cfg.tied == Some(true) {
+            self.warnings.push(format!(
+                "{} differs from the embedding although tie_word_embeddings is true: it is kept and the model marked as untied",
+                b.info.source_name
+            ));
+        }
+        Ok(())
+    }
+
+    /// Drops or keeps parts outside the text model; returns those to carry.
+    fn auxiliary(
+        &mut self,
+        tensors: &[StoredTensor],
+        found: BTreeMap<&str, Vec<usize>>,
+        options: MappingOptions,
+    ) -> Vec<usize> {
+        let mut carried = Vec::new();
+        for (what, indices) in found {
+            let names = names_of(tensors, &indices);
+            let listed = some_of(&names);
+            if options.text_only {
+                self.warnings.push(format!("{what} left out, {} tensors: {listed}", names.len()));
+                self.dropped.extend(names.into_iter().map(str::to_owned));
+            } else {
+                self.warnings.push(format!(
+                    "{what} carried raw under its source names, {} tensors: {listed}; leave it out with --text-only",
+                    names.len()
+                ));
+                carried.extend(indices);
+            }
+        }
+        carried
+    }
+
+    /// Appends source tensors unchanged as [`Role::OTHER`], by name.
+    fn carry(&mut self, tensors: &[StoredTensor], mut indices: Vec<usize>) -> Result<()> {
+        indices.sort_by_key(|&i| tensors.get(i).map(|t| t.name.as_str()));
+        let taken: std::collections::HashSet<String> =
+            self.tensors.iter().map(|t| t.info.name.clone()).collect();
+        for (index, tensor) in indices.into_iter().filter_map(|i| tensors.get(i).map(|t| (i, t))) {
+            if let Some(what) = bad_name(&tensor.name, Limits::DEFAULT.name.into()) {
+                return Err(Error::invalid(format!("unmapped tensor cannot be stored: its name {what}")));
+            }
+            if taken.contains(&tensor.name) {
+                return Err(Error::invalid(format!(
+                    "unmapped tensor {} has the stored name of a mapped one",
+                    tensor.name
+                )));
+            }
+            let info = TensorInfo {
+                name: tensor.name.clone(),
+                source_name: tensor.name.clone(),
+                role: Role::OTHER,
+                layer: None,
+                part: Part::WEIGHT,
+                experts: 0,
+                dtype: tensor.dtype,
+                dims: tensor.dims.clone(),
+            };
+            let len = assemble::units(&tensor.dims);
+            let piece = Piece { dst: 0, len, tensor: index, src: 0, walk: Walk::Rows { stride: 1 } };
+            let recipe = Recipe { pieces: vec![piece], add_one: false, native: true };
+            self.tensors.push(MappedTensor { info, recipe });
+        }
+        Ok(())
+    }
+}
+
+/// Whether two tensors hold the same bytes, read in windows of about 1 MiB.
+fn identical(a: &Reader<'_>, b: &Reader<'_>) -> Result<bool> {
+    if a.info.dims != b.info.dims || a.info.dtype != b.info.dtype {
+        return Ok(false);
+    }
+    let rows = a.info.rows();
+    let step = (1u64 << 18).checked_div(a.info.cols()).unwrap_or(1).max(1);
+    let mut start = 0;
+    while start < rows {
+        let window = start..rows.min(start + step);
+        let same = match (a.read_native(window.clone())?, b.read_native(window.clone())?) {
+            (Some(x), Some(y)) => x == y,
+            _ => false,
+        };
+        a.release(&window);
+        b.release(&window);
+        if !same {
+            return Ok(false);
+        }
+        start = window.end;
+    }
+    Ok(true)
+}

@@ -1,0 +1,47 @@
+//! What is wrong with a file, and at which byte; and checks that containers share.
+
+use squizd::Error;
+use std::path::Path;
+
+/// A refusal, before the path is added.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flaw {
+    /// Absolute offset of the field at fault.
+    pub(super) byte: u64,
+    /// Well-formed, but not for this build.
+    pub(super) unsupported: bool,
+    /// Field, value found, value allowed.
+    pub(super) message: String,
+}
+
+impl Flaw {
+    pub(super) fn invalid(byte: u64, message: impl Into<String>) -> Self {
+        Self { byte, unsupported: false, message: message.into() }
+    }
+
+    pub(super) fn unsupported(byte: u64, message: impl Into<String>) -> Self {
+        Self { byte, unsupported: true, message: message.into() }
+    }
+
+    /// `PATH: byte N: message`.
+    pub(super) fn in_file(self, path: &Path) -> Error {
+        let text = format!("{}: byte {}: {}", path.display(), self.byte, self.message);
+        if self.unsupported { Error::Unsupported(text) } else { Error::Invalid(text) }
+    }
+}
+
+/// What makes `name` unfit to name a tensor, if anything: names end up in
+/// terminals, in other files and, in careless hands, in paths.
+pub(super) fn bad_name(name: &str, cap: usize) -> Option<String> {
+    if name.is_empty() {
+        Some("is empty".to_owned())
+    } else if name.len() > cap {
+        Some(format!("has {} bytes, allowed at most {cap}", name.len()))
+    } else if name.chars().any(char::is_control) {
+        Some(format!("{name:?} has control characters"))
+    } else if name.starts_with('/') || name.contains('\\') || name.split('/').any(|part| part == "..") {
+        Some(format!("{name:?} looks like a path"))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,171 @@
+//! A planned conversion, from source to file.
+
+use crate::{
+    Error, Result,
+    codec::{EncodeStats, Rows, codec},
+    metadata::{FormatInfo, Metadata, Provenance},
+    plan::{Plan, PlannedTensor, Recipe},
+    source::{TensorInfo, TensorSource},
+    writer::{Finished, HeaderInfo, Section, Writer},
+};
+use squizd_spec::{CodecId, DType, Matrix, SectionKind, appendix::Bundle};
+use std::{borrow::Cow, ops::Range, path::Path};
+
+/// Told how a conversion goes on; all methods may be called from any thread.
+pub trait Progress: Sync {
+    /// A tensor begins.
+    fn tensor(&self, info: &TensorInfo, planned: &PlannedTensor) {
+        let _ = (info, planned);
+    }
+    /// `weights` more weights have been encoded.
+    fn advance(&self, weights: u64) {
+        let _ = weights;
+    }
+    /// Whether to stop; asked often.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// No progress wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+impl Progress for Silent {}
+
+/// What became of one tensor.
+#[derive(Clone, Debug)]
+pub struct TensorOutcome {
+    /// Stored name.
+    pub name: String,
+    /// Codec.
+    pub codec: CodecId,
+    /// Weights.
+    pub weights: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Energy and error.
+    pub stats: EncodeStats,
+}
+
+/// What became of a conversion.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Tensors in file order.
+    pub tensors: Vec<TensorOutcome>,
+    /// The file.
+    pub file: Finished,
+}
+
+/// Converts `source` into `target` as planned.
+///
+/// # Errors
+/// On any error, and when cancelled, nothing is left at or beside the target
+/// but what was there before.
+pub fn convert(
+    source: &dyn TensorSource,
+    plan: &Plan,
+    recipe: &Recipe,
+    target: &Path,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    let mut later = Vec::new();
+    if !source.tokenizer_files().is_empty() {
+        let files = source.tokenizer_files().iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+        later.push(Section::zstd(SectionKind::TOKENIZER, &Bundle::write(files)?)?);
+    }
+    later.push(Section::plain(SectionKind::METADATA, metadata(source, recipe).to_bytes()?));
+
+    let kinds: Vec<_> = later.iter().map(|s| s.kind).collect();
+    let mut writer = Writer::create(target, HeaderInfo::of(source.model()), source.tensors(), &kinds)?;
+    let mut tensors = Vec::with_capacity(plan.tensors.len());
+    for planned in &plan.tensors {
+        let info = source
+            .tensors()
+            .get(planned.index)
+            .ok_or_else(|| Error::invalid("the plan does not belong to this source"))?;
+        progress.tensor(info, planned);
+        tensors.push(encode(source, info, planned, &mut writer, progress)?);
+    }
+    Ok(Outcome { tensors, file: writer.finish(&later)? })
+}
+
+fn encode(
+    source: &dyn TensorSource,
+    info: &TensorInfo,
+    planned: &PlannedTensor,
+    writer: &mut Writer,
+    progress: &dyn Progress,
+) -> Result<TensorOutcome> {
+    let rows = SourceRows { source, info, index: planned.index, progress };
+    let codec = codec(planned.codec)
+        .ok_or_else(|| Error::unsupported(format!("this build has no codec {}", planned.codec)))?;
+    let params = codec.plan(&rows, &planned.options)?;
+    let mut bytes = 0;
+    let stats = writer.tensor(planned.codec, &params, |sink| {
+        let (length, stats) = codec.encode(&rows, &params, sink)?;
+        bytes = length;
+        Ok((length, stats))
+    })?;
+    Ok(TensorOutcome {
+        name: info.name.clone(),
+        codec: planned.codec,
+        weights: info.elements(),
+        bytes,
+        stats,
+    })
+}
+
+fn metadata(source: &dyn TensorSource, recipe: &Recipe) -> Metadata {
+    Metadata {
+        format: FormatInfo::default(),
+        model: source.model().clone(),
+        source: source.source_files().clone(),
+        chat_template: source.chat_template().map(str::to_owned),
+        provenance: Provenance {
+            source: source.provenance().clone(),
+            recipe: recipe.to_json(),
+            calibration: None,
+        },
+    }
+}
+
+/// One tensor of the source as the codecs ask for it.
+struct SourceRows<'a> {
+    source: &'a dyn TensorSource,
+    info: &'a TensorInfo,
+    index: usize,
+    progress: &'a dyn Progress,
+}
+
+impl Rows for SourceRows<'_> {
+    fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    fn matrix(&self) -> Matrix {
+        Matrix { rows: self.info.rows(), cols: self.info.cols() }
+    }
+
+    fn dtype(&self) -> DType {
+        self.info.dtype
+    }
+
+    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        if self.progress.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.source.read_f32(self.index, rows, out)
+    }
+
+    fn read_native(&self, rows: Range<u64>) -> Result<Option<Cow<'_, [u8]>>> {
+        if self.progress.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.source.read_native(self.index, rows)
+    }
+
+    fn release(&self, rows: Range<u64>) {
+        self.progress.advance((rows.end - rows.start) * self.info.cols());
+        self.source.release(self.index, rows);
+    }
+}

@@ -1,0 +1,217 @@
+//! Which codec each tensor gets, and what that will cost, before a byte is written.
+
+use crate::{
+    Error, Result,
+    codec::{EncodeOptions, codec},
+    source::{TensorInfo, TensorSource},
+};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use squizd_spec::{CodecId, DType, Matrix, Part, PayloadLength, Role};
+use std::{fmt, str::FromStr};
+
+/// A codec by name, with its options: `raw`, `bf16`, `q8`, `int4`, `int4:g32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodecChoice {
+    /// `None` keeps the source's own precision.
+    pub codec: Option<CodecId>,
+    /// Codec options.
+    pub options: EncodeOptions,
+}
+
+impl CodecChoice {
+    /// Keeps the source's own precision.
+    pub const RAW: Self = Self { codec: None, options: EncodeOptions { group_size: None } };
+
+    fn of(codec: CodecId) -> Self {
+        Self { codec: Some(codec), ..Self::RAW }
+    }
+}
+
+impl FromStr for CodecChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, option) = text.split_once(':').map_or((text, None), |(n, o)| (n, Some(o)));
+        let codec = match name {
+            "raw" => None,
+            name => Some(CodecId::from_name(name).filter(|c| codec(*c).is_some()).ok_or_else(|| {
+                let known: Vec<_> = CodecId::ALL.iter().filter_map(|c| c.name()).collect();
+                Error::invalid(format!("unknown codec {name:?}; known are raw, {}", known.join(", ")))
+            })?),
+        };
+        let group_size = match option {
+            None => None,
+            Some(o) => Some(o.strip_prefix('g').and_then(|g| g.parse().ok()).ok_or_else(|| {
+                Error::invalid(format!("unknown codec option {o:?} in {text:?}; write for instance int4:g32"))
+            })?),
+        };
+        Ok(Self { codec, options: EncodeOptions { group_size } })
+    }
+}
+
+impl fmt::Display for CodecChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.codec {
+            None => f.write_str("raw")?,
+            Some(codec) => write!(f, "{codec}")?,
+        }
+        self.options.group_size.map_or(Ok(()), |g| write!(f, ":g{g}"))
+    }
+}
+
+/// All options of a conversion that affect the output's bytes.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Codec of weight matrices.
+    pub default: CodecChoice,
+    /// Overrides by name, last match wins.
+    pub overrides: Vec<(Regex, CodecChoice)>,
+    /// Re-encode tensors that the source already quantized, at a loss.
+    pub allow_requantize: bool,
+}
+
+impl Recipe {
+    /// A recipe without overrides.
+    pub fn new(default: CodecChoice) -> Self {
+        Self { default, overrides: Vec::new(), allow_requantize: false }
+    }
+
+    /// The recipe as recorded in the provenance.
+    pub fn to_json(&self) -> serde_json::Value {
+        let overrides: Vec<_> = self.overrides.iter().map(|(re, c)| format!("{}={c}", re.as_str())).collect();
+        serde_json::json!({
+            "codec": self.default.to_string(),
+            "tensor_types": overrides,
+            "allow_requantize": self.allow_requantize,
+        })
+    }
+}
+
+/// Why a tensor got its codec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The recipe's codec.
+    Recipe,
+    /// A `--tensor-type` override.
+    Override,
+    /// Norms, biases, routers and vectors stay at the source's precision.
+    KeptRaw,
+    /// The source's quantized blocks fit a layout of the codec: no loss.
+    Imported,
+    /// The source is quantized in a form that no layout holds exactly; stored
+    /// as Q8 rather than quantized twice (see `--allow-requantize`).
+    Requantized,
+    /// The codec does not take this shape.
+    Shape,
+}
+
+/// One tensor's lot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedTensor {
+    /// Index into [`TensorSource::tensors`].
+    pub index: usize,
+    /// Codec.
+    pub codec: CodecId,
+    /// Its options.
+    pub options: EncodeOptions,
+    /// Why.
+    pub reason: Reason,
+    /// Payload bytes.
+    pub length: PayloadLength,
+}
+
+/// The lot of every tensor, in file order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// One entry per source tensor.
+    pub tensors: Vec<PlannedTensor>,
+}
+
+impl Plan {
+    /// Chooses a codec for each tensor of `source`.
+    pub fn choose(source: &dyn TensorSource, recipe: &Recipe) -> Result<Self> {
+        let tensors = source.tensors().iter().enumerate();
+        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe)).collect::<Result<_>>()? })
+    }
+
+    /// Payload bytes of all tensors, each padded to 256.
+    pub fn payload_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.length.max().next_multiple_of(squizd_spec::layout::TENSOR_ALIGN)).sum()
+    }
+}
+
+/// The raw codec that holds a source's plain numbers unchanged; dequantized
+/// values need all of f32.
+fn raw_codec(dtype: DType) -> CodecId {
+    match dtype {
+        DType::F16 => CodecId::RAW_F16,
+        DType::BF16 => CodecId::RAW_BF16,
+        DType::I8 => CodecId::RAW_I8,
+        _ => CodecId::RAW_F32,
+    }
+}
+
+/// Norms, biases, routers and anything without rows are never quantized: they
+/// are small, and errors in them reach every weight behind.
+fn stays_raw(tensor: &TensorInfo) -> bool {
+    tensor.dims.len() < 2
+        || tensor.part != Part::WEIGHT
+        || matches!(
+            tensor.role,
+            Role::OTHER | Role::MOE_ROUTER | Role::SHARED_ROUTER | Role::MOE_ROUTER_CORRECTION
+        )
+        || tensor.role.name().is_some_and(|n| n.ends_with("_norm"))
+}
+
+fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedTensor> {
+    let matrix = Matrix::of(&tensor.dims)
+        .ok_or_else(|| Error::invalid(format!("tensor {}: {:?} overflows", tensor.name, tensor.dims)))?;
+    let named = recipe.overrides.iter().rev().find(|(re, _)| re.is_match(&tensor.name));
+    let (choice, reason) = match named {
+        Some((_, choice)) => (*choice, Reason::Override),
+        None if stays_raw(tensor) => (CodecChoice::RAW, Reason::KeptRaw),
+        None => (recipe.default, Reason::Recipe),
+    };
+    let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
+    let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
+    let codec = codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))?;
+    let params = codec.nominal(matrix, tensor.dtype, &choice.options)?;
+    let length = id
+        .geometry(matrix, &params)
+        .map_err(|e| Error::invalid(format!("tensor {}: codec {choice}: {e:?}", tensor.name)))?
+        .length;
+    Ok(PlannedTensor { index, codec: id, options: choice.options, reason, length })
+}
+
+/// Adapts the wish to what the source holds and the codec takes.
+fn settle(
+    tensor: &TensorInfo,
+    matrix: Matrix,
+    choice: CodecChoice,
+    reason: Reason,
+    allow_requantize: bool,
+) -> Result<(CodecChoice, Reason)> {
+    let Some(id) = choice.codec.filter(|c| !c.is_raw()) else { return Ok((choice, reason)) };
+    let codec = codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))?;
+    if let Err(why) = codec.accepts(matrix) {
+        if reason == Reason::Override {
+            return Err(Error::invalid(format!(
+                "tensor {}: codec {choice} does not take it: {why}",
+                tensor.name
+            )));
+        }
+        return Ok((CodecChoice::RAW, Reason::Shape));
+    }
+    if !tensor.dtype.is_quantized() {
+        return Ok((choice, reason));
+    }
+    if codec.imports(tensor.dtype, matrix, &choice.options) {
+        return Ok((choice, Reason::Imported));
+    }
+    if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {
+        return Ok((choice, reason));
+    }
+    Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized))
+}

@@ -1,0 +1,18 @@
+//! Text in, text out: tokenizer, chat template and sampler.
+//!
+//! ```text
+//! messages --ChatTemplate--> text --Tokenizer::encode_chat--> ids --model--> logits
+//!                            text <-----StreamDecoder-------- id  <-Sampler-'
+//! ```
+//!
+//! A `.squizd` file comes from anywhere, so its tokenizer and its template are
+//! hostile input: every component is checked against an allow-list and capped
+//! before a library sees it, and templates run in a sandbox.
+
+//CH mod chat;
+mod sampler;
+mod tokenizer;
+
+//CH pub use chat::{ChatTemplate, RenderOptions};
+pub use sampler::{Sampler, SamplerOptions};
+pub use tokenizer::{StreamDecoder, Tokenizer};

@@ -1,0 +1,85 @@
+//! Parallel validation with the codecs plugged in.
+
+use crate::codec::{Encoded, codec};
+use crate::metadata::Metadata;
+use rayon::prelude::*;
+use squizd_spec::{
+    ErrorKind, Inspect, Level, Limits, MAX_FINDINGS, SectionKind, SquizdError, SquizdRef, TensorView,
+    contents, hash_jobs, section_bytes, structure,
+};
+
+/// Checks payloads with the codecs of this build.
+#[derive(Clone, Copy, Debug)]
+pub struct CodecInspect;
+
+impl Inspect for CodecInspect {
+    fn decode(&self, tensor: &TensorView<'_>) -> squizd_spec::Result<()> {
+        let path = format!("tensor '{}'", tensor.name);
+        let Some(codec) = codec(tensor.codec) else {
+            let message = format!("{} cannot be decoded by this build", tensor.codec);
+            return Err(SquizdError::new(ErrorKind::Unsupported, "tensor-codec", tensor.offset, message)
+                .within(&path));
+        };
+        codec
+            .check(&Encoded::of(tensor))
+            .map_err(|v| SquizdError::invalid(v.code, tensor.offset + v.offset, v.message).within(&path))
+    }
+
+    fn numerics(&self, tensor: &TensorView<'_>) -> squizd_spec::Result<()> {
+        let encoded = Encoded::of(tensor);
+        let Some(codec) = codec(tensor.codec) else { return Ok(()) };
+        let cols = encoded.matrix.cols as usize;
+        let mut row = vec![0.0; cols];
+        for r in 0..encoded.matrix.rows {
+            let path = || format!("tensor '{}'", tensor.name);
+            codec
+                .decode(&encoded, r..r + 1, &mut row)
+                .map_err(|e| SquizdError::invalid("decode", tensor.offset, e.to_string()).within(&path()))?;
+            if let Some(c) = row.iter().position(|v| !v.is_finite()) {
+                let message = format!(
+                    "decoded weight at row {r}, column {c} is {}",
+                    row.get(c).copied().unwrap_or_default()
+                );
+                return Err(SquizdError::invalid("not-finite", tensor.offset, message).within(&path()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All findings up to `level`, in file order; empty means valid.
+pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError> {
+    let (mut findings, file) = structure(bytes, limits);
+    let Some(file) = file else { return findings };
+    if level >= Level::Hash {
+        let mut jobs: Vec<_> = hash_jobs(&file).into_iter().enumerate().collect();
+        // Longest first, so that no thread is left alone with the embedding.
+        jobs.sort_by_key(|(_, job)| std::cmp::Reverse(job.bytes()));
+        let mut found: Vec<_> =
+            jobs.par_iter().with_max_len(1).filter_map(|(i, job)| job.run().err().map(|e| (*i, e))).collect();
+        found.sort_by_key(|(i, _)| *i);
+        findings.extend(found.into_iter().map(|(_, e)| e));
+        findings.extend(contents(&file, limits));
+        findings.extend(metadata(&file, limits).err());
+    }
+    let tensors: Vec<_> = file.tensors().collect();
+    let mut each = |at: Level, check: fn(&TensorView<'_>) -> squizd_spec::Result<()>| {
+        if level >= at {
+            let found: Vec<_> = tensors.par_iter().with_max_len(1).map(check).collect();
+            findings.extend(found.into_iter().filter_map(Result::err));
+        }
+    };
+    each(Level::Decode, |t| CodecInspect.decode(t));
+    each(Level::Numerics, |t| CodecInspect.numerics(t));
+    findings.truncate(MAX_FINDINGS);
+    findings
+}
+
+/// The metadata section's JSON.
+fn metadata(file: &SquizdRef<'_>, limits: &Limits) -> squizd_spec::Result<()> {
+    let bytes = section_bytes(file, SectionKind::METADATA, limits)?.unwrap_or_default();
+    let at = file.section(SectionKind::METADATA).map_or(0, |s| s.offset());
+    Metadata::from_bytes(&bytes)
+        .map(|_| ())
+        .map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))
+}
