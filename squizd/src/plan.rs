@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    codec::{EncodeOptions, codec, imports_exactly},
+    codec::{EncodeOptions, codec},
     source::{TensorInfo, TensorSource},
 };
 use regex::Regex;
@@ -207,7 +207,7 @@ fn settle(
     if !tensor.dtype.is_quantized() {
         return Ok((choice, reason));
     }
-    if imports_exactly(id, tensor.dtype, matrix) {
+    if codec.imports(tensor.dtype, matrix, &choice.options) {
         return Ok((choice, Reason::Imported));
     }
     if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {

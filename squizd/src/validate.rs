@@ -5,12 +5,8 @@ use crate::metadata::Metadata;
 use rayon::prelude::*;
 use squizd_spec::{
     ErrorKind, Inspect, Level, Limits, MAX_FINDINGS, SectionKind, SquizdError, SquizdRef, TensorView,
-    appendix::{Bundle, inflate},
-    hash_jobs,
-    layout::section_flags,
-    structure,
+    contents, hash_jobs, section_bytes, structure,
 };
-use std::borrow::Cow;
 
 /// Checks payloads with the codecs of this build.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +60,7 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
         found.sort_by_key(|(i, _)| *i);
         findings.extend(found.into_iter().map(|(_, e)| e));
         findings.extend(contents(&file, limits));
+        findings.extend(metadata(&file, limits).err());
     }
     let tensors: Vec<_> = file.tensors().collect();
     let mut each = |at: Level, check: fn(&TensorView<'_>) -> squizd_spec::Result<()>| {
@@ -78,31 +75,11 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
     findings
 }
 
-/// The bytes of a section, decompressed if it is stored compressed.
-pub fn section_bytes<'a>(
-    file: &SquizdRef<'a>,
-    kind: SectionKind,
-    limits: &Limits,
-) -> squizd_spec::Result<Option<Cow<'a, [u8]>>> {
-    let Some(section) = file.section(kind) else { return Ok(None) };
-    if section.entry.flags.get() & section_flags::ZSTD == 0 {
-        return Ok(Some(Cow::Borrowed(section.data)));
-    }
-    let inflated = inflate(section.data, section.offset(), section.entry.length.get(), limits)
-        .map_err(|e| e.within(&format!("section {kind}")))?;
-    Ok(Some(Cow::Owned(inflated)))
-}
-
-/// What the tokenizer and metadata sections hold.
-fn contents(file: &SquizdRef<'_>, limits: &Limits) -> Vec<SquizdError> {
-    let base = |kind| file.section(kind).map_or(0, |s| s.offset());
-    let tokenizer = section_bytes(file, SectionKind::TOKENIZER, limits).and_then(|bytes| {
-        bytes.map_or(Ok(()), |b| Bundle::parse(&b, base(SectionKind::TOKENIZER), limits).map(|_| ()))
-    });
-    let metadata = section_bytes(file, SectionKind::METADATA, limits).and_then(|bytes| {
-        let parsed = Metadata::from_bytes(&bytes.unwrap_or_default());
-        let at = base(SectionKind::METADATA);
-        parsed.map(|_| ()).map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))
-    });
-    [tokenizer, metadata].into_iter().filter_map(Result::err).collect()
+/// The metadata section's JSON.
+fn metadata(file: &SquizdRef<'_>, limits: &Limits) -> squizd_spec::Result<()> {
+    let bytes = section_bytes(file, SectionKind::METADATA, limits)?.unwrap_or_default();
+    let at = file.section(SectionKind::METADATA).map_or(0, |s| s.offset());
+    Metadata::from_bytes(&bytes)
+        .map(|_| ())
+        .map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))
 }

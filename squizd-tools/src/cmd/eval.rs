@@ -78,8 +78,11 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let view = TensorView::new(Dtype::F32, vec![ids.len(), model.vocab_size()], &bytes)
                 .and_then(|view| safetensors::serialize([("logits", view)], None))
                 .map_err(|e| Failure::usage(format!("building {}: {e}", target.display())))?;
-            std::fs::write(target, view).map_err(|e| Failure::usage(format!("writing {}: {e}", target.display())))?;
-            output::line(json!({ "schema_version": output::SCHEMA_VERSION, "shape": [ids.len(), model.vocab_size()] }))?;
+            std::fs::write(target, view)
+                .map_err(|e| Failure::usage(format!("writing {}: {e}", target.display())))?;
+            output::line(
+                json!({ "schema_version": output::SCHEMA_VERSION, "shape": [ids.len(), model.vocab_size()] }),
+            )?;
         }
     }
     Ok(Exit::Done)

@@ -1,13 +1,8 @@
 //! A `.squizd` file opened to be run.
 
 use crate::{Exit, Failure};
-use squizd::{
-    metadata::Metadata,
-    runtime::Model,
-    text::Tokenizer,
-    validate::{section_bytes, validate},
-};
-use squizd_spec::{FileBytes, Level, Limits, SectionKind, SquizdRef, appendix::Bundle};
+use squizd::{metadata::Metadata, runtime::Model, text::Tokenizer, validate::validate};
+use squizd_spec::{FileBytes, Level, Limits, SectionKind, SquizdRef, appendix::Bundle, section_bytes};
 use std::{collections::BTreeMap, path::Path};
 
 /// The parts of a file that running it needs.
@@ -21,7 +16,9 @@ impl<'a> Opened<'a> {
     pub(super) fn new(bytes: &'a FileBytes, verify: bool) -> Result<Self, Failure> {
         let file = super::parse(bytes)?;
         if verify && let Some(finding) = validate(bytes, &Limits::DEFAULT, Level::Decode).first() {
-            return Err(Failure { exit: Exit::Negative, message: finding.to_string() }.of(bytes.path().display()));
+            return Err(
+                Failure { exit: Exit::Negative, message: finding.to_string() }.of(bytes.path().display())
+            );
         }
         let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT)?.unwrap_or_default();
         Ok(Self { file, metadata: Metadata::from_bytes(&metadata)? })

@@ -115,10 +115,16 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let stop = GenerateOptions { max_tokens: args.max_tokens, stop: &opened.metadata.model.tokens.eos };
-    let generated = generate(&mut session, &ids, &stop, |logits| sampler.sample(logits), |id| {
-        decoder.push(id, &mut text);
-        flush(&mut text)
-    })?;
+    let generated = generate(
+        &mut session,
+        &ids,
+        &stop,
+        |logits| sampler.sample(logits),
+        |id| {
+            decoder.push(id, &mut text);
+            flush(&mut text)
+        },
+    )?;
     decoder.finish(&mut text);
     text.push('\n');
     let _ = flush(&mut text);
@@ -129,14 +135,21 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 /// The prompt's ids, and its text where the output continues it.
-fn prompt(args: &Args, opened: &Opened<'_>, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Option<String>), Failure> {
+fn prompt(
+    args: &Args,
+    opened: &Opened<'_>,
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<u32>, Option<String>), Failure> {
     if let Some(user) = &args.chat {
-        let source = opened.metadata.chat_template.as_deref().ok_or_else(|| {
-            Failure::usage("the file has no chat template: use --prompt")
-        })?;
+        let source = opened
+            .metadata
+            .chat_template
+            .as_deref()
+            .ok_or_else(|| Failure::usage("the file has no chat template: use --prompt"))?;
         let tokens = &opened.metadata.model.tokens;
         let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
-        let template = ChatTemplate::new(source, &text_of(tokens.bos), &text_of(tokens.eos.first().copied()))?;
+        let template =
+            ChatTemplate::new(source, &text_of(tokens.bos), &text_of(tokens.eos.first().copied()))?;
         let mut messages: Vec<Message> =
             args.system.iter().map(|s| Message::new("system", s.as_str())).collect();
         messages.push(Message::new("user", user.as_str()));

@@ -1,8 +1,16 @@
 //! Foreign file formats, read as [`squizd::source::TensorSource`].
+pub mod arch;
+pub mod config;
 mod flaw;
 pub mod gguf;
+mod gguf_model;
 pub mod mapped;
+pub mod model_source;
+pub mod open;
 pub mod pieces;
+pub mod safetensors;
 pub mod store;
 mod tensors;
 pub mod tokenizer;
+
+pub use model_source::{ModelSource, OpenOptions, open};

@@ -43,17 +43,42 @@ impl Piece {
     }
 }
 
-/// A tensor in stored form and where its rows come from.
+/// Where the rows of a stored tensor come from.
 #[derive(Clone, Debug)]
-pub struct MappedTensor {
-    /// Name, role, type, dimensions.
-    pub info: TensorInfo,
+pub struct Recipe {
     /// Ascending by `dst`, without gaps or overlaps.
     pub pieces: Vec<Piece>,
     /// The stored gain is `1 + w`.
     pub add_one: bool,
-    /// All pieces have the type of `info` and keep its byte layout.
+    /// All pieces have the stored tensor's type and keep its byte layout.
     pub native: bool,
+}
+
+/// A tensor in stored form and how to read it.
+#[derive(Clone, Debug)]
+pub struct MappedTensor {
+    /// Name, role, type, dimensions.
+    pub info: TensorInfo,
+    /// Its source rows.
+    pub recipe: Recipe,
+}
+
+impl MappedTensor {
+    /// Reads the tensor from `store`.
+    pub fn reader<'a>(&'a self, store: &'a dyn TensorStore) -> Reader<'a> {
+        Reader { info: &self.info, recipe: &self.recipe, store }
+    }
+}
+
+/// Follows a recipe.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// The stored tensor.
+    pub info: &'a TensorInfo,
+    /// Its source rows.
+    pub recipe: &'a Recipe,
+    /// Where they lie.
+    pub store: &'a dyn TensorStore,
 }
 
 /// A piece cut to a range of stored rows.
@@ -80,13 +105,13 @@ impl Cut {
     }
 }
 
-impl MappedTensor {
+impl<'a> Reader<'a> {
     fn is_vector(&self) -> bool {
         self.info.dims.len() == 1
     }
 
     /// Checks `rows` against the tensor and yields the pieces' parts that make it up.
-    fn cuts(&self, rows: &Range<u64>) -> Result<impl Iterator<Item = Cut> + '_> {
+    fn cuts(&self, rows: &Range<u64>) -> Result<impl Iterator<Item = Cut> + use<'a>> {
         let count = self.info.rows();
         if rows.start > rows.end || rows.end > count {
             return Err(Error::invalid(format!(
@@ -96,8 +121,9 @@ impl MappedTensor {
         }
         let wanted =
             if self.is_vector() && rows.start < rows.end { 0..self.info.cols() } else { rows.clone() };
-        let first = self.pieces.partition_point(|p| p.end() <= wanted.start);
+        let first = self.recipe.pieces.partition_point(|p| p.end() <= wanted.start);
         Ok(self
+            .recipe
             .pieces
             .iter()
             .skip(first)
@@ -113,7 +139,7 @@ impl MappedTensor {
     }
 
     /// Decodes `rows` into `out`.
-    pub fn read_f32(&self, store: &dyn TensorStore, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+    pub fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
         let cols = self.info.cols();
         let expected = rows.end.saturating_sub(rows.start).saturating_mul(cols);
         if out.len() as u64 != expected {
@@ -132,31 +158,32 @@ impl MappedTensor {
             let (part, tail) = rest.split_at_mut_checked(values as usize).ok_or_else(|| self.torn())?;
             rest = tail;
             if self.is_vector() {
-                self.gather_elements(store, &cut, part)?;
+                self.gather_elements(&cut, part)?;
             } else {
-                self.read_cut(store, &cut, cols, part)?;
+                self.read_cut(&cut, cols, part)?;
             }
         }
-        if self.add_one {
+        if self.recipe.add_one {
             out.iter_mut().for_each(|v| *v += 1.0);
         }
         Ok(())
     }
 
-    fn read_cut(&self, store: &dyn TensorStore, cut: &Cut, cols: u64, out: &mut [f32]) -> Result<()> {
+    fn read_cut(&self, cut: &Cut, cols: u64, out: &mut [f32]) -> Result<()> {
         match cut.piece.walk {
-            Walk::Rows { stride: 1 } => store.read_f32(cut.piece.tensor, cut.span(), out),
+            Walk::Rows { stride: 1 } => self.store.read_f32(cut.piece.tensor, cut.span(), out),
             Walk::Rows { .. } => {
                 for (i, row) in cut.within.clone().zip(out.chunks_exact_mut(cols as usize)) {
                     let at = cut.source_row(i);
-                    store.read_f32(cut.piece.tensor, at..at + 1, row)?;
+                    self.store.read_f32(cut.piece.tensor, at..at + 1, row)?;
                 }
                 Ok(())
             }
             Walk::Columns { height } => {
-                let width = store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols() as usize;
+                let width =
+                    self.store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols() as usize;
                 let mut block = vec![0.0; height as usize * width];
-                store.read_f32(cut.piece.tensor, cut.span(), &mut block)?;
+                self.store.read_f32(cut.piece.tensor, cut.span(), &mut block)?;
                 for (column, row) in cut.within.clone().zip(out.chunks_exact_mut(cols as usize)) {
                     let down = block.iter().skip(column as usize).step_by(width);
                     row.iter_mut().zip(down).for_each(|(to, from)| *to = *from);
@@ -167,10 +194,10 @@ impl MappedTensor {
     }
 
     /// Elements of a vector; the source vector is read whole (it is one row).
-    fn gather_elements(&self, store: &dyn TensorStore, cut: &Cut, out: &mut [f32]) -> Result<()> {
-        let len = store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols();
+    fn gather_elements(&self, cut: &Cut, out: &mut [f32]) -> Result<()> {
+        let len = self.store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols();
         let mut all = vec![0.0; len as usize];
-        store.read_f32(cut.piece.tensor, 0..1, &mut all)?;
+        self.store.read_f32(cut.piece.tensor, 0..1, &mut all)?;
         for (i, to) in cut.within.clone().zip(out) {
             *to = *all.get(cut.source_row(i) as usize).ok_or_else(|| self.torn())?;
         }
@@ -179,40 +206,36 @@ impl MappedTensor {
 
     /// The bytes of `rows` as the source has them, `None` where there are none
     /// for the stored form.
-    pub fn read_native<'s>(
-        &self,
-        store: &'s dyn TensorStore,
-        rows: Range<u64>,
-    ) -> Result<Option<Cow<'s, [u8]>>> {
-        if !self.native {
+    pub fn read_native(&self, rows: Range<u64>) -> Result<Option<Cow<'a, [u8]>>> {
+        if !self.recipe.native {
             return Ok(None);
         }
         let mut cuts = self.cuts(&rows)?.peekable();
         let Some(first) = cuts.next() else { return Ok(Some(Cow::Borrowed(&[]))) };
         let contiguous = first.piece.walk == Walk::Rows { stride: 1 };
         if contiguous && cuts.peek().is_none() {
-            return Ok(Some(self.cut_bytes(store, &first)?));
+            return Ok(Some(self.cut_bytes(&first)?));
         }
         let mut bytes = Vec::new();
         for cut in std::iter::once(first).chain(cuts) {
             if self.is_vector() || cut.piece.walk == (Walk::Rows { stride: 1 }) {
-                bytes.extend_from_slice(&self.cut_bytes(store, &cut)?);
+                bytes.extend_from_slice(&self.cut_bytes(&cut)?);
                 continue;
             }
             for i in cut.within.clone() {
                 let at = cut.source_row(i);
-                bytes.extend_from_slice(&store.row_bytes(cut.piece.tensor, at..at + 1)?);
+                bytes.extend_from_slice(&self.store.row_bytes(cut.piece.tensor, at..at + 1)?);
             }
         }
         Ok(Some(Cow::Owned(bytes)))
     }
 
-    fn cut_bytes<'s>(&self, store: &'s dyn TensorStore, cut: &Cut) -> Result<Cow<'s, [u8]>> {
+    fn cut_bytes(&self, cut: &Cut) -> Result<Cow<'a, [u8]>> {
         if !self.is_vector() {
-            return store.row_bytes(cut.piece.tensor, cut.span());
+            return self.store.row_bytes(cut.piece.tensor, cut.span());
         }
-        let elements = store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols() as usize;
-        let all = store.row_bytes(cut.piece.tensor, 0..1)?;
+        let elements = self.store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols() as usize;
+        let all = self.store.row_bytes(cut.piece.tensor, 0..1)?;
         if cut.piece.walk == (Walk::Rows { stride: 1 }) && cut.span() == (0..elements as u64) {
             return Ok(all);
         }
@@ -226,11 +249,11 @@ impl MappedTensor {
     }
 
     /// Gives back the source pages of `rows`.
-    pub fn release(&self, store: &dyn TensorStore, rows: &Range<u64>) {
+    pub fn release(&self, rows: &Range<u64>) {
         let Ok(cuts) = self.cuts(rows) else { return };
         for cut in cuts {
             let span = if self.is_vector() { 0..1 } else { cut.span() };
-            store.release(cut.piece.tensor, span);
+            self.store.release(cut.piece.tensor, span);
         }
     }
 

@@ -9,30 +9,44 @@ use super::{
 use squizd::{Error, Result, source::SourceFile};
 use std::{borrow::Cow, ops::Range};
 
-/// Where a tensor's data lies. Rows are contiguous and equally long: ggml
-/// blocks never straddle rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Index into the files.
-    pub(super) file: usize,
+/// A tensor in one file. Rows are contiguous and equally long: ggml blocks
+/// never straddle rows. The container's reader has checked that the bytes lie
+/// inside the file and are rows times `row_bytes`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) tensor: StoredTensor,
     /// First byte of the data in the file.
     pub(super) start: u64,
     /// Bytes of one row of the matrix view.
     pub(super) row_bytes: u64,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Index into the files.
+    file: usize,
+    start: u64,
+    row_bytes: u64,
+}
+
 /// Mapped files and the tensors in them.
-///
-/// The container's reader has checked that every tensor lies inside its file
-/// and that `bytes` is rows times `row_bytes`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct MappedTensors {
-    pub(super) files: Vec<MappedFile>,
-    pub(super) tensors: Vec<StoredTensor>,
-    pub(super) places: Vec<Place>,
+    files: Vec<MappedFile>,
+    tensors: Vec<StoredTensor>,
+    places: Vec<Place>,
 }
 
 impl MappedTensors {
+    /// Appends a file and its tensors.
+    pub(super) fn add(&mut self, file: MappedFile, placed: Vec<Placed>) {
+        for Placed { tensor, start, row_bytes } in placed {
+            self.tensors.push(tensor);
+            self.places.push(Place { file: self.files.len(), start, row_bytes });
+        }
+        self.files.push(file);
+    }
+
     fn locate(&self, index: usize, rows: &Range<u64>) -> Result<(&StoredTensor, &MappedFile, Range<u64>)> {
         let found = self.tensors.get(index).zip(self.places.get(index));
         let (tensor, place) = found.ok_or_else(|| {

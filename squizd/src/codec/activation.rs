@@ -1,5 +1,8 @@
 //! The input vector of a matvec, in the forms the kernels read.
 
+use super::kernels::{OCTET, PAIR_ORDER};
+use crate::simd::multiversion;
+
 /// How a kernel may read the activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Precision {
@@ -7,21 +10,61 @@ pub enum Precision {
     F32,
     /// 8-bit integers with one scale per 32 values (as llama.cpp does):
     /// integer dot products, about 0.4% relative error of each product sum.
+    /// Raw codecs use the floats all the same.
     #[default]
     Q8,
 }
 
-/// One input vector.
+/// One input vector, prepared once for any number of matrices of its width.
 #[derive(Debug)]
 pub struct Activation<'a> {
     x: &'a [f32],
     precision: Precision,
+    /// Sums of 16 values each, in the precision asked for; two per block of 32.
+    sums: Vec<f32>,
+    quantized: Quantized,
+}
+
+/// `x ~ scale * code` per block of 32, zero-padded to whole octets (eight
+/// blocks); empty for [`Precision::F32`].
+#[derive(Debug, Default)]
+pub(super) struct Quantized {
+    /// Codes in order.
+    pub(super) codes: Vec<i8>,
+    /// One scale per block.
+    pub(super) scales: Vec<f32>,
+    /// Codes with the halves of two neighbouring blocks swapped together:
+    /// first halves of both, then second halves, as a 32-byte load of INT4
+    /// codes yields them.
+    pub(super) paired: Vec<i8>,
+    /// Scales and block sums of each octet in [`PAIR_ORDER`].
+    pub(super) octets: Vec<Octet>,
+}
+
+/// Eight blocks' scales and sums, in [`PAIR_ORDER`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(32))]
+pub(super) struct Octet {
+    pub(super) scales: [f32; 8],
+    pub(super) sums: [f32; 8],
 }
 
 impl<'a> Activation<'a> {
     /// Prepares `x` (one value per matrix column) for kernels of `precision`.
     pub fn new(x: &'a [f32], precision: Precision) -> Self {
-        Self { x, precision }
+        let mut sums = vec![0.0; x.len().div_ceil(OCTET) * OCTET / 16];
+        let mut quantized = Quantized::default();
+        match precision {
+            Precision::F32 => sum_16(x, &mut sums),
+            Precision::Q8 => {
+                let length = x.len().div_ceil(OCTET) * OCTET;
+                quantized.codes = vec![0; length];
+                quantized.scales = vec![0.0; length / 32];
+                quantize(x, &mut quantized.codes, &mut quantized.scales, &mut sums);
+                quantized.pair(&sums);
+            }
+        }
+        Self { x, precision, sums, quantized }
     }
 
     /// The values.
@@ -32,5 +75,110 @@ impl<'a> Activation<'a> {
     /// How kernels read the values.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Sums of 16 values each.
+    pub(super) fn sums(&self) -> &[f32] {
+        &self.sums
+    }
+
+    /// The 8-bit form; empty for [`Precision::F32`].
+    pub(super) fn quantized(&self) -> &Quantized {
+        &self.quantized
+    }
+}
+
+impl Quantized {
+    /// Fills `paired` and `octets`.
+    fn pair(&mut self, sums: &[f32]) {
+        self.paired = vec![0; self.codes.len()];
+        for (pair, codes) in
+            self.paired.as_chunks_mut::<64>().0.iter_mut().zip(self.codes.as_chunks::<64>().0)
+        {
+            for (to, from) in [(0, 0), (16, 32), (32, 16), (48, 48)] {
+                pair[to..to + 16].copy_from_slice(&codes[from..from + 16]);
+            }
+        }
+        let blocks = self.scales.as_chunks::<8>().0.iter().zip(sums.as_chunks::<16>().0);
+        self.octets = blocks
+            .map(|(scales, sums)| Octet {
+                scales: PAIR_ORDER.map(|g| scales[g]),
+                sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
+            })
+            .collect();
+    }
+}
+
+multiversion! {
+    fn sum_16(x: &[f32], sums: &mut [f32]) = sum_16_lanes;
+}
+
+#[inline(always)]
+fn sum_16_lanes(x: &[f32], sums: &mut [f32]) {
+    for (sum, x) in sums.iter_mut().zip(x.chunks(16)) {
+        *sum = x.iter().sum();
+    }
+}
+
+multiversion! {
+    /// Codes and scale of each block of 32, and `scale * sum(codes)` of each 16.
+    fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) = quantize_lanes;
+}
+
+#[inline(always)]
+fn quantize_lanes(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    let blocks = codes.as_chunks_mut::<32>().0.iter_mut().zip(scales).zip(sums.as_chunks_mut::<2>().0);
+    for (x, ((codes, scale), sums)) in x.chunks(32).zip(blocks) {
+        let mut block = [0.0; 32];
+        if let Ok(full) = <&[f32; 32]>::try_from(x) {
+            block = *full;
+        } else {
+            for (b, x) in block.iter_mut().zip(x) {
+                *b = *x;
+            }
+        }
+        let peak = f32::from_bits(block.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+        *scale = peak / 127.0;
+        let inverse = if *scale > 1e-30 { 127.0 / peak } else { 0.0 };
+        for (code, v) in codes.iter_mut().zip(&block) {
+            // Ties to even: adding 1.5 * 2^23 leaves the integer in the low byte.
+            *code = (v * inverse + 12_582_912.0).to_bits() as i8;
+        }
+        for (sum, half) in sums.iter_mut().zip(codes.as_chunks::<16>().0) {
+            *sum = *scale * half.iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantized_forms_agree() {
+        let x: Vec<f32> = (0..70u8).map(|i| f32::from(i) - 35.0).collect();
+        let a = Activation::new(&x, Precision::Q8);
+        let q = a.quantized();
+        assert_eq!((q.codes.len(), q.scales.len(), q.octets.len()), (256, 8, 1));
+        for (i, x) in x.iter().enumerate() {
+            let value = q.scales[i / 32] * f32::from(q.codes[i]);
+            assert!((value - x).abs() <= q.scales[i / 32] * 0.501, "{i}: {value} {x}");
+        }
+        assert!(q.codes[70..].iter().all(|c| *c == 0));
+        for (i, &group) in PAIR_ORDER.iter().enumerate() {
+            assert_eq!(q.octets[0].scales[i].to_bits(), q.scales[group].to_bits());
+            let sum: i32 = q.codes[32 * group..32 * group + 32].iter().map(|c| i32::from(*c)).sum();
+            assert!((q.octets[0].sums[i] - q.scales[group] * sum as f32).abs() < 1e-3);
+        }
+        assert_eq!(q.paired[16..32], q.codes[32..48]);
+        assert_eq!(q.paired[32..48], q.codes[16..32]);
+    }
+
+    #[test]
+    fn float_sums_are_of_sixteen() {
+        let x = vec![1.0; 40];
+        let a = Activation::new(&x, Precision::F32);
+        assert_eq!(a.sums()[..4], [16.0, 16.0, 8.0, 0.0]);
+        assert!(a.quantized().codes.is_empty());
     }
 }

@@ -88,6 +88,10 @@ pub trait Codec: Sync {
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
+    /// Whether a source tensor of type `dtype` is taken over without loss, so
+    /// that it decodes to the very numbers of the source.
+    fn imports(&self, dtype: DType, matrix: Matrix, options: &EncodeOptions) -> bool;
+
     /// The parameters of an ordinary tensor, without reading it: what a plan
     /// counts with. [`Codec::plan`] departs from them only where the values
     /// force it (a scale range beyond f16, say).
@@ -125,8 +129,14 @@ pub struct Violation {
 }
 
 mod activation;
+mod check;
 mod half_float;
+mod int4;
+mod kernels;
+mod lanes;
+mod q8;
 mod raw;
+mod sample;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -136,17 +146,7 @@ mod tests;
 pub use activation::{Activation, Precision};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8];
-
-/// Whether a source tensor of this type is stored by `codec` without loss: its
-/// blocks fit one of the codec's layouts value for value.
-pub fn imports_exactly(codec: CodecId, dtype: DType, _matrix: Matrix) -> bool {
-    match codec {
-        CodecId::Q8 => dtype == DType::Q8_0,
-        CodecId::INT4 => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q4_K),
-        _ => false,
-    }
-}
+pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

@@ -5,7 +5,9 @@
 //! the error reported; a finite weight that would become infinite is refused.
 
 use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::stream::{checked_geometry, chunk_elements, for_row_chunks, geometry, read_finite};
+use super::stream::{
+    checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, read_finite,
+};
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
 use squizd_spec::{CodecId, DType, Matrix, Params};
@@ -135,38 +137,14 @@ fn store_i8(v: f32) -> [u8; 1] {
     [(v.round_ties_even().clamp(-128.0, 127.0) as i8).cast_unsigned()]
 }
 
-multiversion! {
-    /// Sum of squares of the finite values.
-    fn energy(values: &[f32]) -> f64 = energy_lanes;
-}
-
-#[inline(always)]
-fn energy_lanes(values: &[f32]) -> f64 {
-    let mut sum = [0.0f64; 8];
-    for chunk in values.chunks(8) {
-        for (sum, &v) in sum.iter_mut().zip(chunk) {
-            let v = f64::from(if v.abs() < f32::INFINITY { v } else { 0.0 });
-            *sum += v * v;
-        }
-    }
-    sum.iter().sum()
-}
-
 impl Raw {
     /// The error for the first weight that became infinite when stored.
-    fn overflow(&self, rows: &dyn Rows, first_row: u64, values: &[f32], bytes: &[u8]) -> Option<Error> {
-        let mut stored = vec![0.0; values.len()];
+    #[cold]
+    fn overflow(&self, rows: &dyn Rows, first_row: u64, bytes: &[u8]) -> Error {
+        let mut stored = vec![0.0; bytes.len() / self.size];
         (self.decode)(bytes, &mut stored);
-        let at = stored.iter().position(|v| !v.is_finite())?;
-        let cols = rows.matrix().cols.max(1);
-        Some(Error::unsupported(format!(
-            "tensor {0}: row {1}, column {2} is {3}, beyond the range of {4}: keep it with --tensor-type '^{0}$=f32'",
-            rows.name(),
-            first_row + at as u64 / cols,
-            at as u64 % cols,
-            values.get(at).copied().unwrap_or(f32::NAN),
-            self.id
-        )))
+        let at = stored.iter().position(|v| !v.is_finite()).unwrap_or(0) as u64;
+        out_of_range(rows, first_row + at / rows.matrix().cols.max(1), self.id)
     }
 
     /// Copies the source bytes of `range`, if the source has them unchanged.
@@ -207,6 +185,13 @@ impl Codec for Raw {
         Ok(())
     }
 
+    fn imports(&self, dtype: DType, _: Matrix, _: &EncodeOptions) -> bool {
+        // Every smaller type's numbers are among f32's; bytes are among both halves'.
+        dtype == self.dtype
+            || dtype == DType::I8
+            || (self.dtype == DType::F32 && matches!(dtype, DType::F16 | DType::BF16))
+    }
+
     fn nominal(&self, _: Matrix, _: DType, _: &EncodeOptions) -> Result<Params> {
         Ok(Params::default())
     }
@@ -235,10 +220,8 @@ impl Codec for Raw {
             read_finite(rows, range.clone(), self.id, values)?;
             bytes.resize(values.len() * self.size, 0);
             let stats = (self.encode)(values, bytes);
-            if !stats.noise.is_finite()
-                && let Some(error) = self.overflow(rows, range.start, values, bytes)
-            {
-                return Err(error);
+            if !stats.noise.is_finite() {
+                return Err(self.overflow(rows, range.start, bytes));
             }
             sink.write_at(offset, bytes)?;
             Ok(stats)

@@ -102,6 +102,39 @@ fn all_finite_lanes(values: &[f32]) -> bool {
     values.iter().fold(0u32, |m, v| m.max(v.to_bits() & 0x7fff_ffff)) < EXPONENT
 }
 
+/// The error for a row whose finite weights are too large for the codec's
+/// parameters.
+#[cold]
+pub(super) fn out_of_range(rows: &dyn Rows, row: u64, codec: CodecId) -> Error {
+    let mut values = Vec::new();
+    let peak = read_finite(rows, row..row + 1, codec, &mut values)
+        .map(|()| values.iter().fold(0.0f32, |m, v| m.max(v.abs())));
+    match peak {
+        Err(error) => error,
+        Ok(peak) => Error::unsupported(format!(
+            "tensor {0}: row {row} holds weights up to {peak}, too large for {codec}: keep it with --tensor-type '^{0}$=f32'",
+            rows.name()
+        )),
+    }
+}
+
+multiversion! {
+    /// Sum of squares of the finite values.
+    pub(super) fn energy(values: &[f32]) -> f64 = energy_lanes;
+}
+
+#[inline(always)]
+fn energy_lanes(values: &[f32]) -> f64 {
+    let mut sum = [0.0f64; 8];
+    for chunk in values.chunks(8) {
+        for (sum, &v) in sum.iter_mut().zip(chunk) {
+            let v = f64::from(if v.abs() < f32::INFINITY { v } else { 0.0 });
+            *sum += v * v;
+        }
+    }
+    sum.iter().sum()
+}
+
 /// Checks a stored tensor's length and the rows and output asked for, and
 /// returns its geometry.
 pub(super) fn checked_geometry(

@@ -48,7 +48,7 @@ fn raw_refuses_what_would_become_infinite_and_names_it() {
     values[7] = 70000.0;
     let rows = MemoryRows::f32(3, 4, values);
     let message = encode(codec(CodecId::RAW_F16).unwrap(), &rows, None).unwrap_err().to_string();
-    assert!(message.contains("row 1, column 3 is 70000"), "{message}");
+    assert!(message.contains("row 1 holds weights up to 70000, too large"), "{message}");
 }
 
 /// `y` by the definition, in f64.

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::source::{
     config::SourceConfig,
-    pieces::{MappedTensor, Piece, Walk},
+    flaw::bad_name,
+    pieces::{MappedTensor, Piece, Reader, Recipe, Walk},
     store::{StoredTensor, TensorStore},
 };
 use squizd::{Error, Result, source::TensorInfo};
@@ -272,8 +273,9 @@ fn finish(
     vocab: u64,
 ) -> Result<MappedTensor> {
     let name = key.name();
-    let dims = shape::dims(cfg, &key, vocab)
-        .ok_or_else(|| Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name)))?;
+    let dims = shape::dims(cfg, &key, vocab).ok_or_else(|| {
+        Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name))
+    })?;
     let mut pieces: Vec<Piece> = slot
         .runs
         .into_iter()
@@ -319,7 +321,7 @@ fn finish(
         dtype: if native { first.map_or(DType::F32, |t| t.dtype) } else { DType::F32 },
         dims,
     };
-    Ok(MappedTensor { info, pieces, add_one, native })
+    Ok(MappedTensor { info, recipe: Recipe { pieces, add_one, native } })
 }
 
 fn is_gain(role: Role) -> bool {
@@ -421,7 +423,7 @@ impl Mapping {
             return Ok(());
         };
         let (Some(a), Some(b)) = (self.tensors.get(embedding), self.tensors.get(head)) else { return Ok(()) };
-        if identical(store, a, b)? {
+        if identical(&a.reader(store), &b.reader(store))? {
             let removed = self.tensors.remove(head);
             self.dropped.push(removed.info.source_name);
             self.tied = true;
@@ -462,9 +464,12 @@ impl Mapping {
     /// Appends source tensors unchanged as [`Role::OTHER`], by name.
     fn carry(&mut self, tensors: &[StoredTensor], mut indices: Vec<usize>) -> Result<()> {
         indices.sort_by_key(|&i| tensors.get(i).map(|t| t.name.as_str()));
-        let taken: std::collections::HashSet<String> = self.tensors.iter().map(|t| t.info.name.clone()).collect();
+        let taken: std::collections::HashSet<String> =
+            self.tensors.iter().map(|t| t.info.name.clone()).collect();
         for (index, tensor) in indices.into_iter().filter_map(|i| tensors.get(i).map(|t| (i, t))) {
-            check_name(&tensor.name)?;
+            if let Some(what) = bad_name(&tensor.name, Limits::DEFAULT.name.into()) {
+                return Err(Error::invalid(format!("unmapped tensor cannot be stored: its name {what}")));
+            }
             if taken.contains(&tensor.name) {
                 return Err(Error::invalid(format!(
                     "unmapped tensor {} has the stored name of a mapped one",
@@ -483,26 +488,15 @@ impl Mapping {
             };
             let len = assemble::units(&tensor.dims);
             let piece = Piece { dst: 0, len, tensor: index, src: 0, walk: Walk::Rows { stride: 1 } };
-            self.tensors.push(MappedTensor { info, pieces: vec![piece], add_one: false, native: true });
+            let recipe = Recipe { pieces: vec![piece], add_one: false, native: true };
+            self.tensors.push(MappedTensor { info, recipe });
         }
         Ok(())
     }
 }
 
-/// A name that the container accepts.
-fn check_name(name: &str) -> Result<()> {
-    let limit = usize::from(Limits::DEFAULT.name);
-    let path_like = name.contains(['/', '\\', ':']) || name.contains("..") || name.starts_with('.');
-    if name.is_empty() || name.len() > limit || name.chars().any(char::is_control) || path_like {
-        return Err(Error::invalid(format!(
-            "unmapped tensor name {name:?} cannot be stored: names have 1 to {limit} bytes, no control characters and do not look like paths"
-        )));
-    }
-    Ok(())
-}
-
 /// Whether two tensors hold the same bytes, read in windows of about 1 MiB.
-fn identical(store: &dyn TensorStore, a: &MappedTensor, b: &MappedTensor) -> Result<bool> {
+fn identical(a: &Reader<'_>, b: &Reader<'_>) -> Result<bool> {
     if a.info.dims != b.info.dims || a.info.dtype != b.info.dtype {
         return Ok(false);
     }
@@ -511,12 +505,12 @@ fn identical(store: &dyn TensorStore, a: &MappedTensor, b: &MappedTensor) -> Res
     let mut start = 0;
     while start < rows {
         let window = start..rows.min(start + step);
-        let same = match (a.read_native(store, window.clone())?, b.read_native(store, window.clone())?) {
+        let same = match (a.read_native(window.clone())?, b.read_native(window.clone())?) {
             (Some(x), Some(y)) => x == y,
             _ => false,
         };
-        a.release(store, &window);
-        b.release(store, &window);
+        a.release(&window);
+        b.release(&window);
         if !same {
             return Ok(false);
         }

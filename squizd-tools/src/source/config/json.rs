@@ -93,6 +93,21 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Token ids: one or a list. Negative ones, which old files have for
+    /// "none", are left out.
+    pub fn ids(&self, key: &str) -> Result<Vec<u32>> {
+        let id = |v: &Value| match v.as_i64() {
+            Some(n) if n < 0 => Some(None),
+            _ => whole(v).map(Some),
+        };
+        let read = |v: &Value| match v {
+            Value::Array(items) => items.iter().map(id).collect::<Option<Vec<_>>>(),
+            one => Some(vec![id(one)?]),
+        };
+        let ids = self.typed(key, "a token id or a list of them", read)?.unwrap_or_default();
+        Ok(ids.into_iter().flatten().collect())
+    }
+
     /// A list of finite numbers.
     pub fn f64s(&self, key: &str) -> Result<Option<Vec<f64>>> {
         self.typed(key, "a list of finite numbers", |v| {
@@ -124,7 +139,8 @@ mod tests {
 
     #[test]
     fn numbers_are_range_checked() {
-        let map = parse("c.json", br#"{"a": 4096.0, "b": -1, "c": 4294967296, "d": 1e999, "e": null, "a": 7}"#);
+        let map =
+            parse("c.json", br#"{"a": 4096.0, "b": -1, "c": 4294967296, "d": 1e999, "e": null, "a": 7}"#);
         assert!(map.unwrap_err().to_string().starts_with("c.json: number out of range"));
         let map = parse("c.json", br#"{"a": 1, "a": 4096.0, "b": -1, "c": 4294967296, "e": null}"#).unwrap();
         let f = Fields::new("c.json", &map);

@@ -6,15 +6,7 @@ use super::{
     types::{GgmlType, ggml_type},
     value::Value,
 };
-use crate::source::{flaw::Flaw, store::StoredTensor};
-
-/// A tensor and its bytes, absolute in its file.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Placed {
-    pub(super) tensor: StoredTensor,
-    pub(super) start: u64,
-    pub(super) row_bytes: u64,
-}
+use crate::source::{flaw::Flaw, store::StoredTensor, tensors::Placed};
 
 /// `general.alignment`, 32 where absent: a power of two, stored as u32.
 pub(super) fn alignment(pairs: &[(String, Value, u64)], limits: &GgufLimits) -> Result<u64, Flaw> {

@@ -1,7 +1,7 @@
 //! A GGUF model on disk: one file or all parts of a split one.
 
 use super::{
-    data::{self, Placed},
+    data,
     limits::GgufLimits,
     parse,
     split::{self, PartName},
@@ -11,7 +11,7 @@ use crate::source::{
     flaw::Flaw,
     mapped::MappedFile,
     store::{StoredTensor, TensorStore},
-    tensors::{MappedTensors, Place},
+    tensors::{MappedTensors, Placed},
 };
 use squizd::{Error, Result, source::SourceFile};
 use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
@@ -116,10 +116,10 @@ impl GgufFile {
         }
         let mut metadata = None;
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        let mut joined = MappedTensors { files: Vec::new(), tensors: Vec::new(), places: Vec::new() };
-        for (file, part) in parts.into_iter().enumerate() {
-            for Placed { tensor, start, row_bytes } in part.tensors {
-                if let Some(other) = seen.insert(tensor.name.clone(), file) {
+        let mut joined = MappedTensors::default();
+        for (number, part) in parts.into_iter().enumerate() {
+            for Placed { tensor, .. } in &part.tensors {
+                if let Some(other) = seen.insert(tensor.name.clone(), number) {
                     return Err(Error::invalid(format!(
                         "{}: tensor {} is also in part {}",
                         part.file.path().display(),
@@ -127,10 +127,8 @@ impl GgufFile {
                         other + 1
                     )));
                 }
-                joined.tensors.push(tensor);
-                joined.places.push(Place { file, start, row_bytes });
             }
-            joined.files.push(part.file);
+            joined.add(part.file, part.tensors);
             metadata.get_or_insert(part.metadata);
         }
         let metadata = metadata.unwrap_or_default();

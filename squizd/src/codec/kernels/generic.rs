@@ -1,0 +1,121 @@
+//! The reference kernels, in plain loops compiled once per level.
+
+use super::Rows;
+use crate::codec::activation::Activation;
+use crate::codec::int4::{Layout, block_scales};
+use crate::codec::q8;
+use crate::simd::multiversion;
+
+multiversion! {
+    pub(super) fn int4_f32(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = int4_f32_lanes;
+}
+multiversion! {
+    pub(super) fn int4_q8(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = int4_q8_lanes;
+}
+multiversion! {
+    pub(super) fn q8_f32(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = q8_f32_lanes;
+}
+multiversion! {
+    pub(super) fn q8_q8(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = q8_q8_lanes;
+}
+
+/// Sums `s sum(q x) - (c + b s) sum(x)` over the half blocks of each row,
+/// where `dots(block, codes)` is `sum(q x)` of both halves.
+#[inline(always)]
+fn int4_rows(
+    layout: Layout,
+    x: &Activation<'_>,
+    rows: Rows<'_>,
+    y: &mut [f32],
+    dots: impl Fn(usize, &[u8; 16]) -> [f32; 2],
+) {
+    let bias = layout.code_bias();
+    let sums = x.sums().as_chunks::<2>().0;
+    for (y, (codes, scales)) in y.iter_mut().zip(rows.iter()) {
+        let mut total = 0.0;
+        let (mut octet, mut minuses) = ([[0.0; 2]; 8], [[0.0; 2]; 8]);
+        for (i, (codes, sum)) in codes.as_chunks::<16>().0.iter().zip(sums).enumerate() {
+            if i % 8 == 0 {
+                (octet, minuses) = block_scales(layout, scales, i / 8);
+            }
+            let (s, c, dot) = (octet[i % 8], minuses[i % 8], dots(i, codes));
+            for h in 0..2 {
+                total += s[h] * dot[h] - (c[h] + bias * s[h]) * sum[h];
+            }
+        }
+        *y = total;
+    }
+}
+
+#[inline(always)]
+fn int4_f32_lanes(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    let (blocks, rest) = x.x().as_chunks::<32>();
+    let mut tail = [0.0; 32];
+    for (t, x) in tail.iter_mut().zip(rest) {
+        *t = *x;
+    }
+    int4_rows(layout, x, rows, y, |block, codes| {
+        let x = blocks.get(block).unwrap_or(&tail);
+        let (mut low, mut high) = ([0.0; 8], [0.0; 8]);
+        for j in 0..16 {
+            low[j % 8] += f32::from(codes[j] & 15) * x[j];
+            high[j % 8] += f32::from(codes[j] >> 4) * x[j + 16];
+        }
+        [low.iter().sum(), high.iter().sum()]
+    });
+}
+
+#[inline(always)]
+fn int4_q8_lanes(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    let q = x.quantized();
+    let blocks = q.codes.as_chunks::<32>().0;
+    int4_rows(layout, x, rows, y, |block, codes| {
+        let (Some(x), Some(scale)) = (blocks.get(block), q.scales.get(block)) else { return [0.0; 2] };
+        let (mut low, mut high) = (0i32, 0i32);
+        for j in 0..16 {
+            low += i32::from(codes[j] & 15) * i32::from(x[j]);
+            high += i32::from(codes[j] >> 4) * i32::from(x[j + 16]);
+        }
+        [scale * low as f32, scale * high as f32]
+    });
+}
+
+/// Sums `d sum(q x)` over the blocks of each row.
+#[inline(always)]
+fn q8_rows(scale_bytes: usize, rows: Rows<'_>, y: &mut [f32], dot: impl Fn(usize, &[u8; 32]) -> f32) {
+    for (y, (codes, scales)) in y.iter_mut().zip(rows.iter()) {
+        let blocks = codes.as_chunks::<32>().0.iter().zip(scales.chunks_exact(scale_bytes));
+        *y = blocks.enumerate().map(|(i, (codes, d))| q8::scale(d) * dot(i, codes)).sum();
+    }
+}
+
+#[inline(always)]
+fn q8_f32_lanes(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    let (blocks, rest) = x.x().as_chunks::<32>();
+    let mut tail = [0.0; 32];
+    for (t, x) in tail.iter_mut().zip(rest) {
+        *t = *x;
+    }
+    q8_rows(scale_bytes, rows, y, |block, codes| {
+        let x = blocks.get(block).unwrap_or(&tail);
+        let mut sum = [0.0; 8];
+        for j in 0..32 {
+            sum[j % 8] += f32::from(codes[j].cast_signed()) * x[j];
+        }
+        sum.iter().sum()
+    });
+}
+
+#[inline(always)]
+fn q8_q8_lanes(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    let q = x.quantized();
+    let blocks = q.codes.as_chunks::<32>().0;
+    q8_rows(scale_bytes, rows, y, |block, codes| {
+        let (Some(x), Some(scale)) = (blocks.get(block), q.scales.get(block)) else { return 0.0 };
+        let mut sum = 0i32;
+        for j in 0..32 {
+            sum += i32::from(codes[j].cast_signed()) * i32::from(x[j]);
+        }
+        scale * sum as f32
+    });
+}

@@ -1,0 +1,110 @@
+//! Matrix times vector, straight from stored blocks.
+//!
+//! Every kernel computes, per block of 32 weights with codes `q`,
+//!
+//! ```text
+//! sum(w x) = s sum((q - b) x) - c sum(x) = s sum(q x) - (c + b s) sum(x)
+//! ```
+//!
+//! so that the inner loop multiplies small unsigned integers. [`generic`] is
+//! the reference at both precisions, compiled per level; the intrinsics of
+//! [`avx2`], [`avx512`] and [`neon`] take over the 8-bit precision where the
+//! level in use has them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod generic;
+
+use super::activation::{Activation, Precision};
+use super::int4::Layout;
+use super::{Encoded, q8 as q8_codec};
+use crate::simd::{Level, level};
+use squizd_spec::{CodecId, Plane};
+use std::ops::Range;
+
+/// Weights of an octet: eight blocks of 32.
+pub(super) const OCTET: usize = 256;
+/// The order in which paired block sums come out of two rounds of horizontal
+/// adds: even blocks in the low half of a register, odd ones in the high half.
+pub(super) const PAIR_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
+/// Rows of a two-plane tensor: codes and scales, and their bytes per row.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    codes: &'a [u8],
+    code_stride: usize,
+    scales: &'a [u8],
+    scale_stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The planes of `rows`; `None` if any size does not fit the others.
+    fn of(
+        id: CodecId,
+        tensor: &Encoded<'a>,
+        x: &Activation<'_>,
+        rows: &Range<u64>,
+        y: &[f32],
+    ) -> Option<Self> {
+        let geometry = id.geometry(tensor.matrix, tensor.params).ok()?;
+        let fits = geometry.length.allows(tensor.data.len() as u64)
+            && rows.end <= tensor.matrix.rows
+            && rows.end.checked_sub(rows.start) == Some(y.len() as u64)
+            && tensor.matrix.cols == x.x().len() as u64
+            && tensor.matrix.cols > 0;
+        let plane = |p: Plane| {
+            tensor.data.get(
+                (p.offset + rows.start * p.row_stride) as usize
+                    ..(p.offset + rows.end * p.row_stride) as usize,
+            )
+        };
+        let [codes, scales, ..] = geometry.planes;
+        fits.then_some(Self {
+            codes: plane(codes)?,
+            code_stride: codes.row_stride as usize,
+            scales: plane(scales)?,
+            scale_stride: scales.row_stride as usize,
+        })
+    }
+
+    /// Codes and scales of each row.
+    fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.codes.chunks_exact(self.code_stride).zip(self.scales.chunks_exact(self.scale_stride))
+    }
+}
+
+/// INT4 rows times `x`.
+pub(super) fn int4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y: &mut [f32]) {
+    let Some(rows) = Rows::of(CodecId::INT4, tensor, x, &range, y) else {
+        y.fill(f32::NAN);
+        return;
+    };
+    int4_at(level(), Layout::of(tensor.params), x, rows, y);
+}
+
+fn int4_at(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    match (x.precision(), level) {
+        (Precision::F32, _) => generic::int4_f32(layout, x, rows, y),
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::int4(layout, x.quantized(), rows, y) => {}
+        (Precision::Q8, _) => generic::int4_q8(layout, x, rows, y),
+    }
+}
+
+/// Q8 rows times `x`.
+pub(super) fn q8(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y: &mut [f32]) {
+    let Some(rows) = Rows::of(CodecId::Q8, tensor, x, &range, y) else {
+        y.fill(f32::NAN);
+        return;
+    };
+    q8_at(level(), q8_codec::scale_bytes(tensor.params), x, rows, y);
+}
+
+fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    match (x.precision(), level) {
+        (Precision::F32, _) => generic::q8_f32(scale_bytes, x, rows, y),
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::q8(scale_bytes, x.quantized(), rows, y) => {}
+        (Precision::Q8, _) => generic::q8_q8(scale_bytes, x, rows, y),
+    }
+}

@@ -1,0 +1,309 @@
+//! Q8: signed bytes with one scale per group of 32, `w = d q`.
+//!
+//! The same numbers as ggml's Q8_0, whose blocks are taken over without loss:
+//! `d = max|w| / 127`, `q` the nearest integer.
+
+use super::check::{finite_scales, padding, payload, slice};
+use super::half_float::{f16_to_f32, f32_to_f16};
+use super::lanes::{exp2i, exponent};
+use super::sample::Sample;
+use super::stream::{checked_geometry, energy, for_row_chunks, geometry, out_of_range, read_finite};
+use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use crate::{Error, Result, simd::multiversion};
+use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
+use std::ops::Range;
+
+/// The codec.
+pub(super) const CODEC: &dyn Codec = &Q8;
+
+/// Weights of a group.
+pub(super) const GROUP: usize = 32;
+/// Bytes of a Q8_0 block: f16 scale, 32 codes.
+const BLOCK: usize = 34;
+/// Largest sampled magnitude that f16 scales are used for: leaves rows outside
+/// the sample a factor of eight before f16 overflows.
+const F16_PEAK: f32 = 127.0 * 8192.0;
+/// The f16 format must not add more than this to the noise of f32 scales.
+const F16_NOISE: f64 = 1.01;
+
+struct Q8;
+
+fn params(format: u8) -> Params {
+    let mut params = Params::default();
+    params[..2].copy_from_slice(&[GROUP as u8, format]);
+    params
+}
+
+/// Bytes of a stored scale.
+pub(super) fn scale_bytes(params: &Params) -> usize {
+    if params[1] == 0 { 2 } else { 4 }
+}
+
+/// Whether blocks of `dtype` are taken over without loss.
+pub(super) fn imports_exactly(dtype: DType, matrix: Matrix) -> bool {
+    dtype == DType::Q8_0 && matrix.cols.is_multiple_of(GROUP as u64)
+}
+
+/// A stored scale of 2 or 4 bytes.
+#[inline(always)]
+pub(super) fn scale(bytes: &[u8]) -> f32 {
+    match *bytes {
+        [a, b] => f16_to_f32(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => 0.0,
+    }
+}
+
+multiversion! {
+    /// Encodes whole rows of `cols` columns with scales of `size` bytes;
+    /// returns also the first row whose scale overflowed.
+    fn encode_rows(values: &[f32], cols: usize, size: usize, codes: &mut [u8], scales: &mut [u8]) -> (EncodeStats, Option<usize>) = encode_lanes;
+}
+
+#[inline(always)]
+fn encode_lanes(
+    values: &[f32],
+    cols: usize,
+    size: usize,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> (EncodeStats, Option<usize>) {
+    let (mut stats, mut overflow) = (EncodeStats::default(), None);
+    let groups = cols.div_ceil(GROUP);
+    let rows = values.chunks_exact(cols).zip(codes.chunks_exact_mut(groups * GROUP));
+    for (row, ((w, codes), scales)) in rows.zip(scales.chunks_exact_mut(groups * size)).enumerate() {
+        let codes = codes.as_chunks_mut::<GROUP>().0;
+        for ((w, codes), stored) in w.chunks(GROUP).zip(codes).zip(scales.chunks_exact_mut(size)) {
+            let mut group = [0.0; GROUP];
+            if let Ok(full) = <&[f32; GROUP]>::try_from(w) {
+                group = *full;
+            } else {
+                for (g, w) in group.iter_mut().zip(w) {
+                    *g = *w;
+                }
+            }
+            let (d, part) = encode_group(&group, stored, codes);
+            stats.signal += part.signal;
+            stats.noise += part.noise;
+            if !d.is_finite() {
+                overflow.get_or_insert(row);
+            }
+        }
+    }
+    (stats, overflow)
+}
+
+/// Encodes one group; returns the stored scale and the error.
+#[inline(always)]
+fn encode_group(w: &[f32; GROUP], stored: &mut [u8], codes: &mut [u8; GROUP]) -> (f32, EncodeStats) {
+    let peak = f32::from_bits(w.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+    let wanted = peak / 127.0;
+    if stored.len() == 2 {
+        stored.copy_from_slice(&f32_to_f16(wanted).to_le_bytes());
+    } else {
+        stored.copy_from_slice(&wanted.to_le_bytes());
+    }
+    let d = scale(stored);
+    // In units of a power of two near the peak, so that neither the quotient
+    // nor the squares leave the range of f32.
+    let shift = exponent(peak).min(126);
+    let (unit, d_unit) = (exp2i(-shift), d * exp2i(-shift));
+    let inverse = if d_unit > 1e-30 { 1.0 / d_unit } else { 0.0 };
+    let (mut signal, mut noise) = ([0.0f32; 8], [0.0f32; 8]);
+    for i in 0..GROUP {
+        let v = w[i] * unit;
+        let t = v * inverse;
+        let t = if t < 127.0 { t } else { 127.0 };
+        let t = if t > -127.0 { t } else { -127.0 };
+        // Ties to even: adding 1.5 * 2^23 leaves the integer in the low byte.
+        let biased = t + 12_582_912.0;
+        codes[i] = biased.to_bits() as u8;
+        let error = v - (biased - 12_582_912.0) * d_unit;
+        signal[i % 8] += v * v;
+        noise[i % 8] += error * error;
+    }
+    let total = |lanes: [f32; 8]| lanes.into_iter().map(f64::from).sum::<f64>();
+    let square = f64::from_bits(((1023 + 2 * shift) as u64) << 52);
+    (d, EncodeStats { signal: total(signal) * square, noise: total(noise) * square })
+}
+
+multiversion! {
+    /// Decodes whole rows of `cols` columns with scales of `size` bytes.
+    fn decode_rows(codes: &[u8], scales: &[u8], cols: usize, size: usize, out: &mut [f32]) = decode_lanes;
+}
+
+#[inline(always)]
+fn decode_lanes(codes: &[u8], scales: &[u8], cols: usize, size: usize, out: &mut [f32]) {
+    let groups = cols.div_ceil(GROUP);
+    let rows = out.chunks_exact_mut(cols).zip(codes.chunks_exact(groups * GROUP));
+    for ((out, codes), scales) in rows.zip(scales.chunks_exact(groups * size)) {
+        let groups = out.chunks_mut(GROUP).zip(codes.as_chunks::<GROUP>().0);
+        for ((out, codes), stored) in groups.zip(scales.chunks_exact(size)) {
+            let d = scale(stored);
+            for (o, q) in out.iter_mut().zip(codes) {
+                *o = d * f32::from(q.cast_signed());
+            }
+        }
+    }
+}
+
+/// Noise of encoding the trial rows with scales of `size` bytes.
+fn trial(sample: &Sample, size: usize) -> f64 {
+    let groups = sample.trial.len() / sample.trial_cols.max(1) * sample.trial_cols.div_ceil(GROUP);
+    let (mut codes, mut scales) = (vec![0; groups * GROUP], vec![0; groups * size]);
+    encode_rows(&sample.trial, sample.trial_cols.max(1), size, &mut codes, &mut scales).0.noise
+}
+
+/// Splits Q8_0 blocks into codes and scales; the index of the first block
+/// whose scale is not finite is an error.
+fn repack(blocks: &[u8], codes: &mut [u8], scales: &mut [u8]) -> std::result::Result<(), usize> {
+    let out = codes.as_chunks_mut::<GROUP>().0.iter_mut().zip(scales.as_chunks_mut::<2>().0);
+    for (i, (block, (codes, d))) in blocks.as_chunks::<BLOCK>().0.iter().zip(out).enumerate() {
+        let (head, body) = block.split_at(2);
+        d.copy_from_slice(head);
+        codes.copy_from_slice(body);
+        if !scale(d).is_finite() {
+            return Err(i);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the source blocks of `range` over.
+fn import(
+    rows: &dyn Rows,
+    range: &Range<u64>,
+    blocks: &[u8],
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> Result<()> {
+    if blocks.len() / BLOCK != codes.len() / GROUP || !blocks.len().is_multiple_of(BLOCK) {
+        return Err(Error::invalid(format!(
+            "tensor {}: source gave {} bytes for rows {}..{} of {}",
+            rows.name(),
+            blocks.len(),
+            range.start,
+            range.end,
+            rows.dtype()
+        )));
+    }
+    let per_row = (rows.matrix().cols / GROUP as u64).max(1);
+    repack(blocks, codes, scales).map_err(|at| {
+        Error::invalid(format!(
+            "tensor {0}: the Q8_0 block at row {1}, column {2} has a scale that is not finite: repair the source",
+            rows.name(),
+            range.start + at as u64 / per_row,
+            at as u64 % per_row * GROUP as u64
+        ))
+    })
+}
+
+impl Codec for Q8 {
+    fn id(&self) -> CodecId {
+        CodecId::Q8
+    }
+
+    fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
+        Ok(())
+    }
+
+    fn imports(&self, dtype: DType, matrix: Matrix, _: &EncodeOptions) -> bool {
+        imports_exactly(dtype, matrix)
+    }
+
+    fn nominal(&self, _: Matrix, _: DType, _: &EncodeOptions) -> Result<Params> {
+        Ok(params(0))
+    }
+
+    /// f16 scales, unless the largest sampled weight exceeds [`F16_PEAK`] or
+    /// they make more than [`F16_NOISE`] times the noise of f32 scales.
+    fn plan(&self, rows: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
+        let matrix = rows.matrix();
+        if matrix.rows > 0 && imports_exactly(rows.dtype(), matrix) && rows.read_native(0..1)?.is_some() {
+            return Ok(params(0));
+        }
+        let sample = Sample::read(rows)?;
+        let half = sample.peak <= F16_PEAK && trial(&sample, 2) <= F16_NOISE * trial(&sample, 4);
+        Ok(params(u8::from(!half)))
+    }
+
+    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+        let matrix = rows.matrix();
+        let Geometry { planes: [code_plane, scale_plane, ..], length, .. } =
+            geometry(self.id(), rows.name(), matrix, params)?;
+        if matrix.elements() == 0 {
+            return Ok((length.max(), EncodeStats::default()));
+        }
+        let (cols, size) = (matrix.cols as usize, scale_bytes(params));
+        let importable = size == 2 && imports_exactly(rows.dtype(), matrix);
+        let buffers = <(Vec<f32>, Vec<u8>, Vec<u8>)>::default;
+        let stats = for_row_chunks(rows, buffers, |(values, codes, scales), range| {
+            let count = range.end - range.start;
+            codes.resize((count * code_plane.row_stride) as usize, 0);
+            scales.resize((count * scale_plane.row_stride) as usize, 0);
+            let native = if importable { rows.read_native(range.clone())? } else { None };
+            let stats = if let Some(blocks) = native {
+                import(rows, &range, &blocks, codes, scales)?;
+                values.resize(count as usize * cols, 0.0);
+                decode_rows(codes, scales, cols, size, values);
+                EncodeStats { signal: energy(values), noise: 0.0 }
+            } else {
+                read_finite(rows, range.clone(), self.id(), values)?;
+                let (stats, overflow) = encode_rows(values, cols, size, codes, scales);
+                if let Some(row) = overflow {
+                    return Err(out_of_range(rows, range.start + row as u64, self.id()));
+                }
+                stats
+            };
+            sink.write_at(code_plane.offset + range.start * code_plane.row_stride, codes)?;
+            sink.write_at(scale_plane.offset + range.start * scale_plane.row_stride, scales)?;
+            Ok(stats)
+        })?;
+        Ok((length.max(), stats))
+    }
+
+    fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, out.len())?.planes;
+        if !out.is_empty() {
+            let plane = |p: squizd_spec::Plane| {
+                slice(tensor.data, p.offset + rows.start * p.row_stride, p.offset + rows.end * p.row_stride)
+            };
+            decode_rows(
+                plane(codes),
+                plane(scales),
+                tensor.matrix.cols as usize,
+                scale_bytes(tensor.params),
+                out,
+            );
+        }
+        Ok(())
+    }
+
+    fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
+        let geometry = payload(self.id(), tensor)?;
+        let [codes, scales, ..] = geometry.planes;
+        for row in 0..tensor.matrix.rows {
+            let (start, end) = (
+                codes.offset + row * codes.row_stride + tensor.matrix.cols,
+                codes.offset + (row + 1) * codes.row_stride,
+            );
+            if let Some((i, q)) = slice(tensor.data, start, end).iter().enumerate().find(|(_, q)| **q != 0) {
+                return Err(Violation {
+                    offset: start + i as u64,
+                    code: "q8-tail-code",
+                    message: format!(
+                        "byte {q:#04x} lies past the row's {} weights, must be 0",
+                        tensor.matrix.cols
+                    ),
+                });
+            }
+        }
+        padding(tensor, &geometry)?;
+        let bytes = tensor.data.get(scales.offset as usize..).unwrap_or_default();
+        finite_scales("q8-scale-not-finite", bytes, scale_bytes(tensor.params), scales.offset)
+    }
+
+    fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
+        super::kernels::q8(tensor, x, rows, y);
+    }
+}

@@ -1,0 +1,108 @@
+//! Judging a model: perplexity and logits, in `f32` with sums in `f64`.
+
+use crate::runtime::{Model, Session, SessionOptions};
+use crate::{Error, Result};
+
+/// Perplexity of a text.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Perplexity {
+    /// Mean negative log-likelihood per scored token, in nats.
+    pub mean_nll: f64,
+    /// `exp(mean_nll)`.
+    pub ppl: f64,
+    /// Tokens scored.
+    pub tokens: u64,
+}
+
+/// Perplexity of `ids` in windows of `ctx`.
+///
+/// The project's protocol: `bos`, if any, is put before the whole sequence
+/// once; windows do not overlap, and the last, shorter one counts; the first id
+/// of a window is context only, so a window of n ids scores n - 1.
+///
+/// `progress` is called with the ids done and the running result after each
+/// window.
+///
+/// # Errors
+/// If `ctx` is below 2, nothing would be scored, or an id is outside the
+/// vocabulary.
+pub fn perplexity(
+    model: &Model<'_>,
+    ids: &[u32],
+    ctx: usize,
+    bos: Option<u32>,
+    mut progress: impl FnMut(usize, Perplexity),
+) -> Result<Perplexity> {
+    if ctx < 2 {
+        return Err(Error::invalid(format!("perplexity needs a context of at least 2 ids, not {ctx}")));
+    }
+    let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
+    let mut session = session(model, ctx.min(ids.len()))?;
+    let mut total = 0.0;
+    let mut tokens = 0u64;
+    let mut done = 0;
+    for window in ids.chunks(ctx) {
+        if let Some((_, targets)) = window.split_first().filter(|(_, t)| !t.is_empty()) {
+            session.truncate(0);
+            session.forward_all(&window[..targets.len()], |i, logits| {
+                total += nll(logits, targets[i])?;
+                Ok(())
+            })?;
+            tokens += targets.len() as u64;
+        }
+        done += window.len();
+        progress(done, summary(total, tokens));
+    }
+    match tokens {
+        0 => Err(Error::invalid(format!("perplexity needs at least 2 ids, the text has {}", ids.len()))),
+        _ => Ok(summary(total, tokens)),
+    }
+}
+
+fn summary(total: f64, tokens: u64) -> Perplexity {
+    let mean_nll = total / tokens.max(1) as f64;
+    Perplexity { mean_nll, ppl: mean_nll.exp(), tokens }
+}
+
+/// Logits after every id, `[ids, vocab]`.
+///
+/// # Errors
+/// If `ids` is empty or holds an id outside the vocabulary.
+pub fn logits(model: &Model<'_>, ids: &[u32]) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    session(model, ids.len())?.forward_all(ids, |_, row| {
+        out.extend_from_slice(row);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+fn session<'m, 'w>(model: &'m Model<'w>, context: usize) -> Result<Session<'m, 'w>> {
+    Session::new(model, SessionOptions { context: context.max(1), ..SessionOptions::default() })
+}
+
+/// `log sum_j e^(l_j) - l_target`, in f64.
+fn nll(logits: &[f32], target: u32) -> Result<f64> {
+    let Some(&chosen) = logits.get(target as usize) else {
+        return Err(Error::invalid(format!(
+            "token id {target} is outside the vocabulary of {}",
+            logits.len()
+        )));
+    };
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|l| (f64::from(*l) - max).exp()).sum();
+    Ok(max + sum.ln() - f64::from(chosen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nll_of_known_distributions() {
+        assert!((nll(&[0.0; 4], 2).unwrap() - 4f64.ln()).abs() < 1e-12);
+        let p = nll(&[1000.0, 1001.0], 1).unwrap();
+        assert!((p - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
+        assert!(nll(&[0.0], 1).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! The generation loop.
+
+use super::session::Session;
+use crate::Result;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// When generation ends.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerateOptions<'a> {
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// Ids that end generation; they are not handed out.
+    pub stop: &'a [u32],
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// This id was sampled.
+    Stop(u32),
+    /// `max_tokens` were generated.
+    MaxTokens,
+    /// The session's context is full.
+    ContextFull,
+    /// The callback broke off.
+    Cancelled,
+}
+
+/// What was generated, and how fast.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Tokens handed out.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub reason: StopReason,
+    /// Prompt tokens processed.
+    pub prompt_tokens: usize,
+    /// Time from the start until the first sample.
+    pub prefill: Duration,
+    /// Time spent on the decoding steps (forward passes of generated tokens,
+    /// sampling and callback).
+    pub decode: Duration,
+    /// Forward passes within `decode`.
+    pub decode_steps: usize,
+}
+
+impl Generated {
+    /// Prompt tokens per second.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prompt_tokens, self.prefill)
+    }
+
+    /// Generated tokens per second, the first one (which the prompt's forward
+    /// pass yields) not counted.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decode_steps, self.decode)
+    }
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// Processes `prompt` after what the session holds, then samples token after
+/// token: `sample` picks an id from the logits (and may change them), and
+/// `on_token` receives it.
+///
+/// The last token handed out has not been processed when this returns.
+///
+/// # Errors
+/// If the prompt is empty, does not fit the context or holds an id outside the
+/// vocabulary, or a payload cannot be decoded.
+pub fn generate(
+    session: &mut Session<'_, '_>,
+    prompt: &[u32],
+    options: &GenerateOptions<'_>,
+    mut sample: impl FnMut(&mut [f32]) -> u32,
+    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generated> {
+    let start = Instant::now();
+    session.forward(prompt)?;
+    let prefill = start.elapsed();
+    let start = Instant::now();
+    let mut tokens = Vec::new();
+    let mut decode_steps = 0;
+    let reason = loop {
+        if tokens.len() >= options.max_tokens {
+            break StopReason::MaxTokens;
+        }
+        let id = sample(session.logits_mut());
+        if options.stop.contains(&id) {
+            break StopReason::Stop(id);
+        }
+        tokens.push(id);
+        if on_token(id).is_break() {
+            break StopReason::Cancelled;
+        }
+        if tokens.len() >= options.max_tokens {
+            break StopReason::MaxTokens;
+        }
+        if session.remaining() == 0 {
+            break StopReason::ContextFull;
+        }
+        session.forward(&[id])?;
+        decode_steps += 1;
+    };
+    Ok(Generated {
+        tokens,
+        reason,
+        prompt_tokens: prompt.len(),
+        prefill,
+        decode: start.elapsed(),
+        decode_steps,
+    })
+}

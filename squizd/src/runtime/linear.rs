@@ -1,0 +1,141 @@
+//! Matrix products straight from stored blocks.
+//!
+//! One input vector: the codec's own kernel, rows split over the threads.
+//! A batch: strips of rows are decoded once into a cache-sized buffer and
+//! multiplied with every input in `f32`, so that decoding is paid per batch.
+
+use super::math::{add, gemm};
+use crate::codec::{Activation, Codec, Encoded, Precision};
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Multiply-adds of one matvec task.
+const TASK_WORK: usize = 1 << 16;
+/// Floats of a decoded strip: 128 KiB, a quarter of a typical L2 cache.
+const STRIP: usize = 1 << 15;
+/// Smallest batch for which decoding strips beats one kernel call per input.
+const BATCH: usize = 4;
+
+/// A stored matrix and its optional bias: `y = W x + b`.
+pub(super) struct Linear<'w> {
+    pub(super) codec: &'static dyn Codec,
+    pub(super) tensor: Encoded<'w>,
+    pub(super) bias: Option<Vec<f32>>,
+}
+
+/// One product `y = W[first_row ..][.. y.len()] x` among several that share `x`.
+pub(super) struct Product<'a, 'w> {
+    pub(super) linear: &'a Linear<'w>,
+    pub(super) first_row: usize,
+    pub(super) y: &'a mut [f32],
+}
+
+impl<'w> Linear<'w> {
+    /// Output width.
+    pub(super) fn rows(&self) -> usize {
+        self.tensor.matrix.rows as usize
+    }
+
+    /// Input width.
+    pub(super) fn cols(&self) -> usize {
+        self.tensor.matrix.cols as usize
+    }
+
+    /// The product of all rows with one input.
+    pub(super) fn product<'a>(&'a self, y: &'a mut [f32]) -> Product<'a, 'w> {
+        Product { linear: self, first_row: 0, y }
+    }
+
+    /// Decodes rows into `out`.
+    pub(super) fn decode(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.codec.decode(&self.tensor, rows.start as u64..rows.end as u64, out)
+    }
+
+    /// `y[i] = W[rows] x[i] + b[rows]` for the `n` rows of `x`; `y` is
+    /// `[n, rows]`, `transposed` is scratch memory.
+    pub(super) fn batch(
+        &self,
+        rows: Range<usize>,
+        x: &[f32],
+        n: usize,
+        precision: Precision,
+        transposed: &mut Vec<f32>,
+        y: &mut [f32],
+    ) -> Result<()> {
+        let count = rows.len();
+        if n < BATCH {
+            for (x, y) in x.chunks_exact(self.cols()).zip(y.chunks_exact_mut(count)) {
+                let x = Activation::new(x, precision);
+                multiply(&mut [Product { linear: self, first_row: rows.start, y }], &x);
+            }
+            return Ok(());
+        }
+        transposed.clear();
+        transposed.resize(count * n, 0.0);
+        self.batch_transposed(rows.clone(), x, n, transposed)?;
+        let source = &transposed[..];
+        let bias = self.bias.as_ref().map(|b| &b[rows]);
+        y.par_chunks_mut(8 * count).enumerate().for_each(|(i, block)| {
+            let tokens = block.len() / count;
+            for (r, column) in source.chunks_exact(n).enumerate() {
+                for (t, value) in column[8 * i..][..tokens].iter().enumerate() {
+                    block[t * count + r] = *value;
+                }
+            }
+            if let Some(bias) = bias {
+                block.chunks_exact_mut(count).for_each(|y| add(y, bias));
+            }
+        });
+        Ok(())
+    }
+
+    /// `out[r][i] = W[rows.start + r] . x[i]`.
+    fn batch_transposed(&self, rows: Range<usize>, x: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        let cols = self.cols();
+        let share = rows.len().div_ceil(4 * rayon::current_num_threads());
+        let strip = (STRIP / cols).min(share).clamp(4, 64) & !3;
+        out.par_chunks_mut(strip * n).enumerate().try_for_each_init(
+            || vec![0.0; strip * cols],
+            |decoded, (i, out)| {
+                let start = rows.start + i * strip;
+                let count = out.len() / n;
+                let decoded = &mut decoded[..count * cols];
+                self.decode(start..start + count, decoded)?;
+                gemm(decoded, x, cols, out, n);
+                Ok::<_, Error>(())
+            },
+        )
+    }
+}
+
+/// Runs products that share the input `x`, splitting their rows over the
+/// threads where that pays.
+pub(super) fn multiply(products: &mut [Product<'_, '_>], x: &Activation<'_>) {
+    match products {
+        [] => {}
+        [one] => multiply_rows(one.linear, one.first_row, one.y, x),
+        _ => {
+            let (a, b) = products.split_at_mut(products.len() / 2);
+            rayon::join(|| multiply(a, x), || multiply(b, x));
+        }
+    }
+}
+
+fn multiply_rows(linear: &Linear<'_>, first_row: usize, y: &mut [f32], x: &Activation<'_>) {
+    let rows = y.len();
+    if rows >= 8 && rows * linear.cols() > TASK_WORK {
+        let half = rows / 8 * 4;
+        let (a, b) = y.split_at_mut(half);
+        rayon::join(
+            || multiply_rows(linear, first_row, a, x),
+            || multiply_rows(linear, first_row + half, b, x),
+        );
+        return;
+    }
+    let range = first_row as u64..(first_row + rows) as u64;
+    linear.codec.matvec(&linear.tensor, x, range, y);
+    if let Some(bias) = &linear.bias {
+        add(y, &bias[first_row..first_row + rows]);
+    }
+}

@@ -1,0 +1,39 @@
+//! The reference runtime: decoder-only transformers on the CPU, weights read in
+//! place from their stored blocks.
+//!
+//! ```text
+//! SquizdRef ─ FileWeights ─ Model::new ──── Session::new ─── forward(tokens) → logits
+//!             by role       checks every    cache, buffers   batches: decoded strips × inputs
+//!                           tensor                           one token: the codec's own kernel
+//! ```
+//!
+//! Per block, with RMS norm `N` (arXiv 1910.07467), attention `A` and gated
+//! feed-forward `F`: `x += P(A(N(x)))`, then `x += P(F(N(x)))`, where `P` is the
+//! identity or, in Gemma, one more norm. All arithmetic is `f32`; with
+//! [`Precision::Q8`](crate::codec::Precision::Q8) the inputs of one-token
+//! products are rounded to 8 bits. Work is spread over the current rayon pool;
+//! results do not depend on the number of threads.
+
+mod attention;
+mod cache;
+mod ffn;
+mod forward;
+mod generate;
+mod lanes;
+mod linear;
+mod load;
+mod math;
+mod model;
+mod rope;
+mod session;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use cache::KvType;
+pub use generate::{GenerateOptions, Generated, StopReason, generate};
+pub use model::Model;
+pub use session::{Session, SessionOptions};
+pub use weights::{FileWeights, Stored, Weights};

@@ -1,0 +1,103 @@
+//! A model ready to run: its hyper-parameters and its resolved tensors.
+
+use super::attention::Heads;
+use super::linear::Linear;
+use super::rope::Rope;
+use crate::model::ModelConfig;
+
+/// A decoder-only transformer whose weights are read in place for `'w`.
+///
+/// Loading checks every tensor the family needs for presence, shape and codec,
+/// and that the file holds none the forward pass would ignore.
+pub struct Model<'w> {
+    pub(super) config: ModelConfig,
+    pub(super) heads: Heads,
+    pub(super) norm_eps: f32,
+    pub(super) embedding: Linear<'w>,
+    pub(super) layers: Vec<Layer<'w>>,
+    pub(super) output_norm: Vec<f32>,
+    /// The head; `None` where it is the embedding.
+    pub(super) output: Option<Linear<'w>>,
+    /// Rotation of global and of local layers.
+    pub(super) ropes: [Rope; 2],
+}
+
+impl<'w> Model<'w> {
+    /// The hyper-parameters.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Tokens the model knows; the length of a logits row.
+    pub fn vocab_size(&self) -> usize {
+        self.embedding.rows()
+    }
+
+    pub(super) fn hidden(&self) -> usize {
+        self.embedding.cols()
+    }
+
+    pub(super) fn head(&self) -> &Linear<'w> {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Values of one position's queries.
+    pub(super) fn query_width(&self) -> usize {
+        self.heads.queries * self.heads.dim
+    }
+
+    /// Values of one position's keys, and of its values.
+    pub(super) fn key_width(&self) -> usize {
+        self.heads.keys * self.heads.dim
+    }
+}
+
+impl std::fmt::Debug for Model<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// One transformer block.
+pub(super) struct Layer<'w> {
+    pub(super) attn_norm: Vec<f32>,
+    pub(super) q: Linear<'w>,
+    pub(super) k: Linear<'w>,
+    pub(super) v: Linear<'w>,
+    pub(super) attn_output: Linear<'w>,
+    /// Per-head norms of queries and keys.
+    pub(super) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
+    /// Norm of the attention block's result (sandwich norms).
+    pub(super) attn_post_norm: Option<Vec<f32>>,
+    pub(super) ffn_norm: Vec<f32>,
+    pub(super) ffn: Ffn<'w>,
+    pub(super) ffn_post_norm: Option<Vec<f32>>,
+    /// Sliding window in tokens.
+    pub(super) window: Option<usize>,
+    /// Index into [`Model::ropes`]; `None`: no rotary embedding.
+    pub(super) rope: Option<usize>,
+}
+
+/// Feed-forward block.
+pub(super) enum Ffn<'w> {
+    Dense { gate: Linear<'w>, up: Linear<'w>, down: Linear<'w> },
+    Experts(Experts<'w>),
+}
+
+/// Mixture of experts: each token goes to its `active` best experts.
+pub(super) struct Experts<'w> {
+    pub(super) router: Linear<'w>,
+    /// `[experts * width, hidden]`.
+    pub(super) gate: Linear<'w>,
+    /// `[experts * width, hidden]`.
+    pub(super) up: Linear<'w>,
+    /// `[experts * hidden, width]`.
+    pub(super) down: Linear<'w>,
+    pub(super) active: usize,
+    /// Feed-forward width of one expert.
+    pub(super) width: usize,
+    /// Selected probabilities are divided by their sum.
+    pub(super) normalize: bool,
+    /// Factor on the routed sum.
+    pub(super) scale: f32,
+}

@@ -1,0 +1,129 @@
+//! The runtime against transformers, on trained models.
+
+use super::testing::{Reference, Trained, argmax, max_difference};
+use super::*;
+use crate::codec::Precision;
+use crate::eval;
+use std::ops::ControlFlow;
+
+/// Bound on the largest absolute difference of a logit.
+const BOUND: f32 = 1e-3;
+
+fn greedy(model: &Model<'_>, options: SessionOptions, prompt: &[u32], count: usize) -> Generated {
+    let mut session = Session::new(model, options).unwrap();
+    let options = GenerateOptions { max_tokens: count, stop: &[] };
+    generate(&mut session, prompt, &options, argmax, |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn tiny_logits_and_greedy_text_are_those_of_transformers() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let reference = trained.reference();
+    let mut worst = 0f32;
+    for i in 0..4 {
+        let ids = reference.ids(&format!("ids.{i}"));
+        let logits = eval::logits(&model, &ids).unwrap();
+        worst = worst.max(max_difference(&logits, &reference.floats(&format!("logits.{i}"))));
+        let want = reference.ids(&format!("greedy.{i}"));
+        let got = greedy(&model, SessionOptions::default(), &ids, 32);
+        assert_eq!(got.tokens, want[ids.len()..], "prompt {i}");
+        assert_eq!((got.reason, got.decode_steps), (StopReason::MaxTokens, 31));
+    }
+    println!("tiny-qwen3-1m: largest logit difference {worst:e}");
+    assert!(worst < BOUND, "{worst}");
+}
+
+#[cfg(feature = "text")]
+#[test]
+fn tiny_perplexity_is_that_of_transformers() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let ids = trained.heldout(usize::MAX);
+    let result = eval::perplexity(&model, &ids, 256, Some(0), |_, _| {}).unwrap();
+    println!("tiny-qwen3-1m: {result:?}");
+    assert_eq!(result.tokens, 19_363);
+    assert!((result.mean_nll - 2.869_713_024_629_369_4).abs() < 2e-6, "{result:?}");
+}
+
+#[test]
+fn natural_logits_and_greedy_text_are_those_of_transformers() {
+    let Some(trained) = Trained::natural() else { return };
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let reference: Reference = trained.reference();
+    let mut worst = 0f32;
+    for i in 0..4 {
+        let ids = reference.ids(&format!("prompt{i}.input_ids"));
+        let logits = eval::logits(&model, &ids).unwrap();
+        let last = &logits[logits.len() - model.vocab_size()..];
+        worst = worst.max(max_difference(last, &reference.floats(&format!("prompt{i}.logits"))));
+        if i == 0 {
+            worst = worst.max(max_difference(&logits, &reference.floats("prompt0.logits_all")));
+        }
+        let got = greedy(&model, SessionOptions::default(), &ids, 40);
+        assert_eq!(got.tokens, reference.ids(&format!("prompt{i}.greedy_ids")), "prompt {i}");
+    }
+    println!("natural-qwen3-28m: largest logit difference {worst:e}");
+    assert!(worst < BOUND, "{worst}");
+}
+
+/// The first window of the reference protocol; the whole of it with
+/// `SQUIZD_FULL=1` (mean NLL 2.356176 over 19,200 tokens).
+#[cfg(feature = "text")]
+#[test]
+fn natural_perplexity_is_that_of_transformers() {
+    let Some(trained) = Trained::natural() else { return };
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let ids = trained.heldout(65_536);
+    assert_eq!(ids.len(), 19_238);
+    if std::env::var("SQUIZD_FULL").is_ok() {
+        let result = eval::perplexity(&model, &ids, 512, None, |_, _| {}).unwrap();
+        println!("natural-qwen3-28m: {result:?}");
+        assert_eq!(result.tokens, 19_200);
+        assert!((result.mean_nll - 2.356_176_234_5).abs() < 2e-6, "{result:?}");
+    } else {
+        let result = eval::perplexity(&model, &ids[..1024], 512, None, |_, _| {}).unwrap();
+        println!("natural-qwen3-28m, two windows: {result:?}");
+        assert_eq!(result.tokens, 1022);
+    }
+}
+
+#[test]
+fn every_way_to_compute_agrees() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let ids: Vec<u32> = (0..100u32).map(|i| (i * 37 + 11) % 1024).collect();
+    let whole = eval::logits(&model, &ids).unwrap();
+    let vocab = model.vocab_size();
+    let row = |i: usize| &whole[i * vocab..][..vocab];
+    let exact = SessionOptions::default();
+    // Batches of every size class, and one token at a time.
+    for batch in [1, 3, 7, 64] {
+        let mut session = Session::new(&model, SessionOptions { batch, ..exact }).unwrap();
+        session
+            .forward_all(&ids, |i, logits| {
+                assert!(max_difference(logits, row(i)) < 1e-4, "batches of {batch}, position {i}");
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(session.tokens(), ids);
+    }
+    // Going back and on.
+    let mut session = Session::new(&model, exact).unwrap();
+    session.forward(&ids).unwrap();
+    session.truncate(40);
+    assert!(max_difference(session.forward(&ids[40..70]).unwrap(), row(69)) < 1e-4);
+    // Rounded caches and inputs stay close.
+    for (options, bound) in [
+        (SessionOptions { kv: KvType::F16, ..exact }, 0.05),
+        (SessionOptions { precision: Precision::Q8, batch: 1, ..exact }, 1.0),
+    ] {
+        let mut session = Session::new(&model, options).unwrap();
+        let difference = max_difference(session.forward(&ids).unwrap(), row(99));
+        println!("{options:?}: {difference}");
+        assert!(difference < bound, "{options:?}: {difference}");
+    }
+    // One thread or two.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    assert_eq!(pool.install(|| eval::logits(&model, &ids).unwrap()), whole);
+}
