@@ -13,4 +13,6 @@ pub mod store;
 mod tensors;
 pub mod tokenizer;
 
-pub use model_source::{ModelSource, OpenOptions, open};
+pub use arch::MappingOptions;
+pub use model_path::open;
+pub use model_source::ModelSource;
