@@ -11,9 +11,17 @@
 //! [`avx2`], [`avx512`] and [`neon`] take over the 8-bit precision where the
 //! level in use has them.
 
+#![allow(unsafe_code)] // calls to functions compiled for detected CPU features
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod generic;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::activation::{Activation, Precision};
 use super::int4::Layout;
@@ -83,11 +91,21 @@ pub(super) fn int4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, 
 }
 
 fn int4_at(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (x.precision(), level) {
-        (Precision::F32, _) => generic::int4_f32(layout, x, rows, y),
+    let done = match (x.precision(), level) {
+        (Precision::F32, _) => {
+            generic::int4_f32(layout, x, rows, y);
+            true
+        }
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::int4(layout, x.quantized(), rows, y) => {}
-        (Precision::Q8, _) => generic::int4_q8(layout, x, rows, y),
+        (Precision::Q8, Level::Avx2) => unsafe { avx2::int4(layout, x.quantized(), rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Q8, Level::Avx512) => unsafe { avx512::int4(layout, x.quantized(), rows, y) },
+        (Precision::Q8, _) => false,
+    };
+    if !done {
+        generic::int4_q8(layout, x, rows, y);
     }
 }
 
@@ -103,8 +121,12 @@ pub(super) fn q8(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y:
 fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     match (x.precision(), level) {
         (Precision::F32, _) => generic::q8_f32(scale_bytes, x, rows, y),
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::q8(scale_bytes, x.quantized(), rows, y) => {}
+        (Precision::Q8, Level::Avx2) => unsafe { avx2::q8(scale_bytes, x.quantized(), rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Q8, Level::Avx512) => unsafe { avx512::q8(scale_bytes, x.quantized(), rows, y) },
         (Precision::Q8, _) => generic::q8_q8(scale_bytes, x, rows, y),
     }
 }
