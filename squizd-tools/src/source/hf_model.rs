@@ -49,16 +49,7 @@ pub(super) fn open(
         }
     }
     if !tokenizer.contains_key("tokenizer.json") {
-        match tokenizer.get("tokenizer.model") {
-            Some(model) => {
-                let built = super::tokenizer::sentencepiece::build(model)?;
-                tokenizer.insert("tokenizer.json".to_owned(), built);
-            }
-            None => config.warnings.push(format!(
-                "{}: neither tokenizer.json nor tokenizer.model; the result will have no tokenizer",
-                dir.display()
-            )),
-        }
+        config.warnings.push(format!("{}: no tokenizer.json; the result will have no tokenizer", dir.display()));
     }
     let file = |name: &str| tokenizer.get(name).map(Vec::as_slice);
     let small = TokenFiles {

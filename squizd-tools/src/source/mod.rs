@@ -4,9 +4,16 @@ pub mod config;
 mod flaw;
 pub mod gguf;
 mod gguf_model;
+mod hf_model;
 pub mod mapped;
+mod model_path;
 pub mod model_source;
 pub mod pieces;
+pub mod safetensors;
 pub mod store;
 mod tensors;
 pub mod tokenizer;
+
+pub use arch::MappingOptions;
+pub use model_path::open;
+pub use model_source::ModelSource;

@@ -28,6 +28,9 @@ pub fn open(path: &Path, options: MappingOptions) -> Result<ModelSource> {
             path.display()
         )));
     }
+    if path.to_string_lossy().ends_with(".safetensors.index.json") {
+        return open_safetensors(path, options);
+    }
     match sniff(path)? {
         Kind::Gguf => gguf_model::open(path, options),
         Kind::Safetensors => open_safetensors(path, options),
@@ -91,10 +94,14 @@ fn open_safetensors(path: &Path, options: MappingOptions) -> Result<ModelSource>
         )));
     }
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    if is_shard(name) {
-        return hf_model::open(dir, Box::new(SafetensorsStore::open_dir(dir)?), "safetensors", options);
-    }
-    hf_model::open(dir, Box::new(SafetensorsStore::open_file(path)?), "safetensors", options)
+    let store = if name.ends_with(".json") {
+        SafetensorsStore::open_index(path)?
+    } else if is_shard(name) {
+        SafetensorsStore::open_dir(dir)?
+    } else {
+        SafetensorsStore::open_file(path)?
+    };
+    hf_model::open(dir, Box::new(store), "safetensors", options)
 }
 
 /// `model-00002-of-00005.safetensors`.
