@@ -1,22 +1,14 @@
 //! The tokenizer arrays of a GGUF file.
 
 use super::{
+    checks::{MAX_MERGES, check_charsmap, check_scores, index_tokens},
     json::{self, AddedToken, Model, Spec},
-    pieces::{Kind, is_byte_piece, merges_from_scores},
+    pieces::{Kind, PieceModel, Prefix},
     pretokenizer::preparation,
 };
 use serde_json::{Value, json};
 use squizd::{Error, Result};
 use std::collections::HashMap;
-
-/// Most tokens accepted (the largest known vocabulary has 262,144).
-const MAX_TOKENS: usize = 1 << 21;
-/// Longest token, in bytes.
-const MAX_TOKEN_BYTES: usize = 4096;
-/// Most merges accepted.
-const MAX_MERGES: usize = 1 << 22;
-/// Longest character map (SentencePiece's nmt_nfkc has 240 KB).
-const MAX_CHARSMAP: usize = 4 << 20;
 
 /// The keys under `tokenizer.ggml.` that decide token ids.
 #[derive(Clone, Debug, Default)]
@@ -73,8 +65,8 @@ pub fn build(vocab: &GgufVocab<'_>) -> Result<Vec<u8>> {
     let checked = Checked::new(vocab)?;
     match vocab.model {
         "gpt2" => checked.byte_level(),
-        "llama" => checked.sentencepiece(),
-        "t5" => checked.unigram(),
+        "llama" => checked.sentencepiece(false),
+        "t5" => checked.sentencepiece(true),
         other => Err(Error::unsupported(format!(
             "tokenizer.ggml.model is {other:?}; supported are gpt2 (byte-level BPE), llama (SentencePiece) and t5 (unigram): convert from the Hugging Face checkpoint instead, or give --tokenizer"
         ))),
@@ -84,7 +76,6 @@ pub fn build(vocab: &GgufVocab<'_>) -> Result<Vec<u8>> {
 /// A vocabulary whose arrays agree with each other.
 struct Checked<'a> {
     vocab: &'a GgufVocab<'a>,
-    tokens: Vec<&'a str>,
     kinds: Vec<Kind>,
     ids: HashMap<&'a str, u32>,
     bos: Option<(u32, &'a str)>,
@@ -99,43 +90,18 @@ fn bad(key: &str, what: std::fmt::Arguments<'_>) -> Error {
 impl<'a> Checked<'a> {
     fn new(vocab: &'a GgufVocab<'a>) -> Result<Self> {
         let n = vocab.tokens.len();
-        if n == 0 || n > MAX_TOKENS {
-            return Err(bad("tokens", format_args!("{n} tokens, allowed 1..={MAX_TOKENS}")));
-        }
+        let within = |key: &'static str| move |e: Error| Error::invalid(format!("tokenizer.ggml.{key}: {e}"));
+        let ids = index_tokens(&vocab.tokens).map_err(within("tokens"))?;
         for (key, len) in [("scores", vocab.scores.len()), ("token_type", vocab.token_types.len())] {
             if len != 0 && len != n {
                 return Err(bad(key, format_args!("{len} entries for {n} tokens")));
             }
         }
+        check_scores(&vocab.scores).map_err(within("scores"))?;
+        check_charsmap(&vocab.precompiled_charsmap).map_err(within("precompiled_charsmap"))?;
         if vocab.merges.len() > MAX_MERGES {
-            return Err(bad(
-                "merges",
-                format_args!("{} merges, at most {MAX_MERGES} are allowed", vocab.merges.len()),
-            ));
-        }
-        if vocab.precompiled_charsmap.len() > MAX_CHARSMAP {
-            return Err(bad(
-                "precompiled_charsmap",
-                format_args!(
-                    "{} bytes, at most {MAX_CHARSMAP} are allowed",
-                    vocab.precompiled_charsmap.len()
-                ),
-            ));
-        }
-        let mut ids = HashMap::with_capacity(n);
-        for (id, &token) in (0u32..).zip(&vocab.tokens) {
-            if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-                return Err(bad(
-                    "tokens",
-                    format_args!("token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}", token.len()),
-                ));
-            }
-            if let Some(first) = ids.insert(token, id) {
-                return Err(bad("tokens", format_args!("token {id} {token:?} repeats token {first}")));
-            }
-        }
-        if let Some((i, score)) = vocab.scores.iter().enumerate().find(|(_, s)| !s.is_finite()) {
-            return Err(bad("scores", format_args!("score {i} is {score}")));
+            let len = vocab.merges.len();
+            return Err(bad("merges", format_args!("{len} merges, at most {MAX_MERGES} are allowed")));
         }
         let kinds = if vocab.token_types.is_empty() {
             vec![Kind::Normal; n]
@@ -155,7 +121,7 @@ impl<'a> Checked<'a> {
         let bos = special("bos_token_id", vocab.bos)?;
         let eos = special("eos_token_id", vocab.eos)?;
         let unknown = special("unknown_token_id", vocab.unknown)?;
-        Ok(Self { vocab, tokens: vocab.tokens.clone(), kinds, ids, bos, eos, unknown })
+        Ok(Self { vocab, kinds, ids, bos, eos, unknown })
     }
 
     /// GPT-2's kind: bytes as printable characters, ranked merges.
@@ -166,55 +132,34 @@ impl<'a> Checked<'a> {
                 "tokenizer.ggml.pre is {pre:?}, a word splitter that this version does not know: convert from the Hugging Face checkpoint, which has a tokenizer.json"
             ))
         })?;
-        let model = Model::bpe(&self.tokens, self.merges()?, None, false, prepared.ignore_merges);
+        let model = Model::bpe(&self.vocab.tokens, self.merges()?, None, false, prepared.ignore_merges);
         let mut spec = Spec::new(model, byte_level_decoder());
         spec.normalizer = prepared.normalizer;
         spec.pre_tokenizer = prepared.pre_tokenizer;
         self.finish(spec)
     }
 
-    /// Llama's kind: SentencePiece BPE with byte fallback.
-    fn sentencepiece(&self) -> Result<Vec<u8>> {
-        self.check_byte_pieces()?;
-        let prefix = self.vocab.add_space_prefix.unwrap_or(true);
-        let merges = merges_from_scores(&self.tokens, &self.vocab.scores, |id| {
-            self.kinds.get(id) == Some(&Kind::Normal)
-        });
-        if merges.len() > MAX_MERGES {
-            return Err(bad(
-                "scores",
-                format_args!("the pieces have {} merges, at most {MAX_MERGES} are allowed", merges.len()),
-            ));
-        }
-        let model = Model::bpe(&self.tokens, merges, self.unknown.map(|u| u.1), true, false);
-        let mut spec = Spec::new(model, json::sentencepiece_decoder(prefix));
-        spec.normalizer = json::normalizers(json::escape_spaces(prefix));
-        self.finish(spec)
-    }
-
-    /// T5's kind: a unigram language model.
-    fn unigram(&self) -> Result<Vec<u8>> {
-        let (unk_id, _) = self
-            .unknown
-            .ok_or_else(|| bad("unknown_token_id", format_args!("missing; a unigram vocabulary needs it")))?;
-        if self.vocab.scores.is_empty() {
+    /// Llama's and T5's kinds: SentencePiece BPE or unigram.
+    fn sentencepiece(&self, unigram: bool) -> Result<Vec<u8>> {
+        if unigram && self.vocab.scores.is_empty() {
             return Err(bad("scores", format_args!("missing; a unigram vocabulary needs one per token")));
         }
-        let byte_fallback = self.kinds.contains(&Kind::Byte);
-        if byte_fallback {
-            self.check_byte_pieces()?;
-        }
-        let prefix = self.vocab.add_space_prefix.unwrap_or(true);
-        let vocab =
-            self.tokens.iter().copied().zip(self.vocab.scores.iter().map(|&s| f64::from(s))).collect();
-        let model = Model::Unigram { unk_id, vocab, byte_fallback };
-        let mut spec = Spec::new(model, json::sentencepiece_decoder(prefix));
-        spec.normalizer = json::unigram_normalizer(
-            &self.vocab.precompiled_charsmap,
-            self.vocab.remove_extra_whitespaces.unwrap_or(true),
-        );
-        spec.pre_tokenizer = json::metaspace(prefix);
-        self.finish(spec)
+        let pieces = PieceModel {
+            tokens: self.vocab.tokens.clone(),
+            scores: self.vocab.scores.clone(),
+            kinds: self.kinds.clone(),
+            unigram,
+            byte_fallback: !unigram || self.kinds.contains(&Kind::Byte),
+            unknown: self.unknown.map(|u| u.0),
+            prefix: match self.vocab.add_space_prefix {
+                Some(false) => Prefix::None,
+                _ => Prefix::EveryPart,
+            },
+            remove_extra_whitespaces: self.vocab.remove_extra_whitespaces.unwrap_or(unigram),
+            charsmap: &self.vocab.precompiled_charsmap,
+        };
+        let pieces = pieces.checked()?;
+        self.finish(pieces.spec()?)
     }
 
     /// `"a b"` pairs, each part and the whole a token.
@@ -243,27 +188,14 @@ impl<'a> Checked<'a> {
         self.vocab.merges.iter().enumerate().map(pair).collect()
     }
 
-    /// Tokens of type "byte" must be `<0x00>` to `<0xFF>`.
-    fn check_byte_pieces(&self) -> Result<()> {
-        let wrong =
-            self.tokens.iter().zip(&self.kinds).position(|(t, k)| *k == Kind::Byte && !is_byte_piece(t));
-        match wrong.and_then(|i| Some((i, self.tokens.get(i)?))) {
-            None => Ok(()),
-            Some((i, token)) => Err(bad(
-                "tokens",
-                format_args!("token {i} is {token:?}, but its type is byte: \"<0x00>\" to \"<0xFF>\""),
-            )),
-        }
-    }
-
     /// Added tokens and the template of beginning and end.
-    fn finish(&self, mut spec: Spec<'a>) -> Result<Vec<u8>> {
+    fn finish<'s>(&'s self, mut spec: Spec<'s>) -> Result<Vec<u8>> {
         let phi3 = self.vocab.model_name.is_some_and(|name| {
             let name = name.to_ascii_lowercase();
             name.contains("phi-3") || name.contains("phi3")
         });
         let added =
-            (0u32..).zip(self.tokens.iter().zip(&self.kinds)).filter(|(_, (_, kind))| kind.is_added());
+            (0u32..).zip(self.vocab.tokens.iter().zip(&self.kinds)).filter(|(_, (_, kind))| kind.is_added());
         spec.added_tokens = added
             .map(|(id, (&content, &kind))| AddedToken {
                 id,

@@ -53,13 +53,13 @@ pub(super) enum Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    /// A BPE model over `vocab`; `sentencepiece`: unknown characters become
-    /// `<0x..>` tokens or one `unk`.
+    /// A BPE model over `vocab`; neighbouring unknown characters become one
+    /// `unk_token`, or with `byte_fallback` `<0x..>` tokens.
     pub(super) fn bpe(
         vocab: &'a [&'a str],
         merges: Vec<(&'a str, &'a str)>,
         unk_token: Option<&'a str>,
-        sentencepiece: bool,
+        byte_fallback: bool,
         ignore_merges: bool,
     ) -> Self {
         Self::Bpe {
@@ -67,8 +67,8 @@ impl<'a> Model<'a> {
             unk_token,
             continuing_subword_prefix: (),
             end_of_word_suffix: (),
-            fuse_unk: sentencepiece,
-            byte_fallback: sentencepiece,
+            fuse_unk: unk_token.is_some(),
+            byte_fallback,
             ignore_merges,
             vocab,
             merges,
@@ -137,15 +137,6 @@ pub(super) fn byte_level(use_regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
 }
 
-/// Several normalizers, none, or one.
-pub(super) fn normalizers(mut steps: Vec<Value>) -> Value {
-    match steps.len() {
-        0 => Value::Null,
-        1 => steps.remove(0),
-        _ => json!({"type": "Sequence", "normalizers": steps}),
-    }
-}
-
 /// The decoder of SentencePiece vocabularies.
 pub(super) fn sentencepiece_decoder(strip_space: bool) -> Value {
     let mut steps = vec![
@@ -159,22 +150,19 @@ pub(super) fn sentencepiece_decoder(strip_space: bool) -> Value {
     json!({"type": "Sequence", "decoders": steps})
 }
 
-/// The normalizer of SentencePiece BPE: a space in front, spaces as `▁`.
-pub(super) fn escape_spaces(prefix: bool) -> Vec<Value> {
-    let prepend = prefix.then(|| json!({"type": "Prepend", "prepend": "▁"}));
-    let escape = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-    prepend.into_iter().chain([escape]).collect()
+/// A space put in front of a text, not of its later parts, and spaces as `▁`.
+pub(super) fn metaspace_at_start() -> Value {
+    json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false})
 }
 
-/// Words of SentencePiece's unigram: spaces as `▁`, one in front.
-pub(super) fn metaspace(prefix: bool) -> Value {
-    let scheme = if prefix { "always" } else { "never" };
-    json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false})
-}
-
-/// SentencePiece's normalizer: its character map, then runs of spaces as one
-/// and none at the ends.
-pub(super) fn unigram_normalizer(charsmap: &[u8], remove_extra_whitespaces: bool) -> Value {
+/// SentencePiece's normalizer: its character map, runs of spaces as one and
+/// none at the ends, then for `escape` a space in front of every part
+/// (`Some(true)`) and spaces as `▁`.
+pub(super) fn sentencepiece_normalizer(
+    charsmap: &[u8],
+    remove_extra_whitespaces: bool,
+    escape: Option<bool>,
+) -> Value {
     let mut steps = Vec::new();
     if !charsmap.is_empty() {
         steps.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(charsmap)}));
@@ -183,7 +171,17 @@ pub(super) fn unigram_normalizer(charsmap: &[u8], remove_extra_whitespaces: bool
         steps.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
         steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
     }
-    normalizers(steps)
+    if escape == Some(true) {
+        steps.push(json!({"type": "Prepend", "prepend": "▁"}));
+    }
+    if escape.is_some() {
+        steps.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}));
+    }
+    match steps.len() {
+        0 => Value::Null,
+        1 => steps.remove(0),
+        _ => json!({"type": "Sequence", "normalizers": steps}),
+    }
 }
 
 /// Standard base64 with padding, the form of `precompiled_charsmap`.
