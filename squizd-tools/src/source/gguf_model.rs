@@ -78,7 +78,8 @@ fn pairs(meta: &GgufMetadata) -> Result<String> {
             .map_err(|e| Error::invalid(format!("metadata key `{key}` cannot be written as JSON: {e}")))?;
         map.insert(key.to_owned(), json);
     }
-    serde_json::to_string(&map).map_err(|e| Error::invalid(format!("GGUF metadata cannot be written as JSON: {e}")))
+    serde_json::to_string(&map)
+        .map_err(|e| Error::invalid(format!("GGUF metadata cannot be written as JSON: {e}")))
 }
 
 fn provenance(meta: &GgufMetadata) -> Result<SourceProvenance> {

@@ -6,6 +6,7 @@ use super::{
     config::{self, json, tokens::TokenFiles},
     model_source::{Companions, ModelSource},
     store::TensorStore,
+    tokenizer::sentencepiece::from_sentencepiece,
 };
 use squizd::{Error, Result, source::SourceProvenance};
 use std::{
@@ -49,7 +50,18 @@ pub(super) fn open(
         }
     }
     if !tokenizer.contains_key("tokenizer.json") {
-        config.warnings.push(format!("{}: no tokenizer.json; the result will have no tokenizer", dir.display()));
+        let part = |name: &str| tokenizer.get(name).map(Vec::as_slice);
+        match part("tokenizer.model") {
+            Some(model) => {
+                let (config, added) = (part("tokenizer_config.json"), part("added_tokens.json"));
+                let built = from_sentencepiece(model, config, added)?;
+                tokenizer.insert("tokenizer.json".to_owned(), built);
+            }
+            None => config.warnings.push(format!(
+                "{}: neither tokenizer.json nor tokenizer.model; the result will have no tokenizer",
+                dir.display()
+            )),
+        }
     }
     let file = |name: &str| tokenizer.get(name).map(Vec::as_slice);
     let small = TokenFiles {

@@ -58,9 +58,9 @@ fn sniff(path: &Path) -> Result<Kind> {
             "{shown} is a .squizd file already; convert from the original checkpoint"
         ))),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Err(pickle(path)),
-        [b'g', b'g', b'm' | b'j', ..] | [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => {
-            Err(Error::unsupported(format!("{shown} is a ggml file from before GGUF; convert it to GGUF first")))
-        }
+        [b'g', b'g', b'm' | b'j', ..] | [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => Err(
+            Error::unsupported(format!("{shown} is a ggml file from before GGUF; convert it to GGUF first")),
+        ),
         [0x89, b'H', b'D', b'F', ..] => {
             Err(Error::unsupported(format!("{shown} is an HDF5 (Keras) file; safetensors and GGUF are read")))
         }
@@ -123,8 +123,10 @@ fn open_dir(dir: &Path, options: MappingOptions) -> Result<ModelSource> {
     if let Some(path) = single_gguf(dir, &ggufs)? {
         return gguf_model::open(&path, options);
     }
-    let pickles: Vec<&String> =
-        names.iter().filter(|n| n.starts_with("pytorch_model") || n.ends_with(".pth") || n.ends_with(".pt")).collect();
+    let pickles: Vec<&String> = names
+        .iter()
+        .filter(|n| n.starts_with("pytorch_model") || n.ends_with(".pth") || n.ends_with(".pt"))
+        .collect();
     if let Some(first) = pickles.first() {
         return Err(pickle(&dir.join(first)));
     }

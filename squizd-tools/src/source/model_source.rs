@@ -64,7 +64,15 @@ impl ModelSource {
         drop_foreign_ids(&mut config.model, &mut warnings);
         companions.provenance.files = store.files();
         let (infos, recipes) = mapping.tensors.into_iter().map(|t| (t.info, t.recipe)).unzip();
-        Ok(Self { store, model: config.model, infos, recipes, companions, dropped: mapping.dropped, warnings })
+        Ok(Self {
+            store,
+            model: config.model,
+            infos,
+            recipes,
+            companions,
+            dropped: mapping.dropped,
+            warnings,
+        })
     }
 
     /// What the user should know, one line each.
@@ -107,7 +115,9 @@ fn settle_rope(
         store.read_f32(index, 0..1, &mut values)?;
         let bad = values.iter().find(|v| !(v.is_finite() && **v > 0.0));
         match bad {
-            Some(v) => Err(Error::invalid(format!("tensor {} holds {v}; rope factors are positive", tensor.name))),
+            Some(v) => {
+                Err(Error::invalid(format!("tensor {} holds {v}; rope factors are positive", tensor.name)))
+            }
             None => Ok(values.into_iter().map(config::gguf::decimal).collect()),
         }
     };
@@ -130,7 +140,9 @@ fn settle_rope(
         }
     };
     if let Some(other) = &model.rope.scaling {
-        return Err(Error::invalid(format!("rope factors are given both as tensors and as metadata ({other:?})")));
+        return Err(Error::invalid(format!(
+            "rope factors are given both as tensors and as metadata ({other:?})"
+        )));
     }
     model.rope.scaling = Some(scaling);
     Ok(())
@@ -141,7 +153,12 @@ fn drop_foreign_ids(model: &mut ModelConfig, warnings: &mut Vec<String>) {
     let vocab = model.vocab_size;
     let tokens = &mut model.tokens;
     let mut gone = Vec::new();
-    tokens.eos.retain(|&id| id < vocab || { gone.push(("eos", id)); false });
+    tokens.eos.retain(|&id| {
+        id < vocab || {
+            gone.push(("eos", id));
+            false
+        }
+    });
     for (what, slot) in [("bos", &mut tokens.bos), ("pad", &mut tokens.pad)] {
         if let Some(id) = slot.take_if(|id| *id >= vocab) {
             gone.push((what, id));

@@ -119,11 +119,8 @@ impl<'a> Reader<'a> {
                 self.info.name, rows.start, rows.end
             )));
         }
-        let wanted = if self.is_vector() && rows.start < rows.end {
-            0..self.info.cols()
-        } else {
-            rows.clone()
-        };
+        let wanted =
+            if self.is_vector() && rows.start < rows.end { 0..self.info.cols() } else { rows.clone() };
         let first = self.recipe.pieces.partition_point(|p| p.end() <= wanted.start);
         Ok(self
             .recipe
@@ -183,7 +180,8 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             Walk::Columns { height } => {
-                let width = self.store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols() as usize;
+                let width =
+                    self.store.tensors().get(cut.piece.tensor).ok_or_else(|| self.torn())?.cols() as usize;
                 let mut block = vec![0.0; height as usize * width];
                 self.store.read_f32(cut.piece.tensor, cut.span(), &mut block)?;
                 for (column, row) in cut.within.clone().zip(out.chunks_exact_mut(cols as usize)) {

@@ -26,9 +26,7 @@ const IN_ORDER: Walk = Walk::Rows { stride: 1 };
 /// `count` blocks of `len` rows, `src_period` apart in the source and
 /// `dst_period` apart in the stored tensor.
 fn blocks(count: u64, len: u64, src: (u64, u64), dst: (u64, u64)) -> Vec<Run> {
-    (0..count)
-        .map(|b| Run { dst: dst.0 + b * dst.1, len, src: src.0 + b * src.1, walk: IN_ORDER })
-        .collect()
+    (0..count).map(|b| Run { dst: dst.0 + b * dst.1, len, src: src.0 + b * src.1, walk: IN_ORDER }).collect()
 }
 
 fn all(rows: u64) -> Vec<Run> {
@@ -126,7 +124,10 @@ fn fused(
         Fused::GateUp => {
             let [rows, cols] = *dims_of(&weight(Role::FFN_GATE))?.as_slice() else { return None };
             let part = |role, start| (weight(role), blocks(1, rows, (start, 0), (0, 0)));
-            Some(Plan { dims: vec![2 * rows, cols], parts: vec![part(Role::FFN_GATE, 0), part(Role::FFN_UP, rows)] })
+            Some(Plan {
+                dims: vec![2 * rows, cols],
+                parts: vec![part(Role::FFN_GATE, 0), part(Role::FFN_UP, rows)],
+            })
         }
         Fused::ExpertGateUp => {
             let [experts, rows, cols] = *dims_of(&weight(Role::MOE_GATE))?.as_slice() else { return None };
@@ -143,7 +144,8 @@ fn fused(
         }
         Fused::LatentKey | Fused::LatentValue => {
             let mla = m.mla.as_ref()?;
-            let [latent, nope, value] = [mla.kv_lora_rank, mla.qk_nope_head_dim, mla.v_head_dim].map(u64::from);
+            let [latent, nope, value] =
+                [mla.kv_lora_rank, mla.qk_nope_head_dim, mla.v_head_dim].map(u64::from);
             let heads = u64::from(m.num_heads);
             let (dims, runs) = if how == Fused::LatentKey {
                 let mut runs = blocks(heads, nope, (0, latent), (0, nope + value));
@@ -168,7 +170,9 @@ mod tests {
         for (heads, dim) in [(1, 2), (3, 8), (9, 64), (5, 6)] {
             let rows = heads * dim;
             let permuted: Vec<u64> = (0..heads)
-                .flat_map(|h| (0..dim / 2).flat_map(move |i| (0..2).map(move |p| h * dim + p * (dim / 2) + i)))
+                .flat_map(|h| {
+                    (0..dim / 2).flat_map(move |i| (0..2).map(move |p| h * dim + p * (dim / 2) + i))
+                })
                 .collect();
             let mut restored = vec![u64::MAX; rows as usize];
             for run in half_split(heads, dim) {

@@ -24,7 +24,11 @@ pub(super) fn shrunk(checkpoint: &Value) -> Value {
     let cut = |list: &mut Value| {
         for entry in list.as_array_mut().into_iter().flatten() {
             let name = entry[0].as_str().unwrap_or_default();
-            if name.contains("embed_tokens") || name.starts_with("lm_head") || name.starts_with("output.") || name.starts_with("token_embd") {
+            if name.contains("embed_tokens")
+                || name.starts_with("lm_head")
+                || name.starts_with("output.")
+                || name.starts_with("token_embd")
+            {
                 entry[1][0] = 5.into();
             }
         }
@@ -86,7 +90,11 @@ fn check_expected(what: &str, m: &ModelConfig, expected: &Value) {
     same("norm_eps", m.norm_eps);
     same("theta", m.rope.theta);
     let rotary = m.mla.as_ref().map_or(m.head_dim, |a| a.qk_rope_head_dim);
-    assert_eq!(f64::from(m.rope.dim), f64::from(rotary) * number("rotary_share").unwrap(), "{what}: rotary width");
+    assert_eq!(
+        f64::from(m.rope.dim),
+        f64::from(rotary) * number("rotary_share").unwrap(),
+        "{what}: rotary width"
+    );
     if let Some(local) = number("local_theta") {
         assert_eq!(m.rope.local_theta.unwrap_or(m.rope.theta), local, "{what}: local theta");
     }
@@ -134,7 +142,8 @@ fn hugging_face_checkpoints_map_completely() {
         let stored: u64 = full.tensors.iter().map(|t| t.info.elements()).sum();
         assert_eq!(rows, stored, "{what}: every weight is stored once");
 
-        let text = map(&store, Naming::Hf, &cfg, MappingOptions { text_only: true, ..Default::default() }).unwrap();
+        let text =
+            map(&store, Naming::Hf, &cfg, MappingOptions { text_only: true, ..Default::default() }).unwrap();
         assert!(text.tensors.iter().all(|t| t.info.role != Role::OTHER), "{what}");
         let carried = full.tensors.iter().filter(|t| t.info.role == Role::OTHER).count();
         assert_eq!(text.dropped.len(), carried, "{what}");
@@ -237,7 +246,8 @@ fn each_missing_tensor_is_named() {
                         let is_embedding = name.contains("embed_tokens") || name == "token_embd.weight";
                         let by_role = cfg.family.target_name(naming, &name).is_some_and(|n| e.contains(&n));
                         let relative = name.replace("language_model.", "").replace("model.", "");
-                        let named = e.contains(&relative) || by_role || (is_embedding && e.contains("embedding"));
+                        let named =
+                            e.contains(&relative) || by_role || (is_embedding && e.contains("embedding"));
                         assert!(named, "{what}: {name}: {e}");
                     }
                 }
@@ -346,7 +356,10 @@ fn wrong_shapes_and_repetitions_are_named() {
     let mut store = Virtual::new(&c["hf"], zeros);
     store.push("language_model.model.norm.weight", &[1024], zeros(""));
     let twice = refusal(&store, Naming::Hf, &cfg);
-    assert!(twice.contains("language_model.model.norm.weight and model.norm.weight are both output_norm"), "{twice}");
+    assert!(
+        twice.contains("language_model.model.norm.weight and model.norm.weight are both output_norm"),
+        "{twice}"
+    );
     for dims in [vec![], vec![0, 4], vec![1 << 40, 1 << 40], vec![1; 7]] {
         let mut store = Virtual::new(&c["hf"], zeros);
         store.tensors[q].dims.clone_from(&dims);

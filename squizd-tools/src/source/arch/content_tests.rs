@@ -142,9 +142,11 @@ fn hf_content(name: &str, cfg: &SourceConfig) -> Content {
         }
         "mlp.gate_up_proj.weight" => {
             let (gate, up) = (of("ffn_gate.weight"), of("ffn_up.weight"));
-            return Box::new(move |r, c| {
-                if r < s.ffn { stored(&gate, r, c) } else { stored(&up, r - s.ffn, c) }
-            });
+            return Box::new(
+                move |r, c| {
+                    if r < s.ffn { stored(&gate, r, c) } else { stored(&up, r - s.ffn, c) }
+                },
+            );
         }
         "mlp.experts.gate_up_proj" => {
             let (gate, up) = (of("moe_gate.weight"), of("moe_up.weight"));
@@ -225,19 +227,24 @@ fn gguf_content(name: &str, cfg: &SourceConfig) -> Content {
     }
     if stem.ends_with("attn_v_b") {
         let joint = of("attn_kv_b");
-        return Box::new(move |r, c| stored(&joint, (r / s.value) * (s.nope + s.value) + s.nope + r % s.value, c));
+        return Box::new(move |r, c| {
+            stored(&joint, (r / s.value) * (s.nope + s.value) + s.nope + r % s.value, c)
+        });
     }
     whole(&canonical)
 }
 
 /// Reads rows at both ends and around the middle of every stored tensor.
 fn check(what: &str, store: &Virtual, naming: Naming, cfg: &SourceConfig) {
-    let mapping = map(store, naming, cfg, MappingOptions::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let mapping =
+        map(store, naming, cfg, MappingOptions::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(u64::from(Limits::DEFAULT.tensors) > mapping.tensors.len() as u64);
     for t in &mapping.tensors {
         let (rows, cols) = (t.info.rows(), t.info.cols());
         let middle = rows / 2;
-        for range in [0..rows.min(3), middle.saturating_sub(1)..rows.min(middle + 2), rows.saturating_sub(2)..rows] {
+        for range in
+            [0..rows.min(3), middle.saturating_sub(1)..rows.min(middle + 2), rows.saturating_sub(2)..rows]
+        {
             let expected: Vec<f32> =
                 range.clone().flat_map(|r| (0..cols).map(move |c| stored(&t.info.name, r, c))).collect();
             let reader = t.reader(store);
@@ -249,7 +256,10 @@ fn check(what: &str, store: &Virtual, naming: Naming, cfg: &SourceConfig) {
                 assert!(*bytes == *raw, "{what}: {} rows {range:?}, native", t.info.name);
             } else {
                 let name = &t.info.name;
-                assert!(name.contains("norm") || name.ends_with("attn_kv_b.weight"), "{what}: {name} has no bytes");
+                assert!(
+                    name.contains("norm") || name.ends_with("attn_kv_b.weight"),
+                    "{what}: {name} has no bytes"
+                );
             }
             reader.release(&range);
         }

@@ -273,8 +273,9 @@ fn finish(
     vocab: u64,
 ) -> Result<MappedTensor> {
     let name = key.name();
-    let dims = shape::dims(cfg, &key, vocab)
-        .ok_or_else(|| Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name)))?;
+    let dims = shape::dims(cfg, &key, vocab).ok_or_else(|| {
+        Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name))
+    })?;
     let mut pieces: Vec<Piece> = slot
         .runs
         .into_iter()
@@ -463,7 +464,8 @@ impl Mapping {
     /// Appends source tensors unchanged as [`Role::OTHER`], by name.
     fn carry(&mut self, tensors: &[StoredTensor], mut indices: Vec<usize>) -> Result<()> {
         indices.sort_by_key(|&i| tensors.get(i).map(|t| t.name.as_str()));
-        let taken: std::collections::HashSet<String> = self.tensors.iter().map(|t| t.info.name.clone()).collect();
+        let taken: std::collections::HashSet<String> =
+            self.tensors.iter().map(|t| t.info.name.clone()).collect();
         for (index, tensor) in indices.into_iter().filter_map(|i| tensors.get(i).map(|t| (i, t))) {
             if let Some(what) = bad_name(&tensor.name, Limits::DEFAULT.name.into()) {
                 return Err(Error::invalid(format!("unmapped tensor cannot be stored: its name {what}")));

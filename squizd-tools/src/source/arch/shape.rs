@@ -85,7 +85,8 @@ impl Key {
 /// Every tensor that the configuration calls for, in file order. The head is
 /// among them unless `tied`.
 pub(super) fn required(cfg: &SourceConfig, tied: bool) -> Vec<Key> {
-    let mut keys = vec![Key::new(Role::TOKEN_EMBD, 0, Part::WEIGHT), Key::new(Role::OUTPUT_NORM, 0, Part::WEIGHT)];
+    let mut keys =
+        vec![Key::new(Role::TOKEN_EMBD, 0, Part::WEIGHT), Key::new(Role::OUTPUT_NORM, 0, Part::WEIGHT)];
     if !tied {
         keys.push(Key::new(Role::OUTPUT, 0, Part::WEIGHT));
     }
@@ -119,7 +120,8 @@ fn attention(cfg: &SourceConfig, layer: u16, keys: &mut Vec<Key>, weights: impl 
     let norms: Vec<Role> = cfg.family.norms.iter().copied().filter(|r| !linear || of_softmax(r)).collect();
     weights(&norms, keys);
     if linear {
-        let roles = LAYER_ORDER.iter().copied().filter(|r| (80..=88).contains(&r.0) && *r != Role::LINEAR_ATTN_DT);
+        let roles =
+            LAYER_ORDER.iter().copied().filter(|r| (80..=88).contains(&r.0) && *r != Role::LINEAR_ATTN_DT);
         weights(&roles.collect::<Vec<_>>(), keys);
         keys.push(Key::new(Role::LINEAR_ATTN_DT, layer, Part::BIAS));
         return;

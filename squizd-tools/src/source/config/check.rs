@@ -63,7 +63,12 @@ pub(super) fn check(origin: &str, model: &ModelConfig) -> Result<()> {
     if let Some(mla) = &model.mla {
         let widths = [mla.kv_lora_rank, mla.qk_rope_head_dim, mla.v_head_dim, mla.q_lora_rank.unwrap_or(1)];
         if widths.iter().any(|&w| w == 0 || w > MAX_WIDTH) || mla.qk_nope_head_dim > MAX_WIDTH {
-            return Err(wrong(origin, "latent attention width", &format!("{mla:?}"), &format!("1 to {MAX_WIDTH}")));
+            return Err(wrong(
+                origin,
+                "latent attention width",
+                &format!("{mla:?}"),
+                &format!("1 to {MAX_WIDTH}"),
+            ));
         }
     }
     scaling(origin, model)

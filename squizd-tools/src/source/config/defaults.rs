@@ -122,14 +122,7 @@ const DEFAULTS: &[Defaults] = &[
     },
     QWEN2,
     Defaults { model_type: "qwen3", head_dim: Some(128), ..QWEN2 },
-    Defaults {
-        model_type: "qwen3_moe",
-        hidden: 2048,
-        ffn: 6144,
-        layers: 24,
-        kv_heads: Some(4),
-        ..QWEN2
-    },
+    Defaults { model_type: "qwen3_moe", hidden: 2048, ffn: 6144, layers: 24, kv_heads: Some(4), ..QWEN2 },
     QWEN35,
     Defaults {
         model_type: "qwen3_5_moe_text",

@@ -85,9 +85,7 @@ pub fn parse(meta: &GgufMetadata) -> Result<SourceConfig> {
         .str("general.architecture")?
         .ok_or_else(|| meta.mismatch("general.architecture", "the name of an architecture"))?;
     if let Some(kind) = meta.str("general.type")?.filter(|k| *k != "model") {
-        return Err(Error::unsupported(format!(
-            "this GGUF file holds a {kind} (general.type), not a model"
-        )));
+        return Err(Error::unsupported(format!("this GGUF file holds a {kind} (general.type), not a model")));
     }
     let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.gguf_archs.iter().copied()).collect();
     let mut family = Family::of_gguf(arch).ok_or_else(|| {
@@ -107,10 +105,13 @@ pub fn parse(meta: &GgufMetadata) -> Result<SourceConfig> {
     }
     let mtp_layers = k.u16("nextn_predict_layers")?.unwrap_or(0);
     let blocks = k.need("block_count", k.u16("block_count")?)?;
-    let num_layers = blocks.checked_sub(mtp_layers).ok_or_else(|| k.wrong("nextn_predict_layers", "at most block_count"))?;
+    let num_layers = blocks
+        .checked_sub(mtp_layers)
+        .ok_or_else(|| k.wrong("nextn_predict_layers", "at most block_count"))?;
     let hidden_size = k.need("embedding_length", k.u32("embedding_length")?)?;
     let count = |name: &str, value: u32| u16::try_from(value).map_err(|_| k.wrong(name, "below 65536"));
-    let num_heads = count("attention.head_count", k.need("attention.head_count", k.uniform("attention.head_count")?)?)?;
+    let num_heads =
+        count("attention.head_count", k.need("attention.head_count", k.uniform("attention.head_count")?)?)?;
     let mla = mla(&k, family)?;
     let num_kv_heads = match k.uniform("attention.head_count_kv")? {
         Some(n) if mla.is_none() => count("attention.head_count_kv", n)?,
@@ -118,7 +119,8 @@ pub fn parse(meta: &GgufMetadata) -> Result<SourceConfig> {
     };
     let head_dim = head_dim(&k, hidden_size, num_heads, mla.as_ref())?;
     let moe = moe(&k, family)?;
-    let ffn = k.uniform("feed_forward_length")?.filter(|&n| n > 0).or(moe.as_ref().map(|m| m.expert_ffn_size));
+    let ffn =
+        k.uniform("feed_forward_length")?.filter(|&n| n > 0).or(moe.as_ref().map(|m| m.expert_ffn_size));
     let max_positions = k.need("context_length", k.u32("context_length")?)?;
     let is_gemma = family.name.starts_with("gemma");
     let cap = |name: &str, default: f64| -> Result<Option<f64>> {
@@ -265,7 +267,11 @@ fn rope(k: &Keys<'_>, family: &Family, width: u32, max_positions: u32) -> Result
 
 fn scaling(k: &Keys<'_>, family: &Family, max_positions: u32) -> Result<Option<RopeScaling>> {
     let old_linear = k.f64("rope.scale_linear")?.filter(|f| *f != 1.0);
-    let kind = k.meta.str(&k.key("rope.scaling.type"))?.unwrap_or(if old_linear.is_some() { "linear" } else { "none" });
+    let kind = k.meta.str(&k.key("rope.scaling.type"))?.unwrap_or(if old_linear.is_some() {
+        "linear"
+    } else {
+        "none"
+    });
     let factor = k.f64("rope.scaling.factor")?.or(old_linear);
     let original = k.u32("rope.scaling.original_context_length")?.unwrap_or(max_positions);
     Ok(match kind {
@@ -305,7 +311,12 @@ fn scaling(k: &Keys<'_>, family: &Family, max_positions: u32) -> Result<Option<R
 }
 
 /// Phi's `LongRoPE` from the factors kept in tensors.
-pub fn longrope(meta: &GgufMetadata, model: &ModelConfig, short: Vec<f64>, long: Vec<f64>) -> Result<RopeScaling> {
+pub fn longrope(
+    meta: &GgufMetadata,
+    model: &ModelConfig,
+    short: Vec<f64>,
+    long: Vec<f64>,
+) -> Result<RopeScaling> {
     let arch = meta.str("general.architecture")?.unwrap_or_default();
     let k = Keys { meta, arch };
     let original = k.u32("rope.scaling.original_context_length")?.unwrap_or(model.max_positions);
@@ -321,7 +332,14 @@ pub fn longrope(meta: &GgufMetadata, model: &ModelConfig, short: Vec<f64>, long:
     })
 }
 
-fn attn_scale(k: &Keys<'_>, family: &Family, hidden: u32, layers: u16, heads: u16, head_dim: u32) -> Result<Option<f64>> {
+fn attn_scale(
+    k: &Keys<'_>,
+    family: &Family,
+    hidden: u32,
+    layers: u16,
+    heads: u16,
+    head_dim: u32,
+) -> Result<Option<f64>> {
     if let Some(scale) = k.f64("attention.scale")?.filter(|s| *s != 0.0) {
         return Ok(Some(scale));
     }
@@ -341,10 +359,12 @@ fn window(k: &Keys<'_>, family: &Family, model: &mut ModelConfig) -> Result<()> 
             let name = "attention.sliding_window_pattern";
             let local = match k.meta.ints(&k.key(name))? {
                 None => every_nth(n),
-                Some(list) if list.len() == 1 => match list.first().copied().and_then(|n| u32::try_from(n).ok()) {
-                    Some(n) if n > 0 => every_nth(n),
-                    _ => return Err(k.wrong(name, "at least 1")),
-                },
+                Some(list) if list.len() == 1 => {
+                    match list.first().copied().and_then(|n| u32::try_from(n).ok()) {
+                        Some(n) if n > 0 => every_nth(n),
+                        _ => return Err(k.wrong(name, "at least 1")),
+                    }
+                }
                 Some(list) if list.len() == layers as usize => list.iter().map(|&b| b != 0).collect(),
                 Some(_) => return Err(k.wrong(name, "a period or an entry per layer")),
             };

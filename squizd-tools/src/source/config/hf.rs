@@ -43,7 +43,8 @@ pub fn parse(text: &[u8]) -> Result<SourceConfig> {
     for fields in [outer, f] {
         if fields.get("auto_map").is_some() {
             warnings.push(
-                "config.json names remote code (auto_map); it is ignored, the built-in architecture is used".to_owned(),
+                "config.json names remote code (auto_map); it is ignored, the built-in architecture is used"
+                    .to_owned(),
             );
             break;
         }
@@ -125,9 +126,11 @@ pub fn parse(text: &[u8]) -> Result<SourceConfig> {
         tied: Some(tied),
         states_eos: f.states("eos_token_id") || outer.states("eos_token_id"),
         linear: linear(&f, family, num_layers)?,
-        mtp_layers: f
-            .u16("num_nextn_predict_layers")?
-            .unwrap_or(if model_type == "deepseek_v3" { 1 } else { 0 }),
+        mtp_layers: f.u16("num_nextn_predict_layers")?.unwrap_or(if model_type == "deepseek_v3" {
+            1
+        } else {
+            0
+        }),
         model,
         warnings,
     })
@@ -295,18 +298,16 @@ fn moe(f: &Fields<'_>, model_type: &str, layers: u16) -> Result<Option<Moe>> {
                 Some(_) => return Err(f.wrong("scoring_func", "softmax or sigmoid")),
             };
             Ok(Some(Moe {
-                num_experts: f
-                    .u16("n_routed_experts")?
-                    .or(f.u16("num_local_experts")?)
-                    .unwrap_or(if is_v3 { 256 } else { 64 }),
+                num_experts: f.u16("n_routed_experts")?.or(f.u16("num_local_experts")?).unwrap_or(if is_v3 {
+                    256
+                } else {
+                    64
+                }),
                 experts_per_token: used.ok_or_else(|| f.wrong("num_experts_per_tok", "a whole number"))?,
                 expert_ffn_size,
                 normalize_weights: f.bool("norm_topk_prob")?.unwrap_or(is_v3),
                 sigmoid_scores,
-                routed_scale: f
-                    .f64("routed_scaling_factor")?
-                    .or(is_v3.then_some(2.5))
-                    .filter(|s| *s != 1.0),
+                routed_scale: f.f64("routed_scaling_factor")?.or(is_v3.then_some(2.5)).filter(|s| *s != 1.0),
                 shared_ffn_size: match shared.checked_mul(expert_ffn_size) {
                     Some(0) => None,
                     Some(width) => Some(width),
@@ -369,8 +370,13 @@ fn linear(f: &Fields<'_>, family: &Family, layers: u16) -> Result<Option<LinearA
         value_dim: f.u32("linear_value_head_dim")?.unwrap_or(128),
     };
     let a = &attention;
-    if [a.conv_width, a.key_heads, a.value_heads, a.key_dim, a.value_dim].iter().any(|&n| n == 0 || n > 1 << 16) {
-        return Err(Error::invalid(format!("config.json: linear attention of {a:?}: each must be 1 to 65536")));
+    if [a.conv_width, a.key_heads, a.value_heads, a.key_dim, a.value_dim]
+        .iter()
+        .any(|&n| n == 0 || n > 1 << 16)
+    {
+        return Err(Error::invalid(format!(
+            "config.json: linear attention of {a:?}: each must be 1 to 65536"
+        )));
     }
     Ok(Some(attention))
 }
@@ -387,5 +393,10 @@ fn tokens(outer: &Fields<'_>, f: &Fields<'_>, d: &Defaults) -> Result<SpecialTok
     if !stated("eos_token_id") {
         eos.extend(d.eos);
     }
-    Ok(SpecialTokens { bos: id("bos_token_id", d.bos)?, eos, pad: id("pad_token_id", d.pad)?, add_bos: false })
+    Ok(SpecialTokens {
+        bos: id("bos_token_id", d.bos)?,
+        eos,
+        pad: id("pad_token_id", d.pad)?,
+        add_bos: false,
+    })
 }

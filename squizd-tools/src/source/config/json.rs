@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn numbers_are_range_checked() {
-        let map = parse("c.json", br#"{"a": 4096.0, "b": -1, "c": 4294967296, "d": 1e999, "e": null, "a": 7}"#);
+        let map =
+            parse("c.json", br#"{"a": 4096.0, "b": -1, "c": 4294967296, "d": 1e999, "e": null, "a": 7}"#);
         assert!(map.unwrap_err().to_string().starts_with("c.json: number out of range"));
         let map = parse("c.json", br#"{"a": 1, "a": 4096.0, "b": -1, "c": 4294967296, "e": null}"#).unwrap();
         let f = Fields::new("c.json", &map);

@@ -11,7 +11,8 @@ use squizd::{
 pub(super) fn parse(f: &Fields<'_>, d: &Defaults, head_dim: u32, max_positions: u32) -> Result<Rope> {
     let old = f.object("rope_scaling")?;
     let new = f.object("rope_parameters")?;
-    let nested = |key| -> Result<_> { new.map(|m| Fields::new("rope_parameters", m).object(key)).transpose() };
+    let nested =
+        |key| -> Result<_> { new.map(|m| Fields::new("rope_parameters", m).object(key)).transpose() };
     let global = nested("full_attention")?.flatten();
     let local = nested("sliding_attention")?.flatten();
     let is_nested = global.is_some() || local.is_some();
@@ -72,9 +73,7 @@ fn scaling(f: &Fields<'_>, d: &Defaults, p: &Fields<'_>, max_positions: u32) -> 
         // Multimodal sections make no difference to text.
         "default" | "mrope" => return Ok(None),
         "linear" => RopeScaling::Linear { factor: need("factor")? },
-        "dynamic" => {
-            RopeScaling::Dynamic { factor: need("factor")?, original_max_positions: max_positions }
-        }
+        "dynamic" => RopeScaling::Dynamic { factor: need("factor")?, original_max_positions: max_positions },
         "llama3" => RopeScaling::Llama3 {
             factor: need("factor")?,
             low_freq_factor: need("low_freq_factor")?,
@@ -99,7 +98,9 @@ fn scaling(f: &Fields<'_>, d: &Defaults, p: &Fields<'_>, max_positions: u32) -> 
             }
         }
         "longrope" => RopeScaling::Longrope {
-            short_factor: p.f64s("short_factor")?.ok_or_else(|| p.wrong("short_factor", "a list of numbers"))?,
+            short_factor: p
+                .f64s("short_factor")?
+                .ok_or_else(|| p.wrong("short_factor", "a list of numbers"))?,
             long_factor: p.f64s("long_factor")?.ok_or_else(|| p.wrong("long_factor", "a list of numbers"))?,
             original_max_positions: original()?,
             attention_factor: p.f64("attention_factor")?,

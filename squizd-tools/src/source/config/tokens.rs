@@ -58,7 +58,12 @@ pub fn complete(tokens: &mut SpecialTokens, config_states_eos: bool, files: &Tok
         tokens.pad = tokens.pad.or(f.ids("pad_token_id")?.first().copied());
     }
     let mut seen = Vec::new();
-    tokens.eos.retain(|id| !seen.contains(id) && { seen.push(*id); true });
+    tokens.eos.retain(|id| {
+        !seen.contains(id) && {
+            seen.push(*id);
+            true
+        }
+    });
 
     let parsed = match files.tokenizer {
         Some(text) => serde_json::from_slice::<TokenizerJson>(text)
@@ -119,9 +124,14 @@ pub fn chat_template(files: &TokenFiles<'_>) -> Result<Option<String>> {
             let Some(text) = text else { continue };
             let map = json::parse(name, text)?;
             if let Some(value) = Fields::new(name, &map).get("chat_template") {
-                found = Some((name, pick(value).ok_or_else(|| {
-                    Error::invalid(format!("{name}: chat_template is neither a text nor a list of named texts"))
-                })?));
+                found = Some((
+                    name,
+                    pick(value).ok_or_else(|| {
+                        Error::invalid(format!(
+                            "{name}: chat_template is neither a text nor a list of named texts"
+                        ))
+                    })?,
+                ));
                 break;
             }
         }
@@ -177,8 +187,11 @@ mod tests {
             (None, Some(br#"{"post_processor": {"type": "ByteLevel"}}"#), false),
         ];
         for (tokenizer_config, tokenizer, expected) in cases {
-            let files =
-                TokenFiles { tokenizer_config: *tokenizer_config, tokenizer: *tokenizer, ..TokenFiles::default() };
+            let files = TokenFiles {
+                tokenizer_config: *tokenizer_config,
+                tokenizer: *tokenizer,
+                ..TokenFiles::default()
+            };
             let mut t = tokens(Some(128_000), &[]);
             complete(&mut t, true, &files).unwrap();
             assert_eq!(t.add_bos, *expected, "{:?}", tokenizer_config.map(String::from_utf8_lossy));
@@ -188,11 +201,8 @@ mod tests {
     #[test]
     fn bos_id_from_its_text() {
         let config = br#"{"add_bos_token": true, "bos_token": {"content": "<|begin_of_text|>"}}"#;
-        let files = TokenFiles {
-            tokenizer_config: Some(config),
-            tokenizer: Some(LLAMA3),
-            ..TokenFiles::default()
-        };
+        let files =
+            TokenFiles { tokenizer_config: Some(config), tokenizer: Some(LLAMA3), ..TokenFiles::default() };
         let mut t = tokens(None, &[]);
         complete(&mut t, true, &files).unwrap();
         assert_eq!((t.bos, t.add_bos), (Some(128_000), true));
