@@ -6,6 +6,7 @@ use super::{
     config::{self, json, tokens::TokenFiles},
     model_source::{Companions, ModelSource},
     store::TensorStore,
+    tokenizer::sentencepiece::from_sentencepiece,
 };
 use squizd::{Error, Result, source::SourceProvenance};
 use std::{
@@ -49,9 +50,11 @@ pub(super) fn open(
         }
     }
     if !tokenizer.contains_key("tokenizer.json") {
-        match tokenizer.get("tokenizer.model") {
+        let part = |name: &str| tokenizer.get(name).map(Vec::as_slice);
+        match part("tokenizer.model") {
             Some(model) => {
-                let built = super::tokenizer::sentencepiece::build(model)?;
+                let (config, added) = (part("tokenizer_config.json"), part("added_tokens.json"));
+                let built = from_sentencepiece(model, config, added)?;
                 tokenizer.insert("tokenizer.json".to_owned(), built);
             }
             None => config.warnings.push(format!(

@@ -10,6 +10,13 @@ mod name;
 mod shape;
 mod tables;
 
+#[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
+mod content_tests;
+#[cfg(test)]
+mod virtual_store;
+
 pub use map::{Mapping, MappingOptions, map};
 
 use squizd_spec::{Part, Role};

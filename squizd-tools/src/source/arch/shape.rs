@@ -97,6 +97,9 @@ pub(super) fn required(cfg: &SourceConfig, tied: bool) -> Vec<Key> {
         attention(cfg, layer, &mut keys, weights);
         if cfg.is_moe(layer) {
             weights(&[Role::MOE_ROUTER, Role::MOE_GATE, Role::MOE_UP, Role::MOE_DOWN], &mut keys);
+            if cfg.model.moe.as_ref().is_some_and(|m| m.sigmoid_scores) {
+                keys.push(Key::new(Role::MOE_ROUTER_CORRECTION, layer, Part::BIAS));
+            }
             if cfg.model.moe.as_ref().is_some_and(|m| m.shared_ffn_size.is_some()) {
                 weights(&[Role::SHARED_GATE, Role::SHARED_UP, Role::SHARED_DOWN], &mut keys);
                 if cfg.family.gated_attention {
