@@ -1,25 +1,30 @@
-//! AVX-512 kernels of the 8-bit precision: products by VNNI's `dpbusd`, which
+//! AVX-512 kernels; products of the 8-bit precision by VNNI's `dpbusd`, which
 //! multiplies four unsigned by four signed bytes into 32 bits.
 #![allow(unsafe_code)] // x86 intrinsics, sound as x86.rs explains
 
 use super::Rows;
 use super::x86::{self, Dots, load_32};
-use crate::codec::activation::Quantized;
+use crate::codec::activation::{Activation, Precision};
 use crate::codec::int4::Layout;
 use std::arch::x86_64::*;
 
 /// INT4 rows times `x`; `false` if the layout has no kernel here. The CPU must
 /// have what [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn int4(layout: Layout, x: &Quantized, rows: Rows<'_>, y: &mut [f32]) -> bool {
-    x86::int4::<Vnni>(layout, x, rows, y)
+pub(super) fn int4(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) -> bool {
+    match x.precision() {
+        Precision::Q8 => x86::int4_q8::<Vnni>(layout, x, rows, y),
+        Precision::F32 => x86::int4_f32(layout, x, rows, y),
+    }
 }
 
-/// Q8 rows times `x`. The CPU must have what [`crate::simd::Level::Avx512`]
-/// asks for.
+/// Q8 rows times `x`. The CPU must have what [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q8(scale_bytes: usize, x: &Quantized, rows: Rows<'_>, y: &mut [f32]) {
-    x86::q8::<Vnni>(scale_bytes, x, rows, y);
+pub(super) fn q8(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+    match x.precision() {
+        Precision::Q8 => x86::q8_q8::<Vnni>(scale_bytes, x.quantized(), rows, y),
+        Precision::F32 => x86::q8_f32(scale_bytes, x.x(), rows, y),
+    }
 }
 
 struct Vnni;
