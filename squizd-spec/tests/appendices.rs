@@ -1,6 +1,8 @@
 //! The appendices of the hand-assembled golden file: they are valid, and the
 //! writers make the same bytes from their contents.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 use squizd_spec::{
     Inspect, Level, Limits, Part, Result, Role, SectionKind, SquizdRef, TensorView,
     appendix::{DraftHead, Package, Sparsity, draft_head, sparsity},

@@ -1,6 +1,8 @@
 //! The written specification names every id with its number, and every field
 //! with its offset.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 use squizd_spec::{
     ArchId, CodecId, DType, Limits, Part, Role, SectionKind,
     appendix::{coreml, draft_head, shard_map, sparsity},

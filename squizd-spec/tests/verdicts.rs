@@ -2,6 +2,8 @@
 //! written from the specification's text, has judged every damage listed in
 //! `verdicts.txt`; both must find the same, at the same byte.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 use squizd_spec::{
     Inspect, Level, Limits, Result, SectionKind, SquizdRef, TensorView,
     digest::{header_checksum, root_digest, sha256, sha256_of},
