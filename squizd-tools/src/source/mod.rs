@@ -8,7 +8,6 @@ mod hf_model;
 pub mod mapped;
 mod model_path;
 pub mod model_source;
-pub mod open;
 pub mod pieces;
 pub mod safetensors;
 pub mod store;
