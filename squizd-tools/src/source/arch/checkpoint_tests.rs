@@ -8,6 +8,7 @@ use super::{
 use crate::source::{
     config::{self, SourceConfig},
     gguf::{GgufMetadata, Value as Meta},
+    model_source::{Companions, ModelSource},
     pieces::MappedTensor,
 };
 use serde_json::Value;
@@ -76,6 +77,7 @@ fn refusal(store: &Virtual, naming: Naming, cfg: &SourceConfig) -> String {
 }
 
 /// Compares with what transformers' own configuration class says.
+#[allow(clippy::float_cmp, reason = "both sides are read from JSON")]
 fn check_expected(what: &str, m: &ModelConfig, expected: &Value) {
     let number = |key: &str| expected[key].as_f64();
     let same = |key: &str, ours: f64| assert_eq!(Some(ours), number(key), "{what}: {key}");
@@ -122,6 +124,20 @@ fn check_expected(what: &str, m: &ModelConfig, expected: &Value) {
     let activation = serde_json::to_value(m.activation).unwrap();
     let theirs = expected["activation"].as_str().unwrap().replace("gelu_pytorch_tanh", "gelu_tanh");
     assert_eq!(activation.as_str(), Some(theirs.as_str()), "{what}");
+}
+
+/// The GGUF form of a checkpoint as a model, its tensors' values by name and
+/// column; embedding and head are cut to five rows.
+pub(in crate::source) fn source_of(checkpoint: &Value, value: fn(&str, u64) -> f32) -> ModelSource {
+    let c = shrunk(checkpoint);
+    let meta = metadata(&c);
+    let cfg = config::gguf::parse(&meta).unwrap();
+    let content = |name: &str| -> Content {
+        let name = name.to_owned();
+        Box::new(move |_, col| value(&name, col))
+    };
+    let store = Box::new(Virtual::new(&c["gguf"]["tensors"], content));
+    ModelSource::new(store, cfg, Some(&meta), Companions::default(), MappingOptions::default()).unwrap()
 }
 
 #[test]

@@ -201,7 +201,8 @@ fn gguf_content(name: &str, cfg: &SourceConfig) -> Content {
             let (h, i, p) = (r / s.head, r % s.head / 2, r % 2);
             h * s.head + p * (s.head / 2) + i
         };
-        return if canonical.ends_with(".bias") {
+        let is_vector = canonical.split('.').next_back() == Some("bias");
+        return if is_vector {
             Box::new(move |_, c| stored(&canonical, 0, from(c)))
         } else {
             Box::new(move |r, c| stored(&canonical, from(r), c))

@@ -9,6 +9,7 @@ mod map;
 mod name;
 mod shape;
 mod tables;
+mod verify;
 
 #[cfg(test)]
 mod checkpoint_tests;
@@ -17,6 +18,8 @@ mod content_tests;
 #[cfg(test)]
 mod virtual_store;
 
+#[cfg(test)]
+pub(super) use checkpoint_tests::source_of;
 pub use map::{Mapping, MappingOptions, map};
 
 use squizd_spec::{Part, Role};
@@ -100,6 +103,7 @@ pub(super) enum Window {
 
 /// An architecture family.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches of a table")]
 pub struct Family {
     /// `ModelConfig::family`.
     pub name: &'static str,

@@ -1,5 +1,7 @@
 //! `squizd::model::ModelConfig` from a source's own configuration.
 
+#![allow(clippy::float_cmp, reason = "configured constants are compared as written, not as computed")]
+
 mod check;
 mod defaults;
 pub mod gguf;
