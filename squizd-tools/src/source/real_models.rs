@@ -25,7 +25,7 @@ fn elsewhere(kind: &str, what: &str, found: Option<PathBuf>) -> Option<PathBuf> 
     found
 }
 
-/// The stored form against the source bytes, read here by other means.
+/// The first `count` decoded values of a tensor.
 fn first_values(source: &ModelSource, name: &str, count: usize) -> Vec<f32> {
     let index = source.tensors().iter().position(|t| t.name == name).unwrap();
     let mut row = vec![0.0; source.tensors()[index].cols() as usize];

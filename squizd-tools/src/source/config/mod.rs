@@ -8,6 +8,8 @@ pub mod gguf;
 pub mod hf;
 pub mod json;
 mod rope;
+#[cfg(test)]
+mod tests;
 pub mod tokens;
 
 use super::arch::Family;
