@@ -139,8 +139,8 @@ fn rope_factors_leave_the_tensors() {
         "rope_factors_long.weight" => 1.0 + col as f32 / 4.0,
         _ => 0.0,
     });
-    let hf =
-        super::config::hf::parse(&serde_json::to_vec(&by_name("Phi-4-mini")["config"]).unwrap()).unwrap();
+    let hf = super::config::hf::parse(&serde_json::to_vec(&by_name("Phi-4-mini")["config"]).unwrap(), false)
+        .unwrap();
     assert_eq!(phi.model().rope, hf.model.rope);
     let llama = super::arch::source_of(&by_name("Llama-3.2-3B"), |_, col| 1.0 + col as f32 / 10.0);
     let Some(RopeScaling::Factors { factors }) = &llama.model().rope.scaling else { panic!("no factors") };

@@ -279,7 +279,7 @@ fn every_row_is_where_it_belongs() {
         if c["gguf"]["metadata"].is_null() {
             continue;
         }
-        let cfg = config::gguf::parse(&metadata(&c)).unwrap();
+        let cfg = config::gguf::parse(&metadata(&c), false).unwrap();
         check(what, &Virtual::new(&c["gguf"]["tensors"], |n| gguf_content(n, &cfg)), Naming::Gguf, &cfg);
     }
 }
@@ -287,7 +287,7 @@ fn every_row_is_where_it_belongs() {
 #[test]
 fn joint_latent_projection_wins_over_its_split() {
     let c = shrunk(&checkpoint("DeepSeek-V2-Lite"));
-    let cfg = config::gguf::parse(&metadata(&c)).unwrap();
+    let cfg = config::gguf::parse(&metadata(&c), false).unwrap();
     let mut store = Virtual::new(&c["gguf"]["tensors"], |n| gguf_content(n, &cfg));
     for layer in 0..3 {
         let name = format!("blk.{layer}.attn_kv_b.weight");

@@ -1,7 +1,7 @@
 //! A source's tensors, brought into stored form.
 
 use super::{
-    Buffer, Family, Naming, Target,
+    Buffer, Naming, Target,
     assemble::{self, Run},
     name::TensorName,
     shape::{self, Key},
@@ -71,19 +71,9 @@ pub fn map(
     options: MappingOptions,
 ) -> Result<Mapping> {
     let family = cfg.family;
-    if family.tables(naming).is_empty() {
-        return Err(Error::unsupported(format!(
-            "{} stores the linear-attention heads of {} in another order than Hugging Face; convert from the safetensors checkpoint instead",
-            match naming {
-                Naming::Gguf => "GGUF",
-                Naming::Hf => "this checkpoint",
-            },
-            family.name
-        )));
-    }
     let tensors = store.tensors();
     let classes: Vec<Class> = tensors.iter().map(|t| classify(cfg, naming, &t.name)).collect();
-    let mut out = Mapping { vocab_size: vocab_rows(tensors, &classes, family)?, ..Mapping::default() };
+    let mut out = Mapping { vocab_size: vocab_rows(tensors, &classes, cfg)?, ..Mapping::default() };
 
     let mut collected: BTreeMap<Key, Collected> = BTreeMap::new();
     let mut unknown: Vec<usize> = Vec::new();
@@ -164,7 +154,10 @@ fn classify(cfg: &SourceConfig, naming: Naming, name: &str) -> Class {
 }
 
 /// Rows of the embedding, which settle the vocabulary size.
-fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], family: &Family) -> Result<u64> {
+fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], cfg: &SourceConfig) -> Result<u64> {
+    if cfg.family.is_unknown() {
+        return Ok(cfg.model.vocab_size.into());
+    }
     let is_embedding =
         |c: &Class| matches!(c, Class::Known(Target::Whole(Role::TOKEN_EMBD, Part::WEIGHT), ..));
     let found = tensors.iter().zip(classes).find(|(_, c)| is_embedding(c));
@@ -172,7 +165,7 @@ fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], family: &Family) -> R
         let names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
         return Err(Error::invalid(format!(
             "no token embedding for architecture {} among {} tensors: {}",
-            family.name,
+            cfg.family.name,
             names.len(),
             some_of(&names)
         )));

@@ -270,6 +270,9 @@ pub static FAMILIES: &[Family] = &[
     },
 ];
 
+/// Any other architecture: nothing is known, everything is carried raw.
+pub static UNKNOWN: Family = Family { name: "other", hf: &[], gguf: &[], norms: &[], ..DENSE };
+
 impl Family {
     /// The family of a `model_type`.
     pub fn of_hf(model_type: &str) -> Option<&'static Self> {
@@ -284,6 +287,11 @@ impl Family {
     /// The family called `name` in [`squizd::model::ModelConfig::family`].
     pub fn of_name(name: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|f| f.name == name)
+    }
+
+    /// Whether this is [`UNKNOWN`].
+    pub fn is_unknown(&self) -> bool {
+        self.name == UNKNOWN.name
     }
 
     /// Whether GGUF files of this family can be brought into stored form.

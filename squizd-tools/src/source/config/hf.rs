@@ -4,7 +4,7 @@ use super::{
     LinearAttention, SourceConfig, check,
     defaults::Defaults,
     json::{self, Fields},
-    rope,
+    rope, unknown,
 };
 use crate::source::arch::{FAMILIES, Family, Window};
 use serde_json::{Map, Value};
@@ -27,8 +27,9 @@ const NESTED_TYPES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// Unknown architectures, already quantized checkpoints and values out of
-/// range, by name.
-pub fn parse(text: &[u8]) -> Result<SourceConfig> {
+/// range, by name. With `carry_unknown` an unknown architecture is described
+/// as far as its keys allow instead.
+pub fn parse(text: &[u8], carry_unknown: bool) -> Result<SourceConfig> {
     let file = json::parse("config.json", text)?;
     let outer = Fields::new("config.json", &file);
     let nested = outer.object("text_config")?;
@@ -36,7 +37,12 @@ pub fn parse(text: &[u8]) -> Result<SourceConfig> {
     refuse_quantized(&outer)?;
     refuse_quantized(&f)?;
 
-    let (family, model_type) = family(&outer, &f, nested)?;
+    let model_type = model_type(&outer, &f, nested)?;
+    let family = match Family::of_hf(model_type) {
+        Some(family) => family,
+        None if carry_unknown => return unknown::hf(&f, model_type),
+        None => return Err(unsupported(&outer, model_type)?),
+    };
     let d = Defaults::of(model_type)
         .ok_or_else(|| Error::unsupported(format!("config.json: no defaults for model_type {model_type}")))?;
     let mut warnings = Vec::new();
@@ -153,27 +159,26 @@ fn refuse_quantized(f: &Fields<'_>) -> Result<()> {
     Ok(())
 }
 
-fn family<'a>(
+/// `model_type` of the text model.
+fn model_type<'a>(
     outer: &Fields<'a>,
     f: &Fields<'a>,
     nested: Option<&Map<String, Value>>,
-) -> Result<(&'static Family, &'a str)> {
-    let stated = f.str("model_type")?;
-    let outer_type = outer.str("model_type")?;
-    let model_type = match (nested, stated, outer_type) {
-        (_, Some(ty), _) => ty,
+) -> Result<&'a str> {
+    match (nested, f.str("model_type")?, outer.str("model_type")?) {
+        (_, Some(stated), _) => Ok(stated),
         (Some(_), None, Some(outer)) => {
-            NESTED_TYPES.iter().find(|(o, _)| *o == outer).map_or(outer, |(_, inner)| *inner)
+            Ok(NESTED_TYPES.iter().find(|(o, _)| *o == outer).map_or(outer, |(_, inner)| *inner))
         }
-        _ => return Err(f.wrong("model_type", "the name of an architecture")),
-    };
-    if let Some(family) = Family::of_hf(model_type) {
-        return Ok((family, model_type));
+        _ => Err(f.wrong("model_type", "the name of an architecture")),
     }
+}
+
+fn unsupported(outer: &Fields<'_>, model_type: &str) -> Result<Error> {
     let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.hf_types.iter().copied()).collect();
     let class = outer.strs("architectures")?.and_then(|a| a.first().copied()).unwrap_or("no class named");
-    Err(Error::unsupported(format!(
-        "config.json: architecture {model_type} ({class}) is not supported; known are {}",
+    Ok(Error::unsupported(format!(
+        "config.json: architecture {model_type} ({class}) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
         known.join(", ")
     )))
 }

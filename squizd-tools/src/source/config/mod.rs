@@ -11,6 +11,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
+mod unknown;
 
 use super::arch::Family;
 use squizd::model::ModelConfig;

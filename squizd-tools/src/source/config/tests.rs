@@ -5,11 +5,11 @@ use crate::source::gguf::{Array, GgufMetadata, Value};
 use squizd::model::RopeScaling;
 
 fn refused(config: &str) -> String {
-    hf::parse(config.as_bytes()).expect_err(config).to_string()
+    hf::parse(config.as_bytes(), false).expect_err(config).to_string()
 }
 
 fn accepted(config: &str) -> SourceConfig {
-    hf::parse(config.as_bytes()).unwrap_or_else(|e| panic!("{config}: {e}"))
+    hf::parse(config.as_bytes(), false).unwrap_or_else(|e| panic!("{config}: {e}"))
 }
 
 #[test]
@@ -144,19 +144,43 @@ fn gguf_refusals_name_key_and_value() {
         ("deepseek2", "general.name", text("m"), "rope.dimension_count"),
         ("gemma3", "gemma3.attention.sliding_window_pattern", Value::U32(0), "at least 1"),
     ] {
-        let message = gguf::parse(&metadata(base(arch), &[(key, value)])).expect_err(says).to_string();
+        let message = gguf::parse(&metadata(base(arch), &[(key, value)]), false).expect_err(says).to_string();
         assert!(message.contains(says), "{message}");
     }
     let mut short = base("llama");
     short.retain(|(k, _)| k != "llama.context_length");
-    let message = gguf::parse(&metadata(short, &[])).unwrap_err().to_string();
+    let message = gguf::parse(&metadata(short, &[]), false).unwrap_err().to_string();
     assert!(message.contains("`llama.context_length` is missing"), "{message}");
 }
 
 #[test]
+fn unknown_architectures_are_outlined_on_request() {
+    let config = r#"{"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_ctx": 1024, "eos_token_id": 50256}"#;
+    assert!(refused(config).contains("--allow-unmapped"));
+    let carried = hf::parse(config.as_bytes(), true).unwrap();
+    assert!(carried.family.is_unknown() && carried.warnings[0].contains("gpt2"));
+    assert_eq!((carried.model.arch(), carried.model.num_layers), (squizd_spec::ArchId::OTHER, 12));
+    let bare = hf::parse(br#"{"model_type": "mamba"}"#, true).unwrap_err().to_string();
+    assert!(bare.contains("names none of hidden_size, n_embd"), "{bare}");
+    let quantized = br#"{"model_type": "gpt2", "quantization_config": {"quant_method": "gptq"}}"#;
+    assert!(hf::parse(quantized, true).unwrap_err().to_string().contains("gptq"));
+
+    for arch in ["starcoder", "qwen35moe"] {
+        let meta = metadata(
+            base(arch),
+            &[("starcoder.vocab_size", Value::U32(9)), ("qwen35moe.vocab_size", Value::U32(9))],
+        );
+        let message = gguf::parse(&meta, false).unwrap_err().to_string();
+        assert!(message.contains(arch), "{message}");
+        assert_eq!(gguf::parse(&meta, true).unwrap().model.vocab_size, 9);
+    }
+}
+
+#[test]
 fn gguf_rules() {
-    let parse =
-        |arch: &str, changes: &[(&str, Value)]| gguf::parse(&metadata(base(arch), changes)).unwrap().model;
+    let parse = |arch: &str, changes: &[(&str, Value)]| {
+        gguf::parse(&metadata(base(arch), changes), false).unwrap().model
+    };
     let text = |s: &str| Value::Str(s.to_owned());
     let plain = parse("llama", &[]);
     assert_eq!(
