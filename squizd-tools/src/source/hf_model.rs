@@ -40,7 +40,7 @@ pub(super) fn open(
 ) -> Result<ModelSource> {
     let config_text = read(dir, "config.json", json::MAX_CONFIG_BYTES)?
         .ok_or_else(|| Error::invalid(format!("{}: config.json is missing", dir.display())))?;
-    let mut config = config::hf::parse(&config_text)?;
+    let mut config = config::hf::parse(&config_text, options.allow_unmapped)?;
     let generation = read(dir, "generation_config.json", json::MAX_CONFIG_BYTES)?;
 
     let mut tokenizer: BTreeMap<String, Vec<u8>> = BTreeMap::new();

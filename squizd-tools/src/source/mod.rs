@@ -9,6 +9,8 @@ pub mod mapped;
 mod model_path;
 pub mod model_source;
 pub mod pieces;
+#[cfg(test)]
+mod real_models;
 pub mod safetensors;
 pub mod store;
 mod tensors;

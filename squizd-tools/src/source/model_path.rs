@@ -28,7 +28,7 @@ pub fn open(path: &Path, options: MappingOptions) -> Result<ModelSource> {
             path.display()
         )));
     }
-    if path.to_string_lossy().ends_with(".safetensors.index.json") {
+    if is_index(path) {
         return open_safetensors(path, options);
     }
     match sniff(path)? {
@@ -94,7 +94,7 @@ fn open_safetensors(path: &Path, options: MappingOptions) -> Result<ModelSource>
         )));
     }
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let store = if name.ends_with(".json") {
+    let store = if is_index(path) {
         SafetensorsStore::open_index(path)?
     } else if is_shard(name) {
         SafetensorsStore::open_dir(dir)?
@@ -102,6 +102,11 @@ fn open_safetensors(path: &Path, options: MappingOptions) -> Result<ModelSource>
         SafetensorsStore::open_file(path)?
     };
     hf_model::open(dir, Box::new(store), "safetensors", options)
+}
+
+/// `model.safetensors.index.json`.
+fn is_index(path: &Path) -> bool {
+    path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"))
 }
 
 /// `model-00002-of-00005.safetensors`.
@@ -123,10 +128,11 @@ fn open_dir(dir: &Path, options: MappingOptions) -> Result<ModelSource> {
     if let Some(path) = single_gguf(dir, &ggufs)? {
         return gguf_model::open(&path, options);
     }
-    let pickles: Vec<&String> = names
-        .iter()
-        .filter(|n| n.starts_with("pytorch_model") || n.ends_with(".pth") || n.ends_with(".pt"))
-        .collect();
+    let is_pickle = |n: &&String| {
+        let extension = Path::new(n.as_str()).extension().and_then(|e| e.to_str()).unwrap_or_default();
+        n.starts_with("pytorch_model") || matches!(extension, "pth" | "pt" | "ckpt")
+    };
+    let pickles: Vec<&String> = names.iter().filter(is_pickle).collect();
     if let Some(first) = pickles.first() {
         return Err(pickle(&dir.join(first)));
     }

@@ -8,6 +8,7 @@ use super::{
 use crate::source::{
     config::{self, SourceConfig},
     gguf::{GgufMetadata, Value as Meta},
+    model_source::{Companions, ModelSource},
     pieces::MappedTensor,
 };
 use serde_json::Value;
@@ -50,7 +51,7 @@ fn distinct_head(name: &str) -> Content {
 
 pub(super) fn hf_config(checkpoint: &Value) -> SourceConfig {
     let text = serde_json::to_vec(&checkpoint["config"]).unwrap();
-    config::hf::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", checkpoint["model"]))
+    config::hf::parse(&text, false).unwrap_or_else(|e| panic!("{}: {e}", checkpoint["model"]))
 }
 
 pub(super) fn metadata(checkpoint: &Value) -> GgufMetadata {
@@ -76,6 +77,7 @@ fn refusal(store: &Virtual, naming: Naming, cfg: &SourceConfig) -> String {
 }
 
 /// Compares with what transformers' own configuration class says.
+#[allow(clippy::float_cmp, reason = "both sides are read from JSON")]
 fn check_expected(what: &str, m: &ModelConfig, expected: &Value) {
     let number = |key: &str| expected[key].as_f64();
     let same = |key: &str, ours: f64| assert_eq!(Some(ours), number(key), "{what}: {key}");
@@ -122,6 +124,20 @@ fn check_expected(what: &str, m: &ModelConfig, expected: &Value) {
     let activation = serde_json::to_value(m.activation).unwrap();
     let theirs = expected["activation"].as_str().unwrap().replace("gelu_pytorch_tanh", "gelu_tanh");
     assert_eq!(activation.as_str(), Some(theirs.as_str()), "{what}");
+}
+
+/// The GGUF form of a checkpoint as a model, its tensors' values by name and
+/// column; embedding and head are cut to five rows.
+pub(in crate::source) fn source_of(checkpoint: &Value, value: fn(&str, u64) -> f32) -> ModelSource {
+    let c = shrunk(checkpoint);
+    let meta = metadata(&c);
+    let cfg = config::gguf::parse(&meta, false).unwrap();
+    let content = |name: &str| -> Content {
+        let name = name.to_owned();
+        Box::new(move |_, col| value(&name, col))
+    };
+    let store = Box::new(Virtual::new(&c["gguf"]["tensors"], content));
+    ModelSource::new(store, cfg, Some(&meta), Companions::default(), MappingOptions::default()).unwrap()
 }
 
 #[test]
@@ -190,7 +206,7 @@ fn gguf_and_hugging_face_give_the_same_model() {
             MappingOptions { text_only: true, ..Default::default() },
         )
         .unwrap();
-        let gguf_cfg = config::gguf::parse(&metadata(c)).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let gguf_cfg = config::gguf::parse(&metadata(c), false).unwrap_or_else(|e| panic!("{what}: {e}"));
         let gguf = mapped(&Virtual::new(&c["gguf"]["tensors"], distinct_head), Naming::Gguf, &gguf_cfg);
         let identity = |t: &MappedTensor| {
             let i = &t.info;
@@ -220,7 +236,7 @@ fn each_missing_tensor_is_named() {
         let (hf_cfg, mut cases) = (hf_config(c), Vec::new());
         cases.push((Naming::Hf, hf_cfg, &c["hf"]));
         if !c["gguf"].is_null() {
-            let cfg = config::gguf::parse(&metadata(c)).unwrap();
+            let cfg = config::gguf::parse(&metadata(c), false).unwrap();
             cases.push((Naming::Gguf, cfg, &c["gguf"]["tensors"]));
         }
         for (naming, cfg, list) in cases {
@@ -318,6 +334,21 @@ fn unknown_tensors_are_named_or_carried() {
     store.push("blk.0.attn_q.weight", &[1], zeros(""));
     let clash = map(&store, Naming::Hf, &cfg, options).unwrap_err().to_string();
     assert!(clash.contains("stored name of a mapped one"), "{clash}");
+}
+
+#[test]
+fn unknown_architectures_are_carried_whole() {
+    let config = br#"{"model_type": "gpt2", "n_embd": 64, "n_layer": 1, "n_head": 4, "vocab_size": 9}"#;
+    let cfg = config::hf::parse(config, true).unwrap();
+    let list = serde_json::json!([["wte.weight", [9, 64]], ["h.0.attn.c_attn.bias", [192]]]);
+    let store = Virtual::new(&list, zeros);
+    let carried =
+        map(&store, Naming::Hf, &cfg, MappingOptions { allow_unmapped: true, text_only: false }).unwrap();
+    let names: Vec<&str> = carried.tensors.iter().map(|t| t.info.name.as_str()).collect();
+    assert_eq!(names, ["h.0.attn.c_attn.bias", "wte.weight"]);
+    assert_eq!((carried.vocab_size, carried.tied), (9, false));
+    let mut bytes = [0.0; 192];
+    carried.tensors[0].reader(&store).read_f32(0..1, &mut bytes).unwrap();
 }
 
 #[test]

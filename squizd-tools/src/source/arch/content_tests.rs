@@ -201,7 +201,8 @@ fn gguf_content(name: &str, cfg: &SourceConfig) -> Content {
             let (h, i, p) = (r / s.head, r % s.head / 2, r % 2);
             h * s.head + p * (s.head / 2) + i
         };
-        return if canonical.ends_with(".bias") {
+        let is_vector = canonical.split('.').next_back() == Some("bias");
+        return if is_vector {
             Box::new(move |_, c| stored(&canonical, 0, from(c)))
         } else {
             Box::new(move |r, c| stored(&canonical, from(r), c))
@@ -278,7 +279,7 @@ fn every_row_is_where_it_belongs() {
         if c["gguf"]["metadata"].is_null() {
             continue;
         }
-        let cfg = config::gguf::parse(&metadata(&c)).unwrap();
+        let cfg = config::gguf::parse(&metadata(&c), false).unwrap();
         check(what, &Virtual::new(&c["gguf"]["tensors"], |n| gguf_content(n, &cfg)), Naming::Gguf, &cfg);
     }
 }
@@ -286,7 +287,7 @@ fn every_row_is_where_it_belongs() {
 #[test]
 fn joint_latent_projection_wins_over_its_split() {
     let c = shrunk(&checkpoint("DeepSeek-V2-Lite"));
-    let cfg = config::gguf::parse(&metadata(&c)).unwrap();
+    let cfg = config::gguf::parse(&metadata(&c), false).unwrap();
     let mut store = Virtual::new(&c["gguf"]["tensors"], |n| gguf_content(n, &cfg));
     for layer in 0..3 {
         let name = format!("blk.{layer}.attn_kv_b.weight");
