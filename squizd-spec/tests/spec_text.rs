@@ -113,3 +113,43 @@ fn limits_are_the_documented_ones() {
     has(text, &format!("| files in a Core ML package | {} |", limits.package_entries));
     has(text, &format!("| layers of a draft head | {} |", limits.draft_layers));
 }
+
+/// String literals of `source` that look like finding codes.
+fn codes(source: &str) -> impl Iterator<Item = &str> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    code.split('"').skip(1).step_by(2).filter(|s| {
+        s.contains('-')
+            && s.starts_with(|c: char| c.is_ascii_lowercase())
+            && !s.ends_with('-')
+            && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    })
+}
+
+#[test]
+fn every_finding_is_explained() {
+    let findings = include_str!("../../docs/findings.md");
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.to_string_lossy().ends_with("_tests.rs") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for code in codes(&source).filter(|c| *c != "run-length") {
+                assert!(
+                    findings.contains(&format!("`{code}`")),
+                    "docs/findings.md lacks `{code}` of {}",
+                    path.display()
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} codes found in the sources");
+}
