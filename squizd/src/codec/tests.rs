@@ -114,3 +114,45 @@ fn matmul_agrees_with_decode_for_any_number_of_inputs() {
         assert!(matmul(*codec, &stored.view(), &[0.0; 16], 2, 1..3, &mut [0.0; 4]).is_err());
     }
 }
+
+#[test]
+fn every_truncation_is_an_error_and_no_byte_panics() {
+    for codec in CODECS {
+        let stored = encode(*codec, &MemoryRows::f32(3, 37, gaussian(111, 4)), None).unwrap();
+        let mut out = [0.0; 111];
+        for length in 0..stored.data.len() {
+            let mut view = stored.view();
+            view.data = &stored.data[..length];
+            assert!(codec.decode(&view, 0..3, &mut out).is_err(), "{} {length}", codec.id());
+        }
+        for at in 0..stored.data.len() {
+            for bit in 0..8 {
+                let mut changed = stored.clone();
+                changed.data[at] ^= 1 << bit;
+                let _ = codec.check(&changed.view());
+                codec.decode(&changed.view(), 0..3, &mut out).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_parameters_are_errors_that_name_the_tensor() {
+    for codec in CODECS {
+        let mut stored = encode(*codec, &MemoryRows::f32(1, 32, vec![1.0; 32]), None).unwrap();
+        stored.params[31] = 1;
+        let message = codec.decode(&stored.view(), 0..1, &mut [0.0; 32]).unwrap_err().to_string();
+        assert!(message.contains("blk.0.test.weight"), "{message}");
+        assert_eq!(codec.check(&stored.view()).unwrap_err().code, "codec-params", "{}", codec.id());
+    }
+}
+
+#[test]
+fn empty_matrices_encode_to_nothing() {
+    for codec in CODECS {
+        for (rows, cols) in [(0, 32), (3, 0), (0, 0)] {
+            let stored = encode(*codec, &MemoryRows::f32(rows, cols, Vec::new()), None).unwrap();
+            assert!(stored.decode(*codec).is_empty(), "{} {rows}x{cols}", codec.id());
+        }
+    }
+}
