@@ -14,16 +14,17 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-use super::lanes::{F32x8, LANES, exponent};
+use super::lanes::{F32x8, LANES, Lanes, exponent};
 use super::sample::Sample;
 use super::stream::{for_row_chunks, geometry, out_of_range, read_finite};
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
-use crate::{Error, Result, simd::multiversion};
+use crate::simd::{Level, level};
+use crate::{Error, Result};
+pub(super) use compact::Compact;
 pub(super) use decode::block_scales;
+pub(super) use plain::ScaleFormat;
 
-use compact::Compact;
 use import::Block;
-use plain::ScaleFormat;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, int_layout};
 use std::ops::Range;
 
@@ -120,19 +121,38 @@ impl Tally {
     }
 }
 
-multiversion! {
-    /// Encodes whole rows of `cols` columns.
-    fn encode_rows(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally = encode_rows_lanes;
+/// Encodes whole rows of `cols` columns.
+#[allow(unsafe_code, reason = "calls the copy compiled for a detected level")]
+fn encode_rows(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn avx2(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
+        encode_lanes::<super::lanes::Avx>(layout, values, cols, out)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
+        encode_lanes::<super::lanes::Avx>(layout, values, cols, out)
+    }
+    match level() {
+        // SAFETY: the level is only ever one this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2(layout, values, cols, out) },
+        // SAFETY: the level is only ever one this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512(layout, values, cols, out) },
+        _ => encode_lanes::<F32x8>(layout, values, cols, out),
+    }
 }
 
 #[inline(always)]
-fn encode_rows_lanes(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
+fn encode_lanes<V: Lanes>(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
     match layout {
-        Layout::Compact(compact) => compact.encode_rows(values, cols, out),
-        Layout::Plain { group: 16, format } => plain::encode_rows::<16>(format, values, cols, out),
-        Layout::Plain { group: 32, format } => plain::encode_rows::<32>(format, values, cols, out),
-        Layout::Plain { group: 64, format } => plain::encode_rows::<64>(format, values, cols, out),
-        Layout::Plain { format, .. } => plain::encode_rows::<128>(format, values, cols, out),
+        Layout::Compact(compact) => compact.encode_rows::<V>(values, cols, out),
+        Layout::Plain { group: 16, format } => plain::encode_rows::<V, 16>(format, values, cols, out),
+        Layout::Plain { group: 32, format } => plain::encode_rows::<V, 32>(format, values, cols, out),
+        Layout::Plain { group: 64, format } => plain::encode_rows::<V, 64>(format, values, cols, out),
+        Layout::Plain { format, .. } => plain::encode_rows::<V, 128>(format, values, cols, out),
     }
 }
 

@@ -7,13 +7,20 @@
 //! ```
 //!
 //! so that the inner loop multiplies small unsigned integers. [`generic`] is
-//! the reference at both precisions, compiled per level; the intrinsics of
-//! [`avx2`], [`avx512`] and [`neon`] take over the 8-bit precision where the
-//! level in use has them.
+//! the reference; the intrinsics of `avx2`, `avx512` and `neon` take over where
+//! the level in use has them.
+
+#![allow(unsafe_code)] // calls to functions compiled for detected CPU features
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod generic;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::activation::{Activation, Precision};
 use super::int4::Layout;
@@ -83,11 +90,19 @@ pub(super) fn int4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, 
 }
 
 fn int4_at(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (x.precision(), level) {
-        (Precision::F32, _) => generic::int4_f32(layout, x, rows, y),
+    let done = match level {
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::int4(layout, x.quantized(), rows, y) => {}
-        (Precision::Q8, _) => generic::int4_q8(layout, x, rows, y),
+        Level::Avx2 => unsafe { avx2::int4(layout, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::int4(layout, x, rows, y) },
+        _ => false,
+    };
+    match x.precision() {
+        _ if done => {}
+        Precision::F32 => generic::int4_f32(layout, x, rows, y),
+        Precision::Q8 => generic::int4_q8(layout, x, rows, y),
     }
 }
 
@@ -101,10 +116,14 @@ pub(super) fn q8(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y:
 }
 
 fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (x.precision(), level) {
-        (Precision::F32, _) => generic::q8_f32(scale_bytes, x, rows, y),
+    match (level, x.precision()) {
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::q8(scale_bytes, x.quantized(), rows, y) => {}
-        (Precision::Q8, _) => generic::q8_q8(scale_bytes, x, rows, y),
+        (Level::Avx2, _) => unsafe { avx2::q8(scale_bytes, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, _) => unsafe { avx512::q8(scale_bytes, x, rows, y) },
+        (_, Precision::F32) => generic::q8_f32(scale_bytes, x, rows, y),
+        (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
     }
 }
