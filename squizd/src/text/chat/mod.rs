@@ -1,10 +1,10 @@
 //! Chat templates: messages to the prompt a model was trained on.
 //!
 //! A template is a program from a stranger. It runs in minijinja with a budget
-//! that pays for every step and every byte (`FUEL`), after a scan that bounds
-//! what the compiler recurses over, on a thread whose stack fits the deepest
-//! value the budget can build. It cannot read files, include other templates,
-//! or learn the time.
+//! that pays for steps and bytes (`FUEL`), after a scan that bounds what the
+//! compiler recurses over ([`scan`]), with a bound on every value it names
+//! ([`growth`]), on a thread with a stack for the worst that passes. It cannot
+//! read files, load other templates, or learn the time.
 //!
 //! Blocks, filters and globals are those of transformers'
 //! `apply_chat_template`: `trim_blocks`, `lstrip_blocks`, loop controls,
@@ -12,6 +12,7 @@
 //! `tojson` in Python's format, and `{% generation %}` as a plain block.
 
 mod date;
+mod growth;
 mod json;
 mod methods;
 mod scan;
@@ -21,10 +22,13 @@ mod tests;
 pub use date::Date;
 
 use crate::{Error, Result};
-use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig};
+use minijinja::{Environment, ErrorKind, State, Value, syntax::SyntaxConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 /// What one rendering may spend: one unit is one instruction, or 64 bytes
 /// produced. A conversation of 1 MB takes about 100,000.
@@ -33,9 +37,10 @@ const FUEL: u64 = 2_000_000;
 const MAX_OUTPUT: usize = 32 << 20;
 /// Calls within calls of macros.
 const MAX_CALLS: usize = 64;
-/// Stack of the rendering thread. Dropping the deepest list that `FUEL` can
-/// nest takes under half of it; pages that are not touched cost nothing.
-const STACK: usize = 256 << 20;
+/// Stack of the compiling and rendering thread: the compiler recurses over a
+/// tag's operators, of which [`scan`] lets through thousands. Pages that are
+/// not touched cost nothing.
+const STACK: usize = 64 << 20;
 
 /// One message of a conversation: `role`, `content`, and whatever else the
 /// template reads (`tool_calls`, `reasoning_content`, `name`).
@@ -126,24 +131,35 @@ impl ChatTemplate {
     /// error), fails, or exceeds its budget.
     pub fn render_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         on_large_stack(|| {
-            let date = options.date;
+            let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
+            variables.insert("documents", Value::from(()));
+            for (name, value) in &options.variables {
+                variables.insert(name, json::value(value));
+            }
             let tools = match options.tools.as_slice() {
                 [] => Value::from(()),
                 tools => tools.iter().map(json::value).collect(),
             };
-            let own = context! {
-                messages => messages.iter().map(|m| json::map(&m.0)).collect::<Value>(),
-                tools => tools,
-                documents => (),
-                add_generation_prompt => options.add_generation_prompt,
-                bos_token => self.bos_token.as_str(),
-                eos_token => self.eos_token.as_str(),
-                strftime_now => Value::from_function(move |format: &str| date.format(format)),
-            };
-            let variables = context! { ..json::map(&options.variables), ..own };
+            let (date, bound) = (options.date, growth::Bound::new());
+            variables.extend([
+                ("messages", messages.iter().map(|m| json::map(&m.0)).collect()),
+                ("tools", tools),
+                ("add_generation_prompt", Value::from(options.add_generation_prompt)),
+                ("bos_token", Value::from(self.bos_token.as_str())),
+                ("eos_token", Value::from(self.eos_token.as_str())),
+                ("strftime_now", Value::from_function(move |format: &str| date.format(format))),
+                (
+                    "__squizd_value",
+                    Value::from_function(move |state: &State<'_, '_>, v: Value| bound.check(state, v, false)),
+                ),
+                (
+                    "__squizd_attribute",
+                    Value::from_function(move |state: &State<'_, '_>, v: Value| bound.check(state, v, true)),
+                ),
+            ]);
             let mut out = Capped(Vec::new());
             let template = self.env.get_template(NAME).map_err(|e| describe(&e))?;
-            template.render_captured_to(variables, &mut out).map_err(|e| describe(&e))?;
+            template.render_captured_to(Value::from_pairs(variables), &mut out).map_err(|e| describe(&e))?;
             String::from_utf8(out.0).map_err(|e| Error::invalid(format!("chat template: {e}")))
         })
     }

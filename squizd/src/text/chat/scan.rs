@@ -2,8 +2,18 @@
 //!
 //! minijinja's parser and code generator recurse without a limit over `elif`
 //! chains and left-associative operators, so their lengths are bounded here;
-//! tags that name other templates are refused; and transformers' `generation`
+//! tags that name other templates are refused; transformers' `generation`
 //! block, which only marks training spans, becomes a block that minijinja knows.
+//!
+//! And every value that gets a name (`set`, loop and macro variables) is passed
+//! through a function that bounds its size ([`super::growth`]): minijinja's
+//! budget does not see a list that holds itself twice, many times over.
+//!
+//! ```text
+//! {% set x = e -%}         {% set x = __squizd_value((e)) -%}
+//! {% set ns.x = e %}       {% set ns.x = __squizd_attribute((e)) %}
+//! {% for a, b in e -%}     {% for a, b in e -%}{% set a = __squizd_value((a)) -%}...
+//! ```
 
 use crate::{Error, Result};
 
@@ -30,7 +40,7 @@ pub(super) fn prepare(source: &str) -> Result<String> {
         match found {
             Tag::Comment => scan.skip_past("#}"),
             Tag::Expression => {
-                scan.expression("}}")?;
+                scan.expression("}}", Binding::None)?;
             }
             Tag::Block => scan.block()?,
         }
@@ -39,6 +49,9 @@ pub(super) fn prepare(source: &str) -> Result<String> {
     out.push_str(source.get(at..).unwrap_or_default());
     Ok(out)
 }
+
+/// Prefix of the guards' names.
+const RESERVED: &str = "__squizd_";
 
 enum Tag {
     Block,
@@ -56,10 +69,26 @@ struct Scan<'a> {
     depth: usize,
 }
 
+/// Where in a tag variables get their values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Binding {
+    /// Nowhere.
+    None,
+    /// After the first `=` outside of brackets.
+    Set,
+    /// In the names before `in`.
+    For,
+    /// In the names of the first brackets, each after `(` or `,`.
+    Parameters,
+}
+
 /// What the symbols of a tag amount to.
-#[derive(Default)]
-struct Symbols {
+struct Symbols<'a> {
     assigns: bool,
+    /// Loop or macro variables.
+    names: Vec<&'a str>,
+    /// The sign before the tag's end.
+    sign: &'a str,
 }
 
 impl<'a> Scan<'a> {
@@ -97,47 +126,66 @@ impl<'a> Scan<'a> {
         self.copy(rest.find(end).map_or(rest.len(), |i| i + end.len()));
     }
 
-    /// Copies the symbols of a tag, and its end.
-    fn expression(&mut self, end: &str) -> Result<Symbols> {
-        let mut symbols = Symbols::default();
+    /// Copies the symbols of a tag, and its end; guards what `binding` names.
+    fn expression(&mut self, end: &str, binding: Binding) -> Result<Symbols<'a>> {
+        let mut symbols = Symbols { assigns: false, names: Vec::new(), sign: "" };
         let (mut count, mut brackets) = (0usize, 0usize);
+        let (mut binds, mut before, mut dotted) = (binding != Binding::None, ' ', false);
         loop {
             let rest = self.rest();
-            if brackets == 0
-                && rest.trim_start_matches(['-', '+']).starts_with(end)
-                && rest.len() >= end.len()
-            {
-                let sign = usize::from(rest.starts_with(['-', '+']));
-                if rest.get(sign..).is_some_and(|r| r.starts_with(end)) {
-                    self.copy(sign + end.len());
-                    return Ok(symbols);
+            let sign = rest.get(..usize::from(rest.starts_with(['-', '+']))).unwrap_or_default();
+            if brackets == 0 && rest.get(sign.len()..).is_some_and(|r| r.starts_with(end)) {
+                if symbols.assigns && binding == Binding::Set {
+                    self.out.push_str("))");
                 }
+                self.copy(sign.len() + end.len());
+                return Ok(Symbols { sign, ..symbols });
             }
             let Some(c) = rest.chars().next() else {
                 // The compiler reports the missing end.
                 return Ok(symbols);
             };
+            let is_word = |c: char| c.is_alphanumeric() || c == '_';
             let length = match c {
                 '\'' | '"' => string_length(rest, c),
-                c if c.is_alphanumeric() || c == '_' => {
-                    rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len())
-                }
+                c if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
                 c => c.len_utf8(),
             };
+            let symbol = rest.get(..length).unwrap_or_default();
+            if symbol.starts_with(RESERVED) {
+                return Err(self.error(&format!("names that begin with {RESERVED} are reserved")));
+            }
+            self.copy(length);
             match c {
                 '(' | '[' | '{' => brackets += 1,
-                ')' | ']' | '}' => brackets = brackets.saturating_sub(1),
-                '=' if brackets == 0 => symbols.assigns = true,
+                ')' | ']' | '}' => {
+                    brackets = brackets.saturating_sub(1);
+                    binds &= binding != Binding::Parameters || brackets > 0;
+                }
+                '.' => dotted = true,
+                '=' if brackets == 0 && binds && binding == Binding::Set => {
+                    self.out.push_str(if dotted { " __squizd_attribute((" } else { " __squizd_value((" });
+                    (symbols.assigns, binds) = (true, false);
+                }
+                c if is_word(c) && binds => match binding {
+                    Binding::For if symbol == "in" => binds = false,
+                    Binding::For => symbols.names.push(symbol),
+                    Binding::Parameters if brackets == 1 && matches!(before, '(' | ',') => {
+                        symbols.names.push(symbol)
+                    }
+                    _ => {}
+                },
                 _ => {}
             }
-            count += usize::from(!c.is_whitespace());
+            if !c.is_whitespace() {
+                (count, before) = (count + 1, c);
+            }
             if brackets > MAX_BRACKETS {
                 return Err(self.error(&format!("more than {MAX_BRACKETS} brackets inside each other")));
             }
             if count > MAX_SYMBOLS {
                 return Err(self.error(&format!("a tag has more than {MAX_SYMBOLS} symbols")));
             }
-            self.copy(length);
         }
     }
 
@@ -150,6 +198,7 @@ impl<'a> Scan<'a> {
         let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
         let name = rest.get(..length).unwrap_or_default();
         match name {
+            "with" => return Err(self.error("`with` is not available to chat templates: use `set`")),
             "include" | "import" | "from" | "extends" => {
                 return Err(self.error(&format!("`{name}` is not allowed: a template may not load others")));
             }
@@ -159,7 +208,18 @@ impl<'a> Scan<'a> {
             }
             _ => self.copy(length),
         }
-        let symbols = self.expression("%}")?;
+        let binding = match name {
+            "set" => Binding::Set,
+            "for" => Binding::For,
+            "macro" => Binding::Parameters,
+            "call" if self.rest().trim_start().starts_with('(') => Binding::Parameters,
+            _ => Binding::None,
+        };
+        let symbols = self.expression("%}", binding)?;
+        for name in &symbols.names {
+            let guard = format!("{{% set {name} = __squizd_value(({name})) {}%}}", symbols.sign);
+            self.out.push_str(&guard);
+        }
         match name {
             "raw" => {
                 let rest = self.rest();
@@ -169,7 +229,7 @@ impl<'a> Scan<'a> {
                 });
                 self.copy(end.map_or(rest.len(), |(i, _)| i));
             }
-            "for" | "if" | "macro" | "call" | "filter" | "with" | "block" | "autoescape" | "generation" => {
+            "for" | "if" | "macro" | "call" | "filter" | "block" | "autoescape" | "generation" => {
                 self.enter()?;
             }
             "set" if !symbols.assigns => self.enter()?,
@@ -228,7 +288,7 @@ mod tests {
         for same in [
             "",
             "{{ '}}' }} {# {% include #} text {%- if a == '%}' -%} x {%- else %} {% endif %}",
-            "{% raw %}{% include 'x' %}{% endraw %}{% set x = {'a': {'b': 1}} %}{{ {'a': {}} }}",
+            "{% raw %}{% include 'x' %}{% endraw %}{{ {'a': {}} }}{% set x %}{% endset %}",
             "unfinished {{ x",
             "unfinished {% if x == 'a",
         ] {
@@ -238,6 +298,29 @@ mod tests {
             prepare("{%- generation -%}a{%+ endgeneration %}").unwrap(),
             "{%- if true -%}a{%+ endif %}"
         );
+    }
+
+    #[test]
+    fn guards_every_binding() {
+        for (source, guarded) in [
+            ("{%- set x = a == b -%}", "{%- set x = __squizd_value(( a == b ))-%}"),
+            ("{%set n.x={'a': 1}%}", "{%set n.x= __squizd_attribute(({'a': 1}))%}"),
+            ("{% set a, b = c, d %}", "{% set a, b = __squizd_value(( c, d ))%}"),
+            (
+                "{% for a, (b, c) in d.items() if a -%}",
+                "{% for a, (b, c) in d.items() if a -%}{% set a = __squizd_value((a)) -%}{% set b = __squizd_value((b)) -%}{% set c = __squizd_value((c)) -%}",
+            ),
+            (
+                "{% macro m(a, b=[c, d]) %}",
+                "{% macro m(a, b=[c, d]) %}{% set a = __squizd_value((a)) %}{% set b = __squizd_value((b)) %}",
+            ),
+            ("{% call(a) m(b) %}", "{% call(a) m(b) %}{% set a = __squizd_value((a)) %}"),
+            ("{% call m(b) %}", "{% call m(b) %}"),
+        ] {
+            assert_eq!(prepare(source).unwrap(), guarded);
+        }
+        assert!(message("{% set __squizd_value = 1 %}").contains("reserved"));
+        assert!(message("{% with a = [a, a] %}{% endwith %}").contains("`with` is not available"));
     }
 
     #[test]
