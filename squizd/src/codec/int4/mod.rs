@@ -19,8 +19,7 @@ use super::lanes::{F32x8, LANES, Lanes, exponent};
 use super::sample::Sample;
 use super::stream::{for_row_chunks, geometry, out_of_range, read_finite};
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
-use crate::simd::{Level, level};
-use crate::{Error, Result};
+use crate::{Error, Result, simd};
 pub(super) use compact::Compact;
 pub(super) use decode::block_scales;
 pub(super) use plain::ScaleFormat;
@@ -135,13 +134,13 @@ fn encode_rows(layout: Layout, values: &[f32], cols: usize, out: &mut Coded<'_>)
     fn avx512(layout: Layout, values: &[f32], cols: usize, out: &mut Coded<'_>) -> Tally {
         encode_lanes::<super::lanes::Avx>(layout, values, cols, out)
     }
-    match level() {
+    match simd::level() {
         // SAFETY: the level is only ever one this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2(layout, values, cols, out) },
+        simd::Level::Avx2 => unsafe { avx2(layout, values, cols, out) },
         // SAFETY: the level is only ever one this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512(layout, values, cols, out) },
+        simd::Level::Avx512 => unsafe { avx512(layout, values, cols, out) },
         _ => encode_lanes::<F32x8>(layout, values, cols, out),
     }
 }
