@@ -3,7 +3,6 @@
 use super::*;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
 use crate::codec::testing::{MemoryRows, Stored, encode, encode_as, gaussian, snr_db};
-use crate::simd;
 use proptest::prelude::*;
 
 const GROUPS: [Option<u16>; 5] = [None, Some(16), Some(32), Some(64), Some(128)];
