@@ -294,26 +294,21 @@ fn update_row<const FMA: bool>(heads: &Heads, i: usize, seen: Range<usize>, work
             *s *= heads.scale;
         }
     }
-    for (j, s) in scores.iter_mut().enumerate() {
-        *s = if j >= seen.start && j < seen.end { *s } else { f32::NEG_INFINITY };
+    let (start, end) = (seen.start as u32, seen.end as u32);
+    for (s, j) in scores.iter_mut().zip(0u32..) {
+        *s = if j >= start && j < end { *s } else { f32::NEG_INFINITY };
     }
-    let block_max = scores
-        .as_chunks::<LANES>()
-        .0
-        .iter()
-        .fold(V8::splat(f32::NEG_INFINITY), |m, s| m.zip(V8(*s), f32::max))
-        .max();
+    let lanes = scores.as_chunks::<LANES>().0.iter();
+    let block_max = lanes.fold(V8::splat(f32::NEG_INFINITY), |m, s| m.zip(V8(*s), f32::max)).max();
     if block_max == f32::NEG_INFINITY {
         scores.fill(0.0);
         return;
     }
     let max = work.max[i].max(block_max);
-    let mut sum = V8::ZERO;
-    for s in scores.as_chunks_mut::<LANES>().0 {
-        let weights = V8(*s).map(|x| exp::<FMA>(x - max));
-        sum = sum.zip(weights, |a, b| a + b);
-        *s = weights.0;
+    for s in scores.iter_mut() {
+        *s = exp::<FMA>(*s - max);
     }
+    let sum = scores.as_chunks::<LANES>().0.iter().fold(V8::ZERO, |a, s| a.zip(V8(*s), |a, b| a + b)).sum();
     if max > work.max[i] {
         let factor = exp::<FMA>(work.max[i] - max);
         work.sum[i] *= factor;
@@ -323,7 +318,7 @@ fn update_row<const FMA: bool>(heads: &Heads, i: usize, seen: Range<usize>, work
         }
         work.max[i] = max;
     }
-    work.sum[i] += sum.sum();
+    work.sum[i] += sum;
 }
 
 #[cfg(test)]
