@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    codec::{EncodeOptions, codec},
+    codec::{Codec, EncodeOptions, codec},
     source::{TensorInfo, TensorSource},
 };
 use regex::Regex;
@@ -176,13 +176,17 @@ fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedT
     };
     let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
-    let codec = codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))?;
+    let codec = codec_of(id)?;
     let params = codec.nominal(matrix, tensor.dtype, &choice.options)?;
     let length = id
         .geometry(matrix, &params)
         .map_err(|e| Error::invalid(format!("tensor {}: codec {choice}: {e:?}", tensor.name)))?
         .length;
     Ok(PlannedTensor { index, codec: id, options: choice.options, reason, length })
+}
+
+fn codec_of(id: CodecId) -> Result<&'static dyn Codec> {
+    codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))
 }
 
 /// Adapts the wish to what the source holds and the codec takes.
@@ -194,7 +198,7 @@ fn settle(
     allow_requantize: bool,
 ) -> Result<(CodecChoice, Reason)> {
     let Some(id) = choice.codec.filter(|c| !c.is_raw()) else { return Ok((choice, reason)) };
-    let codec = codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))?;
+    let codec = codec_of(id)?;
     if let Err(why) = codec.accepts(matrix) {
         if reason == Reason::Override {
             return Err(Error::invalid(format!(
@@ -213,5 +217,7 @@ fn settle(
     if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {
         return Ok((choice, reason));
     }
-    Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized))
+    let kept = CodecChoice::of(CodecId::Q8);
+    let exact = codec_of(CodecId::Q8)?.imports(tensor.dtype, matrix, &kept.options);
+    Ok((kept, if exact { Reason::Imported } else { Reason::Requantized }))
 }

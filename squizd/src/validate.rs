@@ -75,11 +75,37 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
     findings
 }
 
-/// The metadata section's JSON.
+/// The metadata section: JSON of the known schema, canonical, and agreeing with
+/// the header.
 fn metadata(file: &SquizdRef<'_>, limits: &Limits) -> squizd_spec::Result<()> {
     let bytes = section_bytes(file, SectionKind::METADATA, limits)?.unwrap_or_default();
     let at = file.section(SectionKind::METADATA).map_or(0, |s| s.offset());
-    Metadata::from_bytes(&bytes)
-        .map(|_| ())
-        .map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))
+    let parsed =
+        Metadata::from_bytes(&bytes).map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))?;
+    let canonical = serde_json::from_slice::<serde_json::Value>(&bytes)
+        .ok()
+        .and_then(|value| serde_json_canonicalizer::to_vec(&value).ok());
+    if canonical.as_deref() != Some(&*bytes) {
+        return Err(SquizdError::invalid(
+            "metadata-canonical",
+            at,
+            "metadata is not canonical JSON (RFC 8785)",
+        ));
+    }
+    let (header, model) = (file.header(), &parsed.model);
+    let pairs = [
+        ("num_layers", u64::from(header.num_layers.get()), u64::from(model.num_layers)),
+        ("hidden_dim", u64::from(header.hidden_dim.get()), u64::from(model.hidden_size)),
+        ("num_heads", u64::from(header.num_heads.get()), u64::from(model.num_heads)),
+        ("vocab_size", u64::from(header.vocab_size.get()), u64::from(model.vocab_size)),
+        ("arch", u64::from(header.arch), u64::from(model.arch().0)),
+    ];
+    match pairs.iter().find(|(_, a, b)| a != b) {
+        Some((field, a, b)) => Err(SquizdError::invalid(
+            "metadata-disagrees",
+            at,
+            format!("the header's {field} is {a}, metadata.model says {b}"),
+        )),
+        None => Ok(()),
+    }
 }

@@ -134,6 +134,7 @@ mod half_float;
 mod int4;
 mod kernels;
 mod lanes;
+mod matmul;
 mod q8;
 mod raw;
 mod sample;
@@ -144,6 +145,7 @@ mod testing;
 mod tests;
 
 pub use activation::{Activation, Precision};
+pub use matmul::matmul;
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC];

@@ -236,8 +236,8 @@ impl Codec for Raw {
         Ok(())
     }
 
-    fn check(&self, _: &Encoded<'_>) -> std::result::Result<(), Violation> {
-        Ok(())
+    fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
+        super::check::payload(self.id, tensor).map(|_| ())
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

@@ -16,11 +16,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod gemm;
 mod generic;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub(super) use gemm::dot_tile;
 
 use super::activation::{Activation, Precision};
 use super::int4::Layout;

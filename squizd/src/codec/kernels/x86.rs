@@ -24,7 +24,7 @@ pub(super) trait Dots {
 
 /// The sum of eight lanes.
 #[inline(always)]
-fn sum(v: __m256) -> f32 {
+pub(super) fn sum(v: __m256) -> f32 {
     // SAFETY: see the module's comment.
     unsafe {
         let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
