@@ -69,7 +69,7 @@ struct Tensor {
 }
 
 #[derive(Default)]
-pub struct Synthetic(HashMap<(Role, Option<u16>), Tensor>);
+struct Synthetic(HashMap<(Role, Option<u16>), Tensor>);
 
 impl<'w> Weights<'w> for &'w Synthetic {
     fn get(&self, role: Role, layer: Option<u16>, part: Part) -> Option<Stored<'w>> {
@@ -84,7 +84,7 @@ impl<'w> Weights<'w> for &'w Synthetic {
     }
 }
 
-pub fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
+fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
     let mut encoded: HashMap<Matrix2, (Params, Vec<u8>)> = HashMap::new();
     let mut model = Synthetic::default();
     let mut add = |role, layer, dims: &[u64]| -> squizd::Result<()> {
@@ -123,7 +123,7 @@ pub fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
 
 type Matrix2 = (u64, u64);
 
-pub fn config() -> serde_json::Result<ModelConfig> {
+fn config() -> serde_json::Result<ModelConfig> {
     serde_json::from_value(serde_json::json!({
         "family": "llama", "hidden_size": HIDDEN, "num_layers": LAYERS, "num_heads": 9, "num_kv_heads": 3,
         "head_dim": 64, "ffn_size": FFN, "vocab_size": VOCAB, "max_positions": 8192, "norm_eps": 1e-5,

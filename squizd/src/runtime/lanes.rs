@@ -40,11 +40,6 @@ impl V8 {
     }
 
     #[inline(always)]
-    pub(super) fn map(self, f: impl Fn(f32) -> f32) -> Self {
-        Self(self.0.map(f))
-    }
-
-    #[inline(always)]
     pub(super) fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         let mut out = self.0;
         for (a, b) in out.iter_mut().zip(other.0) {

@@ -30,7 +30,7 @@ impl Default for SessionOptions {
 }
 
 /// A sequence of tokens, its cached keys and values, and the buffers of the
-/// forward pass. Decoding allocates nothing once the first token is through.
+/// forward pass, which only grow.
 #[derive(Debug)]
 pub struct Session<'m, 'w> {
     pub(super) model: &'m Model<'w>,
@@ -81,7 +81,8 @@ impl<'m, 'w> Session<'m, 'w> {
                 options.context, options.batch
             )));
         }
-        let cache = KvCache::new(options.kv, model.layers.len(), model.key_width(), options.context)?;
+        let cache =
+            KvCache::new(options.kv, model.layers.len(), model.heads.keys, model.heads.dim, options.context)?;
         let frequencies = [0, 1].map(|i| model.ropes[i].frequencies(1));
         let work = vec![Work::new(model.heads.dim); model.heads.keys];
         let buffers = Buffers { work, ..Buffers::default() };
