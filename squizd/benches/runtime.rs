@@ -9,7 +9,13 @@ use squizd::codec::{EncodeOptions, PayloadSink, Precision, Rows, codec};
 use squizd::model::ModelConfig;
 use squizd::runtime::{KvType, Model, Session, SessionOptions, Stored, Weights};
 use squizd_spec::{CodecId, DType, Matrix, Params, Part, Role};
-use std::{borrow::Cow, collections::HashMap, hint::black_box, ops::Range, sync::Mutex};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+    hint::black_box,
+    ops::Range,
+    sync::Mutex,
+};
 
 const HIDDEN: u64 = 576;
 const FFN: u64 = 1536;
@@ -85,23 +91,18 @@ impl<'w> Weights<'w> for &'w Synthetic {
 }
 
 fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
-    let mut encoded: HashMap<Matrix2, (Params, Vec<u8>)> = HashMap::new();
+    let mut encoded = HashMap::new();
     let mut model = Synthetic::default();
     let mut add = |role, layer, dims: &[u64]| -> squizd::Result<()> {
         let id = if dims.len() == 1 { CodecId::RAW_F32 } else { id };
         let matrix = Matrix { rows: dims[..dims.len() - 1].iter().product(), cols: dims[dims.len() - 1] };
         let key = (matrix.rows, matrix.cols);
-        if !encoded.contains_key(&key) {
-            let codec = codec(id).ok_or_else(|| squizd::Error::unsupported("codec"))?;
-            let rows = Random(matrix);
-            let params = codec.plan(&rows, &EncodeOptions { group_size: None })?;
-            let payload = Payload(Mutex::default());
-            codec.encode(&rows, &params, &payload)?;
-            let data = payload.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-            encoded.insert(key, (params, data));
-        }
+        let first = match encoded.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(encode(id, matrix)?),
+        };
         // Each tensor has bytes of its own, as in a file.
-        let (params, data) = encoded[&key].clone();
+        let (params, data) = first.clone();
         model.0.insert((role, layer), Tensor { dims: dims.to_vec(), codec: id, params, data });
         Ok(())
     };
@@ -121,7 +122,14 @@ fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
     Ok(model)
 }
 
-type Matrix2 = (u64, u64);
+fn encode(id: CodecId, matrix: Matrix) -> squizd::Result<(Params, Vec<u8>)> {
+    let codec = codec(id).ok_or_else(|| squizd::Error::unsupported("codec"))?;
+    let rows = Random(matrix);
+    let params = codec.plan(&rows, &EncodeOptions { group_size: None })?;
+    let payload = Payload(Mutex::default());
+    codec.encode(&rows, &params, &payload)?;
+    Ok((params, payload.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))
+}
 
 fn config() -> serde_json::Result<ModelConfig> {
     serde_json::from_value(serde_json::json!({
