@@ -129,7 +129,7 @@ fn benches(c: &mut Criterion) {
         for (name, codec, _, params, data) in &stored {
             let mut g = group(c, &format!("matvec-{precision:?}"), Throughput::Bytes(data.len() as u64));
             g.bench_function(name, |b| {
-                b.iter(|| codec.matvec(&view(params, data), &x, 0..MATRIX.rows, &mut y))
+                b.iter(|| codec.matvec(&view(params, data), &x, 0..MATRIX.rows, &mut y));
             });
             g.finish();
         }

@@ -38,7 +38,7 @@ pub(super) const F16: &dyn Codec = &Raw {
     size: 2,
     decode: decode_f16,
     encode: encode_f16,
-    dot: dot_f16,
+    dot: dot_f16_best,
 };
 pub(super) const BF16: &dyn Codec = &Raw {
     id: CodecId::RAW_BF16,
@@ -106,6 +106,10 @@ element!(4, f32::from_le_bytes, f32::to_le_bytes, decode_f32, encode_f32, dot_f3
 element!(2, load_f16, store_f16, decode_f16, encode_f16, dot_f16, d_f16, e_f16, p_f16);
 element!(2, load_bf16, store_bf16, decode_bf16, encode_bf16, dot_bf16, d_bf16, e_bf16, p_bf16);
 element!(1, load_i8, store_i8, decode_i8, encode_i8, dot_i8, d_i8, e_i8, p_i8);
+
+fn dot_f16_best(bytes: &[u8], x: &[f32]) -> f32 {
+    super::kernels::dot_f16(bytes, x).unwrap_or_else(|| dot_f16(bytes, x))
+}
 
 #[inline(always)]
 fn load_f16(b: [u8; 2]) -> f32 {

@@ -28,11 +28,17 @@ pub(super) fn q8(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut
     }
 }
 
+/// Dot product of IEEE halves with floats. The CPU must have AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_f16(halves: &[u8], x: &[f32]) -> f32 {
+    x86::dot_f16(halves, x)
+}
+
 struct Maddubs;
 
 impl Dots for Maddubs {
     #[inline(always)]
-    fn int4(codes: &[u8; 128], paired: &[i8; 256]) -> __m256i {
+    fn int4(codes: &[u8], paired: &[i8; 256]) -> __m256i {
         // SAFETY: only called from this file's entry points; all loads are of
         // 32-byte parts of the arrays.
         unsafe {

@@ -32,15 +32,18 @@ struct Vnni;
 
 impl Dots for Vnni {
     #[inline(always)]
-    fn int4(codes: &[u8; 128], paired: &[i8; 256]) -> __m256i {
+    fn int4(codes: &[u8], paired: &[i8; 256]) -> __m256i {
         // SAFETY: only called from this file's entry points; all loads are of
         // 64-byte parts of the arrays.
         unsafe {
             let low = _mm512_set1_epi8(15);
             let mut products = [_mm512_setzero_si512(); 2];
-            let quads = codes.as_chunks::<64>().0.iter().zip(paired.as_chunks::<128>().0);
+            let quads = codes.chunks(64).zip(paired.as_chunks::<128>().0);
             for (product, (codes, x)) in products.iter_mut().zip(quads) {
-                let codes = _mm512_loadu_si512(codes.as_ptr().cast());
+                let codes = match codes.first_chunk::<64>() {
+                    Some(codes) => _mm512_loadu_si512(codes.as_ptr().cast()),
+                    None => _mm512_zextsi256_si512(load_32(&x86::padded(codes))),
+                };
                 // Two pairs of blocks, each first halves then second halves.
                 let (a, b) =
                     (_mm512_loadu_si512(x.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().add(64).cast()));

@@ -139,3 +139,14 @@ fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y
         (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
     }
 }
+
+/// Dot product of IEEE halves with floats, if the level in use converts halves
+/// in hardware.
+pub(super) fn dot_f16(halves: &[u8], x: &[f32]) -> Option<f32> {
+    match level() {
+        // SAFETY: the level is only ever one this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => Some(unsafe { avx2::dot_f16(halves, x) }),
+        _ => None,
+    }
+}

@@ -9,15 +9,19 @@
 
 use super::{OCTET, Rows};
 use crate::codec::activation::{Activation, Octet, Quantized};
+use crate::codec::half_float::f16_to_f32;
 use crate::codec::int4::{Compact, Layout, ScaleFormat};
 use crate::codec::lanes::{F32x8, exp2i};
 use std::{arch::x86_64::*, marker::PhantomData};
 
+/// Bytes of codes to prefetch ahead.
+const PREFETCH: usize = 2048;
+
 /// The integer dot products of a level.
 pub(super) trait Dots {
-    /// Of an octet of INT4 blocks with paired codes of `x`, in
-    /// [`super::PAIR_ORDER`].
-    fn int4(codes: &[u8; 128], paired: &[i8; 256]) -> __m256i;
+    /// Of up to an octet of INT4 blocks, in whole pairs, with paired codes of
+    /// `x`, in [`super::PAIR_ORDER`]; 0 for blocks that are not there.
+    fn int4(codes: &[u8], paired: &[i8; 256]) -> __m256i;
 
     /// Of a block of signed bytes with codes of `x`, as eight partial sums.
     fn q8(codes: &[u8; 32], x: &[i8; 32]) -> __m256i;
@@ -36,7 +40,7 @@ pub(super) fn sum(v: __m256) -> f32 {
 
 /// The first `N` bytes of `bytes`, zeros where they end earlier.
 #[inline(always)]
-fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
+pub(super) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
     if let Some(whole) = bytes.first_chunk() {
         return *whole;
     }
@@ -45,6 +49,18 @@ fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
         *o = *b;
     }
     out
+}
+
+/// Asks for the codes some rows on: rows of small matrices are too short for
+/// the hardware to look far enough ahead.
+#[inline(always)]
+fn prefetch(codes: &[u8; 128]) {
+    let ahead = codes.as_ptr().wrapping_add(PREFETCH).cast();
+    // SAFETY: a prefetch reads nothing and may name any address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(ahead);
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
+    }
 }
 
 #[inline(always)]
@@ -80,17 +96,28 @@ fn int4_rows<O: Octets, const S: usize>(
     rows: Rows<'_>,
     y: &mut [f32],
 ) {
-    for (y, (codes, scales)) in y.iter_mut().zip(rows.iter()) {
-        let (octets, code_tail) = codes.as_chunks::<128>();
-        let (stored, scale_tail) = scales.as_chunks::<S>();
+    let whole = rows.code_stride / 128;
+    // Bytes of the last, partial octet, in whole pairs of blocks. What lies
+    // past the row's end, be it the next row's bytes, meets inputs of 0.
+    let rest = (rows.code_stride % 128).next_multiple_of(32);
+    for (i, y) in y.iter_mut().enumerate() {
+        let codes = rows.codes.get(i * rows.code_stride..).unwrap_or_default();
+        let scales = rows.scales.get(i * rows.scale_stride..).unwrap_or_default();
         // SAFETY: see the module's comment.
         let mut acc = unsafe { _mm256_setzero_ps() };
-        for (i, (codes, stored)) in octets.iter().zip(stored).enumerate() {
-            acc = x.add(acc, i, codes, &layout.unpack(stored));
+        for (o, codes) in codes.as_chunks::<128>().0.iter().take(whole).enumerate() {
+            prefetch(codes);
+            let stored = padded(scales.get(o * S..).unwrap_or_default());
+            acc = x.add(acc, o, codes, &layout.unpack(&stored));
         }
-        if !code_tail.is_empty() {
-            let stored = stored.get(octets.len()).copied().unwrap_or_else(|| padded(scale_tail));
-            acc = x.add(acc, octets.len(), &padded(code_tail), &layout.unpack(&stored));
+        if rest > 0 {
+            let stored = padded(scales.get(whole * S..).unwrap_or_default());
+            let codes = codes.get(whole * 128..).unwrap_or_default();
+            let w = layout.unpack(&stored);
+            acc = match codes.get(..rest) {
+                Some(codes) => x.add(acc, whole, codes, &w),
+                None => x.add(acc, whole, &padded::<128>(codes), &w),
+            };
         }
         *y = unit * sum(acc);
     }
@@ -98,8 +125,9 @@ fn int4_rows<O: Octets, const S: usize>(
 
 /// What is done with an octet of INT4 blocks.
 trait Octets: Copy {
-    /// Adds the products of octet `i` to `acc`; `codes` may end early.
-    fn add(self, acc: __m256, i: usize, codes: &[u8; 128], w: &OctetScales) -> __m256;
+    /// Adds the products of octet `i` to `acc`; `codes` has up to 128 bytes in
+    /// whole pairs of blocks.
+    fn add(self, acc: __m256, i: usize, codes: &[u8], w: &OctetScales) -> __m256;
 }
 
 /// INT4 rows times `x`; `false` for layouts without a kernel (plain groups of
@@ -161,7 +189,7 @@ impl<D> Copy for ByQ8<'_, D> {}
 
 impl<D: Dots> Octets for ByQ8<'_, D> {
     #[inline(always)]
-    fn add(self, acc: __m256, i: usize, codes: &[u8; 128], w: &OctetScales) -> __m256 {
+    fn add(self, acc: __m256, i: usize, codes: &[u8], w: &OctetScales) -> __m256 {
         let (Some(paired), Some(x)) = (self.paired.get(i), self.octets.get(i)) else {
             return acc;
         };
@@ -184,7 +212,7 @@ struct ByF32<'a> {
 
 impl Octets for ByF32<'_> {
     #[inline(always)]
-    fn add(self, acc: __m256, i: usize, codes: &[u8; 128], w: &OctetScales) -> __m256 {
+    fn add(self, acc: __m256, i: usize, codes: &[u8], w: &OctetScales) -> __m256 {
         let Some(sums) = self.octets.get(i) else { return acc };
         let x = self.whole.get(i).unwrap_or(self.tail);
         let mut scales = F32x8::ZERO;
@@ -343,4 +371,26 @@ fn q8_scales(scale_bytes: usize, stored: &[u8]) -> __m256 {
             _mm256_loadu_ps(padded::<32>(stored).as_ptr().cast())
         }
     }
+}
+
+/// Dot product of IEEE halves with floats.
+#[inline(always)]
+pub(super) fn dot_f16(halves: &[u8], x: &[f32]) -> f32 {
+    let (whole, rest) = halves.as_chunks::<32>();
+    let (xs, x_rest) = x.as_chunks::<16>();
+    // SAFETY: see the module's comment; all loads are of parts of arrays.
+    let mut acc = unsafe { [_mm256_setzero_ps(); 2] };
+    for (halves, x) in whole.iter().zip(xs) {
+        for (acc, (halves, x)) in acc.iter_mut().zip(halves.as_chunks::<16>().0.iter().zip(x.as_chunks().0)) {
+            // SAFETY: see the module's comment; 16 readable bytes.
+            *acc = unsafe {
+                let w = _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()));
+                _mm256_fmadd_ps(w, load_octet(x), *acc)
+            };
+        }
+    }
+    let tail = rest.as_chunks::<2>().0.iter().zip(x_rest);
+    let tail: f32 = tail.map(|(h, x)| f16_to_f32(u16::from_le_bytes(*h)) * x).sum();
+    // SAFETY: see the module's comment.
+    sum(unsafe { _mm256_add_ps(acc[0], acc[1]) }) + tail
 }
