@@ -1,5 +1,7 @@
 //! The command line on real input: the tiny trained model in `fixtures/`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
 use assert_cmd::Command;
 use serde_json::Value;
 use std::{

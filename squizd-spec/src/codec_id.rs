@@ -264,8 +264,13 @@ fn compact_row(cols: u64) -> Option<u64> {
 /// holds the scales.
 ///
 /// Parameters: 0 = layout, 1 = group size, 2 = scale format (plain: 0 f16,
-/// 1 f32), 3 = min bias (compact: 0, or 32, which also centres codes around 8),
-/// 4 = exponent e (compact: signed, `d` and `dmin` are multiplied by 2^e).
+/// 1 f32), 3 = min bias (compact: 0 or 32), 4 = exponent e (compact: signed,
+/// `d` and `dmin` are multiplied by 2^e).
+///
+/// A weight of code q is, every operation rounded to f32:
+/// plain `offset + scale q`; compact with bias 0 (ggml's Q4_K)
+/// `(d sc) q - dmin m`; compact with bias 32 (centred)
+/// `(d sc) (q - 8) - dmin (m - 32)`.
 fn int4(m: Matrix, params: &Params) -> GeometryResult {
     let codes = m.cols.div_ceil(32).checked_mul(16).ok_or(GeometryError::Overflow)?;
     let layout = one_of(params, 0, "layout", &[int_layout::PLAIN, int_layout::COMPACT])?;

@@ -1,6 +1,8 @@
 //! The input vector of a matvec, in the forms the kernels read.
 
-use super::kernels::{OCTET, PAIR_ORDER};
+use super::kernels::OCTET;
+#[cfg(any(target_arch = "x86_64", test))]
+use super::kernels::PAIR_ORDER;
 use crate::simd::multiversion;
 
 /// How a kernel may read the activation.
@@ -23,7 +25,8 @@ pub struct Activation<'a> {
     /// Sums of 16 values each, in the precision asked for; two per block of
     /// 32, zero-padded to whole octets (eight blocks).
     sums: Vec<f32>,
-    /// Scales and block sums of each octet in [`PAIR_ORDER`].
+    /// Scales and block sums of each octet in `PAIR_ORDER`.
+    #[cfg(any(target_arch = "x86_64", test))]
     octets: Vec<Octet>,
     quantized: Quantized,
 }
@@ -39,10 +42,12 @@ pub(super) struct Quantized {
     /// Codes with the halves of two neighbouring blocks swapped together:
     /// first halves of both, then second halves, as a 32-byte load of INT4
     /// codes yields them.
+    #[cfg(any(target_arch = "x86_64", test))]
     pub(super) paired: Vec<i8>,
 }
 
-/// Eight blocks' scales (0 for [`Precision::F32`]) and sums, in [`PAIR_ORDER`].
+/// Eight blocks' scales (0 for [`Precision::F32`]) and sums, in `PAIR_ORDER`.
+#[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
 pub(super) struct Octet {
@@ -62,11 +67,18 @@ impl<'a> Activation<'a> {
                 quantized.codes = vec![0; length];
                 quantized.scales = vec![0.0; length / 32];
                 quantize(x, &mut quantized.codes, &mut quantized.scales, &mut sums);
+                #[cfg(any(target_arch = "x86_64", test))]
                 quantized.pair();
             }
         }
-        let octets = octets(&quantized.scales, &sums);
-        Self { x, precision, sums, octets, quantized }
+        Self {
+            x,
+            precision,
+            #[cfg(any(target_arch = "x86_64", test))]
+            octets: octets(&quantized.scales, &sums),
+            sums,
+            quantized,
+        }
     }
 
     /// The values.
@@ -85,6 +97,7 @@ impl<'a> Activation<'a> {
     }
 
     /// Scales and sums by octet.
+    #[cfg(any(target_arch = "x86_64", test))]
     pub(super) fn octets(&self) -> &[Octet] {
         &self.octets
     }
@@ -95,6 +108,7 @@ impl<'a> Activation<'a> {
     }
 }
 
+#[cfg(any(target_arch = "x86_64", test))]
 impl Quantized {
     /// Fills `paired`.
     fn pair(&mut self) {
@@ -109,6 +123,7 @@ impl Quantized {
 }
 
 /// Scales (none: 0) and block sums by octet.
+#[cfg(any(target_arch = "x86_64", test))]
 fn octets(scales: &[f32], sums: &[f32]) -> Vec<Octet> {
     let sums = sums.as_chunks::<16>().0;
     let scales = scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));

@@ -4,6 +4,7 @@
 //!
 //! [`F32x8`] is the portable form and the form in memory; on x86-64 [`Avx`]
 //! does the same in one register, where the compiler alone would not.
+#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
 use std::ops::{Add, Div, Mul, Sub};
 

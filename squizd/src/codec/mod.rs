@@ -31,7 +31,7 @@ pub trait PayloadSink: Sync {
 }
 
 /// What the user asked of a codec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct EncodeOptions {
     /// Group size of the plain integer layouts; `None` chooses the compact layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -329,11 +329,7 @@ mod tests {
             let measured = snr_db(&w, &s.decode(CODEC));
             assert!(measured > 45.0, "2^{exponent}: {measured}");
             assert!((s.stats.snr_db() - measured).abs() < 0.01);
-            assert_eq!(
-                s.params[1],
-                u8::from(!(-20..=20).contains(&exponent) || exponent < -14),
-                "2^{exponent}"
-            );
+            assert_eq!(s.params[1], format, "2^{exponent}");
         }
         assert_eq!(stored(64, 256, &base).data.len(), 64 * 272);
     }

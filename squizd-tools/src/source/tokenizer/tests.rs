@@ -230,7 +230,7 @@ fn gguf_errors_name_key_and_index() {
         (
             |v| {
                 (v.model, v.tokens, v.token_types) =
-                    ("llama", vec!["<0x-1>", "b", "ab", "<s>"], vec![6, 1, 1, 3])
+                    ("llama", vec!["<0x-1>", "b", "ab", "<s>"], vec![6, 1, 1, 3]);
             },
             "token 0 is \"<0x-1>\", but its type is byte",
         ),

@@ -9,6 +9,7 @@
 //! Centred, the second term is what is left of a group's offset after its
 //! scale has placed the range around zero: small for weights, so that its six
 //! bits cost almost nothing, and of either sign.
+#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
 use super::fit::Groups;
 use super::{Coded, OVERFLOW, Tally};
@@ -67,7 +68,7 @@ impl Compact {
 
     /// Encodes the rows `values` of `cols` columns.
     #[inline(always)]
-    pub(super) fn encode_rows<V: Lanes>(self, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
+    pub(super) fn encode_rows<V: Lanes>(self, values: &[f32], cols: usize, out: &mut Coded<'_>) -> Tally {
         let mut tally = Tally::default();
         let mut groups = Groups::<GROUP>::EMPTY;
         let mut codes = [V::zero(); GROUP];

@@ -14,6 +14,7 @@
 //!
 //! and the pair whose line has the smallest error wins; one more assignment
 //! and regression from that line follows.
+#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
 use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i, exponent};
 

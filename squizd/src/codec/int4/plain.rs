@@ -67,7 +67,7 @@ pub(super) fn encode_rows<V: Lanes, const G: usize>(
     format: ScaleFormat,
     values: &[f32],
     cols: usize,
-    out: Coded<'_>,
+    out: &mut Coded<'_>,
 ) -> Tally {
     let mut tally = Tally::default();
     let mut groups = Groups::<G>::EMPTY;

@@ -3,7 +3,6 @@
 use super::*;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
 use crate::codec::testing::{MemoryRows, Stored, encode, encode_as, gaussian, snr_db};
-use crate::simd;
 use proptest::prelude::*;
 
 const GROUPS: [Option<u16>; 5] = [None, Some(16), Some(32), Some(64), Some(128)];
@@ -240,7 +239,8 @@ fn ggml_blocks_are_taken_over_bit_for_bit() {
         let values: Vec<f32> = native.chunks(block_bytes).flat_map(|b| ggml(dtype, b)).collect();
         let cols = 2 * block_weights as u64;
         let rows = MemoryRows::native(blocks as u64 / 2, cols, dtype, native, values.clone());
-        assert!(crate::codec::imports_exactly(CodecId::INT4, dtype, rows.matrix));
+        let options = EncodeOptions::default();
+        assert!(CODEC.imports(dtype, rows.matrix, &options));
         let s = encode(CODEC, &rows, None).unwrap();
         let signal: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
         assert!((s.stats.signal - signal).abs() <= 1e-9 * signal && s.stats.noise == 0.0);
@@ -248,7 +248,7 @@ fn ggml_blocks_are_taken_over_bit_for_bit() {
             // Q4_0's negative scales make negative zeros, which become positive.
             assert_eq!(v.to_bits(), if *w == 0.0 { 0 } else { w.to_bits() }, "{dtype}");
         }
-        assert!(!crate::codec::imports_exactly(CodecId::INT4, dtype, Matrix { rows: 1, cols: cols + 1 }));
+        assert!(!CODEC.imports(dtype, Matrix { rows: 1, cols: cols + 1 }, &options));
         // Another group size is quantized anew.
         assert_eq!(encode(CODEC, &rows, Some(64)).unwrap().params[..2], [0, 64]);
     }

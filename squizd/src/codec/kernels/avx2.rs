@@ -1,6 +1,7 @@
 //! AVX2 kernels; products of the 8-bit precision by `maddubs`, which
 //! multiplies unsigned by signed bytes and adds neighbours in 16 bits.
 #![allow(unsafe_code)] // x86 intrinsics, sound as x86.rs explains
+#![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::Rows;
 use super::x86::{self, Dots, load_32};

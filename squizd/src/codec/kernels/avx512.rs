@@ -1,6 +1,7 @@
 //! AVX-512 kernels; products of the 8-bit precision by VNNI's `dpbusd`, which
 //! multiplies four unsigned by four signed bytes into 32 bits.
 #![allow(unsafe_code)] // x86 intrinsics, sound as x86.rs explains
+#![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::Rows;
 use super::x86::{self, Dots, load_32};

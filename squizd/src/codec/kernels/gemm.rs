@@ -3,7 +3,9 @@
 //! Three rows of weights meet four inputs at a time: twelve sums, three weights
 //! and an input fill AVX2's sixteen registers; seven loads per twelve fused
 //! multiply-adds, no packing.
+#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 #![allow(unsafe_code)] // unchecked loads, and x86 intrinsics
+#![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use crate::simd::{Level, level};
 

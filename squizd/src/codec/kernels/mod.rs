@@ -18,6 +18,8 @@ mod avx2;
 mod avx512;
 mod gemm;
 mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +38,7 @@ use std::ops::Range;
 pub(super) const OCTET: usize = 256;
 /// The order in which paired block sums come out of two rounds of horizontal
 /// adds: even blocks in the low half of a register, odd ones in the high half.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(super) const PAIR_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// Rows of a two-plane tensor: codes and scales, and their bytes per row.
@@ -100,6 +103,9 @@ fn int4_at(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: 
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { avx512::int4(layout, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { neon::int4(layout, x, rows, y) },
         _ => false,
     };
     match x.precision() {
@@ -126,6 +132,9 @@ fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, _) => unsafe { avx512::q8(scale_bytes, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, _) => unsafe { neon::q8(scale_bytes, x, rows, y) },
         (_, Precision::F32) => generic::q8_f32(scale_bytes, x, rows, y),
         (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
     }

@@ -5,6 +5,7 @@
 //! and [`super::avx512`], which are compiled for at least AVX2, FMA and F16C
 //! and run only where the CPU has them; that is what makes the intrinsics sound.
 #![allow(unsafe_code)] // x86 intrinsics
+#![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::{OCTET, Rows};
 use crate::codec::activation::{Activation, Octet, Quantized};

@@ -44,7 +44,7 @@ impl Date {
     }
 
     fn is_leap(self) -> bool {
-        self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0)
+        self.year.is_multiple_of(4) && (!self.year.is_multiple_of(100) || self.year.is_multiple_of(400))
     }
 
     fn month_length(self) -> u8 {
@@ -86,7 +86,7 @@ impl Date {
             let number = |n: u32, width: usize| {
                 if unpadded { n.to_string() } else { format!("{n:0width$}") }
             };
-            out.push_str(&match directive {
+            let text = match directive {
                 Some('Y') => number(self.year.into(), 4),
                 Some('y') => number(u32::from(self.year) % 100, 2),
                 Some('m') => number(self.month.into(), 2),
@@ -110,7 +110,8 @@ impl Date {
                     );
                     return Err(Error::new(ErrorKind::InvalidOperation, message));
                 }
-            });
+            };
+            out.push_str(&text);
         }
         Ok(out)
     }

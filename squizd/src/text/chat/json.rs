@@ -33,6 +33,7 @@ const MAX_DEPTH: usize = 128;
 /// Widest indentation.
 const MAX_INDENT: usize = 16;
 
+#[allow(clippy::needless_pass_by_value, reason = "minijinja's filter signature")]
 /// The filter: `value | tojson`, `value | tojson(indent=4)`.
 pub(super) fn tojson(
     state: &State<'_, '_>,
@@ -156,7 +157,8 @@ impl Writer<'_> {
                 '\u{c}' => self.out.push_str("\\f"),
                 c if c < ' ' || (self.ascii && !c.is_ascii()) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        self.out.push_str(&format!("\\u{unit:04x}"));
+                        let escape = format!("\\u{unit:04x}");
+                        self.out.push_str(&escape);
                     }
                 }
                 c => self.out.push(c),

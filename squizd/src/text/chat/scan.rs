@@ -171,7 +171,7 @@ impl<'a> Scan<'a> {
                     Binding::For if symbol == "in" => binds = false,
                     Binding::For => symbols.names.push(symbol),
                     Binding::Parameters if brackets == 1 && matches!(before, '(' | ',') => {
-                        symbols.names.push(symbol)
+                        symbols.names.push(symbol);
                     }
                     _ => {}
                 },

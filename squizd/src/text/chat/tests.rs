@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 struct Cases {
     conversations: BTreeMap<String, Vec<Message>>,
     options: Vec<CaseOptions>,
-    cases: Vec<Case>,
+    #[serde(rename = "cases")]
+    all: Vec<Case>,
 }
 
 #[derive(Deserialize)]
@@ -33,9 +34,9 @@ struct Case {
 fn renders_as_transformers() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/chat");
     let cases: Cases = serde_json::from_slice(&fs::read(dir.join("cases.json")).unwrap()).unwrap();
-    assert!(cases.cases.len() > 250);
+    assert!(cases.all.len() > 250);
     let mut wrong = Vec::new();
-    for case in &cases.cases {
+    for case in &cases.all {
         let source = fs::read_to_string(dir.join(format!("templates/{}.jinja", case.template))).unwrap();
         let template = ChatTemplate::new(&source, "<s>", "</s>").unwrap();
         let options = &cases.options[case.options];
@@ -62,7 +63,7 @@ fn renders_as_transformers() {
             )),
         }
     }
-    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.cases.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.all.len(), wrong.join("\n"));
 }
 
 /// The error of rendering `source` for one message; every template must end,

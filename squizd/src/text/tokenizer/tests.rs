@@ -122,14 +122,14 @@ fn refuses_what_is_inconsistent_or_unsupported() {
         (
             |j| {
                 j["pre_tokenizer"] =
-                    json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"})
+                    json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"});
             },
             "Split",
         ),
         (
             |j| {
                 j["pre_tokenizer"] =
-                    json!({"type": "Split", "pattern": {"Regex": "a".repeat(8193)}, "behavior": "Isolated"})
+                    json!({"type": "Split", "pattern": {"Regex": "a".repeat(8193)}, "behavior": "Isolated"});
             },
             "8193 bytes",
         ),
@@ -148,7 +148,8 @@ fn refuses_what_is_inconsistent_or_unsupported() {
         ),
         (
             |j| {
-                j["normalizer"] = json!({"type": "Sequence", "normalizers": vec![json!({"type": "Nmt"}); 64]})
+                j["normalizer"] =
+                    json!({"type": "Sequence", "normalizers": vec![json!({"type": "Nmt"}); 64]});
             },
             "more than 64 steps",
         ),
