@@ -3,7 +3,7 @@
 //! transformers' own functions (`make_rope_reference.py`).
 
 use super::rope::Rope;
-use super::testing::{MemoryWeights, max_difference};
+use super::testing::{MemoryTensor, MemoryWeights, max_difference};
 use super::*;
 use crate::Error;
 use crate::eval;
@@ -33,7 +33,8 @@ impl Case {
         for (name, dims) in &case.tensors {
             let count = dims.iter().product::<u64>();
             let bytes = values(name, count).flat_map(f32::to_le_bytes).collect();
-            weights.tensors.insert(key(name), (name.clone(), dims.clone(), CodecId::RAW_F32, bytes));
+            let tensor = MemoryTensor::raw(name, dims.clone(), CodecId::RAW_F32, bytes);
+            weights.tensors.insert(key(name), tensor);
         }
         (case, weights)
     }
@@ -229,14 +230,14 @@ fn what_cannot_be_run_right_is_refused_by_name() {
     is(refusal("qwen3", |c, _| c.num_layers = 3), true, &["blk.3.attn_norm.weight"]);
     is(
         refusal("llama", |_, w| {
-            w.tensors.get_mut(&key("blk.1.ffn_up.weight")).unwrap().3.pop();
+            w.tensors.get_mut(&key("blk.1.ffn_up.weight")).unwrap().data.pop();
         }),
         false,
         &["blk.1.ffn_up.weight", "1919 payload bytes", "f32"],
     );
     is(
         refusal("llama", |_, w| {
-            w.tensors.get_mut(&key("blk.1.ffn_up.weight")).unwrap().2 = CodecId(0x4321);
+            w.tensors.get_mut(&key("blk.1.ffn_up.weight")).unwrap().codec = CodecId(0x4321);
         }),
         true,
         &["blk.1.ffn_up.weight", "Unknown codec 0x4321"],
