@@ -194,10 +194,14 @@ fn plan_plain(sample: &Sample, group: u8) -> Params {
 /// full precision down to 2^-14 of its usual size.
 fn plan_default(sample: &Sample) -> Params {
     let e = if sample.peak > 0.0 { (exponent(sample.peak) - 9).max(-128) as i8 } else { 0 };
-    let [zero, centred, plain] = [compact_params(0, e), compact_params(32, e), plan_plain(sample, 32)];
+    let [zero, centred] = [compact_params(0, e), compact_params(32, e)];
     let (from_zero, from_centre) = (trial(sample, &zero), trial(sample, &centred));
     let (compact, noise) = if from_zero < from_centre { (zero, from_zero) } else { (centred, from_centre) };
-    if noise <= COMPACT_NOISE * trial(sample, &plain) { compact } else { plain }
+    if noise <= COMPACT_NOISE * trial(sample, &plain_params(32, 1)) {
+        compact
+    } else {
+        plan_plain(sample, 32)
+    }
 }
 
 /// Parameters that take a source's blocks over as they are, and their type;
