@@ -71,13 +71,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
     });
     c.bench_function("parse 1000 tensors", |b| {
-        b.iter(|| SquizdRef::parse(&bytes, &limits).map(|f| f.tensor_count()))
+        b.iter(|| SquizdRef::parse(&bytes, &limits).map(|f| f.tensor_count()));
     });
     c.bench_function("parse the prefix of 1000 tensors", |b| {
         b.iter(|| Tables::parse_prefix(&bytes[..256 << 10], &limits).map(|t| t.tensor_count()));
     });
     c.bench_function("validate the structure of 1000 tensors", |b| {
-        b.iter(|| structure(&bytes, &limits).0.len())
+        b.iter(|| structure(&bytes, &limits).0.len());
     });
 
     let mut group = c.benchmark_group("hash 64 MB");

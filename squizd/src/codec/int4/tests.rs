@@ -194,7 +194,7 @@ fn bytes_are_the_same_on_every_machine() {
     let rows = MemoryRows::f32(65, 777, gaussian(65 * 777, 16));
     for (group, expected) in [(None, "d2568728935b1806"), (Some(32), "76f6a8e187b20208")] {
         let digest = Sha256::digest(&encode(CODEC, &rows, group).unwrap().data);
-        let hex: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let hex = squizd_spec::Hex(&digest[..8]).to_string();
         assert_eq!(hex, expected, "{group:?}");
     }
 }
