@@ -7,7 +7,9 @@ use super::check::{finite_scales, padding, payload, slice};
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::lanes::{exp2i, exponent};
 use super::sample::Sample;
-use super::stream::{checked_geometry, energy, for_row_chunks, geometry, out_of_range, read_finite};
+use super::stream::{
+    checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
+};
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
@@ -263,15 +265,13 @@ impl Codec for Q8 {
     }
 
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, out.len())?.planes;
+        let cols = tensor.matrix.cols;
+        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, out.len(), cols)?.planes;
         if !out.is_empty() {
-            let plane = |p: squizd_spec::Plane| {
-                slice(tensor.data, p.offset + rows.start * p.row_stride, p.offset + rows.end * p.row_stride)
-            };
             decode_rows(
-                plane(codes),
-                plane(scales),
-                tensor.matrix.cols as usize,
+                plane_rows(tensor.data, codes, &rows),
+                plane_rows(tensor.data, scales, &rows),
+                cols as usize,
                 scale_bytes(tensor.params),
                 out,
             );

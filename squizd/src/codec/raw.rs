@@ -6,7 +6,7 @@
 
 use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::stream::{
-    checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, read_finite,
+    checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
@@ -234,9 +234,8 @@ impl Codec for Raw {
     }
 
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        let stride = checked_geometry(self.id, tensor, &rows, out.len())?.planes[0].row_stride;
-        let start = usize::try_from(rows.start * stride).unwrap_or(usize::MAX);
-        (self.decode)(tensor.data.get(start..).unwrap_or_default(), out);
+        let plane = checked_geometry(self.id, tensor, &rows, out.len(), tensor.matrix.cols)?.planes[0];
+        (self.decode)(plane_rows(tensor.data, plane, &rows), out);
         Ok(())
     }
 
@@ -245,14 +244,15 @@ impl Codec for Raw {
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
-        let stride = tensor.matrix.cols as usize * self.size;
-        let start = (rows.start as usize).saturating_mul(stride);
-        let data = tensor.data.get(start..).unwrap_or_default();
-        if x.x().len() as u64 != tensor.matrix.cols || data.len() / stride.max(1) < y.len() {
+        let geometry = checked_geometry(self.id, tensor, &rows, y.len(), 1);
+        let (Ok(geometry), true) = (geometry, x.x().len() as u64 == tensor.matrix.cols && !x.x().is_empty())
+        else {
             y.fill(f32::NAN);
             return;
-        }
-        for (y, row) in y.iter_mut().zip(data.chunks_exact(stride.max(1))) {
+        };
+        let plane = geometry.planes[0];
+        let data = plane_rows(tensor.data, plane, &rows);
+        for (y, row) in y.iter_mut().zip(data.chunks_exact(plane.row_stride as usize)) {
             *y = (self.dot)(row, x.x());
         }
     }

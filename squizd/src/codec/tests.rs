@@ -83,10 +83,12 @@ fn matvec_agrees_with_decode() {
 fn mismatched_matvec_sizes_give_nan() {
     for codec in CODECS {
         let stored = encode(*codec, &MemoryRows::f32(2, 64, vec![1.0; 128]), None).unwrap();
-        let x = [1.0; 63];
-        let mut y = [0.0; 2];
-        codec.matvec(&stored.view(), &Activation::new(&x, Precision::F32), 0..2, &mut y);
-        assert!(y.iter().all(|y| y.is_nan()), "{}", codec.id());
+        let x = [1.0; 64];
+        for (width, rows) in [(63, 0..2), (64, 1..3), (64, 0..1), (64, u64::MAX - 2..u64::MAX)] {
+            let mut y = [0.0; 2];
+            codec.matvec(&stored.view(), &Activation::new(&x[..width], Precision::F32), rows, &mut y);
+            assert!(y.iter().all(|y| y.is_nan()), "{}", codec.id());
+        }
     }
 }
 

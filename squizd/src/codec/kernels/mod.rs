@@ -29,9 +29,10 @@ pub(super) use gemm::dot_tile;
 
 use super::activation::{Activation, Precision};
 use super::int4::Layout;
+use super::stream::{checked_geometry, plane_rows};
 use super::{Encoded, q8 as q8_codec};
 use crate::simd::{Level, level};
-use squizd_spec::{CodecId, Plane};
+use squizd_spec::CodecId;
 use std::ops::Range;
 
 /// Weights of an octet: eight blocks of 32.
@@ -59,23 +60,15 @@ impl<'a> Rows<'a> {
         rows: &Range<u64>,
         y: &[f32],
     ) -> Option<Self> {
-        let geometry = id.geometry(tensor.matrix, tensor.params).ok()?;
-        let fits = geometry.length.allows(tensor.data.len() as u64)
-            && rows.end <= tensor.matrix.rows
-            && rows.end.checked_sub(rows.start) == Some(y.len() as u64)
-            && tensor.matrix.cols == x.x().len() as u64
-            && tensor.matrix.cols > 0;
-        let plane = |p: Plane| {
-            tensor.data.get(
-                (p.offset + rows.start * p.row_stride) as usize
-                    ..(p.offset + rows.end * p.row_stride) as usize,
-            )
-        };
+        let geometry = checked_geometry(id, tensor, rows, y.len(), 1).ok()?;
+        if tensor.matrix.cols != x.x().len() as u64 || tensor.matrix.cols == 0 {
+            return None;
+        }
         let [codes, scales, ..] = geometry.planes;
-        fits.then_some(Self {
-            codes: plane(codes)?,
+        Some(Self {
+            codes: plane_rows(tensor.data, codes, rows),
             code_stride: codes.row_stride as usize,
-            scales: plane(scales)?,
+            scales: plane_rows(tensor.data, scales, rows),
             scale_stride: scales.row_stride as usize,
         })
     }
@@ -143,10 +136,11 @@ fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y
 /// Dot product of IEEE halves with floats, if the level in use converts halves
 /// in hardware.
 pub(super) fn dot_f16(halves: &[u8], x: &[f32]) -> Option<f32> {
-    match level() {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(level(), Level::Avx2 | Level::Avx512) {
         // SAFETY: the level is only ever one this CPU supports.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => Some(unsafe { avx2::dot_f16(halves, x) }),
-        _ => None,
+        return Some(unsafe { avx2::dot_f16(halves, x) });
     }
+    let _ = (halves, x);
+    None
 }
