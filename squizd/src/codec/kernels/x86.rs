@@ -14,9 +14,6 @@ use crate::codec::int4::{Compact, Layout, ScaleFormat};
 use crate::codec::lanes::{F32x8, exp2i};
 use std::{arch::x86_64::*, marker::PhantomData};
 
-/// Bytes of codes to prefetch ahead.
-const PREFETCH: usize = 2048;
-
 /// The integer dot products of a level.
 pub(super) trait Dots {
     /// Of up to an octet of INT4 blocks, in whole pairs, with paired codes of
@@ -49,18 +46,6 @@ pub(super) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
         *o = *b;
     }
     out
-}
-
-/// Asks for the codes some rows on: rows of small matrices are too short for
-/// the hardware to look far enough ahead.
-#[inline(always)]
-fn prefetch(codes: &[u8; 128]) {
-    let ahead = codes.as_ptr().wrapping_add(PREFETCH).cast();
-    // SAFETY: a prefetch reads nothing and may name any address.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(ahead);
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64));
-    }
 }
 
 #[inline(always)]
@@ -100,20 +85,17 @@ fn int4_rows<O: Octets, const S: usize>(
     // Bytes of the last, partial octet, in whole pairs of blocks. What lies
     // past the row's end, be it the next row's bytes, meets inputs of 0.
     let rest = (rows.code_stride % 128).next_multiple_of(32);
-    for (i, y) in y.iter_mut().enumerate() {
-        let codes = rows.codes.get(i * rows.code_stride..).unwrap_or_default();
-        let scales = rows.scales.get(i * rows.scale_stride..).unwrap_or_default();
+    for (i, (y, (codes, scales))) in y.iter_mut().zip(rows.iter()).enumerate() {
         // SAFETY: see the module's comment.
         let mut acc = unsafe { _mm256_setzero_ps() };
-        for (o, codes) in codes.as_chunks::<128>().0.iter().take(whole).enumerate() {
-            prefetch(codes);
-            let stored = padded(scales.get(o * S..).unwrap_or_default());
-            acc = x.add(acc, o, codes, &layout.unpack(&stored));
+        let octets = codes.as_chunks::<128>().0.iter().zip(scales.as_chunks::<S>().0);
+        for (o, (codes, stored)) in octets.enumerate() {
+            acc = x.add(acc, o, codes, &layout.unpack(stored));
         }
         if rest > 0 {
-            let stored = padded(scales.get(whole * S..).unwrap_or_default());
-            let codes = codes.get(whole * 128..).unwrap_or_default();
-            let w = layout.unpack(&stored);
+            let stored = rows.scales.get(i * rows.scale_stride + whole * S..).unwrap_or_default();
+            let codes = rows.codes.get(i * rows.code_stride + whole * 128..).unwrap_or_default();
+            let w = layout.unpack(&padded(stored));
             acc = match codes.get(..rest) {
                 Some(codes) => x.add(acc, whole, codes, &w),
                 None => x.add(acc, whole, &padded::<128>(codes), &w),
