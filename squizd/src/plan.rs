@@ -21,7 +21,7 @@ pub struct CodecChoice {
 
 impl CodecChoice {
     /// Keeps the source's own precision.
-    pub const RAW: Self = Self { codec: None, options: EncodeOptions { group_size: None } };
+    pub const RAW: Self = Self { codec: None, options: EncodeOptions { group_size: None, profile: None } };
 
     fn of(codec: CodecId) -> Self {
         Self { codec: Some(codec), ..Self::RAW }
@@ -46,7 +46,7 @@ impl FromStr for CodecChoice {
                 Error::invalid(format!("unknown codec option {o:?} in {text:?}; write for instance int4:g32"))
             })?),
         };
-        Ok(Self { codec, options: EncodeOptions { group_size } })
+        Ok(Self { codec, options: EncodeOptions { group_size, profile: None } })
     }
 }
 

@@ -59,7 +59,7 @@ fn reference(w: &[f32], x: &[f32]) -> Vec<f64> {
 fn check_matvec(codec: &dyn Codec, rows: u64, cols: u64, precision: Precision, tolerance: f64) {
     let w = gaussian((rows * cols) as usize, rows * 1000 + cols);
     let x = gaussian(cols as usize, 77);
-    let stored = encode(codec, &MemoryRows::f32(rows, cols, w), None).unwrap();
+    let stored = encode(codec, &MemoryRows::for_codec(codec, rows, cols, w), None).unwrap();
     let decoded = stored.decode(codec);
     let expected = reference(&decoded, &x);
     let mut y = vec![0.0; rows as usize];
@@ -82,7 +82,7 @@ fn matvec_agrees_with_decode() {
 #[test]
 fn mismatched_matvec_sizes_give_nan() {
     for codec in CODECS {
-        let stored = encode(*codec, &MemoryRows::f32(2, 64, vec![1.0; 128]), None).unwrap();
+        let stored = encode(*codec, &MemoryRows::for_codec(*codec, 2, 64, vec![1.0; 128]), None).unwrap();
         let x = [1.0; 63];
         let mut y = [0.0; 2];
         codec.matvec(&stored.view(), &Activation::new(&x, Precision::F32), 0..2, &mut y);
