@@ -300,7 +300,10 @@ pub mod tbe {
     pub const SUPERBLOCK: u64 = 1024;
     /// Bytes of the head, before the first plane.
     pub const HEAD: u64 = 64;
-    /// The side stream begins at a multiple of this, and the payload ends at one.
+    /// Superblocks, in file order, that share an anchor.
+    pub const ANCHORED: u64 = 32;
+    /// Anchors and side stream begin at multiples of this, and the payload ends
+    /// at one.
     pub const STREAM_ALIGN: u64 = 64;
     /// Zero bytes that follow the side stream at least, so that a reader may
     /// load whole words.
@@ -308,8 +311,9 @@ pub mod tbe {
 }
 
 /// TCA-TBE: plane 0 holds where each superblock's part of the side stream
-/// begins (u32), plane 1 its base exponent (u8), plane 2 its bit planes and
-/// sign/mantissa bytes, rows padded to 32 weights; the side stream follows.
+/// begins, counted from its anchor (u16), plane 1 its base exponent (u8),
+/// plane 2 its bit planes and sign/mantissa bytes, rows padded to 32 weights.
+/// Anchors (u32) and side stream follow.
 ///
 /// Parameters: 0 = profile, 1 to 6 = palette of signed exponent offsets (TBE2).
 fn tca_tbe(m: Matrix, params: &Params) -> GeometryResult {
@@ -328,7 +332,7 @@ fn tca_tbe_coded(m: Matrix, profile: u8) -> Option<Geometry> {
     let fixed = m.cols.div_ceil(32).checked_mul(4 * u64::from(profile) + 32)?;
     let mut planes = [Plane::default(); 4];
     let mut end = tbe::HEAD;
-    for (plane, row_stride) in planes.iter_mut().zip([per_row.checked_mul(4)?, per_row, fixed]) {
+    for (plane, row_stride) in planes.iter_mut().zip([per_row.checked_mul(2)?, per_row, fixed]) {
         let offset = end.checked_next_multiple_of(TENSOR_ALIGN)?;
         end = offset.checked_add(m.rows.checked_mul(row_stride)?)?;
         *plane = Plane { offset, row_stride };
@@ -336,9 +340,16 @@ fn tca_tbe_coded(m: Matrix, profile: u8) -> Option<Geometry> {
     // A superblock of n weights: at most n bytes, and in TBE2 4 n bits before them.
     let bits = if profile == tbe::TBE2 { m.cols.div_ceil(2).checked_add(per_row)? } else { 0 };
     let longest = m.rows.checked_mul(m.cols.checked_add(bits)?)?.min(u64::from(u32::MAX));
-    let stream = end.checked_next_multiple_of(tbe::STREAM_ALIGN)?;
+    let anchors = m.rows.checked_mul(per_row)?.div_ceil(tbe::ANCHORED).checked_mul(4)?;
+    let stream = end
+        .checked_next_multiple_of(tbe::STREAM_ALIGN)?
+        .checked_add(anchors)?
+        .checked_next_multiple_of(tbe::STREAM_ALIGN)?;
     let total = |length: u64| {
-        stream.checked_add(length)?.checked_add(tbe::STREAM_SLACK)?.checked_next_multiple_of(tbe::STREAM_ALIGN)
+        stream
+            .checked_add(length)?
+            .checked_add(tbe::STREAM_SLACK)?
+            .checked_next_multiple_of(tbe::STREAM_ALIGN)
     };
     let length = PayloadLength::Within { min: total(0)?, max: total(longest)? };
     Some(Geometry { planes, plane_count: 3, length })
@@ -370,14 +381,14 @@ mod tests {
     }
 
     #[test]
-    fn tca_tbe_is_eleven_bits_and_five_bytes_a_superblock() {
+    fn tca_tbe_is_eleven_bits_and_25_more_a_superblock() {
         let m = Matrix { rows: 512, cols: 2048 };
         let g = CodecId::TCA_TBE.geometry(m, &params(&[tbe::TBE3])).unwrap();
-        let planes = [(256, 8), (256 + 4096, 2), (256 + 4096 + 1024, 2816)];
+        let planes = [(256, 4), (256 + 2048, 2), (256 + 2048 + 1024, 2816)];
         for (plane, (offset, row_stride)) in g.planes.iter().zip(planes) {
             assert_eq!(*plane, Plane { offset, row_stride });
         }
-        let stream = 256 + 4096 + 1024 + 512 * 2816;
+        let stream = 256 + 2048 + 1024 + 512 * 2816 + 1024 / 32 * 4;
         assert_eq!(g.length, PayloadLength::Within { min: stream + 64, max: stream + 512 * 2048 + 64 });
         let g = CodecId::TCA_TBE.geometry(m, &params(&[tbe::TBE2, 255, 3])).unwrap();
         assert_eq!(g.planes[2].row_stride, 2560);

@@ -1,7 +1,7 @@
 //! What an encoder would not have written.
 
 use super::decode::{Plain, Scratch, exponents};
-use super::payload::{HEAD, PLANE, Payload, SUPERBLOCK, Superblock};
+use super::payload::{HEAD, PLANE, Payload, SUPERBLOCK, Superblock, tail_starts};
 use crate::codec::check::{padding, payload as geometry_of, slice};
 use crate::codec::{Encoded, Violation};
 use squizd_spec::{CodecId, tbe};
@@ -15,32 +15,39 @@ pub(super) fn check(tensor: &Encoded<'_>) -> Result<(), Violation> {
     let payload = Payload::parse(tensor)?;
     let [index, _, fixed, _] = geometry.planes;
     let behind_fixed = fixed.offset + fixed.row_stride * tensor.matrix.rows;
+    let (anchors, stream) = tail_starts(&geometry, tensor.matrix.rows);
+    let superblocks = payload.index.len() as u64;
     zeros(tensor, HEAD as u64, index.offset)?;
     padding(tensor, &geometry)?;
-    zeros(tensor, behind_fixed, payload.stream_at as u64)?;
-    zeros(tensor, (payload.stream_at + payload.stream.len()) as u64, tensor.data.len() as u64)?;
-    if payload.index.first().is_some_and(|first| *first != [0; 4]) {
-        return Err(Violation {
-            offset: index.offset,
-            code: "tca-tbe-index",
-            message: "the first superblock's part of the side stream must begin at 0".into(),
-        });
-    }
+    zeros(tensor, behind_fixed, anchors)?;
+    zeros(tensor, anchors + 4 * superblocks.div_ceil(tbe::ANCHORED), stream)?;
+    zeros(tensor, stream + payload.stream.len() as u64, tensor.data.len() as u64)?;
     let mut scratch = Scratch::new();
+    let mut end = 0;
     for row in 0..payload.rows {
         for s in 0..payload.per_row {
-            superblock(&payload, row, s, &mut scratch).map_err(|(offset, code, message)| Violation {
-                offset: offset as u64
-                    + match code {
-                        "tca-tbe-base" => geometry.planes[1].offset,
-                        "tca-tbe-index" => index.offset,
-                        "tca-tbe-stream" => payload.stream_at as u64,
-                        _ => fixed.offset,
-                    },
-                code,
-                message: format!("row {row}, superblock {s}: {message}"),
+            end = superblock(&payload, row, s, end, &mut scratch).map_err(|(offset, code, message)| {
+                Violation {
+                    offset: offset as u64
+                        + match code {
+                            "tca-tbe-base" => geometry.planes[1].offset,
+                            "tca-tbe-index" => index.offset,
+                            "tca-tbe-anchor" => anchors,
+                            "tca-tbe-stream" => stream,
+                            _ => fixed.offset,
+                        },
+                    code,
+                    message: format!("row {row}, superblock {s}: {message}"),
+                }
             })?;
         }
+    }
+    if end != payload.stream.len() {
+        return Err(Violation {
+            offset: 24,
+            code: "tca-tbe-head",
+            message: format!("side stream has {} bytes, superblocks use {end}", payload.stream.len()),
+        });
     }
     Ok(())
 }
@@ -60,11 +67,31 @@ fn zeros(tensor: &Encoded<'_>, start: u64, end: u64) -> Result<(), Violation> {
 /// Offset in the part that the code names, code, message.
 type Finding = (usize, &'static str, String);
 
-fn superblock(payload: &Payload<'_>, row: usize, s: usize, scratch: &mut Scratch) -> Result<(), Finding> {
+/// Checks superblock `s` of `row`, whose part of the side stream must begin at
+/// `start`; returns where it ends.
+fn superblock(
+    payload: &Payload<'_>,
+    row: usize,
+    s: usize,
+    start: usize,
+    scratch: &mut Scratch,
+) -> Result<usize, Finding> {
     let i = row * payload.per_row + s;
+    let found = payload.start(i).map_or(0, |(at, _)| at);
+    if i.is_multiple_of(tbe::ANCHORED as usize) {
+        let anchor = i / tbe::ANCHORED as usize;
+        let stored = payload.anchors.get(anchor).map_or(0, |a| u32::from_le_bytes(*a) as usize);
+        if stored != start {
+            return Err((4 * anchor, "tca-tbe-anchor", format!("anchor is {stored}, must be {start}")));
+        }
+    }
+    if found != start {
+        let message = format!("its part of the side stream begins at {found}, must begin at {start}");
+        return Err((2 * i, "tca-tbe-index", message));
+    }
     let Some(block) = payload.superblock(row, s) else {
-        let message = format!("its part does not lie within the side stream's {} bytes", payload.stream.len());
-        return Err((4 * i, "tca-tbe-index", message));
+        let message = format!("its part begins behind the side stream's {} bytes", payload.stream.len());
+        return Err((2 * i, "tca-tbe-index", message));
     };
     let highest = if payload.profile == tbe::TBE2 { 253 } else { 249 };
     if block.base > highest {
@@ -72,11 +99,20 @@ fn superblock(payload: &Payload<'_>, row: usize, s: usize, scratch: &mut Scratch
     }
     let at = row * payload.row_bytes + s * PLANE * (payload.plane_count() + 8);
     unused_weights(&block, at)?;
-    if exponents::<Plain>(payload, &block, scratch).is_none() {
-        let message = format!("its part of the side stream has {} bytes, the planes want another length", block.stream.len());
-        return Err((4 * i, "tca-tbe-index", message));
+    let Some(length) = exponents::<Plain>(payload, &block, scratch) else {
+        let message = format!("its escapes run past the side stream's {} bytes", payload.stream.len());
+        return Err((2 * i, "tca-tbe-index", message));
+    };
+    let stream = block.stream.get(..length).unwrap_or_default();
+    let used = if payload.profile == tbe::TBE2 { level_bits(&block, stream) } else { escape_bits(&block) };
+    if block.nibbles && length == 0 {
+        return Err((2 * i, "tca-tbe-index", "it is marked to have nibbles, but has no escapes".into()));
     }
-    if payload.profile == tbe::TBE2 { unused_bits(payload, &block) } else { Ok(()) }
+    if used % 8 != 0 && stream.get(used / 8).is_some_and(|b| b >> (used % 8) != 0) {
+        let message = format!("bits past {used} of its part of the side stream must be 0");
+        return Err((start + used / 8, "tca-tbe-stream", message));
+    }
+    Ok(start + length)
 }
 
 /// Weights that pad the superblock to 32 have code 1 and a zero byte.
@@ -98,17 +134,19 @@ fn unused_weights(block: &Superblock<'_>, at: usize) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The last byte of the levels' bits is filled with zeros. The lengths agree
-/// already, so the bits are as many as the planes and the second level say.
-fn unused_bits(payload: &Payload<'_>, block: &Superblock<'_>) -> Result<(), Finding> {
+/// Bits of the escapes of a TBE3 superblock.
+fn escape_bits(block: &Superblock<'_>) -> usize {
+    let planes = |k: usize| block.planes.chunks_exact(block.width).nth(k).unwrap_or_default();
+    let bytes = planes(0).iter().zip(planes(1)).zip(planes(2));
+    let count: usize = bytes.map(|((a, b), c)| (a | b | c).count_zeros() as usize).sum();
+    count * if block.nibbles { 4 } else { 8 }
+}
+
+/// Bits of the two levels of a TBE2 superblock whose part is `stream`.
+fn level_bits(block: &Superblock<'_>, stream: &[u8]) -> usize {
     let (low, high) = block.planes.split_at(block.width.min(block.planes.len()));
-    let first: usize = low.iter().zip(high).map(|(a, b)| (!(a | b)).count_ones() as usize).sum();
-    let bit = |i: usize| block.stream.get(i / 8).map_or(0, |b| b >> (i % 8) & 1);
+    let first: usize = low.iter().zip(high).map(|(a, b)| (a | b).count_zeros() as usize).sum();
+    let bit = |i: usize| stream.get(i / 8).map_or(0, |b| b >> (i % 8) & 1);
     let second = (0..first).filter(|i| bit(*i) | bit(first + i) == 0).count();
-    let used = 2 * (first + second);
-    if used % 8 != 0 && block.stream.get(used / 8).is_some_and(|b| b >> (used % 8) != 0) {
-        let start = payload.padded_stream.len() - block.padded_stream.len();
-        return Err((start + used / 8, "tca-tbe-stream", "unused bits of the levels must be 0".into()));
-    }
-    Ok(())
+    2 * (first + second)
 }

@@ -3,7 +3,7 @@
 //! The loops are written over a level's [`Lanes`] and inlined into the entry
 //! points of [`super::dispatch`], which are compiled for that level.
 
-use super::payload::{PLANE, Payload, SUPERBLOCK, Superblock};
+use super::payload::{PLANE, Payload, SUPERBLOCK, Superblock, nibble_table};
 use squizd_spec::tbe;
 use std::ops::Range;
 
@@ -15,6 +15,13 @@ pub(super) trait Lanes {
     /// length, at most [`PLANE`].
     fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut [u8; SUPERBLOCK]);
 
+    /// The entries of `table` that the nibbles of `packed` number, the low
+    /// nibble of each byte first.
+    fn look_up(packed: &[u8; 16], table: &[u8; 16], out: &mut [u8; 32]);
+
+    /// Ones for the bytes that are not 0.
+    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2];
+
     /// The low bits of `bits`, one after the other, where `mask` has ones.
     fn deposit(bits: u64, mask: u64) -> u64;
 
@@ -22,12 +29,19 @@ pub(super) trait Lanes {
     /// they will not be read soon.
     fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool);
 
-    /// Sum of products with `x`.
+    /// Brings a vector into the order that [`Lanes::dot`] reads it in, within
+    /// each whole run of [`RUN`].
+    fn arrange(x: &mut [f32]);
+
+    /// Sum of products with an arranged part of a vector.
     fn dot(signs: &[u8], exponents: &[u8], x: &[f32]) -> f32;
 
     /// Starts loading `bytes`.
     fn prefetch(bytes: &[u8]);
 }
+
+/// Weights of a step of [`Lanes::dot`].
+pub(super) const RUN: usize = 32;
 
 /// A weight from its sign/mantissa byte and exponent.
 #[inline(always)]
@@ -45,51 +59,83 @@ pub(super) fn float(sign: u8, exponent: u8) -> f32 {
 pub(super) struct Scratch {
     /// Exponents.
     pub(super) e: [u8; SUPERBLOCK],
-    /// Weights whose exponent is a byte of the side stream, in its order.
-    at: [u16; SUPERBLOCK + RUN],
+    /// The weights whose exponent is in the side stream, as a bit plane.
+    open: [u8; PLANE],
+    /// Their exponents.
+    escapes: [u8; SUPERBLOCK],
     /// Bit planes of table indices (TBE2).
     planes: [[u8; PLANE]; 4],
 }
 
-/// Positions found per word before looking at how many there are.
-const RUN: usize = 4;
 /// 64-bit words of a bit plane.
 const WORDS: usize = PLANE / 8;
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { e: [0; SUPERBLOCK], at: [0; SUPERBLOCK + RUN], planes: [[0; PLANE]; 4] }
+        Self { e: [0; SUPERBLOCK], open: [0; PLANE], escapes: [0; SUPERBLOCK], planes: [[0; PLANE]; 4] }
     }
 
-    /// Appends the weights that `ones`, word `q` of a plane of `width` bytes,
-    /// marks, in the order of the bits; returns how many there are now.
+    /// How many weights `open` marks.
     #[inline(always)]
-    fn mark(&mut self, count: usize, mut ones: u64, q: usize, width: usize) -> usize {
-        let weight = |bit: u32| ((bit & 7) as usize * width + (bit >> 3) as usize + 8 * q) as u16;
-        let found = ones.count_ones() as usize;
-        // A branch per escape would be mispredicted; a few spare slots are not.
-        if let Some(slots) = self.at.get_mut(count..count + RUN) {
-            for slot in slots {
-                *slot = weight(ones.trailing_zeros());
-                ones &= ones.wrapping_sub(1);
-            }
-        }
-        if found > RUN {
-            for slot in self.at.iter_mut().skip(count + RUN).take(found - RUN) {
-                *slot = weight(ones.trailing_zeros());
-                ones &= ones.wrapping_sub(1);
-            }
-        }
-        count + found
+    fn count(&self) -> usize {
+        let words = self.open.as_chunks::<8>().0.iter();
+        words.map(|w| u64::from_le_bytes(*w).count_ones() as usize).sum()
     }
+}
 
-    /// Puts `exponents` where the first of them were marked.
-    #[inline(always)]
-    fn patch(&mut self, exponents: &[u8]) {
-        for (at, exponent) in self.at.iter().zip(exponents) {
-            self.e[usize::from(*at) % SUPERBLOCK] = *exponent;
+/// Gives the weights that `open` marks the exponents of `escapes`: byte after
+/// byte of the plane, in each from the lowest bit.
+///
+/// Few bytes mark any weight and few of those more than one, so the bytes are
+/// found all at once and the inner loop's exit is foreseeable.
+#[inline(always)]
+fn patch<L: Lanes>(e: &mut [u8; SUPERBLOCK], open: &[u8; PLANE], width: usize, escapes: &[u8]) {
+    let mut escapes = escapes.iter();
+    for (half, mut bytes) in L::nonzero(open).into_iter().enumerate() {
+        while bytes != 0 {
+            let i = (64 * half + bytes.trailing_zeros() as usize) % PLANE;
+            bytes &= bytes - 1;
+            let mut bits = open[i];
+            while bits != 0 {
+                let Some(exponent) = escapes.next() else { return };
+                e[(bits.trailing_zeros() as usize * width + i) % SUPERBLOCK] = *exponent;
+                bits &= bits - 1;
+            }
         }
     }
+}
+
+/// Exponents of TBE3 into `scratch.e`; returns the length of the superblock's
+/// part of the side stream, `None` if the stream ends before it.
+#[inline(always)]
+fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
+    let (low, rest) = block.planes.split_at_checked(block.width)?;
+    let (mid, high) = rest.split_at_checked(block.width)?;
+    let mut table = [0; 16];
+    for (code, entry) in (0..8u8).zip(&mut table) {
+        *entry = block.base.wrapping_add(code).wrapping_sub(1);
+    }
+    let (open, unused) = scratch.open.split_at_mut_checked(block.width)?;
+    for (((open, a), b), c) in open.iter_mut().zip(low).zip(mid).zip(high) {
+        *open = !(a | b | c);
+    }
+    unused.fill(0);
+    L::expand([low, mid, high], &table, &mut scratch.e);
+    let count = scratch.count();
+    if !block.nibbles {
+        patch::<L>(&mut scratch.e, &scratch.open, block.width, block.stream.get(..count)?);
+        return Some(count);
+    }
+    let length = count.div_ceil(2);
+    block.stream.get(..length)?;
+    let table = nibble_table(block.base);
+    // Whole steps, which the zeros behind the stream allow.
+    let packed = block.padded_stream.get(..count.div_ceil(32) * 16)?.as_chunks::<16>().0;
+    for (packed, out) in packed.iter().zip(scratch.escapes.as_chunks_mut::<32>().0) {
+        L::look_up(packed, &table, out);
+    }
+    patch::<L>(&mut scratch.e, &scratch.open, block.width, &scratch.escapes);
+    Some(length)
 }
 
 /// Word `q` of a plane whose length is a multiple of 4, and which of its bits
@@ -105,40 +151,24 @@ fn word(plane: &[u8], q: usize) -> (u64, u64) {
     }
 }
 
-/// Exponents of TBE3 into `scratch.e`; `None` if the side stream's part is not
-/// as long as the planes say.
+/// `count` bits of `bytes` from bit `at`, with others above them; `None` near
+/// the end.
 #[inline(always)]
-fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<()> {
-    let (low, rest) = block.planes.split_at_checked(block.width)?;
-    let (mid, high) = rest.split_at_checked(block.width)?;
-    let mut table = [0; 16];
-    for (code, entry) in (0..8u8).zip(&mut table) {
-        *entry = block.base.wrapping_add(code).wrapping_sub(1);
-    }
-    let mut count = 0;
-    for q in 0..block.width.div_ceil(8).min(WORDS) {
-        let ((a, valid), (b, _), (c, _)) = (word(low, q), word(mid, q), word(high, q));
-        count = scratch.mark(count, !(a | b | c) & valid, q, block.width);
-    }
-    L::expand([low, mid, high], &table, &mut scratch.e);
-    (block.stream.len() == count).then(|| scratch.patch(block.stream))
+fn bits(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
+    let word = |i: usize| bytes.get(i..i + 8)?.try_into().ok().map(u64::from_le_bytes);
+    let low = word(at / 8)? >> (at % 8);
+    // One load holds 57 bits from any bit of its first byte; rarely are more wanted.
+    if count <= 57 { Some(low) } else { Some(low | word(at / 8 + 7)? << (56 - at % 8)) }
 }
 
-/// 64 bits of `bytes` from bit `at`; `None` near the end.
-#[inline(always)]
-fn bits(bytes: &[u8], at: usize) -> Option<u64> {
-    let window: [u8; 16] = bytes.get(at / 8..at / 8 + 16)?.try_into().ok()?;
-    Some((u128::from_le_bytes(window) >> (at % 8)) as u64)
-}
-
-/// Exponents of TBE2 into `scratch.e`; `None` as in [`tbe3`].
+/// Exponents of TBE2 into `scratch.e`; returns as [`tbe3`] does.
 ///
 /// Ones of `open` mark the weights without an exponent yet. A level stores the
 /// low bits of their codes, then the high ones; code 0 leaves a weight open.
 /// The bits of all levels together, and two planes that tell the levels apart,
 /// index one table.
 #[inline(always)]
-fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -> Option<()> {
+fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -> Option<usize> {
     let (low, high) = block.planes.split_at_checked(block.width)?;
     let words = block.width.div_ceil(8).min(WORDS);
     let (mut index, mut open) = ([[0u64; WORDS]; 4], [0u64; WORDS]);
@@ -151,9 +181,9 @@ fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratc
     let (mut low_at, mut high_at, mut second) = (0, first, 0);
     for q in 0..words {
         let mask = open[q];
-        let a = L::deposit(bits(block.padded_stream, low_at)?, mask);
-        let b = L::deposit(bits(block.padded_stream, high_at)?, mask);
         let found = mask.count_ones() as usize;
+        let a = L::deposit(bits(block.padded_stream, low_at, found)?, mask);
+        let b = L::deposit(bits(block.padded_stream, high_at, found)?, mask);
         (low_at, high_at) = (low_at + found, high_at + found);
         index[0][q] |= a;
         index[1][q] |= b;
@@ -163,22 +193,23 @@ fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratc
         second += open[q].count_ones() as usize;
     }
     (low_at, high_at) = (2 * first, 2 * first + second);
-    let mut count = 0;
     for q in 0..words {
         let mask = open[q];
-        let a = L::deposit(bits(block.padded_stream, low_at)?, mask);
-        let b = L::deposit(bits(block.padded_stream, high_at)?, mask);
         let found = mask.count_ones() as usize;
+        let a = L::deposit(bits(block.padded_stream, low_at, found)?, mask);
+        let b = L::deposit(bits(block.padded_stream, high_at, found)?, mask);
         (low_at, high_at) = (low_at + found, high_at + found);
         index[0][q] |= a;
         index[1][q] |= b;
-        count = scratch.mark(count, mask & !(a | b), q, block.width);
+        open[q] = mask & !(a | b);
     }
-    for (plane, words) in scratch.planes.iter_mut().zip(&index) {
+    let bytes = |plane: &mut [u8; PLANE], words: &[u64; WORDS]| {
         for (bytes, word) in plane.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *bytes = word.to_le_bytes();
         }
-    }
+    };
+    scratch.planes.iter_mut().zip(&index).for_each(|(plane, words)| bytes(plane, words));
+    bytes(&mut scratch.open, &open);
     let [a, b, c, d, e, f] = palette;
     let mut table = [0, 0, 1, 2, 0, a, b, c, 0, d, e, f, 0, 0, 0, 0];
     for entry in &mut table {
@@ -186,17 +217,20 @@ fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratc
     }
     let width = block.width.min(PLANE);
     L::expand(scratch.planes.each_ref().map(|p| &p[..width]), &table, &mut scratch.e);
-    let raw = block.stream.get((2 * (first + second)).div_ceil(8)..)?;
-    (raw.len() == count).then(|| scratch.patch(raw))
+    let levels = (2 * (first + second)).div_ceil(8);
+    let length = levels + scratch.count();
+    patch::<L>(&mut scratch.e, &scratch.open, block.width, block.stream.get(levels..length)?);
+    Some(length)
 }
 
-/// Exponents of `block` into `scratch.e`.
+/// Exponents of `block` into `scratch.e`; returns the length of its part of
+/// the side stream, `None` if the stream ends before it.
 #[inline(always)]
 pub(super) fn exponents<L: Lanes>(
     payload: &Payload<'_>,
     block: &Superblock<'_>,
     scratch: &mut Scratch,
-) -> Option<()> {
+) -> Option<usize> {
     if payload.profile == tbe::TBE2 {
         tbe2::<L>(block, payload.palette, scratch)
     } else {
@@ -207,7 +241,7 @@ pub(super) fn exponents<L: Lanes>(
 /// Superblocks ahead of the one being decoded that are prefetched.
 const AHEAD: usize = 2;
 
-/// A superblock whose side stream does not fit its planes.
+/// A superblock whose part of the side stream does not lie within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Corrupt {
     pub(super) row: usize,
@@ -239,22 +273,19 @@ fn for_superblocks<L: Lanes>(
     Ok(())
 }
 
-/// The first `n` of `*rest`, which advances behind them.
-#[inline(always)]
-fn take<'a, T>(rest: &mut &'a mut [T], n: usize) -> &'a mut [T] {
-    rest.split_off_mut(..n).unwrap_or_default()
-}
-
 /// Decodes `rows` into `out`.
 #[inline(always)]
 pub(super) fn rows_to_bf16<L: Lanes>(
     payload: &Payload<'_>,
     rows: Range<usize>,
-    mut out: &mut [u16],
+    out: &mut [u16],
     stream: bool,
 ) -> Result<(), Corrupt> {
+    let mut at = 0;
     for_superblocks::<L>(payload, rows, &mut Scratch::new(), |signs, exponents| {
-        L::bf16(signs, exponents, take(&mut out, signs.len()), stream);
+        let end = at + signs.len();
+        L::bf16(signs, exponents, out.get_mut(at..end).unwrap_or_default(), stream);
+        at = end;
     })
 }
 
@@ -263,21 +294,26 @@ pub(super) fn rows_to_bf16<L: Lanes>(
 pub(super) fn rows_to_f32<L: Lanes>(
     payload: &Payload<'_>,
     rows: Range<usize>,
-    mut out: &mut [f32],
+    out: &mut [f32],
 ) -> Result<(), Corrupt> {
+    let mut at = 0;
     for_superblocks::<L>(payload, rows, &mut Scratch::new(), |signs, exponents| {
-        for ((o, s), e) in take(&mut out, signs.len()).iter_mut().zip(signs).zip(exponents) {
+        let end = at + signs.len();
+        let out = out.get_mut(at..end).unwrap_or_default();
+        for ((o, s), e) in out.iter_mut().zip(signs).zip(exponents) {
             *o = float(*s, *e);
         }
+        at = end;
     })
 }
 
 /// `y[i] = dot(row rows.start + i, x)`; NaN for a corrupt row.
 #[inline(always)]
 pub(super) fn rows_dot<L: Lanes>(payload: &Payload<'_>, x: &[f32], rows: Range<usize>, y: &mut [f32]) {
-    let mut scratch = Scratch::new();
+    let (mut scratch, mut x) = (Scratch::new(), x.to_vec());
+    L::arrange(&mut x);
     for (row, y) in rows.zip(y) {
-        let (mut sum, mut rest) = (0.0, x);
+        let (mut sum, mut rest) = (0.0, &x[..]);
         let done = for_superblocks::<L>(payload, row..row + 1, &mut scratch, |signs, exponents| {
             sum += L::dot(signs, exponents, rest.split_off(..signs.len()).unwrap_or_default());
         });
@@ -304,6 +340,22 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn look_up(packed: &[u8; 16], table: &[u8; 16], out: &mut [u8; 32]) {
+        for (byte, out) in packed.iter().zip(out.as_chunks_mut::<2>().0) {
+            *out = [table[usize::from(byte & 15)], table[usize::from(byte >> 4)]];
+        }
+    }
+
+    #[inline(always)]
+    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2] {
+        let mut out = [0; 2];
+        for (out, bytes) in out.iter_mut().zip(bytes.chunks(64)) {
+            *out = bytes.iter().rev().fold(0, |acc, b| acc << 1 | u64::from(*b != 0));
+        }
+        out
+    }
+
+    #[inline(always)]
     fn deposit(mut bits: u64, mut mask: u64) -> u64 {
         let mut out = 0;
         while mask != 0 {
@@ -323,13 +375,15 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn arrange(_: &mut [f32]) {}
+
+    #[inline(always)]
     fn dot(signs: &[u8], exponents: &[u8], x: &[f32]) -> f32 {
-        const LANES: usize = 32;
-        let ((s, s_rest), (e, e_rest)) = (signs.as_chunks::<LANES>(), exponents.as_chunks::<LANES>());
-        let (x, x_rest) = x.as_chunks::<LANES>();
-        let mut sum = [0.0f32; LANES];
+        let ((s, s_rest), (e, e_rest)) = (signs.as_chunks::<RUN>(), exponents.as_chunks::<RUN>());
+        let (x, x_rest) = x.as_chunks::<RUN>();
+        let mut sum = [0.0f32; RUN];
         for ((s, e), x) in s.iter().zip(e).zip(x) {
-            for l in 0..LANES {
+            for l in 0..RUN {
                 sum[l] += float(s[l], e[l]) * x[l];
             }
         }

@@ -1,6 +1,6 @@
 //! From bfloat16s to bit planes and side stream.
 
-use super::payload::{PLANE, SUPERBLOCK};
+use super::payload::{NIBBLES, PLANE, SUPERBLOCK, nibble_table};
 use crate::simd::multiversion;
 use squizd_spec::tbe;
 
@@ -161,7 +161,8 @@ pub(super) struct Encoder {
     planes: Planes,
     /// Exponents outside the window, in plane order.
     escaped: Vec<u8>,
-    /// Their second-level codes, and the third-level codes of those with 0.
+    /// TBE2: their second-level codes, and the third-level codes of those with
+    /// 0. TBE3: their nibbles.
     levels: [Vec<u8>; 2],
 }
 
@@ -176,8 +177,9 @@ impl Encoder {
     }
 
     /// Encodes `words`, at most [`SUPERBLOCK`], into `fixed` (of
-    /// [`Coding::bytes`], zero) and the end of `stream`; returns the base.
-    pub(super) fn push(&mut self, words: &[u16], fixed: &mut [u8], stream: &mut Vec<u8>) -> u8 {
+    /// [`Coding::bytes`], zero) and the end of `stream`; returns the base and
+    /// the flags of the index entry.
+    pub(super) fn push(&mut self, words: &[u16], fixed: &mut [u8], stream: &mut Vec<u8>) -> (u8, u16) {
         let width = words.len().div_ceil(32) * 4;
         let count = usize::from(self.coding.profile);
         let (planes, signs) = fixed.split_at_mut((count * width).min(fixed.len()));
@@ -191,10 +193,27 @@ impl Encoder {
         self.escapes(&split.exponents, width);
         if self.coding.profile == tbe::TBE2 {
             self.push_levels(base, stream);
+            (base, 0)
+        } else if self.push_nibbles(base, stream) {
+            (base, NIBBLES)
         } else {
             stream.extend_from_slice(&self.escaped);
+            (base, 0)
         }
-        base
+    }
+
+    /// Appends the escapes as nibbles, if there are any and nibbles hold them all.
+    fn push_nibbles(&mut self, base: u8, stream: &mut Vec<u8>) -> bool {
+        let table = nibble_table(base);
+        let codes = &mut self.levels[0];
+        codes.clear();
+        let nibbles = self.escaped.iter().map_while(|e| table.iter().position(|t| t == e));
+        codes.extend(nibbles.map(|n| n as u8));
+        let all = !codes.is_empty() && codes.len() == self.escaped.len();
+        if all {
+            stream.extend(codes.chunks(2).map(|n| n.iter().rev().fold(0, |acc, n| acc << 4 | n)));
+        }
+        all
     }
 
     /// Collects the exponents whose code is 0: byte after byte of the planes,
@@ -219,7 +238,6 @@ impl Encoder {
         };
         let (second, third) = self.coding.palette.split_at(3);
         let [codes2, codes3] = &mut self.levels;
-        (*codes2, *codes3) = (std::mem::take(codes2), std::mem::take(codes3));
         codes2.clear();
         codes3.clear();
         codes2.extend(self.escaped.iter().map(|e| code(second, *e)));

@@ -105,13 +105,18 @@ fn saves_nothing(sample: &[u16], cols: usize, matrix: Matrix, params: &Params) -
         encoder.push(words, &mut fixed, &mut stream);
     }
     let per_weight = stream.len() as f64 / sample.len().max(1) as f64;
-    let start = payload::stream_start(&geometry, matrix.rows);
+    let (_, start) = payload::tail_starts(&geometry, matrix.rows);
     let estimate = payload::total_length(start, (per_weight * matrix.elements() as f64).ceil() as u64);
     Ok(estimate >= 2 * matrix.elements())
 }
 
 /// The bfloat16s of `range`.
-fn read_words(rows: &dyn Rows, range: &Range<u64>, words: &mut Vec<u16>, values: &mut Vec<f32>) -> Result<()> {
+fn read_words(
+    rows: &dyn Rows,
+    range: &Range<u64>,
+    words: &mut Vec<u16>,
+    values: &mut Vec<f32>,
+) -> Result<()> {
     let count = chunk_elements(rows, range)?;
     words.clear();
     values.resize(count, 0.0);
@@ -147,8 +152,8 @@ fn only_bf16(dtype: DType) -> std::result::Result<(), String> {
 
 /// What encoding some rows leaves for the end.
 struct Tail {
-    /// Bytes of the side stream of each superblock.
-    lengths: Vec<u32>,
+    /// Of each superblock: bytes of its part of the side stream, and flags.
+    parts: Vec<(u16, u16)>,
     stream: Vec<u8>,
 }
 
@@ -174,22 +179,23 @@ impl Buffers {
         self.fixed.clear();
         self.fixed.resize(rows * row_bytes, 0);
         self.bases.clear();
-        let mut tail = Tail { lengths: Vec::new(), stream: Vec::new() };
+        let mut tail = Tail { parts: Vec::new(), stream: Vec::new() };
         let full = coding.bytes(SUPERBLOCK);
         for (row, fixed) in
             self.words.chunks_exact(cols.max(1)).zip(self.fixed.chunks_exact_mut(row_bytes.max(1)))
         {
             for (words, fixed) in row.chunks(SUPERBLOCK).zip(fixed.chunks_mut(full)) {
                 let before = tail.stream.len();
-                self.bases.push(self.encoder.push(words, fixed, &mut tail.stream));
-                tail.lengths.push((tail.stream.len() - before) as u32);
+                let (base, flags) = self.encoder.push(words, fixed, &mut tail.stream);
+                self.bases.push(base);
+                tail.parts.push(((tail.stream.len() - before) as u16, flags));
             }
         }
         tail
     }
 }
 
-/// Writes index, side stream and head; returns the payload's length.
+/// Writes index, anchors, side stream and head; returns the payload's length.
 fn write_tails(
     rows: &dyn Rows,
     geometry: &Geometry,
@@ -198,23 +204,29 @@ fn write_tails(
     sink: &dyn PayloadSink,
 ) -> Result<u64> {
     let matrix = rows.matrix();
-    let start = payload::stream_start(geometry, matrix.rows);
-    let mut index = Vec::new();
-    let mut end = 0u64;
+    let (anchors_at, start) = payload::tail_starts(geometry, matrix.rows);
+    let (mut index, mut anchors) = (Vec::new(), Vec::new());
+    let (mut end, mut anchor, mut count) = (0u64, 0u64, 0u64);
     for tail in tails.values() {
         sink.write_at(start + end, &tail.stream)?;
-        for length in &tail.lengths {
-            let offset = u32::try_from(end).map_err(|_| {
-                Error::unsupported(format!(
-                    "tensor {}: tca-tbe would need a side stream beyond 4 GiB: keep it with --tensor-type '^{0}$=bf16'",
-                    rows.name()
-                ))
-            })?;
-            index.extend_from_slice(&offset.to_le_bytes());
+        for (length, flags) in &tail.parts {
+            if count.is_multiple_of(tbe::ANCHORED) {
+                anchor = end;
+                let stored = u32::try_from(anchor).map_err(|_| {
+                    Error::unsupported(format!(
+                        "tensor {0}: tca-tbe would need a side stream beyond 4 GiB: keep it with --tensor-type '^{0}$=bf16'",
+                        rows.name()
+                    ))
+                })?;
+                anchors.extend_from_slice(&stored.to_le_bytes());
+            }
+            index.extend_from_slice(&((end - anchor) as u16 | flags).to_le_bytes());
             end += u64::from(*length);
+            count += 1;
         }
     }
     sink.write_at(geometry.planes[0].offset, &index)?;
+    sink.write_at(anchors_at, &anchors)?;
     sink.write_at(0, &Head::of(matrix, profile, end).to_bytes())?;
     Ok(payload::total_length(start, end))
 }
@@ -222,7 +234,7 @@ fn write_tails(
 /// The error for a payload that contradicts itself.
 fn corrupt(name: &str, at: Corrupt) -> Error {
     Error::invalid(format!(
-        "tensor {name}: row {}, superblock {}: the side stream does not fit the bit planes; the file is damaged",
+        "tensor {name}: row {}, superblock {}: its escapes do not lie within the side stream; the file is damaged",
         at.row, at.superblock
     ))
 }
@@ -331,10 +343,8 @@ impl Codec for TcaTbe {
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
         match open(tensor, &rows, out.len())? {
             None => raw::BF16.decode(tensor, rows, out),
-            Some(payload) => {
-                dispatch::rows_to_f32(&payload, rows.start as usize..rows.end as usize, out)
-                    .map_err(|at| corrupt(tensor.name, at))
-            }
+            Some(payload) => dispatch::rows_to_f32(&payload, rows.start as usize..rows.end as usize, out)
+                .map_err(|at| corrupt(tensor.name, at)),
         }
     }
 

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)] // NEON intrinsics, which AArch64's baseline has
 
 use super::decode::{Lanes, Plain};
-use super::payload::SUPERBLOCK;
+use super::payload::{PLANE, SUPERBLOCK};
+#[allow(clippy::wildcard_imports, reason = "a page of intrinsics")]
 use std::arch::aarch64::*;
 
 /// NEON.
@@ -13,7 +14,7 @@ impl Lanes for Neon {
     #[inline(always)]
     fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut [u8; SUPERBLOCK]) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
-        if width < 16 || width > SUPERBLOCK / 8 || !(3..=4).contains(&P) {
+        if !(16..=PLANE).contains(&width) || !(3..=4).contains(&P) {
             return Plain::expand(planes, table, e);
         }
         let mut at = 0;
@@ -26,8 +27,10 @@ impl Lanes for Neon {
                 let load = |k: usize| planes.get(k).map_or(vdupq_n_u8(0), |p| vld1q_u8(p.as_ptr().add(at)));
                 let (p0, p1, p2, p3) = (load(0), load(1), load(2), load(3));
                 // Bit select takes its first operand where the mask has ones.
-                let (even01, odd01) = (vbslq_u8(fives, p0, vshlq_n_u8::<1>(p1)), vbslq_u8(fives, vshrq_n_u8::<1>(p0), p1));
-                let (even23, odd23) = (vbslq_u8(fives, p2, vshlq_n_u8::<1>(p3)), vbslq_u8(fives, vshrq_n_u8::<1>(p2), p3));
+                let (even01, odd01) =
+                    (vbslq_u8(fives, p0, vshlq_n_u8::<1>(p1)), vbslq_u8(fives, vshrq_n_u8::<1>(p0), p1));
+                let (even23, odd23) =
+                    (vbslq_u8(fives, p2, vshlq_n_u8::<1>(p3)), vbslq_u8(fives, vshrq_n_u8::<1>(p2), p3));
                 let nibbles = [
                     vbslq_u8(threes, even01, vshlq_n_u8::<2>(even23)),
                     vbslq_u8(threes, odd01, vshlq_n_u8::<2>(odd23)),
@@ -49,6 +52,16 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn look_up(packed: &[u8; 16], table: &[u8; 16], out: &mut [u8; 32]) {
+        Plain::look_up(packed, table, out);
+    }
+
+    #[inline(always)]
+    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2] {
+        Plain::nonzero(bytes)
+    }
+
+    #[inline(always)]
     fn deposit(bits: u64, mask: u64) -> u64 {
         Plain::deposit(bits, mask)
     }
@@ -56,6 +69,11 @@ impl Lanes for Neon {
     #[inline(always)]
     fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool) {
         Plain::bf16(signs, exponents, out, stream);
+    }
+
+    #[inline(always)]
+    fn arrange(x: &mut [f32]) {
+        Plain::arrange(x);
     }
 
     #[inline(always)]

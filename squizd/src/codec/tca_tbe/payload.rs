@@ -55,10 +55,15 @@ impl Head {
     }
 }
 
-/// Where the side stream begins.
-pub(super) fn stream_start(geometry: &Geometry, rows: u64) -> u64 {
-    let [.., fixed, _] = geometry.planes;
-    (fixed.offset + fixed.row_stride * rows).next_multiple_of(tbe::STREAM_ALIGN)
+/// Bit of a TBE3 index entry: the escapes are nibbles.
+pub(super) const NIBBLES: u16 = 1 << 15;
+
+/// Where the anchors begin, and where the side stream.
+pub(super) fn tail_starts(geometry: &Geometry, rows: u64) -> (u64, u64) {
+    let [_, bases, fixed, _] = geometry.planes;
+    let anchors = (fixed.offset + fixed.row_stride * rows).next_multiple_of(tbe::STREAM_ALIGN);
+    let count = (bases.row_stride * rows).div_ceil(tbe::ANCHORED);
+    (anchors, (anchors + 4 * count).next_multiple_of(tbe::STREAM_ALIGN))
 }
 
 /// Length of a payload whose side stream of `stream` bytes begins at `start`.
@@ -79,8 +84,11 @@ pub(super) struct Payload<'a> {
     pub(super) cols: usize,
     /// Superblocks of a row.
     pub(super) per_row: usize,
-    /// Where each superblock's part of the side stream begins.
-    pub(super) index: &'a [[u8; 4]],
+    /// Where each superblock's part of the side stream begins, counted from
+    /// its anchor; in TBE3 with the bit [`NIBBLES`].
+    pub(super) index: &'a [[u8; 2]],
+    /// Where each run of [`tbe::ANCHORED`] superblocks begins in the side stream.
+    pub(super) anchors: &'a [[u8; 4]],
     /// Base exponents.
     pub(super) bases: &'a [u8],
     /// Bit planes and sign/mantissa bytes.
@@ -91,8 +99,6 @@ pub(super) struct Payload<'a> {
     pub(super) stream: &'a [u8],
     /// The side stream and the zeros behind it.
     pub(super) padded_stream: &'a [u8],
-    /// Where the side stream begins in the payload.
-    pub(super) stream_at: usize,
 }
 
 /// One superblock.
@@ -108,9 +114,11 @@ pub(super) struct Superblock<'a> {
     pub(super) planes: &'a [u8],
     /// Sign and mantissa of each weight, padding included.
     pub(super) signs: &'a [u8],
-    /// Its part of the side stream.
+    /// Whether escapes are nibbles (TBE3).
+    pub(super) nibbles: bool,
+    /// The side stream from its part on.
     pub(super) stream: &'a [u8],
-    /// The same, running on for at least [`tbe::STREAM_SLACK`] bytes.
+    /// The same with the zeros behind it, at least [`tbe::STREAM_SLACK`].
     pub(super) padded_stream: &'a [u8],
 }
 
@@ -136,7 +144,7 @@ impl<'a> Payload<'a> {
                 ),
             });
         }
-        let start = stream_start(&geometry, matrix.rows);
+        let (anchors, start) = tail_starts(&geometry, matrix.rows);
         if start.checked_add(length).is_none_or(|end| end > data.len() as u64)
             || total_length(start, length) != data.len() as u64
         {
@@ -157,12 +165,12 @@ impl<'a> Payload<'a> {
             cols: matrix.cols as usize,
             per_row: bases.row_stride as usize,
             index: plane(index).as_chunks().0,
+            anchors: slice(data, anchors, start).as_chunks().0,
             bases: plane(bases),
             fixed: plane(fixed),
             row_bytes: fixed.row_stride as usize,
             stream: slice(data, start, start + length),
             padded_stream: slice(data, start, data.len() as u64),
-            stream_at: start as usize,
         })
     }
 
@@ -171,13 +179,23 @@ impl<'a> Payload<'a> {
         usize::from(self.profile)
     }
 
-    /// Superblock `s` of `row`; `None` if there is no such, or the index does
-    /// not ascend within the side stream.
+    /// Where the part of superblock `i` of the tensor begins, and whether its
+    /// escapes are nibbles.
+    #[inline(always)]
+    pub(super) fn start(&self, i: usize) -> Option<(usize, bool)> {
+        let entry = u16::from_le_bytes(*self.index.get(i)?);
+        let anchor = u32::from_le_bytes(*self.anchors.get(i / tbe::ANCHORED as usize)?);
+        let nibbles = self.profile == tbe::TBE3 && entry & NIBBLES != 0;
+        let entry = if self.profile == tbe::TBE3 { entry & !NIBBLES } else { entry };
+        Some((anchor as usize + usize::from(entry), nibbles))
+    }
+
+    /// Superblock `s` of `row`; `None` if there is no such, or it begins behind
+    /// the side stream.
     #[inline(always)]
     pub(super) fn superblock(&self, row: usize, s: usize) -> Option<Superblock<'a>> {
         let i = row * self.per_row + s;
-        let start = u32::from_le_bytes(*self.index.get(i)?) as usize;
-        let end = self.index.get(i + 1).map_or(self.stream.len(), |o| u32::from_le_bytes(*o) as usize);
+        let (start, nibbles) = self.start(i)?;
         let weights = self.cols.checked_sub(s * SUPERBLOCK)?.min(SUPERBLOCK);
         let width = weights.div_ceil(32) * 4;
         // A full superblock has PLANE bytes in each plane and 8 PLANE behind them.
@@ -189,8 +207,20 @@ impl<'a> Payload<'a> {
             width,
             planes,
             signs: rest.get(..8 * width)?,
-            stream: self.stream.get(start..end)?,
+            nibbles,
+            stream: self.stream.get(start..)?,
             padded_stream: self.padded_stream.get(start..)?,
         })
     }
+}
+
+/// The exponents that nibbles 0 to 15 stand for: twelve below the window of
+/// seven from `base`, four above it.
+#[inline(always)]
+pub(super) fn nibble_table(base: u8) -> [u8; 16] {
+    let mut table = [0; 16];
+    for (n, entry) in (0..16u8).zip(&mut table) {
+        *entry = base.wrapping_add(if n < 12 { 255 - n } else { n - 5 });
+    }
+    table
 }

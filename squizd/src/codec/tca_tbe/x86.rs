@@ -4,8 +4,9 @@
 //! features (see [`super::dispatch`]), which run only where the CPU has them.
 #![allow(unsafe_code)] // x86 intrinsics, whose features the entry points have
 
-use super::decode::{Lanes, Plain};
-use super::payload::SUPERBLOCK;
+use super::decode::{Lanes, Plain, RUN};
+use super::payload::{PLANE, SUPERBLOCK};
+#[allow(clippy::wildcard_imports, reason = "a page of intrinsics")]
 use std::arch::x86_64::*;
 
 /// AVX2, BMI and POPCNT.
@@ -21,11 +22,26 @@ macro_rules! merge {
 /// The same for the bits that `mask` leaves out, moved down by `n`.
 macro_rules! merge_high {
     ($a:expr, $b:expr, $mask:expr, $n:literal) => {
-        _mm256_or_si256(
-            _mm256_and_si256(_mm256_srli_epi16::<$n>($a), $mask),
-            _mm256_andnot_si256($mask, $b),
-        )
+        _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16::<$n>($a), $mask), _mm256_andnot_si256($mask, $b))
     };
+}
+
+/// 32 bfloat16s.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn words(signs: &[u8; 32], exponents: &[u8; 32]) -> [__m256i; 2] {
+    let half = |at: usize| {
+        // SAFETY: the caller's promise; 16 bytes from 0 or 16 of 32.
+        unsafe {
+            let s = _mm256_cvtepi8_epi16(_mm_loadu_si128(signs.as_ptr().add(at).cast()));
+            let e = _mm256_cvtepu8_epi16(_mm_loadu_si128(exponents.as_ptr().add(at).cast()));
+            let keep = _mm256_set1_epi16(0x807f_u16.cast_signed());
+            _mm256_or_si256(_mm256_and_si256(s, keep), _mm256_slli_epi16::<7>(e))
+        }
+    };
+    [half(0), half(16)]
 }
 
 impl Lanes for Avx2 {
@@ -34,7 +50,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut [u8; SUPERBLOCK]) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
-        if width < 32 || width > SUPERBLOCK / 8 || !(3..=4).contains(&P) {
+        if !(32..=PLANE).contains(&width) || !(3..=4).contains(&P) {
             return Plain::expand(planes, table, e);
         }
         let mut at = 0;
@@ -46,9 +62,9 @@ impl Lanes for Avx2 {
                 let nibble = _mm256_set1_epi8(0x0f);
                 let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
                 let load = |k: usize| {
-                    planes.get(k).map_or(_mm256_setzero_si256(), |p| {
-                        _mm256_loadu_si256(p.as_ptr().add(at).cast())
-                    })
+                    planes
+                        .get(k)
+                        .map_or(_mm256_setzero_si256(), |p| _mm256_loadu_si256(p.as_ptr().add(at).cast()))
                 };
                 let (p0, p1, p2, p3) = (load(0), load(1), load(2), load(3));
                 let (even01, odd01) = (merge!(p0, p1, fives, 1), merge_high!(p0, p1, fives, 1));
@@ -77,6 +93,37 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn look_up(packed: &[u8; 16], table: &[u8; 16], out: &mut [u8; 32]) {
+        // SAFETY: the CPU has AVX2 (see the module's comment); 16 readable and
+        // 32 writable bytes.
+        unsafe {
+            let nibble = _mm_set1_epi8(0x0f);
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            let packed = _mm_loadu_si128(packed.as_ptr().cast());
+            let low = _mm_and_si128(packed, nibble);
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(packed), nibble);
+            let to: *mut __m128i = out.as_mut_ptr().cast();
+            _mm_storeu_si128(to, _mm_shuffle_epi8(table, _mm_unpacklo_epi8(low, high)));
+            _mm_storeu_si128(to.add(1), _mm_shuffle_epi8(table, _mm_unpackhi_epi8(low, high)));
+        }
+    }
+
+    #[inline(always)]
+    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2] {
+        let mut masks = [0; 4];
+        for (mask, bytes) in masks.iter_mut().zip(bytes.as_chunks::<32>().0) {
+            // SAFETY: the CPU has AVX2 (see the module's comment); 32 readable bytes.
+            let zeros = unsafe {
+                let v = _mm256_loadu_si256(bytes.as_ptr().cast());
+                _mm256_movemask_epi8(_mm256_cmpeq_epi8(v, _mm256_setzero_si256()))
+            };
+            *mask = u64::from(!zeros.cast_unsigned());
+        }
+        let [a, b, c, d] = masks;
+        [a | b << 32, c | d << 32]
+    }
+
+    #[inline(always)]
     fn deposit(bits: u64, mask: u64) -> u64 {
         // SAFETY: the CPU has BMI2 (see the module's comment).
         unsafe { _pdep_u64(bits, mask) }
@@ -92,13 +139,7 @@ impl Lanes for Avx2 {
             // SAFETY: the CPU has AVX2 (see the module's comment); 32 bytes of
             // `s` and `e`, 64 of `o`, aligned to 32 where streamed.
             unsafe {
-                let keep = _mm256_set1_epi16(0x807f_u16.cast_signed());
-                let half = |at: usize| {
-                    let s = _mm256_cvtepi8_epi16(_mm_loadu_si128(s.as_ptr().add(at).cast()));
-                    let e = _mm256_cvtepu8_epi16(_mm_loadu_si128(e.as_ptr().add(at).cast()));
-                    _mm256_or_si256(_mm256_and_si256(s, keep), _mm256_slli_epi16::<7>(e))
-                };
-                let (a, b) = (half(0), half(16));
+                let [a, b] = words(s, e);
                 let to: *mut __m256i = o.as_mut_ptr().cast();
                 if stream {
                     _mm256_stream_si256(to, a);
@@ -112,21 +153,35 @@ impl Lanes for Avx2 {
         Plain::bf16(s_rest, e_rest, o_rest, false);
     }
 
+    /// In each 16 the quads 0, 2, 1, 3.
+    #[inline(always)]
+    fn arrange(x: &mut [f32]) {
+        for x in x.as_chunks_mut::<RUN>().0.as_flattened_mut().as_chunks_mut::<16>().0 {
+            let (low, high) = x.split_at_mut(8);
+            low[4..].swap_with_slice(&mut high[..4]);
+        }
+    }
+
     #[inline(always)]
     fn dot(signs: &[u8], exponents: &[u8], x: &[f32]) -> f32 {
-        let ((s, s_rest), (e, e_rest)) = (signs.as_chunks::<32>(), exponents.as_chunks::<32>());
-        let (x, x_rest) = x.as_chunks::<32>();
+        let ((s, s_rest), (e, e_rest)) = (signs.as_chunks::<RUN>(), exponents.as_chunks::<RUN>());
+        let (x, x_rest) = x.as_chunks::<RUN>();
         // SAFETY: the CPU has AVX2 and FMA (see the module's comment); 32
         // bytes of `s` and `e` and 32 floats of `x` per step.
         let sum = unsafe {
             let mut acc = [_mm256_setzero_ps(); 4];
-            let keep = _mm256_set1_epi32(0x807f_0000_u32.cast_signed());
+            let zero = _mm256_setzero_si256();
             for ((s, e), x) in s.iter().zip(e).zip(x) {
-                for (l, acc) in acc.iter_mut().enumerate() {
-                    let s = _mm256_cvtepi8_epi32(_mm_loadl_epi64(s.as_ptr().add(8 * l).cast()));
-                    let e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(e.as_ptr().add(8 * l).cast()));
-                    let sign = _mm256_and_si256(_mm256_slli_epi32::<16>(s), keep);
-                    let w = _mm256_or_si256(sign, _mm256_slli_epi32::<23>(e));
+                let [a, b] = words(s, e);
+                // Zeros below each word: the weights 0 to 3 and 8 to 11 of its
+                // 16, then 4 to 7 and 12 to 15.
+                let floats = [
+                    _mm256_unpacklo_epi16(zero, a),
+                    _mm256_unpackhi_epi16(zero, a),
+                    _mm256_unpacklo_epi16(zero, b),
+                    _mm256_unpackhi_epi16(zero, b),
+                ];
+                for (l, (acc, w)) in acc.iter_mut().zip(floats).enumerate() {
                     let x = _mm256_loadu_ps(x.as_ptr().add(8 * l));
                     *acc = _mm256_fmadd_ps(_mm256_castsi256_ps(w), x, *acc);
                 }
