@@ -3,7 +3,7 @@
 //! Exponents of trained weights cluster: seven neighbouring values cover all
 //! but a few per cent. Each superblock of 1024 weights of a row stores its
 //! base exponent and the offsets from it as bit planes, sign and mantissa as
-//! they are, and what lies outside in a side stream; section 8.4 of the
+//! they are, and what lies outside in a side stream; section 8 of the
 //! specification has the layout. The idea of bit planes over an exponent
 //! window is ZipServ's (arXiv 2603.17435).
 
@@ -11,6 +11,8 @@ mod check;
 mod decode;
 mod dispatch;
 mod encode;
+#[cfg(test)]
+mod golden;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod payload;
