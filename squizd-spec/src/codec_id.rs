@@ -266,24 +266,27 @@ fn compact_row(cols: u64) -> Option<u64> {
 /// holds the scales.
 ///
 /// Parameters: 0 = layout, 1 = group size, 2 = scale format (plain: 0 f16,
-/// 1 f32), 3 = min bias (compact: 0, or 32, which also centres codes around 8),
-/// 4 = exponent e (compact: signed, `d` and `dmin` are multiplied by 2^e).
+/// 1 f32), 3 = min bias (compact: 0 or 32), 4 = exponent e (compact: signed,
+/// `d` and `dmin` are multiplied by 2^e).
+///
+/// A weight of code q is, every operation rounded to f32:
+/// plain `offset + scale q`; compact with bias 0 (ggml's Q4_K)
+/// `(d sc) q - dmin m`; compact with bias 32 (centred)
+/// `(d sc) (q - 8) - dmin (m - 32)`.
 fn int4(m: Matrix, params: &Params) -> GeometryResult {
     let codes = m.cols.div_ceil(32).checked_mul(16).ok_or(GeometryError::Overflow)?;
-    let scales = match one_of(params, 0, "layout", &[int_layout::PLAIN, int_layout::COMPACT])? {
-        int_layout::PLAIN => {
-            let group = one_of(params, 1, "group size", &[16, 32, 64, 128])?;
-            let format = one_of(params, 2, "scale format", &[0, 1])?;
-            rest_zero(params, 3)?;
-            m.cols.div_ceil(u64::from(group)).checked_mul(scale_bytes(format, 2))
-        }
-        _ => {
-            one_of(params, 1, "group size", &[32])?;
-            one_of(params, 2, "scale format", &[0])?;
-            one_of(params, 3, "min bias", &[0, 32])?;
-            rest_zero(params, 5)?;
-            compact_row(m.cols)
-        }
+    let layout = one_of(params, 0, "layout", &[int_layout::PLAIN, int_layout::COMPACT])?;
+    let scales = if layout == int_layout::PLAIN {
+        let group = one_of(params, 1, "group size", &[16, 32, 64, 128])?;
+        let format = one_of(params, 2, "scale format", &[0, 1])?;
+        rest_zero(params, 3)?;
+        m.cols.div_ceil(u64::from(group)).checked_mul(scale_bytes(format, 2))
+    } else {
+        one_of(params, 1, "group size", &[32])?;
+        one_of(params, 2, "scale format", &[0])?;
+        one_of(params, 3, "min bias", &[0, 32])?;
+        rest_zero(params, 5)?;
+        compact_row(m.cols)
     };
     stacked(m.rows, &[codes, scales.ok_or(GeometryError::Overflow)?])
 }

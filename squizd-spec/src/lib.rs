@@ -38,6 +38,7 @@ extern crate alloc;
 pub mod appendix;
 mod check;
 mod codec_id;
+mod contents;
 pub mod digest;
 mod error;
 mod ids;
@@ -50,6 +51,7 @@ mod view;
 
 pub use check::section_rules;
 pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane, int_layout, tbe};
+pub use contents::{contents, section_bytes};
 pub use error::{Code, ErrorKind, Result, SquizdError};
 pub use ids::{ArchId, DType, NO_LAYER, Part, Role, SectionKind, canonical_name};
 pub use limits::Limits;

@@ -19,7 +19,8 @@ use zerocopy::IntoBytes;
 pub enum Level {
     /// Header, directory, tables, root digest, padding between sections.
     Structure,
-    /// Also every section's and tensor's SHA-256 and all payload padding.
+    /// Also every section's and tensor's SHA-256, all payload padding, and the
+    /// contents of tokenizer, shard map and appendices.
     Hash,
     /// Also every payload's codes and scales, through [`Inspect::decode`].
     Decode,
@@ -176,6 +177,7 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level, inspect: &dyn Inspe
     let Some(file) = file else { return findings };
     if level >= Level::Hash {
         findings.extend(hash_jobs(&file).iter().filter_map(|job| job.run().err()));
+        findings.extend(crate::contents(&file, limits));
     }
     if level >= Level::Decode {
         findings.extend(file.tensors().filter_map(|t| inspect.decode(&t).err()));

@@ -1,5 +1,7 @@
 //! The reader against the hand-assembled golden file.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 use squizd_spec::{
     Inspect, Level, Limits, Result, SectionKind, SquizdRef, Tables, TensorView, appendix::Bundle, validate,
 };

@@ -6,3 +6,8 @@ mod output;
 pub mod source;
 
 pub use exit::{Exit, Failure};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    codec::{EncodeOptions, codec},
+    codec::{Codec, EncodeOptions, codec},
     source::{TensorInfo, TensorSource},
 };
 use regex::Regex;
@@ -197,7 +197,7 @@ fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedT
     };
     let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
-    let codec = codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))?;
+    let codec = codec_of(id)?;
     let params = codec.nominal(matrix, tensor.dtype, &choice.options)?;
     let length = |id: CodecId, params| {
         let geometry = id.geometry(matrix, params);
@@ -215,6 +215,10 @@ fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedT
     Ok(PlannedTensor { index, codec: id, options: choice.options, reason, length })
 }
 
+fn codec_of(id: CodecId) -> Result<&'static dyn Codec> {
+    codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))
+}
+
 /// Adapts the wish to what the source holds and the codec takes.
 fn settle(
     tensor: &TensorInfo,
@@ -224,7 +228,7 @@ fn settle(
     allow_requantize: bool,
 ) -> Result<(CodecChoice, Reason)> {
     let Some(id) = choice.codec.filter(|c| !c.is_raw()) else { return Ok((choice, reason)) };
-    let codec = codec(id).ok_or_else(|| Error::unsupported(format!("this build has no codec {id}")))?;
+    let codec = codec_of(id)?;
     let does_not_take = |why: String| {
         Error::invalid(format!("tensor {}: codec {choice} does not take it: {why}", tensor.name))
     };
@@ -250,7 +254,9 @@ fn settle(
     if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {
         return Ok((choice, reason));
     }
-    Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized))
+    let kept = CodecChoice::of(CodecId::Q8);
+    let exact = codec_of(CodecId::Q8)?.imports(tensor.dtype, matrix, &kept.options);
+    Ok((kept, if exact { Reason::Imported } else { Reason::Requantized }))
 }
 
 #[cfg(test)]

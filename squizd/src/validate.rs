@@ -5,12 +5,8 @@ use crate::metadata::Metadata;
 use rayon::prelude::*;
 use squizd_spec::{
     ErrorKind, Inspect, Level, Limits, MAX_FINDINGS, SectionKind, SquizdError, SquizdRef, TensorView,
-    appendix::{Bundle, inflate},
-    hash_jobs,
-    layout::section_flags,
-    structure,
+    contents, hash_jobs, section_bytes, structure,
 };
-use std::borrow::Cow;
 
 /// Checks payloads with the codecs of this build.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +60,7 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
         found.sort_by_key(|(i, _)| *i);
         findings.extend(found.into_iter().map(|(_, e)| e));
         findings.extend(contents(&file, limits));
+        findings.extend(metadata(&file, limits).err());
     }
     let tensors: Vec<_> = file.tensors().collect();
     let mut each = |at: Level, check: fn(&TensorView<'_>) -> squizd_spec::Result<()>| {
@@ -78,31 +75,37 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
     findings
 }
 
-/// The bytes of a section, decompressed if it is stored compressed.
-pub fn section_bytes<'a>(
-    file: &SquizdRef<'a>,
-    kind: SectionKind,
-    limits: &Limits,
-) -> squizd_spec::Result<Option<Cow<'a, [u8]>>> {
-    let Some(section) = file.section(kind) else { return Ok(None) };
-    if section.entry.flags.get() & section_flags::ZSTD == 0 {
-        return Ok(Some(Cow::Borrowed(section.data)));
+/// The metadata section: JSON of the known schema, canonical, and agreeing with
+/// the header.
+fn metadata(file: &SquizdRef<'_>, limits: &Limits) -> squizd_spec::Result<()> {
+    let bytes = section_bytes(file, SectionKind::METADATA, limits)?.unwrap_or_default();
+    let at = file.section(SectionKind::METADATA).map_or(0, |s| s.offset());
+    let parsed =
+        Metadata::from_bytes(&bytes).map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))?;
+    let canonical = serde_json::from_slice::<serde_json::Value>(&bytes)
+        .ok()
+        .and_then(|value| serde_json_canonicalizer::to_vec(&value).ok());
+    if canonical.as_deref() != Some(&*bytes) {
+        return Err(SquizdError::invalid(
+            "metadata-canonical",
+            at,
+            "metadata is not canonical JSON (RFC 8785)",
+        ));
     }
-    let inflated = inflate(section.data, section.offset(), section.entry.length.get(), limits)
-        .map_err(|e| e.within(&format!("section {kind}")))?;
-    Ok(Some(Cow::Owned(inflated)))
-}
-
-/// What the tokenizer and metadata sections hold.
-fn contents(file: &SquizdRef<'_>, limits: &Limits) -> Vec<SquizdError> {
-    let base = |kind| file.section(kind).map_or(0, |s| s.offset());
-    let tokenizer = section_bytes(file, SectionKind::TOKENIZER, limits).and_then(|bytes| {
-        bytes.map_or(Ok(()), |b| Bundle::parse(&b, base(SectionKind::TOKENIZER), limits).map(|_| ()))
-    });
-    let metadata = section_bytes(file, SectionKind::METADATA, limits).and_then(|bytes| {
-        let parsed = Metadata::from_bytes(&bytes.unwrap_or_default());
-        let at = base(SectionKind::METADATA);
-        parsed.map(|_| ()).map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))
-    });
-    [tokenizer, metadata].into_iter().filter_map(Result::err).collect()
+    let (header, model) = (file.header(), &parsed.model);
+    let pairs = [
+        ("num_layers", u64::from(header.num_layers.get()), u64::from(model.num_layers)),
+        ("hidden_dim", u64::from(header.hidden_dim.get()), u64::from(model.hidden_size)),
+        ("num_heads", u64::from(header.num_heads.get()), u64::from(model.num_heads)),
+        ("vocab_size", u64::from(header.vocab_size.get()), u64::from(model.vocab_size)),
+        ("arch", u64::from(header.arch), u64::from(model.arch().0)),
+    ];
+    match pairs.iter().find(|(_, a, b)| a != b) {
+        Some((field, a, b)) => Err(SquizdError::invalid(
+            "metadata-disagrees",
+            at,
+            format!("the header's {field} is {a}, metadata.model says {b}"),
+        )),
+        None => Ok(()),
+    }
 }

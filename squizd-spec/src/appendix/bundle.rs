@@ -50,7 +50,7 @@ impl<'a> Bundle<'a> {
         if count > limits.bundle_files {
             return Err(SquizdError::new(
                 ErrorKind::Limit,
-                "bundle-count",
+                "limit-bundle-files",
                 span.at(0),
                 format!("{count} files, allowed {}", limits.bundle_files),
             ));
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn counts_are_capped_before_anything_is_read() {
         let e = parse(&u32::MAX.to_le_bytes()).unwrap_err();
-        assert_eq!((e.kind(), e.code().0, e.offset()), (ErrorKind::Limit, "bundle-count", BASE));
+        assert_eq!((e.kind(), e.code().0, e.offset()), (ErrorKind::Limit, "limit-bundle-files", BASE));
         let two = raw(&[(1, 0), (1, 0)], b"ab");
         let limits = Limits { bundle_files: 1, ..Limits::DEFAULT };
         assert_eq!(Bundle::parse(&two, 0, &limits).unwrap_err().kind(), ErrorKind::Limit);

@@ -45,11 +45,11 @@ fn caps(span: Span<'_>, length: u64, limits: &Limits) -> Result<()> {
     let limit = |code, message| Err(SquizdError::new(ErrorKind::Limit, code, span.at(0), message));
     if span.len() > limits.section_stored {
         let message = format!("{} stored bytes, allowed {}", span.len(), limits.section_stored);
-        return limit("section-stored-limit", message);
+        return limit("limit-section", message);
     }
     if length > limits.section_inflated {
         let message = format!("{length} decompressed bytes, allowed {}", limits.section_inflated);
-        return limit("section-inflated-limit", message);
+        return limit("limit-inflated", message);
     }
     let by_ratio = span.len().saturating_mul(limits.inflate_ratio);
     if length > RATIO_FLOOR.saturating_add(by_ratio) {
@@ -58,7 +58,7 @@ fn caps(span: Span<'_>, length: u64, limits: &Limits) -> Result<()> {
             span.len(),
             limits.inflate_ratio
         );
-        return limit("zstd-ratio", message);
+        return limit("limit-inflated", message);
     }
     Ok(())
 }
@@ -260,10 +260,10 @@ mod tests {
             b.push(0);
         }
         let e = run(&b, 1 << 29).unwrap_err();
-        assert_eq!((e.kind(), e.code().0), (ErrorKind::Limit, "zstd-ratio"));
-        assert_eq!(run(&b, (1 << 29) + 1).unwrap_err().code().0, "section-inflated-limit");
+        assert_eq!((e.kind(), e.code().0), (ErrorKind::Limit, "limit-inflated"));
+        assert_eq!(run(&b, (1 << 29) + 1).unwrap_err().code().0, "limit-inflated");
         let tight = Limits { section_stored: 10, ..Limits::DEFAULT };
-        assert_eq!(inflate(&b, 0, 3, &tight).unwrap_err().code().0, "section-stored-limit");
+        assert_eq!(inflate(&b, 0, 3, &tight).unwrap_err().code().0, "limit-section");
     }
 
     #[test]

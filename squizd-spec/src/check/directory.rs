@@ -205,7 +205,9 @@ fn check_lengths(
                 format!("length is {length}, stored_length {stored}; they are equal for a plain section"),
             ))?;
         }
-    } else if length > limits.section_inflated || length / limits.inflate_ratio.max(1) > stored + (1 << 20) {
+    } else if length > limits.section_inflated
+        || length.saturating_sub(1 << 20) > stored.saturating_mul(limits.inflate_ratio)
+    {
         scope.report(SquizdError::new(
             ErrorKind::Limit,
             "limit-inflated",

@@ -3,6 +3,7 @@
 
 mod directory;
 mod header;
+mod names;
 pub(crate) mod records;
 
 /// Alignment and criticality of each section kind, for writers.

@@ -6,7 +6,7 @@ mod report;
 use super::{Common, progress};
 use crate::{
     Exit, Failure,
-    source::{self, ModelSource, OpenOptions},
+    source::{self, MappingOptions, ModelSource},
 };
 use indicatif::ProgressBar;
 use regex::Regex;
@@ -56,8 +56,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let recipe = recipe(args)?;
-    let options = OpenOptions { allow_unmapped: args.allow_unmapped, text_only: args.text_only };
-    let source = source::open(&args.source, &options)?;
+    let options = MappingOptions { allow_unmapped: args.allow_unmapped, text_only: args.text_only };
+    let source = source::open(&args.source, options)?;
     for warning in source.warnings() {
         eprintln!("warning: {warning}");
     }

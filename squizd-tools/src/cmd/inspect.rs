@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 pub(super) fn metadata(file: &SquizdRef<'_>) -> Result<serde_json::Value, Failure> {
-    let bytes = squizd::validate::section_bytes(file, SectionKind::METADATA, &Limits::DEFAULT)?;
+    let bytes = squizd_spec::section_bytes(file, SectionKind::METADATA, &Limits::DEFAULT)?;
     serde_json::from_slice(&bytes.unwrap_or_default())
         .map_err(|e| Failure { exit: Exit::Negative, message: format!("metadata section is not JSON: {e}") })
 }

@@ -115,6 +115,6 @@ fn map(path: &Path) -> Result<FileBytes, Failure> {
 }
 
 /// Parses a mapped file, naming it in errors.
-fn parse<'a>(bytes: &'a FileBytes) -> Result<SquizdRef<'a>, Failure> {
+fn parse(bytes: &FileBytes) -> Result<SquizdRef<'_>, Failure> {
     SquizdRef::parse(bytes, &Limits::DEFAULT).map_err(|e| Failure::from(e).of(bytes.path().display()))
 }

@@ -1,13 +1,8 @@
 //! A `.squizd` file opened to be run.
 
 use crate::{Exit, Failure};
-use squizd::{
-    metadata::Metadata,
-    runtime::Model,
-    text::Tokenizer,
-    validate::{section_bytes, validate},
-};
-use squizd_spec::{FileBytes, Level, Limits, SectionKind, SquizdRef, appendix::Bundle};
+use squizd::{metadata::Metadata, runtime::Model, text::Tokenizer, validate::validate};
+use squizd_spec::{FileBytes, Level, Limits, SectionKind, SquizdRef, appendix::Bundle, section_bytes};
 use std::{collections::BTreeMap, path::Path};
 
 /// The parts of a file that running it needs.

@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// Do not repeat the prompt on stdout
     #[arg(long)]
     no_echo: bool,
+    /// Go on past end-of-sequence tokens
+    #[arg(long)]
+    ignore_eos: bool,
     /// Print timings on stderr
     #[arg(long)]
     stats: bool,
@@ -114,7 +117,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     if flush(&mut text).is_break() {
         return Ok(Exit::Done);
     }
-    let stop = GenerateOptions { max_tokens: args.max_tokens, stop: &opened.metadata.model.tokens.eos };
+    let eos = &opened.metadata.model.tokens.eos;
+    let stop = GenerateOptions { max_tokens: args.max_tokens, stop: if args.ignore_eos { &[] } else { eos } };
     let generated = generate(
         &mut session,
         &ids,

@@ -73,15 +73,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         output::line(finding)?;
     }
     let level = args.level.name();
-    match exit {
-        Exit::Done => {
-            output::line(format!("{file}: valid ({level}, {})", output::bytes(bytes.len() as u64)))?
-        }
-        Exit::Unsupported => {
-            output::line(format!("{file}: uses something this build does not know ({level})"))?
-        }
-        _ => output::line(format!("{file}: INVALID, {} finding(s) at level {level}", findings.len()))?,
-    }
+    output::line(match exit {
+        Exit::Done => format!("{file}: valid ({level}, {})", output::bytes(bytes.len() as u64)),
+        Exit::Unsupported => format!("{file}: uses something this build does not know ({level})"),
+        _ => format!("{file}: INVALID, {} finding(s) at level {level}", findings.len()),
+    })?;
     Ok(exit)
 }
 

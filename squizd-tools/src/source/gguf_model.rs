@@ -17,7 +17,7 @@ const MAX_TEMPLATE: usize = 1 << 20;
 pub(super) fn open(path: &Path, options: MappingOptions) -> Result<ModelSource> {
     let file = GgufFile::open(path)?;
     let meta = file.metadata().clone();
-    let config = config::gguf::parse(&meta)?;
+    let config = config::gguf::parse(&meta, options.allow_unmapped)?;
     let mut companions = Companions { provenance: provenance(&meta)?, ..Companions::default() };
     if let Some(vocab) = vocab(&meta)? {
         companions.tokenizer.insert("tokenizer.json".to_owned(), tokenizer::gguf::build(&vocab)?);

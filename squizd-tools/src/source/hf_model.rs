@@ -6,6 +6,7 @@ use super::{
     config::{self, json, tokens::TokenFiles},
     model_source::{Companions, ModelSource},
     store::TensorStore,
+    tokenizer::sentencepiece::from_sentencepiece,
 };
 use squizd::{Error, Result, source::SourceProvenance};
 use std::{
@@ -39,7 +40,7 @@ pub(super) fn open(
 ) -> Result<ModelSource> {
     let config_text = read(dir, "config.json", json::MAX_CONFIG_BYTES)?
         .ok_or_else(|| Error::invalid(format!("{}: config.json is missing", dir.display())))?;
-    let mut config = config::hf::parse(&config_text)?;
+    let mut config = config::hf::parse(&config_text, options.allow_unmapped)?;
     let generation = read(dir, "generation_config.json", json::MAX_CONFIG_BYTES)?;
 
     let mut tokenizer: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -49,9 +50,11 @@ pub(super) fn open(
         }
     }
     if !tokenizer.contains_key("tokenizer.json") {
-        match tokenizer.get("tokenizer.model") {
+        let part = |name: &str| tokenizer.get(name).map(Vec::as_slice);
+        match part("tokenizer.model") {
             Some(model) => {
-                let built = super::tokenizer::sentencepiece::build(model)?;
+                let (config, added) = (part("tokenizer_config.json"), part("added_tokens.json"));
+                let built = from_sentencepiece(model, config, added)?;
                 tokenizer.insert("tokenizer.json".to_owned(), built);
             }
             None => config.warnings.push(format!(

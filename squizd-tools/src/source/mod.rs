@@ -4,13 +4,18 @@ pub mod config;
 mod flaw;
 pub mod gguf;
 mod gguf_model;
+mod hf_model;
 pub mod mapped;
+mod model_path;
 pub mod model_source;
-pub mod open;
 pub mod pieces;
+#[cfg(test)]
+mod real_models;
 pub mod safetensors;
 pub mod store;
 mod tensors;
 pub mod tokenizer;
 
-pub use model_source::{ModelSource, OpenOptions, open};
+pub use arch::MappingOptions;
+pub use model_path::open;
+pub use model_source::ModelSource;

@@ -28,6 +28,9 @@ pub fn open(path: &Path, options: MappingOptions) -> Result<ModelSource> {
             path.display()
         )));
     }
+    if is_index(path) {
+        return open_safetensors(path, options);
+    }
     match sniff(path)? {
         Kind::Gguf => gguf_model::open(path, options),
         Kind::Safetensors => open_safetensors(path, options),
@@ -55,9 +58,9 @@ fn sniff(path: &Path) -> Result<Kind> {
             "{shown} is a .squizd file already; convert from the original checkpoint"
         ))),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Err(pickle(path)),
-        [b'g', b'g', b'm' | b'j', ..] | [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => {
-            Err(Error::unsupported(format!("{shown} is a ggml file from before GGUF; convert it to GGUF first")))
-        }
+        [b'g', b'g', b'm' | b'j', ..] | [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => Err(
+            Error::unsupported(format!("{shown} is a ggml file from before GGUF; convert it to GGUF first")),
+        ),
         [0x89, b'H', b'D', b'F', ..] => {
             Err(Error::unsupported(format!("{shown} is an HDF5 (Keras) file; safetensors and GGUF are read")))
         }
@@ -91,10 +94,19 @@ fn open_safetensors(path: &Path, options: MappingOptions) -> Result<ModelSource>
         )));
     }
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    if is_shard(name) {
-        return hf_model::open(dir, Box::new(SafetensorsStore::open_dir(dir)?), "safetensors", options);
-    }
-    hf_model::open(dir, Box::new(SafetensorsStore::open_file(path)?), "safetensors", options)
+    let store = if is_index(path) {
+        SafetensorsStore::open_index(path)?
+    } else if is_shard(name) {
+        SafetensorsStore::open_dir(dir)?
+    } else {
+        SafetensorsStore::open_file(path)?
+    };
+    hf_model::open(dir, Box::new(store), "safetensors", options)
+}
+
+/// `model.safetensors.index.json`.
+fn is_index(path: &Path) -> bool {
+    path.to_str().is_some_and(|p| p.ends_with(".safetensors.index.json"))
 }
 
 /// `model-00002-of-00005.safetensors`.
@@ -116,8 +128,11 @@ fn open_dir(dir: &Path, options: MappingOptions) -> Result<ModelSource> {
     if let Some(path) = single_gguf(dir, &ggufs)? {
         return gguf_model::open(&path, options);
     }
-    let pickles: Vec<&String> =
-        names.iter().filter(|n| n.starts_with("pytorch_model") || n.ends_with(".pth") || n.ends_with(".pt")).collect();
+    let is_pickle = |n: &&String| {
+        let extension = Path::new(n.as_str()).extension().and_then(|e| e.to_str()).unwrap_or_default();
+        n.starts_with("pytorch_model") || matches!(extension, "pth" | "pt" | "ckpt")
+    };
+    let pickles: Vec<&String> = names.iter().filter(is_pickle).collect();
     if let Some(first) = pickles.first() {
         return Err(pickle(&dir.join(first)));
     }

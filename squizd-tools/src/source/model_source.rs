@@ -127,7 +127,8 @@ fn settle_rope(
         }
         ((None, None), Some(index)) => {
             let factors = vector(index)?;
-            if factors.iter().all(|f| *f == 1.0) {
+            let is_neutral = |f: &f64| (f - 1.0).abs() < f64::EPSILON;
+            if factors.iter().all(is_neutral) {
                 return Ok(());
             }
             RopeScaling::Factors { factors }

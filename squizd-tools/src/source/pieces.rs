@@ -164,7 +164,9 @@ impl<'a> Reader<'a> {
             }
         }
         if self.recipe.add_one {
-            out.iter_mut().for_each(|v| *v += 1.0);
+            for v in out {
+                *v += 1.0;
+            }
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The input vector of a matvec, in the forms the kernels read.
 
-use super::kernels::{OCTET, PAIR_ORDER};
+use super::kernels::OCTET;
+#[cfg(any(target_arch = "x86_64", test))]
+use super::kernels::PAIR_ORDER;
 use crate::simd::multiversion;
 
 /// How a kernel may read the activation.
@@ -20,8 +22,12 @@ pub enum Precision {
 pub struct Activation<'a> {
     x: &'a [f32],
     precision: Precision,
-    /// Sums of 16 values each, in the precision asked for; two per block of 32.
+    /// Sums of 16 values each, in the precision asked for; two per block of
+    /// 32, zero-padded to whole octets (eight blocks).
     sums: Vec<f32>,
+    /// Scales and block sums of each octet in `PAIR_ORDER`.
+    #[cfg(any(target_arch = "x86_64", test))]
+    octets: Vec<Octet>,
     quantized: Quantized,
 }
 
@@ -36,12 +42,12 @@ pub(super) struct Quantized {
     /// Codes with the halves of two neighbouring blocks swapped together:
     /// first halves of both, then second halves, as a 32-byte load of INT4
     /// codes yields them.
+    #[cfg(any(target_arch = "x86_64", test))]
     pub(super) paired: Vec<i8>,
-    /// Scales and block sums of each octet in [`PAIR_ORDER`].
-    pub(super) octets: Vec<Octet>,
 }
 
-/// Eight blocks' scales and sums, in [`PAIR_ORDER`].
+/// Eight blocks' scales (0 for [`Precision::F32`]) and sums, in `PAIR_ORDER`.
+#[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
 pub(super) struct Octet {
@@ -61,10 +67,18 @@ impl<'a> Activation<'a> {
                 quantized.codes = vec![0; length];
                 quantized.scales = vec![0.0; length / 32];
                 quantize(x, &mut quantized.codes, &mut quantized.scales, &mut sums);
-                quantized.pair(&sums);
+                #[cfg(any(target_arch = "x86_64", test))]
+                quantized.pair();
             }
         }
-        Self { x, precision, sums, quantized }
+        Self {
+            x,
+            precision,
+            #[cfg(any(target_arch = "x86_64", test))]
+            octets: octets(&quantized.scales, &sums),
+            sums,
+            quantized,
+        }
     }
 
     /// The values.
@@ -82,31 +96,44 @@ impl<'a> Activation<'a> {
         &self.sums
     }
 
+    /// Scales and sums by octet.
+    #[cfg(any(target_arch = "x86_64", test))]
+    pub(super) fn octets(&self) -> &[Octet] {
+        &self.octets
+    }
+
     /// The 8-bit form; empty for [`Precision::F32`].
     pub(super) fn quantized(&self) -> &Quantized {
         &self.quantized
     }
 }
 
+#[cfg(any(target_arch = "x86_64", test))]
 impl Quantized {
-    /// Fills `paired` and `octets`.
-    fn pair(&mut self, sums: &[f32]) {
+    /// Fills `paired`.
+    fn pair(&mut self) {
         self.paired = vec![0; self.codes.len()];
-        for (pair, codes) in
-            self.paired.as_chunks_mut::<64>().0.iter_mut().zip(self.codes.as_chunks::<64>().0)
-        {
+        let pairs = self.paired.as_chunks_mut::<64>().0.iter_mut().zip(self.codes.as_chunks::<64>().0);
+        for (pair, codes) in pairs {
             for (to, from) in [(0, 0), (16, 32), (32, 16), (48, 48)] {
                 pair[to..to + 16].copy_from_slice(&codes[from..from + 16]);
             }
         }
-        let blocks = self.scales.as_chunks::<8>().0.iter().zip(sums.as_chunks::<16>().0);
-        self.octets = blocks
-            .map(|(scales, sums)| Octet {
-                scales: PAIR_ORDER.map(|g| scales[g]),
-                sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
-            })
-            .collect();
     }
+}
+
+/// Scales (none: 0) and block sums by octet.
+#[cfg(any(target_arch = "x86_64", test))]
+fn octets(scales: &[f32], sums: &[f32]) -> Vec<Octet> {
+    let sums = sums.as_chunks::<16>().0;
+    let scales = scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));
+    sums.iter()
+        .zip(scales)
+        .map(|(sums, scales)| Octet {
+            scales: PAIR_ORDER.map(|g| scales[g]),
+            sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
+        })
+        .collect()
 }
 
 multiversion! {
@@ -159,16 +186,16 @@ mod tests {
         let x: Vec<f32> = (0..70u8).map(|i| f32::from(i) - 35.0).collect();
         let a = Activation::new(&x, Precision::Q8);
         let q = a.quantized();
-        assert_eq!((q.codes.len(), q.scales.len(), q.octets.len()), (256, 8, 1));
+        assert_eq!((q.codes.len(), q.scales.len(), a.octets().len()), (256, 8, 1));
         for (i, x) in x.iter().enumerate() {
             let value = q.scales[i / 32] * f32::from(q.codes[i]);
             assert!((value - x).abs() <= q.scales[i / 32] * 0.501, "{i}: {value} {x}");
         }
         assert!(q.codes[70..].iter().all(|c| *c == 0));
         for (i, &group) in PAIR_ORDER.iter().enumerate() {
-            assert_eq!(q.octets[0].scales[i].to_bits(), q.scales[group].to_bits());
+            assert_eq!(a.octets()[0].scales[i].to_bits(), q.scales[group].to_bits());
             let sum: i32 = q.codes[32 * group..32 * group + 32].iter().map(|c| i32::from(*c)).sum();
-            assert!((q.octets[0].sums[i] - q.scales[group] * sum as f32).abs() < 1e-3);
+            assert!((a.octets()[0].sums[i] - q.scales[group] * sum as f32).abs() < 1e-3);
         }
         assert_eq!(q.paired[16..32], q.codes[32..48]);
         assert_eq!(q.paired[32..48], q.codes[16..32]);

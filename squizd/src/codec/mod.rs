@@ -143,6 +143,7 @@ mod half_float;
 mod int4;
 mod kernels;
 mod lanes;
+mod matmul;
 mod q8;
 mod raw;
 mod sample;
@@ -154,6 +155,7 @@ mod testing;
 mod tests;
 
 pub use activation::{Activation, Precision};
+pub use matmul::matmul;
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] =

@@ -7,7 +7,9 @@ use super::check::{finite_scales, padding, payload, slice};
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::lanes::{exp2i, exponent};
 use super::sample::Sample;
-use super::stream::{checked_geometry, energy, for_row_chunks, geometry, out_of_range, read_finite};
+use super::stream::{
+    checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
+};
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
@@ -263,15 +265,13 @@ impl Codec for Q8 {
     }
 
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, out.len())?.planes;
+        let cols = tensor.matrix.cols;
+        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, out.len(), cols)?.planes;
         if !out.is_empty() {
-            let plane = |p: squizd_spec::Plane| {
-                slice(tensor.data, p.offset + rows.start * p.row_stride, p.offset + rows.end * p.row_stride)
-            };
             decode_rows(
-                plane(codes),
-                plane(scales),
-                tensor.matrix.cols as usize,
+                plane_rows(tensor.data, codes, &rows),
+                plane_rows(tensor.data, scales, &rows),
+                cols as usize,
                 scale_bytes(tensor.params),
                 out,
             );
@@ -305,5 +305,113 @@ impl Codec for Q8 {
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
         super::kernels::q8(tensor, x, rows, y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{MemoryRows, Stored, encode, gaussian, snr_db};
+    use super::*;
+    use crate::simd;
+    use proptest::prelude::*;
+
+    fn stored(rows: u64, cols: u64, values: &[f32]) -> Stored {
+        encode(CODEC, &MemoryRows::f32(rows, cols, values.to_vec()), None).unwrap()
+    }
+
+    #[test]
+    fn gaussian_quality_at_any_magnitude() {
+        let base = gaussian(64 * 256, 1);
+        for (exponent, format) in [(-120, 1), (-60, 1), (-14, 1), (-3, 0), (0, 0), (15, 0), (20, 1), (120, 1)]
+        {
+            let w: Vec<f32> = base.iter().map(|v| v * 2f32.powi(exponent)).collect();
+            let s = stored(64, 256, &w);
+            let measured = snr_db(&w, &s.decode(CODEC));
+            assert!(measured > 45.0, "2^{exponent}: {measured}");
+            assert!((s.stats.snr_db() - measured).abs() < 0.01);
+            assert_eq!(s.params[1], format, "2^{exponent}");
+        }
+        assert_eq!(stored(64, 256, &base).data.len(), 64 * 272);
+    }
+
+    #[test]
+    fn zeros_are_exact_and_extremes_reach_127() {
+        let mut w = vec![0.0; 70];
+        (w[40], w[69]) = (-2.54, 1.0);
+        let s = stored(1, 70, &w);
+        assert_eq!(s.data[40].cast_signed(), -127);
+        let out = s.decode(CODEC);
+        assert!(out[..32].iter().all(|v| v.to_bits() == 0));
+        assert!((out[40] + 2.54).abs() < 2e-3 && (out[69] - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn q8_0_is_taken_over_bit_for_bit() {
+        let mut native = Vec::new();
+        let mut values = Vec::new();
+        for (i, noise) in gaussian(6 * 33, 2).chunks(33).enumerate() {
+            let d = f32_to_f16(noise[0] * 2f32.powi(-2 * i as i32));
+            native.extend(d.to_le_bytes());
+            for v in &noise[1..] {
+                let q = v.to_bits() as i8;
+                native.push(q.cast_unsigned());
+                values.push(f16_to_f32(d) * f32::from(q));
+            }
+        }
+        let rows = MemoryRows::native(3, 64, DType::Q8_0, native.clone(), values.clone());
+        let s = encode(CODEC, &rows, None).unwrap();
+        assert_eq!(s.stats.noise.to_bits(), 0);
+        let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(s.decode(CODEC)), bits(values.clone()));
+        native[3 * BLOCK + 1] = 0x7c;
+        let rows = MemoryRows::native(3, 64, DType::Q8_0, native, values);
+        let message = encode(CODEC, &rows, None).unwrap_err().to_string();
+        assert!(message.contains("row 1, column 32"), "{message}");
+    }
+
+    #[test]
+    fn not_finite_is_named() {
+        let mut w = gaussian(100, 3);
+        w[57] = f32::INFINITY;
+        let error = encode(CODEC, &MemoryRows::f32(10, 10, w), None).unwrap_err();
+        assert!(matches!(error, Error::NotFinite { index: 57, row: 5, col: 7, .. }), "{error}");
+    }
+
+    #[test]
+    fn checks_name_code_and_offset() {
+        // 3 rows of 40: 64 code bytes each, 2 scales each from 256.
+        let base = stored(3, 40, &gaussian(120, 4));
+        let violation = |at: usize, value: u8| {
+            let mut s = base.clone();
+            s.data[at] = value;
+            CODEC.check(&s.view()).map_err(|v| (v.offset, v.code))
+        };
+        assert_eq!(violation(64 + 41, 1), Err((105, "q8-tail-code")));
+        assert_eq!(violation(192, 1), Err((192, "payload-padding")));
+        assert_eq!(violation(256 + 7, 0x7c), Err((262, "q8-scale-not-finite")));
+        let mut s = base.clone();
+        s.data.push(0);
+        assert_eq!(CODEC.check(&s.view()).unwrap_err().code, "payload-length");
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_instructions() {
+        let rows = MemoryRows::f32(500, 777, gaussian(500 * 777, 5));
+        let expected = encode(CODEC, &rows, None).unwrap();
+        for level in simd::Level::supported() {
+            simd::force(level).unwrap();
+            assert!(encode(CODEC, &rows, None).unwrap() == expected, "{level}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_shape_round_trips(rows in 1u64..5, cols in 1u64..200, seed: u64) {
+            let w = gaussian((rows * cols) as usize, seed);
+            let s = stored(rows, cols, &w);
+            prop_assert!(snr_db(&w, &s.decode(CODEC)) > 40.0);
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::stream::{
-    checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, read_finite,
+    checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
@@ -38,7 +38,7 @@ pub(super) const F16: &dyn Codec = &Raw {
     size: 2,
     decode: decode_f16,
     encode: encode_f16,
-    dot: dot_f16,
+    dot: dot_f16_best,
 };
 pub(super) const BF16: &dyn Codec = &Raw {
     id: CodecId::RAW_BF16,
@@ -106,6 +106,10 @@ element!(4, f32::from_le_bytes, f32::to_le_bytes, decode_f32, encode_f32, dot_f3
 element!(2, load_f16, store_f16, decode_f16, encode_f16, dot_f16, d_f16, e_f16, p_f16);
 element!(2, load_bf16, store_bf16, decode_bf16, encode_bf16, dot_bf16, d_bf16, e_bf16, p_bf16);
 element!(1, load_i8, store_i8, decode_i8, encode_i8, dot_i8, d_i8, e_i8, p_i8);
+
+fn dot_f16_best(bytes: &[u8], x: &[f32]) -> f32 {
+    super::kernels::dot_f16(bytes, x).unwrap_or_else(|| dot_f16(bytes, x))
+}
 
 #[inline(always)]
 fn load_f16(b: [u8; 2]) -> f32 {
@@ -230,25 +234,25 @@ impl Codec for Raw {
     }
 
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        let stride = checked_geometry(self.id, tensor, &rows, out.len())?.planes[0].row_stride;
-        let start = usize::try_from(rows.start * stride).unwrap_or(usize::MAX);
-        (self.decode)(tensor.data.get(start..).unwrap_or_default(), out);
+        let plane = checked_geometry(self.id, tensor, &rows, out.len(), tensor.matrix.cols)?.planes[0];
+        (self.decode)(plane_rows(tensor.data, plane, &rows), out);
         Ok(())
     }
 
-    fn check(&self, _: &Encoded<'_>) -> std::result::Result<(), Violation> {
-        Ok(())
+    fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
+        super::check::payload(self.id, tensor).map(|_| ())
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
-        let stride = tensor.matrix.cols as usize * self.size;
-        let start = (rows.start as usize).saturating_mul(stride);
-        let data = tensor.data.get(start..).unwrap_or_default();
-        if x.x().len() as u64 != tensor.matrix.cols || data.len() / stride.max(1) < y.len() {
+        let geometry = checked_geometry(self.id, tensor, &rows, y.len(), 1);
+        let (Ok(geometry), true) = (geometry, x.x().len() as u64 == tensor.matrix.cols && !x.x().is_empty())
+        else {
             y.fill(f32::NAN);
             return;
-        }
-        for (y, row) in y.iter_mut().zip(data.chunks_exact(stride.max(1))) {
+        };
+        let plane = geometry.planes[0];
+        let data = plane_rows(tensor.data, plane, &rows);
+        for (y, row) in y.iter_mut().zip(data.chunks_exact(plane.row_stride as usize)) {
             *y = (self.dot)(row, x.x());
         }
     }

@@ -3,7 +3,7 @@
 use super::{EncodeStats, Encoded, Rows};
 use crate::{Error, Result, simd::multiversion};
 use rayon::prelude::*;
-use squizd_spec::{CodecId, Geometry, Matrix, Params};
+use squizd_spec::{CodecId, Geometry, Matrix, Params, Plane};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -135,13 +135,14 @@ fn energy_lanes(values: &[f32]) -> f64 {
     sum.iter().sum()
 }
 
-/// Checks a stored tensor's length and the rows and output asked for, and
-/// returns its geometry.
+/// Checks a stored tensor's length and the rows and output asked for (`out`
+/// values, `per_row` for each row), and returns its geometry.
 pub(super) fn checked_geometry(
     id: CodecId,
     tensor: &Encoded<'_>,
     rows: &Range<u64>,
     out: usize,
+    per_row: u64,
 ) -> Result<Geometry> {
     let Encoded { name, matrix, params, data } = *tensor;
     let geometry = geometry(id, name, matrix, params)?;
@@ -154,7 +155,7 @@ pub(super) fn checked_geometry(
             geometry.length.max()
         )));
     }
-    let wanted = rows.end.checked_sub(rows.start).and_then(|n| n.checked_mul(matrix.cols));
+    let wanted = rows.end.checked_sub(rows.start).and_then(|n| n.checked_mul(per_row));
     if rows.end > matrix.rows || wanted != Some(out as u64) {
         return Err(Error::invalid(format!(
             "tensor {name}: rows {}..{} of {}x{} asked for into {out} values",
@@ -162,6 +163,12 @@ pub(super) fn checked_geometry(
         )));
     }
     Ok(geometry)
+}
+
+/// Bytes of `rows` in a plane of a payload of checked length.
+pub(super) fn plane_rows<'a>(data: &'a [u8], plane: Plane, rows: &Range<u64>) -> &'a [u8] {
+    let at = |row: u64| (plane.offset + row * plane.row_stride) as usize;
+    data.get(at(rows.start)..at(rows.end)).unwrap_or_default()
 }
 
 /// Geometry of a tensor, its error naming the tensor.

@@ -1,7 +1,7 @@
 //! What holds for every codec.
 
 use super::testing::{MemoryRows, encode, gaussian};
-use super::{Activation, CODECS, Codec, Precision, codec};
+use super::{Activation, CODECS, Codec, Precision, codec, matmul};
 use squizd_spec::{CodecId, DType};
 
 #[test]
@@ -83,9 +83,79 @@ fn matvec_agrees_with_decode() {
 fn mismatched_matvec_sizes_give_nan() {
     for codec in CODECS {
         let stored = encode(*codec, &MemoryRows::for_codec(*codec, 2, 64, vec![1.0; 128]), None).unwrap();
-        let x = [1.0; 63];
-        let mut y = [0.0; 2];
-        codec.matvec(&stored.view(), &Activation::new(&x, Precision::F32), 0..2, &mut y);
-        assert!(y.iter().all(|y| y.is_nan()), "{}", codec.id());
+        let x = [1.0; 64];
+        for (width, rows) in [(63, 0..2), (64, 1..3), (64, 0..1), (64, u64::MAX - 2..u64::MAX)] {
+            let mut y = [0.0; 2];
+            codec.matvec(&stored.view(), &Activation::new(&x[..width], Precision::F32), rows, &mut y);
+            assert!(y.iter().all(|y| y.is_nan()), "{}", codec.id());
+        }
+    }
+}
+
+#[test]
+fn matmul_agrees_with_decode_for_any_number_of_inputs() {
+    for codec in CODECS {
+        for (rows, cols, n) in [(1, 1, 1), (70, 300, 3), (70, 300, 7), (131, 64, 33)] {
+            let w = gaussian((rows * cols) as usize, 9);
+            let x = gaussian(n * cols as usize, 10);
+            let stored = encode(*codec, &MemoryRows::for_codec(*codec, rows, cols, w), None).unwrap();
+            let decoded = stored.decode(*codec);
+            let range = rows / 3..rows;
+            let width = (range.end - range.start) as usize;
+            let mut y = vec![f32::NAN; n * width];
+            matmul(*codec, &stored.view(), &x, n, range.clone(), &mut y).unwrap();
+            for (y, x) in y.chunks(width).zip(x.chunks(cols as usize)) {
+                let expected = reference(&decoded[(range.start * cols) as usize..], x);
+                for (y, e) in y.iter().zip(&expected) {
+                    assert!((f64::from(*y) - e).abs() < 1e-3, "{}: {y} {e}", codec.id());
+                }
+            }
+        }
+        let stored = encode(*codec, &MemoryRows::for_codec(*codec, 2, 8, vec![1.0; 16]), None).unwrap();
+        assert!(matmul(*codec, &stored.view(), &[0.0; 15], 2, 0..2, &mut [0.0; 4]).is_err());
+        assert!(matmul(*codec, &stored.view(), &[0.0; 16], 2, 1..3, &mut [0.0; 4]).is_err());
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error_and_no_byte_panics() {
+    for codec in CODECS {
+        let stored = encode(*codec, &MemoryRows::for_codec(*codec, 3, 37, gaussian(111, 4)), None).unwrap();
+        let mut out = [0.0; 111];
+        for length in 0..stored.data.len() {
+            let mut view = stored.view();
+            view.data = &stored.data[..length];
+            assert!(codec.decode(&view, 0..3, &mut out).is_err(), "{} {length}", codec.id());
+        }
+        for at in 0..stored.data.len() {
+            for bit in 0..8 {
+                let mut changed = stored.clone();
+                changed.data[at] ^= 1 << bit;
+                let _ = codec.check(&changed.view());
+                let _ = codec.decode(&changed.view(), 0..3, &mut out);
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_parameters_are_errors_that_name_the_tensor() {
+    for codec in CODECS {
+        let mut stored = encode(*codec, &MemoryRows::for_codec(*codec, 1, 32, vec![1.0; 32]), None).unwrap();
+        stored.params[31] = 1;
+        let message = codec.decode(&stored.view(), 0..1, &mut [0.0; 32]).unwrap_err().to_string();
+        assert!(message.contains("blk.0.test.weight"), "{message}");
+        assert_eq!(codec.check(&stored.view()).unwrap_err().code, "codec-params", "{}", codec.id());
+    }
+}
+
+#[test]
+fn empty_matrices_encode_to_nothing() {
+    for codec in CODECS {
+        for (rows, cols) in [(0, 32), (3, 0), (0, 0)] {
+            let stored =
+                encode(*codec, &MemoryRows::for_codec(*codec, rows, cols, Vec::new()), None).unwrap();
+            assert!(stored.decode(*codec).is_empty(), "{} {rows}x{cols}", codec.id());
+        }
     }
 }

@@ -1,19 +1,17 @@
 //! Grouped-query attention with a causal mask and an optional sliding window.
 //!
-//! Scores are taken over blocks of [`KEYS`] positions with the running-maximum
+//! Scores are taken over blocks of [`BLOCK`] positions with the running-maximum
 //! softmax of FlashAttention (arXiv 2205.14135): with block maximum m', running
 //! maximum m and m* = max(m, m'), the sums so far are scaled by e^(m - m*) and
 //! the block adds e^(s - m*) v. Memory does not grow with the context, and each
 //! key and value is read once for all queries that share its head.
 
-use super::cache::KvRows;
-use super::lanes::{LANES, V8, exp, mul_add, multiversion, tanh};
-use super::math::dot_rows;
-use half::slice::HalfFloatSliceExt;
+use super::cache::{BLOCK, Element, KvLayer, LayerRows};
+use super::lanes::{LANES, V8, exp, multiversion, tanh};
+use half::f16;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Positions per block.
-const KEYS: usize = 32;
 /// Query rows handled together.
 const ROWS: usize = 16;
 /// Multiply-adds below which threads cost more than they bring.
@@ -43,23 +41,22 @@ impl Heads {
 /// Buffers of one task.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
-    scores: [[f32; KEYS]; ROWS],
+    scores: [[f32; BLOCK]; ROWS],
     max: [f32; ROWS],
     sum: [f32; ROWS],
     acc: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    /// Widened keys, `[dim, BLOCK]`, then widened values, `[BLOCK, dim]`.
+    floats: Vec<f32>,
 }
 
 impl Work {
     pub(super) fn new(head_dim: usize) -> Self {
         Self {
-            scores: [[0.0; KEYS]; ROWS],
+            scores: [[0.0; BLOCK]; ROWS],
             max: [0.0; ROWS],
             sum: [0.0; ROWS],
             acc: vec![0.0; ROWS * head_dim],
-            keys: vec![0.0; KEYS * head_dim],
-            values: vec![0.0; KEYS * head_dim],
+            floats: vec![0.0; BLOCK * head_dim],
         }
     }
 }
@@ -81,36 +78,42 @@ struct Query<'a> {
 
 impl Query<'_> {
     /// Positions that `token` sees.
-    fn visible(&self, token: usize) -> std::ops::Range<usize> {
+    fn visible(&self, token: usize) -> Range<usize> {
         let end = self.first + token + 1;
         self.window.map_or(0, |w| end.saturating_sub(w))..end
     }
 }
 
-/// Attention of `n` queries at positions `first..first + n` over the cache,
-/// which already holds them. `q` and `out` are `[n, heads, dim]`; `work` has one
-/// entry per key/value head.
+/// Attention of queries at positions `first..` over the cache, which already
+/// holds them. `q` and `out` are `[n, heads, dim]`; `work` has one entry per
+/// key/value head.
 pub(super) fn attend(
     heads: &Heads,
     q: &[f32],
     first: usize,
     window: Option<usize>,
-    (k, v): (&KvRows, &KvRows),
+    cached: &KvLayer,
     work: &mut [Work],
     out: &mut [f32],
 ) {
     let stride = heads.queries * heads.dim;
     let n = q.len() / stride;
     let width = heads.group() * heads.dim;
+    let run = |query: &Query<'_>, work: &mut Work, out: &mut [f32]| match cached {
+        KvLayer::F32(rows) => attend_f32(query, rows, work, out),
+        KvLayer::F16(rows) => attend_f16(query, rows, work, out),
+    };
     if n == 1 {
-        let one = |(head, ((q, out), work)): (usize, ((&[f32], &mut [f32]), &mut Work))| {
-            attend_head(&Query { heads, q, stride, tokens: 1, first, window, head }, k, v, work, out);
+        let one = |head: usize, q: &[f32], work: &mut Work, out: &mut [f32]| {
+            run(&Query { heads, q, stride, tokens: 1, first, window, head }, work, out);
         };
         let seen = window.map_or(first + 1, |w| w.min(first + 1));
         if 2 * seen * stride < SERIAL_WORK {
-            q.chunks(width).zip(out.chunks_mut(width)).zip(work).enumerate().for_each(one);
+            let tasks = q.chunks(width).zip(out.chunks_mut(width)).zip(work).enumerate();
+            tasks.for_each(|(head, ((q, out), work))| one(head, q, work, out));
         } else {
-            q.par_chunks(width).zip(out.par_chunks_mut(width)).zip(work).enumerate().for_each(one);
+            let tasks = q.par_chunks(width).zip(out.par_chunks_mut(width)).zip(work).enumerate();
+            tasks.for_each(|(head, ((q, out), work))| one(head, q, work, out));
         }
         return;
     }
@@ -121,24 +124,34 @@ pub(super) fn attend(
             let tokens = q.len() / stride;
             for head in 0..heads.keys {
                 let (q, out) = (&q[head * width..], &mut out[head * width..]);
-                let first = first + i * tile;
-                attend_head(&Query { heads, q, stride, tokens, first, window, head }, k, v, work, out);
+                run(&Query { heads, q, stride, tokens, first: first + i * tile, window, head }, work, out);
             }
         },
     );
 }
 
 multiversion! {
-    /// All queries that share one key/value head; `out` is laid out as `query.q`.
-    fn attend_head(query: &Query<'_>, k: &KvRows, v: &KvRows, work: &mut Work, out: &mut [f32]) =
-        attend_head_body;
+    fn attend_f32(query: &Query<'_>, rows: &LayerRows<f32>, work: &mut Work, out: &mut [f32]) = attend_head_f32;
+}
+multiversion! {
+    fn attend_f16(query: &Query<'_>, rows: &LayerRows<f16>, work: &mut Work, out: &mut [f32]) = attend_head_f16;
 }
 
 #[inline(always)]
-fn attend_head_body<const FMA: bool>(
+fn attend_head_f32<const FMA: bool>(q: &Query<'_>, rows: &LayerRows<f32>, work: &mut Work, out: &mut [f32]) {
+    attend_head::<FMA, f32>(q, rows, work, out);
+}
+
+#[inline(always)]
+fn attend_head_f16<const FMA: bool>(q: &Query<'_>, rows: &LayerRows<f16>, work: &mut Work, out: &mut [f32]) {
+    attend_head::<FMA, f16>(q, rows, work, out);
+}
+
+/// All queries that share one key/value head; `out` is laid out as `query.q`.
+#[inline(always)]
+fn attend_head<const FMA: bool, E: Element>(
     query: &Query<'_>,
-    k: &KvRows,
-    v: &KvRows,
+    cached: &LayerRows<E>,
     work: &mut Work,
     out: &mut [f32],
 ) {
@@ -151,21 +164,34 @@ fn attend_head_body<const FMA: bool>(
         work.max = [f32::NEG_INFINITY; ROWS];
         work.sum = [0.0; ROWS];
         work.acc.fill(0.0);
-        let begin = query.visible(start / group).start;
+        let begin = query.visible(start / group).start / BLOCK;
         let end = query.visible((start + rows - 1) / group).end;
-        for block in (begin..end).step_by(KEYS) {
-            let n = KEYS.min(end - block);
-            let (keys, stride) = block_rows(k, query, block, n, &mut work.keys);
-            let row = |i: usize| &query.q[at(start + i)..][..dim];
-            let key = |j: usize| &keys[j * stride..][..dim];
-            dot_rows::<FMA>(rows, row, n, key, work.scores.as_flattened_mut(), KEYS);
+        for block in begin..end.div_ceil(BLOCK) {
+            let first = block * BLOCK;
+            let n = BLOCK.min(end - first);
+            let keys = cached.keys(query.head, block);
+            E::widen(keys, &mut work.floats);
+            let keys = E::view(keys, &work.floats);
+            work.scores = [[0.0; BLOCK]; ROWS];
+            for_groups(rows, |i, m| {
+                let row = |r: usize| &query.q[at(start + i + r)..][..dim];
+                let line = |d: usize| &keys[d * BLOCK..][..BLOCK];
+                combine::<FMA>(m, row, line, (dim, BLOCK), &mut work.scores.as_flattened_mut()[i * BLOCK..]);
+            });
             for i in 0..rows {
                 let visible = query.visible((start + i) / group);
-                let seen = visible.start.max(block) - block..visible.end.min(block + n).max(block) - block;
+                let seen = visible.start.max(first) - first..visible.end.clamp(first, first + n) - first;
                 update_row::<FMA>(query.heads, i, seen, work);
             }
-            let (values, stride) = block_rows(v, query, block, n, &mut work.values);
-            accumulate::<FMA>(&work.scores[..rows], values, stride, (n, dim), &mut work.acc);
+            for (j, buffer) in work.floats.chunks_exact_mut(dim).enumerate().take(n) {
+                E::widen(cached.value(query.head, first + j), buffer);
+            }
+            for_groups(rows, |i, m| {
+                let row = |r: usize| &work.scores[i + r][..n];
+                let line =
+                    |j: usize| E::view(cached.value(query.head, first + j), &work.floats[j * dim..][..dim]);
+                combine::<FMA>(m, row, line, (n, dim), &mut work.acc[i * dim..]);
+            });
         }
         for i in 0..rows {
             let inverse = 1.0 / work.sum[i];
@@ -177,25 +203,79 @@ fn attend_head_body<const FMA: bool>(
     }
 }
 
-/// Rows `block..block + n` of one head as floats, with their stride.
+/// Calls `f(first, count)` for groups of one to three of `rows` rows.
 #[inline(always)]
-fn block_rows<'a>(
-    rows: &'a KvRows,
-    query: &Query<'_>,
-    block: usize,
+fn for_groups(rows: usize, mut f: impl FnMut(usize, usize)) {
+    let mut i = 0;
+    while i < rows {
+        let m = if rows - i == 4 { 2 } else { (rows - i).min(3) };
+        f(i, m);
+        i += m;
+    }
+}
+
+/// `out[r][..width] += sum_j row(r)[j] * line(j)[..width]` for `m <= 3` rows and
+/// `n` lines: scores from queries and transposed keys, results from weights and
+/// values.
+#[inline(always)]
+fn combine<'a, const FMA: bool>(
+    m: usize,
+    row: impl Fn(usize) -> &'a [f32],
+    line: impl Fn(usize) -> &'a [f32],
+    (n, width): (usize, usize),
+    out: &mut [f32],
+) {
+    match m {
+        1 => combine_rows::<FMA, 1>([row(0)], line, (n, width), out),
+        2 => combine_rows::<FMA, 2>([row(0), row(1)], line, (n, width), out),
+        _ => combine_rows::<FMA, 3>([row(0), row(1), row(2)], line, (n, width), out),
+    }
+}
+
+#[inline(always)]
+fn combine_rows<'a, const FMA: bool, const M: usize>(
+    rows: [&[f32]; M],
+    line: impl Fn(usize) -> &'a [f32],
+    (n, width): (usize, usize),
+    out: &mut [f32],
+) {
+    const WIDE: usize = 4;
+    let mut at = 0;
+    while at + WIDE * LANES <= width {
+        combine_columns::<FMA, M, WIDE>(rows, &line, n, at..at + WIDE * LANES, out, width);
+        at += WIDE * LANES;
+    }
+    while at < width {
+        let end = width.min(at + LANES);
+        combine_columns::<FMA, M, 1>(rows, &line, n, at..end, out, width);
+        at = end;
+    }
+}
+
+#[inline(always)]
+fn combine_columns<'a, const FMA: bool, const M: usize, const C: usize>(
+    rows: [&[f32]; M],
+    line: &impl Fn(usize) -> &'a [f32],
     n: usize,
-    buffer: &'a mut [f32],
-) -> (&'a [f32], usize) {
-    let dim = query.heads.dim;
-    let stride = query.heads.keys * dim;
-    let start = block * stride + query.head * dim;
-    match rows {
-        KvRows::F32(rows) => (&rows[start..], stride),
-        KvRows::F16(rows) => {
-            for (i, target) in buffer.chunks_exact_mut(dim).take(n).enumerate() {
-                rows[start + i * stride..][..dim].convert_to_f32_slice(target);
+    columns: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let rows = rows.map(|row| &row[..n]);
+    let mut sums = [[V8::ZERO; C]; M];
+    for j in 0..n {
+        let line = &line(j)[columns.clone()];
+        for c in 0..C {
+            let values = V8::load(&line[c * LANES..]);
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                sums[c] = sums[c].add_product::<FMA>(V8::splat(row[j]), values);
             }
-            (buffer, dim)
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let target = &mut out[r * stride..][columns.clone()];
+        for (target, sum) in target.iter_mut().zip(sums.iter().flat_map(|v| v.0)) {
+            *target += sum;
         }
     }
 }
@@ -203,30 +283,32 @@ fn block_rows<'a>(
 /// Turns the scores of row `i` into weights relative to the new running
 /// maximum, and rescales what the row has accumulated.
 #[inline(always)]
-fn update_row<const FMA: bool>(heads: &Heads, i: usize, seen: std::ops::Range<usize>, work: &mut Work) {
+fn update_row<const FMA: bool>(heads: &Heads, i: usize, seen: Range<usize>, work: &mut Work) {
     let scores = &mut work.scores[i];
-    for (j, s) in scores.iter_mut().enumerate() {
-        let scaled = *s * heads.scale;
-        let capped = heads.softcap.map_or(scaled, |cap| cap * tanh::<FMA>(scaled / cap));
-        *s = if seen.contains(&j) { capped } else { f32::NEG_INFINITY };
+    if let Some(cap) = heads.softcap {
+        for s in scores.iter_mut() {
+            *s = cap * tanh::<FMA>(*s * heads.scale / cap);
+        }
+    } else {
+        for s in scores.iter_mut() {
+            *s *= heads.scale;
+        }
     }
-    let block_max = scores
-        .as_chunks::<LANES>()
-        .0
-        .iter()
-        .fold(V8::splat(f32::NEG_INFINITY), |m, s| m.zip(V8(*s), f32::max))
-        .max();
+    let (start, end) = (seen.start as u32, seen.end as u32);
+    for (s, j) in scores.iter_mut().zip(0u32..) {
+        *s = if j >= start && j < end { *s } else { f32::NEG_INFINITY };
+    }
+    let lanes = scores.as_chunks::<LANES>().0.iter();
+    let block_max = lanes.fold(V8::splat(f32::NEG_INFINITY), |m, s| m.zip(V8(*s), f32::max)).max();
     if block_max == f32::NEG_INFINITY {
         scores.fill(0.0);
         return;
     }
     let max = work.max[i].max(block_max);
-    let mut sum = V8::ZERO;
-    for s in scores.as_chunks_mut::<LANES>().0 {
-        let weights = V8(*s).map(|x| exp::<FMA>(x - max));
-        sum = sum.zip(weights, |a, b| a + b);
-        *s = weights.0;
+    for s in scores.iter_mut() {
+        *s = exp::<FMA>(*s - max);
     }
+    let sum = scores.as_chunks::<LANES>().0.iter().fold(V8::ZERO, |a, s| a.zip(V8(*s), |a, b| a + b)).sum();
     if max > work.max[i] {
         let factor = exp::<FMA>(work.max[i] - max);
         work.sum[i] *= factor;
@@ -236,67 +318,7 @@ fn update_row<const FMA: bool>(heads: &Heads, i: usize, seen: std::ops::Range<us
         }
         work.max[i] = max;
     }
-    work.sum[i] += sum.sum();
-}
-
-/// `acc[i] += sum_j weights[i][j] * values[j]` for `n` values of `dim` numbers.
-#[inline(always)]
-fn accumulate<const FMA: bool>(
-    weights: &[[f32; KEYS]],
-    values: &[f32],
-    stride: usize,
-    (n, dim): (usize, usize),
-    acc: &mut [f32],
-) {
-    let mut groups = weights.chunks_exact(4);
-    let mut rows = acc.chunks_mut(dim);
-    for group in &mut groups {
-        let group: [_; 4] = std::array::from_fn(|i| &group[i]);
-        let targets: [_; 4] = std::array::from_fn(|_| rows.next().unwrap_or_default());
-        accumulate_rows::<FMA, 4>(group, values, stride, n, targets);
-    }
-    for row in groups.remainder() {
-        accumulate_rows::<FMA, 1>([row], values, stride, n, [rows.next().unwrap_or_default()]);
-    }
-}
-
-#[inline(always)]
-fn accumulate_rows<const FMA: bool, const M: usize>(
-    weights: [&[f32; KEYS]; M],
-    values: &[f32],
-    stride: usize,
-    n: usize,
-    mut acc: [&mut [f32]; M],
-) {
-    const COLUMNS: usize = 2;
-    let dim = acc[0].len();
-    let whole = dim - dim % (COLUMNS * LANES);
-    for at in (0..whole).step_by(COLUMNS * LANES) {
-        let mut sums: [[V8; COLUMNS]; M] =
-            std::array::from_fn(|i| std::array::from_fn(|c| V8::load(&acc[i][at + c * LANES..])));
-        for j in 0..n {
-            let row = &values[j * stride + at..][..COLUMNS * LANES];
-            let v: [V8; COLUMNS] = std::array::from_fn(|c| V8::load(&row[c * LANES..]));
-            for (sums, weights) in sums.iter_mut().zip(weights) {
-                let w = V8::splat(weights[j]);
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum = sum.add_product::<FMA>(w, v);
-                }
-            }
-        }
-        for (target, sums) in acc.iter_mut().zip(sums) {
-            for (target, sum) in target[at..].chunks_exact_mut(LANES).zip(sums) {
-                target.copy_from_slice(&sum.0);
-            }
-        }
-    }
-    for (target, weights) in acc.iter_mut().zip(weights) {
-        for (c, target) in target.iter_mut().enumerate().skip(whole) {
-            for (j, w) in weights.iter().enumerate().take(n) {
-                *target = mul_add::<FMA>(*w, values[j * stride + c], *target);
-            }
-        }
-    }
+    work.sum[i] += sum;
 }
 
 #[cfg(test)]
@@ -353,7 +375,7 @@ mod tests {
                     let q = wave(n * queries * dim, 0.53);
                     let want = reference(&heads, &q, past, window, &k, &v);
                     for (kind, bound) in [(KvType::F32, 2e-6), (KvType::F16, 5e-3)] {
-                        let mut cache = KvCache::new(kind, 1, kv, past + n).unwrap();
+                        let mut cache = KvCache::new(kind, 1, keys, dim, past + n).unwrap();
                         cache.append(0, &k, &v);
                         let mut work = vec![Work::new(dim); keys];
                         let mut out = vec![f32::NAN; q.len()];

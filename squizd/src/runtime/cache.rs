@@ -1,7 +1,14 @@
 //! Keys and values of past positions.
+//!
+//! Keys lie in blocks of [`BLOCK`] positions with the position innermost,
+//! `[block, head, dim, BLOCK]`, so that one query is multiplied with a whole
+//! block without summing across lanes; values lie `[position, head, dim]`.
 
 use crate::{Error, Result};
-use half::{f16, slice::HalfFloatSliceExt};
+use half::f16;
+
+/// Positions per key block.
+pub(super) const BLOCK: usize = 32;
 
 /// Element type of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,100 +16,194 @@ pub enum KvType {
     /// 32-bit floats: exact.
     #[default]
     F32,
-    /// 16-bit floats: half the memory and traffic, 11 bits of precision.
+    /// 16-bit floats: half the memory and traffic, 11 bits of precision,
+    /// values beyond the largest finite one (65,504) held there.
     F16,
 }
 
-/// One layer's keys or values, `[position, kv_heads * head_dim]`.
-#[derive(Debug)]
-pub(super) enum KvRows {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
+/// An element of the cache.
+pub(super) trait Element: Copy + Default + Send + Sync {
+    /// Nearest stored value.
+    fn store(x: f32) -> Self;
+
+    /// Writes the values to `buffer` as floats, unless they are floats.
+    fn widen(values: &[Self], buffer: &mut [f32]);
+
+    /// The values as floats: `values` themselves, or `buffer` that holds them.
+    fn view<'a>(values: &'a [Self], buffer: &'a [f32]) -> &'a [f32];
 }
 
-impl KvRows {
-    fn reserve(kind: KvType, values: usize) -> std::result::Result<Self, std::collections::TryReserveError> {
-        Ok(match kind {
-            KvType::F32 => {
-                let mut rows = Vec::new();
-                rows.try_reserve_exact(values)?;
-                Self::F32(rows)
-            }
-            KvType::F16 => {
-                let mut rows = Vec::new();
-                rows.try_reserve_exact(values)?;
-                Self::F16(rows)
-            }
-        })
+impl Element for f32 {
+    #[inline(always)]
+    fn store(x: f32) -> Self {
+        x
     }
 
-    fn extend(&mut self, values: &[f32]) {
-        match self {
-            Self::F32(rows) => rows.extend_from_slice(values),
-            Self::F16(rows) => {
-                let start = rows.len();
-                rows.resize(start + values.len(), f16::ZERO);
-                if let Some(tail) = rows.get_mut(start..) {
-                    tail.convert_from_f32_slice(values);
-                }
+    #[inline(always)]
+    fn widen(_: &[Self], _: &mut [f32]) {}
+
+    #[inline(always)]
+    fn view<'a>(values: &'a [Self], _: &'a [f32]) -> &'a [f32] {
+        values
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn store(x: f32) -> Self {
+        Self::from_f32(x.clamp(-65_504.0, 65_504.0))
+    }
+
+    /// Exponent and mantissa moved into place are the value times 2^-112, for
+    /// subnormal numbers too: one multiplication undoes it. (Infinities and
+    /// NaN would read as large numbers; the cache holds no infinities, and a
+    /// NaN shows in the logits of its own position.)
+    #[inline(always)]
+    fn widen(values: &[Self], buffer: &mut [f32]) {
+        let factor = f32::from_bits(0x7780_0000);
+        for (y, x) in buffer.iter_mut().zip(values) {
+            let bits = u32::from(x.to_bits());
+            let magnitude = f32::from_bits((bits & 0x7fff) << 13) * factor;
+            *y = f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16);
+        }
+    }
+
+    #[inline(always)]
+    fn view<'a>(_: &'a [Self], buffer: &'a [f32]) -> &'a [f32] {
+        buffer
+    }
+}
+
+/// Keys and values of one layer.
+#[derive(Debug)]
+pub(super) struct LayerRows<E> {
+    keys: Vec<E>,
+    values: Vec<E>,
+    heads: usize,
+    dim: usize,
+}
+
+impl<E: Element> LayerRows<E> {
+    fn reserve(heads: usize, dim: usize, capacity: usize) -> Option<Self> {
+        let values = capacity.checked_mul(heads)?.checked_mul(dim)?;
+        let blocks = capacity.checked_next_multiple_of(BLOCK)?.checked_mul(heads)?.checked_mul(dim)?;
+        let mut rows = Self { keys: Vec::new(), values: Vec::new(), heads, dim };
+        rows.keys.try_reserve_exact(blocks).ok()?;
+        rows.values.try_reserve_exact(values).ok()?;
+        Some(rows)
+    }
+
+    fn append(&mut self, k: &[f32], v: &[f32]) {
+        let width = self.heads * self.dim;
+        let first = self.values.len() / width;
+        self.values.extend(v.iter().map(|v| E::store(*v)));
+        let blocks = (first + k.len() / width).div_ceil(BLOCK);
+        self.keys.resize(blocks * BLOCK * width, E::default());
+        for (i, row) in k.chunks_exact(width).enumerate() {
+            let (block, lane) = ((first + i) / BLOCK, (first + i) % BLOCK);
+            let block = &mut self.keys[block * BLOCK * width..][..BLOCK * width];
+            for (slot, k) in block.iter_mut().skip(lane).step_by(BLOCK).zip(row) {
+                *slot = E::store(*k);
             }
         }
     }
 
-    fn truncate(&mut self, values: usize) {
-        match self {
-            Self::F32(rows) => rows.truncate(values),
-            Self::F16(rows) => rows.truncate(values),
-        }
+    fn truncate(&mut self, length: usize) {
+        let width = self.heads * self.dim;
+        self.values.truncate(length.saturating_mul(width));
+        self.keys.truncate(length.div_ceil(BLOCK).saturating_mul(BLOCK * width));
     }
+
+    /// Keys of a head in a block, `[dim, BLOCK]`; those past the end of the
+    /// sequence are arbitrary finite numbers.
+    #[inline(always)]
+    pub(super) fn keys(&self, head: usize, block: usize) -> &[E] {
+        let size = BLOCK * self.dim;
+        &self.keys[(block * self.heads + head) * size..][..size]
+    }
+
+    /// Values of a head at a position.
+    #[inline(always)]
+    pub(super) fn value(&self, head: usize, position: usize) -> &[E] {
+        &self.values[(position * self.heads + head) * self.dim..][..self.dim]
+    }
+}
+
+/// One layer of the cache.
+#[derive(Debug)]
+pub(super) enum KvLayer {
+    F32(LayerRows<f32>),
+    F16(LayerRows<f16>),
 }
 
 /// The cache of one sequence.
 #[derive(Debug)]
 pub(super) struct KvCache {
-    layers: Vec<(KvRows, KvRows)>,
-    width: usize,
+    layers: Vec<KvLayer>,
 }
 
 impl KvCache {
     /// Reserves address space for `capacity` positions of `layers` layers with
-    /// `width` values each; the memory becomes resident as it is filled.
-    pub(super) fn new(kind: KvType, layers: usize, width: usize, capacity: usize) -> Result<Self> {
-        let values = capacity.checked_mul(width).filter(|v| v.checked_mul(layers * 8).is_some());
-        let reserve = || {
-            let values = values?;
-            (0..layers)
-                .map(|_| Some((KvRows::reserve(kind, values).ok()?, KvRows::reserve(kind, values).ok()?)))
-                .collect()
+    /// `heads` key/value heads of `dim`; the memory becomes resident as it is
+    /// filled.
+    pub(super) fn new(
+        kind: KvType,
+        layers: usize,
+        heads: usize,
+        dim: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        let layer = |_| match kind {
+            KvType::F32 => LayerRows::reserve(heads, dim, capacity).map(KvLayer::F32),
+            KvType::F16 => LayerRows::reserve(heads, dim, capacity).map(KvLayer::F16),
         };
-        let layers: Option<Vec<_>> = reserve();
+        let layers: Option<Vec<_>> = (0..layers).map(layer).collect();
         match layers {
-            Some(layers) => Ok(Self { layers, width }),
+            Some(layers) => Ok(Self { layers }),
             None => Err(Error::invalid(format!(
                 "no memory for a key/value cache of {capacity} positions; use a smaller --ctx-size"
             ))),
         }
     }
 
-    /// Appends the keys and values of new positions.
+    /// Appends the keys and values of new positions, `[n, heads, dim]` each.
     pub(super) fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) {
-        if let Some((keys, values)) = self.layers.get_mut(layer) {
-            keys.extend(k);
-            values.extend(v);
+        match self.layers.get_mut(layer) {
+            Some(KvLayer::F32(rows)) => rows.append(k, v),
+            Some(KvLayer::F16(rows)) => rows.append(k, v),
+            None => {}
         }
     }
 
     /// Forgets every position from `length` on.
     pub(super) fn truncate(&mut self, length: usize) {
-        let values = length.saturating_mul(self.width);
-        for (k, v) in &mut self.layers {
-            k.truncate(values);
-            v.truncate(values);
+        for layer in &mut self.layers {
+            match layer {
+                KvLayer::F32(rows) => rows.truncate(length),
+                KvLayer::F16(rows) => rows.truncate(length),
+            }
         }
     }
 
     /// Keys and values of a layer.
-    pub(super) fn layer(&self, layer: usize) -> Option<(&KvRows, &KvRows)> {
-        self.layers.get(layer).map(|(k, v)| (k, v))
+    pub(super) fn layer(&self, layer: usize) -> Option<&KvLayer> {
+        self.layers.get(layer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_half_widens_exactly() {
+        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|h| h.is_finite()).collect();
+        let mut buffer = vec![0.0; all.len()];
+        f16::widen(&all, &mut buffer);
+        for (h, x) in all.iter().zip(&buffer) {
+            assert_eq!(x.to_bits(), h.to_f32().to_bits(), "{h}");
+        }
+        assert_eq!(f16::store(1e9).to_bits(), f16::MAX.to_bits());
+        assert_eq!(f16::store(-1e9).to_bits(), f16::MIN.to_bits());
     }
 }

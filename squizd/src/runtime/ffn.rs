@@ -141,7 +141,9 @@ impl Experts<'_> {
             let chosen = &mut routes[start..];
             let sum: f32 = chosen.iter().map(|r| r.2).sum();
             let factor = if self.normalize { self.scale / sum } else { self.scale };
-            chosen.iter_mut().for_each(|r| r.2 *= factor);
+            for route in chosen {
+                route.2 *= factor;
+            }
         }
         routes.sort_unstable_by_key(|r| (r.0, r.1));
         Ok(())

@@ -58,7 +58,7 @@ impl Session<'_, '_> {
     fn layer(&mut self, index: usize, layer: &Layer<'_>, n: usize) -> Result<()> {
         let model = self.model;
         let eps = model.norm_eps;
-        let precision = self.options.precision;
+        let precision = self.precision;
         let Buffers { x, normed, q, k, v, attended, block, angles, ffn, work, .. } = &mut self.buffers;
         let hidden = model.hidden();
         let (query, key) = (model.query_width(), model.key_width());
@@ -110,10 +110,10 @@ impl Session<'_, '_> {
     /// Logits of the given rows of the batch just run.
     pub(super) fn compute_logits(&mut self, rows: Range<usize>) -> Result<()> {
         let model = self.model;
-        let precision = self.options.precision;
         let Buffers { x, normed, logits, ffn, .. } = &mut self.buffers;
         let (hidden, vocab) = (model.hidden(), model.vocab_size());
         let n = rows.len();
+        let precision = self.precision;
         resize(normed, n * hidden);
         resize(logits, n * vocab);
         in_pool(|| {

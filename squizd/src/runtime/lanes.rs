@@ -29,21 +29,14 @@ impl V8 {
     /// The first eight values of `x`; zero where `x` is shorter.
     #[inline(always)]
     pub(super) fn load(x: &[f32]) -> Self {
-        match x.first_chunk::<LANES>() {
-            Some(lanes) => Self(*lanes),
-            None => {
-                let mut lanes = [0.0; LANES];
-                for (lane, value) in lanes.iter_mut().zip(x) {
-                    *lane = *value;
-                }
-                Self(lanes)
-            }
+        if let Some(lanes) = x.first_chunk::<LANES>() {
+            return Self(*lanes);
         }
-    }
-
-    #[inline(always)]
-    pub(super) fn map(self, f: impl Fn(f32) -> f32) -> Self {
-        Self(self.0.map(f))
+        let mut lanes = [0.0; LANES];
+        for (lane, value) in lanes.iter_mut().zip(x) {
+            *lane = *value;
+        }
+        Self(lanes)
     }
 
     #[inline(always)]
@@ -128,7 +121,7 @@ pub(super) fn tanh<const FMA: bool>(x: f32) -> f32 {
 /// Declares `fn name(args)` that runs `body::<FMA>(args)` compiled for the best
 /// instruction set of this CPU. `body` must be `#[inline(always)]`.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
         $(#[$meta])*
         #[allow(unsafe_code, clippy::too_many_arguments, reason = "dispatch")]
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
@@ -136,24 +129,22 @@ macro_rules! multiversion {
             {
                 #[target_feature(enable = "avx2,fma")]
                 fn wide($($arg: $ty),*) $(-> $ret)? {
-                    use $body as body;
-                    body::<true>($($arg),*)
+                    $body::<true>($($arg),*)
                 }
-                use $crate::simd::Level;
-                if matches!($crate::simd::level(), Level::Avx2 | Level::Avx512) {
+                if matches!($crate::simd::level(), $crate::simd::Level::Avx2 | $crate::simd::Level::Avx512) {
                     // SAFETY: `level` is one this CPU supports, and both of
                     // these have AVX2 and FMA.
                     return unsafe { wide($($arg),*) };
                 }
             }
-            use $body as body;
-            body::<{ $crate::runtime::lanes::BASELINE_FMA }>($($arg),*)
+            $body::<{ $crate::runtime::lanes::BASELINE_FMA }>($($arg),*)
         }
     };
 }
 pub(super) use multiversion;
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "these results are exact")]
 mod tests {
     use super::*;
 

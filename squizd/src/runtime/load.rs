@@ -12,6 +12,7 @@ use squizd_spec::{Matrix, Part, Role, SquizdRef, canonical_name};
 use std::collections::HashSet;
 
 /// What distinguishes the families beyond what [`ModelConfig`] states.
+#[allow(clippy::struct_excessive_bools, reason = "independent properties of a family")]
 struct Family {
     name: &'static str,
     /// Query, key and value projections have a bias.
@@ -81,10 +82,9 @@ impl<'w> Model<'w> {
         let layers =
             (0..config.num_layers).map(|layer| tensors.layer(layer, family)).collect::<Result<Vec<_>>>()?;
         let output_norm = tensors.vector(Role::OUTPUT_NORM, None, Part::WEIGHT, hidden)?;
-        let output = match config.tie_embeddings {
-            true => None,
-            false => Some(tensors.linear(Role::OUTPUT, None, &[vocab, hidden], Bias::Optional)?),
-        };
+        let output = (!config.tie_embeddings)
+            .then(|| tensors.linear(Role::OUTPUT, None, &[vocab, hidden], Bias::Optional))
+            .transpose()?;
         tensors.refuse_unused(family)?;
         let dim = config.head_dim as usize;
         let scale = config.attn_scale.unwrap_or_else(|| f64::from(config.head_dim).powf(-0.5));
@@ -129,7 +129,7 @@ fn check_config(config: &ModelConfig, family: &Family) -> Result<()> {
     if config.head_dim > MAX_HEAD_DIM {
         return invalid("head_dim", &config.head_dim, "at most 1024");
     }
-    if config.num_heads % config.num_kv_heads != 0 {
+    if !config.num_heads.is_multiple_of(config.num_kv_heads) {
         return invalid(
             "num_heads",
             &config.num_heads,
@@ -229,20 +229,13 @@ impl<'w> Resolver<'_, 'w> {
         let q = u64::from(config.num_heads) * dim;
         let kv = u64::from(config.num_kv_heads) * dim;
         let bias = if family.qkv_bias { Bias::Required } else { Bias::Optional };
-        let (attn_post_norm, ffn_post_norm) = match family.gemma {
-            true => (
-                Some(self.vector(Role::ATTN_POST_NORM, at, Part::WEIGHT, hidden)?),
-                Some(self.vector(Role::FFN_POST_NORM, at, Part::WEIGHT, hidden)?),
-            ),
-            false => (None, None),
+        let norm_if = |this: &mut Self, needed: bool, role: Role, length: u64| {
+            needed.then(|| this.vector(role, at, Part::WEIGHT, length)).transpose()
         };
-        let qk_norm = match family.qk_norm {
-            true => Some((
-                self.vector(Role::ATTN_Q_NORM, at, Part::WEIGHT, dim)?,
-                self.vector(Role::ATTN_K_NORM, at, Part::WEIGHT, dim)?,
-            )),
-            false => None,
-        };
+        let attn_post_norm = norm_if(self, family.gemma, Role::ATTN_POST_NORM, hidden)?;
+        let ffn_post_norm = norm_if(self, family.gemma, Role::FFN_POST_NORM, hidden)?;
+        let q_norm = norm_if(self, family.qk_norm, Role::ATTN_Q_NORM, dim)?;
+        let k_norm = norm_if(self, family.qk_norm, Role::ATTN_K_NORM, dim)?;
         let index = usize::from(layer);
         let local = config.is_local(index);
         Ok(Layer {
@@ -251,7 +244,7 @@ impl<'w> Resolver<'_, 'w> {
             k: self.linear(Role::ATTN_K, at, &[kv, hidden], bias)?,
             v: self.linear(Role::ATTN_V, at, &[kv, hidden], bias)?,
             attn_output: self.linear(Role::ATTN_OUTPUT, at, &[hidden, q], Bias::Optional)?,
-            qk_norm,
+            qk_norm: q_norm.zip(k_norm),
             attn_post_norm,
             ffn_norm: self.vector(Role::FFN_NORM, at, Part::WEIGHT, hidden)?,
             ffn: self.ffn(layer, hidden)?,
@@ -362,9 +355,10 @@ impl<'w> Resolver<'_, 'w> {
                     }
                     if let Some(stored) = self.weights.get(role, layer, part) {
                         let tied = role == Role::OUTPUT && self.config.tie_embeddings;
-                        let why = match tied {
-                            true => "but the model config says that the head is the embedding".to_owned(),
-                            false => format!("but family {} has no use for it", family.name),
+                        let why = if tied {
+                            "but the model config says that the head is the embedding".to_owned()
+                        } else {
+                            format!("but family {} has no use for it", family.name)
                         };
                         return Err(Error::unsupported(format!(
                             "tensor {} is in the file, {why}: the model is not run without it",

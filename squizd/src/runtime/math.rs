@@ -6,7 +6,7 @@ use crate::model::Activation;
 /// `C[i][j] = a_i . b_j` for `MR x NR` rows of `k` values at once: every loaded
 /// vector is used `MR` or `NR` times, and the accumulators stay in registers.
 #[inline(always)]
-pub(super) fn dot_block<const FMA: bool, const MR: usize, const NR: usize>(
+fn dot_block<const FMA: bool, const MR: usize, const NR: usize>(
     a: [&[f32]; MR],
     b: [&[f32]; NR],
 ) -> [[f32; NR]; MR] {
@@ -41,7 +41,7 @@ pub(super) fn dot_block<const FMA: bool, const MR: usize, const NR: usize>(
 /// `c[i * stride + j] = row(i) . col(j)` for `m` rows and `n` columns, all of
 /// one length.
 #[inline(always)]
-pub(super) fn dot_rows<'a, const FMA: bool>(
+fn dot_rows<'a, const FMA: bool>(
     m: usize,
     row: impl Fn(usize) -> &'a [f32],
     n: usize,

@@ -16,6 +16,8 @@
 
 mod attention;
 mod cache;
+#[cfg(test)]
+mod family_tests;
 mod ffn;
 mod forward;
 mod generate;

@@ -46,7 +46,7 @@ impl Rope {
         if !(theta.is_finite() && theta > 1.0) {
             return invalid("theta", theta.to_string(), "finite and above 1");
         }
-        if rope.dim == 0 || rope.dim % 2 != 0 || rope.dim > config.head_dim {
+        if rope.dim == 0 || !rope.dim.is_multiple_of(2) || rope.dim > config.head_dim {
             return invalid("dim", rope.dim.to_string(), "even, positive and at most head_dim");
         }
         let half = rope.dim as usize / 2;
@@ -228,7 +228,7 @@ impl Rope {
         }
         let (low, high) = (low.max(0.0), high.min(dim - 1.0));
         // Equal bounds: a step, written as a very steep ramp.
-        (low, if low == high { high + 0.001 } else { high })
+        (low, if (high - low).abs() > 0.0 { high } else { high + 0.001 })
     }
 }
 

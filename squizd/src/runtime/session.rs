@@ -16,7 +16,8 @@ pub struct SessionOptions {
     pub context: usize,
     /// Element type of the key/value cache.
     pub kv: KvType,
-    /// How matvec kernels read their input; batches always compute in `f32`.
+    /// How the products of one-token steps read their input; prompts of several
+    /// tokens, their logits included, are computed in `f32`.
     pub precision: Precision,
     /// Tokens of a prompt processed together.
     pub batch: usize,
@@ -30,11 +31,13 @@ impl Default for SessionOptions {
 }
 
 /// A sequence of tokens, its cached keys and values, and the buffers of the
-/// forward pass. Decoding allocates nothing once the first token is through.
+/// forward pass, which only grow.
 #[derive(Debug)]
 pub struct Session<'m, 'w> {
     pub(super) model: &'m Model<'w>,
     pub(super) options: SessionOptions,
+    /// Precision of the tokens being processed.
+    pub(super) precision: Precision,
     pub(super) tokens: Vec<u32>,
     pub(super) cache: KvCache,
     /// Frequencies of global and local layers.
@@ -81,11 +84,13 @@ impl<'m, 'w> Session<'m, 'w> {
                 options.context, options.batch
             )));
         }
-        let cache = KvCache::new(options.kv, model.layers.len(), model.key_width(), options.context)?;
+        let cache =
+            KvCache::new(options.kv, model.layers.len(), model.heads.keys, model.heads.dim, options.context)?;
         let frequencies = [0, 1].map(|i| model.ropes[i].frequencies(1));
         let work = vec![Work::new(model.heads.dim); model.heads.keys];
         let buffers = Buffers { work, ..Buffers::default() };
-        Ok(Self { model, options, tokens: Vec::new(), cache, frequencies, buffers })
+        let precision = options.precision;
+        Ok(Self { model, options, precision, tokens: Vec::new(), cache, frequencies, buffers })
     }
 
     /// The model.
@@ -151,6 +156,8 @@ impl<'m, 'w> Session<'m, 'w> {
         } else {
             (Cow::Borrowed(tokens), 0)
         };
+        // A prompt is exact to its end: its last logits decide the answer.
+        self.precision = if input.len() > 1 { Precision::F32 } else { self.options.precision };
         let last = input.len().saturating_sub(1);
         let mut done = 0;
         for batch in input.chunks(self.options.batch) {

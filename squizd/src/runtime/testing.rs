@@ -1,30 +1,105 @@
-//! Test models: Hugging Face checkpoints held in memory as raw tensors.
+//! Test models: checkpoints held in memory.
 
 use super::weights::{Stored, Weights};
+use crate::codec::{self, EncodeOptions, Encoded, PayloadSink, Rows};
 use crate::model::ModelConfig;
 use safetensors::{Dtype, SafeTensors};
-use squizd_spec::{CodecId, Params, Part, Role};
+use squizd_spec::{CodecId, DType, Matrix, Params, Part, Role};
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-pub(crate) const NO_PARAMS: Params = [0; 32];
+use std::sync::Mutex;
 
 type Key = (Role, Option<u16>, Part);
+
+/// A stored tensor that owns its bytes.
+#[derive(Clone)]
+pub(crate) struct MemoryTensor {
+    name: String,
+    dims: Vec<u64>,
+    pub(crate) codec: CodecId,
+    params: Params,
+    pub(crate) data: Vec<u8>,
+}
+
+impl MemoryTensor {
+    pub(crate) fn raw(name: &str, dims: Vec<u64>, codec: CodecId, data: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), dims, codec, params: [0; 32], data }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        let matrix = Matrix::of(&self.dims).unwrap();
+        let tensor = Encoded { name: &self.name, matrix, params: &self.params, data: &self.data };
+        let mut values = vec![0.0; matrix.elements() as usize];
+        codec::codec(self.codec).unwrap().decode(&tensor, 0..matrix.rows, &mut values).unwrap();
+        values
+    }
+
+    /// The same tensor in another codec; vectors stay as they are.
+    fn encoded(&self, id: CodecId) -> Self {
+        if self.dims.len() == 1 {
+            return self.clone();
+        }
+        let codec = codec::codec(id).unwrap();
+        let rows = Values(Matrix::of(&self.dims).unwrap(), self.values());
+        let params = codec.plan(&rows, &EncodeOptions::default()).unwrap();
+        let payload = Payload::default();
+        codec.encode(&rows, &params, &payload).unwrap();
+        Self { codec: id, params, data: payload.0.into_inner().unwrap(), ..self.clone() }
+    }
+}
+
+struct Values(Matrix, Vec<f32>);
+
+impl Rows for Values {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+    fn matrix(&self) -> Matrix {
+        self.0
+    }
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> crate::Result<()> {
+        out.copy_from_slice(&self.1[(rows.start * self.0.cols) as usize..(rows.end * self.0.cols) as usize]);
+        Ok(())
+    }
+    fn read_native(&self, _: Range<u64>) -> crate::Result<Option<Cow<'_, [u8]>>> {
+        Ok(None)
+    }
+    fn release(&self, _: Range<u64>) {}
+}
+
+#[derive(Default)]
+struct Payload(Mutex<Vec<u8>>);
+
+impl PayloadSink for Payload {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> crate::Result<()> {
+        let mut data = self.0.lock().unwrap();
+        let end = offset as usize + bytes.len();
+        let length = data.len().max(end);
+        data.resize(length, 0);
+        data[offset as usize..end].copy_from_slice(bytes);
+        Ok(())
+    }
+}
 
 /// Tensors in memory.
 #[derive(Default)]
 pub(crate) struct MemoryWeights {
-    pub(crate) tensors: HashMap<Key, (String, Vec<u64>, CodecId, Vec<u8>)>,
+    pub(crate) tensors: HashMap<Key, MemoryTensor>,
 }
 
 impl<'w> Weights<'w> for &'w MemoryWeights {
     fn get(&self, role: Role, layer: Option<u16>, part: Part) -> Option<Stored<'w>> {
-        self.tensors.get(&(role, layer, part)).map(|(name, dims, codec, data)| Stored {
-            name,
-            dims: dims.clone(),
-            codec: *codec,
-            params: &NO_PARAMS,
-            data,
+        self.tensors.get(&(role, layer, part)).map(|tensor| Stored {
+            name: &tensor.name,
+            dims: tensor.dims.clone(),
+            codec: tensor.codec,
+            params: &tensor.params,
+            data: &tensor.data,
         })
     }
 }
@@ -39,8 +114,14 @@ impl MemoryWeights {
                 other => panic!("{name}: {other:?}"),
             };
             let dims = view.shape().iter().map(|d| *d as u64).collect();
-            self.tensors.insert(key(name), (name.to_owned(), dims, codec, view.data().to_vec()));
+            let tensor = MemoryTensor::raw(name, dims, codec, view.data().to_vec());
+            self.tensors.insert(key(name), tensor);
         }
+    }
+
+    /// The same tensors with every matrix in another codec.
+    pub(crate) fn encoded(&self, id: CodecId) -> Self {
+        Self { tensors: self.tensors.iter().map(|(key, tensor)| (*key, tensor.encoded(id))).collect() }
     }
 }
 

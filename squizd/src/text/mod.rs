@@ -9,10 +9,10 @@
 //! hostile input: every component is checked against an allow-list and capped
 //! before a library sees it, and templates run in a sandbox.
 
-//CH mod chat;
+mod chat;
 mod sampler;
 mod tokenizer;
 
-//CH pub use chat::{ChatTemplate, RenderOptions};
+pub use chat::{ChatTemplate, Date, Message, RenderOptions};
 pub use sampler::{Sampler, SamplerOptions};
 pub use tokenizer::{StreamDecoder, Tokenizer};

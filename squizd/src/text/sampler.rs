@@ -55,6 +55,7 @@ struct Candidate {
     logit: f32,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature of sorting")]
 /// Most likely first; equal logits by ascending id, so that the order is total.
 fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))

@@ -66,7 +66,7 @@ pub(super) fn plan(
 ) -> Option<Plan> {
     let m = &cfg.model;
     let weight = |role| Key::new(role, layer, Part::WEIGHT);
-    let dims_of = |key: &Key| shape::dims(cfg, key, vocab);
+    let dims_of = |key: &Key| shape::dims(cfg, *key, vocab);
     match target {
         Target::Buffer(_) => None,
         Target::Whole(role, part) => {
@@ -149,7 +149,9 @@ fn fused(
             let heads = u64::from(m.num_heads);
             let (dims, runs) = if how == Fused::LatentKey {
                 let mut runs = blocks(heads, nope, (0, latent), (0, nope + value));
-                runs.iter_mut().for_each(|r| r.walk = Walk::Columns { height: latent });
+                for run in &mut runs {
+                    run.walk = Walk::Columns { height: latent };
+                }
                 (vec![heads, latent, nope], runs)
             } else {
                 (vec![heads, value, latent], blocks(heads, value, (0, value), (nope, nope + value)))

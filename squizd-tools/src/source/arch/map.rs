@@ -1,12 +1,13 @@
 //! A source's tensors, brought into stored form.
 
 use super::{
-    Buffer, Entry, Family, Naming, Target,
+    Buffer, Naming, Target,
     assemble::{self, Run},
     name::TensorName,
     shape::{self, Key},
     some_of,
     tables::{GGUF_AUXILIARY, HF_AUXILIARY, HF_PREFIXES},
+    verify::{check_dims, check_required, check_shape, names_of, unmapped},
 };
 use crate::source::{
     config::SourceConfig,
@@ -70,19 +71,9 @@ pub fn map(
     options: MappingOptions,
 ) -> Result<Mapping> {
     let family = cfg.family;
-    if family.tables(naming).is_empty() {
-        return Err(Error::unsupported(format!(
-            "{} stores the linear-attention heads of {} in another order than Hugging Face; convert from the safetensors checkpoint instead",
-            match naming {
-                Naming::Gguf => "GGUF",
-                Naming::Hf => "this checkpoint",
-            },
-            family.name
-        )));
-    }
     let tensors = store.tensors();
     let classes: Vec<Class> = tensors.iter().map(|t| classify(cfg, naming, &t.name)).collect();
-    let mut out = Mapping { vocab_size: vocab_rows(tensors, &classes, family)?, ..Mapping::default() };
+    let mut out = Mapping { vocab_size: vocab_rows(tensors, &classes, cfg)?, ..Mapping::default() };
 
     let mut collected: BTreeMap<Key, Collected> = BTreeMap::new();
     let mut unknown: Vec<usize> = Vec::new();
@@ -124,7 +115,7 @@ pub fn map(
         out.tensors.push(mapped);
     }
     out.settle_head(store, cfg)?;
-    check_required(cfg, naming, &out)?;
+    check_required(cfg, naming, &out.tensors, out.tied)?;
     let carried = out.auxiliary(tensors, auxiliary, options);
     if !unknown.is_empty() {
         let names: Vec<&str> = names_of(tensors, &unknown);
@@ -136,10 +127,6 @@ pub fn map(
     }
     out.carry(tensors, unknown.into_iter().chain(carried).collect())?;
     Ok(out)
-}
-
-fn names_of<'t>(tensors: &'t [StoredTensor], indices: &[usize]) -> Vec<&'t str> {
-    indices.iter().filter_map(|&i| tensors.get(i)).map(|t| t.name.as_str()).collect()
 }
 
 fn classify(cfg: &SourceConfig, naming: Naming, name: &str) -> Class {
@@ -167,7 +154,10 @@ fn classify(cfg: &SourceConfig, naming: Naming, name: &str) -> Class {
 }
 
 /// Rows of the embedding, which settle the vocabulary size.
-fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], family: &Family) -> Result<u64> {
+fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], cfg: &SourceConfig) -> Result<u64> {
+    if cfg.family.is_unknown() {
+        return Ok(cfg.model.vocab_size.into());
+    }
     let is_embedding =
         |c: &Class| matches!(c, Class::Known(Target::Whole(Role::TOKEN_EMBD, Part::WEIGHT), ..));
     let found = tensors.iter().zip(classes).find(|(_, c)| is_embedding(c));
@@ -175,7 +165,7 @@ fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], family: &Family) -> R
         let names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
         return Err(Error::invalid(format!(
             "no token embedding for architecture {} among {} tensors: {}",
-            family.name,
+            cfg.family.name,
             names.len(),
             some_of(&names)
         )));
@@ -194,75 +184,6 @@ fn has_latent(classes: &[Class], layer: u16) -> bool {
     classes.iter().any(|c| matches!(c, Class::Known(t, l, _) if *t == joint && *l == layer))
 }
 
-fn check_shape(tensor: &StoredTensor) -> Result<()> {
-    let limits = Limits::DEFAULT;
-    let elements = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-    let fits = elements.is_some_and(|n| n > 0 && n <= limits.elements);
-    if tensor.dims.is_empty() || tensor.dims.len() > 6 || !fits {
-        return Err(Error::invalid(format!(
-            "tensor {} has dimensions {:?}; 1 to 6 dimensions, none of them 0 and no more than {} elements are allowed",
-            tensor.name, tensor.dims, limits.elements
-        )));
-    }
-    if tensor.dtype_name.starts_with("F8") {
-        return Err(Error::unsupported(format!(
-            "tensor {} is {}: already quantized to 8-bit floats; convert from the original BF16 checkpoint",
-            tensor.name, tensor.dtype_name
-        )));
-    }
-    Ok(())
-}
-
-/// Equal up to dimensions of 1, which GGUF drops.
-fn check_dims(tensor: &StoredTensor, expected: &[u64], family: &Family) -> Result<()> {
-    let squeezed = |dims: &[u64]| dims.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
-    if squeezed(&tensor.dims) == squeezed(expected) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "tensor {} has dimensions {:?}, the configuration of this {} model calls for {expected:?}",
-        tensor.name, tensor.dims, family.name
-    )))
-}
-
-/// Suffixes that only quantized checkpoints have, and who writes them.
-const QUANTIZER_SUFFIXES: &[(&str, &str)] = &[
-    (".qweight", "GPTQ or AWQ"),
-    (".qzeros", "GPTQ or AWQ"),
-    (".g_idx", "GPTQ"),
-    (".weight_scale_inv", "block-wise FP8"),
-    (".weight_packed", "compressed-tensors"),
-    (".weight_scale", "compressed-tensors or FP8"),
-    (".input_scale", "FP8"),
-    (".SCB", "bitsandbytes 8-bit"),
-    (".absmax", "bitsandbytes 4-bit"),
-    (".quant_state.bitsandbytes__nf4", "bitsandbytes 4-bit"),
-    ("_blocks", "MXFP4"),
-];
-
-fn unmapped(tensors: &[StoredTensor], unknown: &[usize], family: &Family) -> Error {
-    let names = names_of(tensors, unknown);
-    for name in &names {
-        if let Some((_, by)) = QUANTIZER_SUFFIXES.iter().find(|(suffix, _)| name.ends_with(suffix)) {
-            return Error::unsupported(format!(
-                "tensor {name} says that this checkpoint is already quantized ({by}); convert from the original BF16 checkpoint"
-            ));
-        }
-        if name.contains(".lora_A.") || name.contains(".lora_B.") {
-            return Error::unsupported(format!(
-                "tensor {name} belongs to a LoRA adapter; merge it into its base model first"
-            ));
-        }
-    }
-    Error::unsupported(format!(
-        "{} of {} tensors are not known for architecture {}: {}; pass --allow-unmapped to carry them raw",
-        names.len(),
-        tensors.len(),
-        family.name,
-        some_of(&names)
-    ))
-}
-
 /// Orders the rows of one stored tensor and checks that they tile it.
 fn finish(
     cfg: &SourceConfig,
@@ -273,7 +194,7 @@ fn finish(
     vocab: u64,
 ) -> Result<MappedTensor> {
     let name = key.name();
-    let dims = shape::dims(cfg, &key, vocab).ok_or_else(|| {
+    let dims = shape::dims(cfg, key, vocab).ok_or_else(|| {
         Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name))
     })?;
     let mut pieces: Vec<Piece> = slot
@@ -353,56 +274,6 @@ fn source_names<'a>(pieces: &[Piece], source: &impl Fn(&Piece) -> &'a str) -> St
         [a] => (*a).to_owned(),
         [] => String::new(),
     }
-}
-
-fn check_required(cfg: &SourceConfig, naming: Naming, out: &Mapping) -> Result<()> {
-    let key_of = |i: &TensorInfo| Key::new(i.role, i.layer.unwrap_or(0), i.part);
-    let present: Vec<Key> = out.tensors.iter().map(|t| key_of(&t.info)).collect();
-    let required = shape::required(cfg, out.tied);
-    let missing: Vec<String> = required
-        .iter()
-        .filter(|k| present.binary_search(k).is_err())
-        .map(|k| match source_name(cfg.family, naming, k) {
-            Some(source) => format!("{source} ({})", k.name()),
-            None => k.name(),
-        })
-        .collect();
-    if !missing.is_empty() {
-        return Err(Error::invalid(format!(
-            "{} tensors of this {} model are missing: {}",
-            missing.len(),
-            cfg.family.name,
-            some_of(&missing)
-        )));
-    }
-    let unexpected: Vec<String> = out
-        .tensors
-        .iter()
-        .filter(|t| t.info.part == Part::WEIGHT && required.binary_search(&key_of(&t.info)).is_err())
-        .map(|t| format!("{} ({})", t.info.source_name, t.info.name))
-        .collect();
-    if unexpected.is_empty() {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{} tensors have no place in this {} configuration: {}",
-        unexpected.len(),
-        cfg.family.name,
-        some_of(&unexpected)
-    )))
-}
-
-/// The usual source name of a stored tensor, for messages.
-fn source_name(family: &Family, naming: Naming, key: &Key) -> Option<String> {
-    let means = |e: &&Entry| match e.target {
-        Target::Whole(role, part) => role == key.role && part == key.part,
-        Target::Expert(role) => role == key.role,
-        _ => false,
-    };
-    let entry = family.tables(naming).iter().flat_map(|t| t.iter()).find(means)?;
-    let name = entry.name.replace("{l}", &key.layer().unwrap_or(0).to_string());
-    let is_headless = naming == Naming::Gguf || key.role == Role::OUTPUT;
-    Some(if is_headless { name } else { format!("model.{name}") })
 }
 
 impl Mapping {

@@ -9,7 +9,17 @@ mod map;
 mod name;
 mod shape;
 mod tables;
+mod verify;
 
+#[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
+mod content_tests;
+#[cfg(test)]
+mod virtual_store;
+
+#[cfg(test)]
+pub(super) use checkpoint_tests::source_of;
 pub use map::{Mapping, MappingOptions, map};
 
 use squizd_spec::{Part, Role};
@@ -93,6 +103,7 @@ pub(super) enum Window {
 
 /// An architecture family.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent switches of a table")]
 pub struct Family {
     /// `ModelConfig::family`.
     pub name: &'static str,
@@ -259,6 +270,9 @@ pub static FAMILIES: &[Family] = &[
     },
 ];
 
+/// Any other architecture: nothing is known, everything is carried raw.
+pub static UNKNOWN: Family = Family { name: "other", hf: &[], gguf: &[], norms: &[], ..DENSE };
+
 impl Family {
     /// The family of a `model_type`.
     pub fn of_hf(model_type: &str) -> Option<&'static Self> {
@@ -273,6 +287,11 @@ impl Family {
     /// The family called `name` in [`squizd::model::ModelConfig::family`].
     pub fn of_name(name: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|f| f.name == name)
+    }
+
+    /// Whether this is [`UNKNOWN`].
+    pub fn is_unknown(&self) -> bool {
+        self.name == UNKNOWN.name
     }
 
     /// Whether GGUF files of this family can be brought into stored form.

@@ -72,12 +72,12 @@ impl Key {
     }
 
     /// The layer, for roles that belong to one.
-    pub(super) fn layer(&self) -> Option<u16> {
+    pub(super) fn layer(self) -> Option<u16> {
         (self.section == 1).then_some(self.layer)
     }
 
     /// The stored name.
-    pub(super) fn name(&self) -> String {
+    pub(super) fn name(self) -> String {
         squizd_spec::canonical_name(self.role, self.layer(), self.part)
     }
 }
@@ -85,6 +85,9 @@ impl Key {
 /// Every tensor that the configuration calls for, in file order. The head is
 /// among them unless `tied`.
 pub(super) fn required(cfg: &SourceConfig, tied: bool) -> Vec<Key> {
+    if cfg.family.is_unknown() {
+        return Vec::new();
+    }
     let mut keys =
         vec![Key::new(Role::TOKEN_EMBD, 0, Part::WEIGHT), Key::new(Role::OUTPUT_NORM, 0, Part::WEIGHT)];
     if !tied {
@@ -97,6 +100,9 @@ pub(super) fn required(cfg: &SourceConfig, tied: bool) -> Vec<Key> {
         attention(cfg, layer, &mut keys, weights);
         if cfg.is_moe(layer) {
             weights(&[Role::MOE_ROUTER, Role::MOE_GATE, Role::MOE_UP, Role::MOE_DOWN], &mut keys);
+            if cfg.model.moe.as_ref().is_some_and(|m| m.sigmoid_scores) {
+                keys.push(Key::new(Role::MOE_ROUTER_CORRECTION, layer, Part::BIAS));
+            }
             if cfg.model.moe.as_ref().is_some_and(|m| m.shared_ffn_size.is_some()) {
                 weights(&[Role::SHARED_GATE, Role::SHARED_UP, Role::SHARED_DOWN], &mut keys);
                 if cfg.family.gated_attention {
@@ -143,7 +149,7 @@ fn attention(cfg: &SourceConfig, layer: u16, keys: &mut Vec<Key>, weights: impl 
 
 /// Stored dimensions of a tensor, outermost first; `vocab` is the embedding's
 /// row count. `None` for a role that the configuration does not have.
-pub(super) fn dims(cfg: &SourceConfig, key: &Key, vocab: u64) -> Option<Vec<u64>> {
+pub(super) fn dims(cfg: &SourceConfig, key: Key, vocab: u64) -> Option<Vec<u64>> {
     let m = &cfg.model;
     let hidden = u64::from(m.hidden_size);
     let (heads, kv_heads) = (u64::from(m.num_heads), u64::from(m.num_kv_heads));
@@ -213,7 +219,7 @@ mod tests {
     #[test]
     fn file_order() {
         let key = |r, l| Key::new(r, l, Part::WEIGHT);
-        let mut keys = vec![
+        let mut keys = [
             key(Role::OUTPUT, 0),
             key(Role::OUTPUT_NORM, 0),
             key(Role::FFN_DOWN, 0),
@@ -224,7 +230,7 @@ mod tests {
             key(Role::TOKEN_EMBD, 0),
         ];
         keys.sort_unstable();
-        let names: Vec<String> = keys.iter().map(Key::name).collect();
+        let names: Vec<String> = keys.iter().map(|k| k.name()).collect();
         assert_eq!(
             names,
             [

@@ -1,6 +1,6 @@
 //! [`SourceConfig`] from GGUF metadata, with llama.cpp's defaults.
 
-use super::{SourceConfig, check, hf::set_window};
+use super::{SourceConfig, check, hf::set_window, unknown};
 use crate::source::{
     arch::{FAMILIES, Family, Window},
     gguf::{GgufMetadata, Strings},
@@ -79,30 +79,20 @@ pub fn decimal(value: f32) -> f64 {
 /// size are settled once the tensors are mapped.
 ///
 /// # Errors
-/// Unknown architectures by name; missing or out-of-range keys with file and byte.
-pub fn parse(meta: &GgufMetadata) -> Result<SourceConfig> {
+/// Unknown architectures by name; missing or out-of-range keys with file and
+/// byte. With `carry_unknown` an unknown architecture is described as far as
+/// its keys allow instead.
+pub fn parse(meta: &GgufMetadata, carry_unknown: bool) -> Result<SourceConfig> {
     let arch = meta
         .str("general.architecture")?
         .ok_or_else(|| meta.mismatch("general.architecture", "the name of an architecture"))?;
     if let Some(kind) = meta.str("general.type")?.filter(|k| *k != "model") {
         return Err(Error::unsupported(format!("this GGUF file holds a {kind} (general.type), not a model")));
     }
-    let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.gguf_archs.iter().copied()).collect();
-    let mut family = Family::of_gguf(arch).ok_or_else(|| {
-        Error::unsupported(format!(
-            "architecture {arch} (general.architecture) is not supported; known are {}",
-            known.join(", ")
-        ))
-    })?;
     let k = Keys { meta, arch };
-    if family.name == "llama" {
-        if k.u32("expert_count")?.unwrap_or(0) > 0 {
-            return Err(Error::unsupported("llama with experts (Mixtral) is not supported"));
-        }
-        if is_mistral(meta)? {
-            family = Family::of_name("mistral").unwrap_or(family);
-        }
-    }
+    let Some(family) = family(&k, carry_unknown)? else {
+        return unknown::gguf(meta, arch, tokens(meta)?);
+    };
     let mtp_layers = k.u16("nextn_predict_layers")?.unwrap_or(0);
     let blocks = k.need("block_count", k.u16("block_count")?)?;
     let num_layers = blocks
@@ -169,6 +159,34 @@ pub fn parse(meta: &GgufMetadata) -> Result<SourceConfig> {
         mtp_layers,
         warnings: Vec::new(),
     })
+}
+
+/// The family of the file's architecture; `None` for one that is carried raw.
+fn family(k: &Keys<'_>, carry_unknown: bool) -> Result<Option<&'static Family>> {
+    match Family::of_gguf(k.arch) {
+        Some(family) if family.name == "llama" => {
+            if k.u32("expert_count")?.unwrap_or(0) > 0 {
+                return Err(Error::unsupported("llama with experts (Mixtral) is not supported"));
+            }
+            let label = if is_mistral(k.meta)? { Family::of_name("mistral") } else { None };
+            Ok(Some(label.unwrap_or(family)))
+        }
+        Some(family) if family.reads_gguf() => Ok(Some(family)),
+        _ if carry_unknown => Ok(None),
+        Some(family) => Err(Error::unsupported(format!(
+            "GGUF keeps the linear-attention heads of {} in another order than this build undoes; convert from the safetensors checkpoint instead",
+            family.name
+        ))),
+        None => {
+            let readable = FAMILIES.iter().filter(|f| f.reads_gguf());
+            let known: Vec<&str> = readable.flat_map(|f| f.gguf_archs.iter().copied()).collect();
+            Err(Error::unsupported(format!(
+                "architecture {} (general.architecture) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
+                k.arch,
+                known.join(", ")
+            )))
+        }
+    }
 }
 
 /// Mistral's GGUF files say `llama`; the two families compute the same.

@@ -4,7 +4,7 @@ use super::{
     LinearAttention, SourceConfig, check,
     defaults::Defaults,
     json::{self, Fields},
-    rope,
+    rope, unknown,
 };
 use crate::source::arch::{FAMILIES, Family, Window};
 use serde_json::{Map, Value};
@@ -27,8 +27,9 @@ const NESTED_TYPES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// Unknown architectures, already quantized checkpoints and values out of
-/// range, by name.
-pub fn parse(text: &[u8]) -> Result<SourceConfig> {
+/// range, by name. With `carry_unknown` an unknown architecture is described
+/// as far as its keys allow instead.
+pub fn parse(text: &[u8], carry_unknown: bool) -> Result<SourceConfig> {
     let file = json::parse("config.json", text)?;
     let outer = Fields::new("config.json", &file);
     let nested = outer.object("text_config")?;
@@ -36,7 +37,12 @@ pub fn parse(text: &[u8]) -> Result<SourceConfig> {
     refuse_quantized(&outer)?;
     refuse_quantized(&f)?;
 
-    let (family, model_type) = family(&outer, &f, nested)?;
+    let model_type = model_type(&outer, &f, nested)?;
+    let family = match Family::of_hf(model_type) {
+        Some(family) => family,
+        None if carry_unknown => return unknown::hf(&f, model_type),
+        None => return Err(unsupported(&outer, model_type)?),
+    };
     let d = Defaults::of(model_type)
         .ok_or_else(|| Error::unsupported(format!("config.json: no defaults for model_type {model_type}")))?;
     let mut warnings = Vec::new();
@@ -60,18 +66,7 @@ pub fn parse(text: &[u8]) -> Result<SourceConfig> {
         None => d.kv_heads.unwrap_or(num_heads),
     };
     let mla = mla(&f, model_type)?;
-    let even_share = hidden_size.checked_div(u32::from(num_heads)).unwrap_or(0);
-    let (head_dim, rotary_base) = match &mla {
-        Some(m) => (m.qk_nope_head_dim.saturating_add(m.qk_rope_head_dim), m.qk_rope_head_dim),
-        None => {
-            let width = match f.u32("head_dim")? {
-                Some(n) => n,
-                None if f.states("head_dim") => even_share,
-                None => d.head_dim.unwrap_or(even_share),
-            };
-            (width, width)
-        }
-    };
+    let (head_dim, rotary_base) = head_widths(&f, d, mla.as_ref(), hidden_size, num_heads)?;
     let moe = moe(&f, model_type, num_layers)?;
     let tied = match outer.bool("tie_word_embeddings")? {
         Some(tied) => tied,
@@ -126,14 +121,30 @@ pub fn parse(text: &[u8]) -> Result<SourceConfig> {
         tied: Some(tied),
         states_eos: f.states("eos_token_id") || outer.states("eos_token_id"),
         linear: linear(&f, family, num_layers)?,
-        mtp_layers: f.u16("num_nextn_predict_layers")?.unwrap_or(if model_type == "deepseek_v3" {
-            1
-        } else {
-            0
-        }),
+        mtp_layers: f.u16("num_nextn_predict_layers")?.unwrap_or(u16::from(model_type == "deepseek_v3")),
         model,
         warnings,
     })
+}
+
+/// Width of a head and of the part of it that rotary shares refer to.
+fn head_widths(
+    f: &Fields<'_>,
+    d: &Defaults,
+    mla: Option<&Mla>,
+    hidden: u32,
+    heads: u16,
+) -> Result<(u32, u32)> {
+    if let Some(m) = mla {
+        return Ok((m.qk_nope_head_dim.saturating_add(m.qk_rope_head_dim), m.qk_rope_head_dim));
+    }
+    let even_share = hidden.checked_div(u32::from(heads)).unwrap_or(0);
+    let width = match f.u32("head_dim")? {
+        Some(n) => n,
+        None if f.states("head_dim") => even_share,
+        None => d.head_dim.unwrap_or(even_share),
+    };
+    Ok((width, width))
 }
 
 fn refuse_quantized(f: &Fields<'_>) -> Result<()> {
@@ -148,27 +159,26 @@ fn refuse_quantized(f: &Fields<'_>) -> Result<()> {
     Ok(())
 }
 
-fn family<'a>(
+/// `model_type` of the text model.
+fn model_type<'a>(
     outer: &Fields<'a>,
     f: &Fields<'a>,
     nested: Option<&Map<String, Value>>,
-) -> Result<(&'static Family, &'a str)> {
-    let stated = f.str("model_type")?;
-    let outer_type = outer.str("model_type")?;
-    let model_type = match (nested, stated, outer_type) {
-        (None, Some(ty), _) | (Some(_), Some(ty), _) => ty,
+) -> Result<&'a str> {
+    match (nested, f.str("model_type")?, outer.str("model_type")?) {
+        (_, Some(stated), _) => Ok(stated),
         (Some(_), None, Some(outer)) => {
-            NESTED_TYPES.iter().find(|(o, _)| *o == outer).map_or(outer, |(_, inner)| *inner)
+            Ok(NESTED_TYPES.iter().find(|(o, _)| *o == outer).map_or(outer, |(_, inner)| *inner))
         }
-        _ => return Err(f.wrong("model_type", "the name of an architecture")),
-    };
-    if let Some(family) = Family::of_hf(model_type) {
-        return Ok((family, model_type));
+        _ => Err(f.wrong("model_type", "the name of an architecture")),
     }
+}
+
+fn unsupported(outer: &Fields<'_>, model_type: &str) -> Result<Error> {
     let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.hf_types.iter().copied()).collect();
     let class = outer.strs("architectures")?.and_then(|a| a.first().copied()).unwrap_or("no class named");
-    Err(Error::unsupported(format!(
-        "config.json: architecture {model_type} ({class}) is not supported; known are {}",
+    Ok(Error::unsupported(format!(
+        "config.json: architecture {model_type} ({class}) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
         known.join(", ")
     )))
 }
@@ -348,18 +358,15 @@ fn linear(f: &Fields<'_>, family: &Family, layers: u16) -> Result<Option<LinearA
     if !family.name.starts_with("qwen35") {
         return Ok(None);
     }
-    let linear: Vec<bool> = match f.strs("layer_types")? {
-        Some(types) => {
-            let known = |t: &&str| matches!(*t, "full_attention" | "linear_attention");
-            if types.len() != usize::from(layers) || !types.iter().all(known) {
-                return Err(f.wrong("layer_types", "full_attention or linear_attention for every layer"));
-            }
-            types.iter().map(|t| *t == "linear_attention").collect()
+    let linear: Vec<bool> = if let Some(types) = f.strs("layer_types")? {
+        let known = |t: &&str| matches!(*t, "full_attention" | "linear_attention");
+        if types.len() != usize::from(layers) || !types.iter().all(known) {
+            return Err(f.wrong("layer_types", "full_attention or linear_attention for every layer"));
         }
-        None => {
-            let every = f.u32("full_attention_interval")?.unwrap_or(4).max(1);
-            (1..=u32::from(layers)).map(|i| !i.is_multiple_of(every)).collect()
-        }
+        types.iter().map(|t| *t == "linear_attention").collect()
+    } else {
+        let every = f.u32("full_attention_interval")?.unwrap_or(4).max(1);
+        (1..=u32::from(layers)).map(|i| !i.is_multiple_of(every)).collect()
     };
     let attention = LinearAttention {
         layers: linear,

@@ -1,12 +1,17 @@
 //! `squizd::model::ModelConfig` from a source's own configuration.
 
+#![allow(clippy::float_cmp, reason = "configured constants are compared as written, not as computed")]
+
 mod check;
 mod defaults;
 pub mod gguf;
 pub mod hf;
 pub mod json;
 mod rope;
+#[cfg(test)]
+mod tests;
 pub mod tokens;
+mod unknown;
 
 use super::arch::Family;
 use squizd::model::ModelConfig;

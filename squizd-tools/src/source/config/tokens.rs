@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn bos_by_config_then_post_processor() {
-        let cases: &[(Option<&[u8]>, Option<&[u8]>, bool)] = &[
+        type Text = Option<&'static [u8]>;
+        let cases: &[(Text, Text, bool)] = &[
             (None, Some(LLAMA3), true),
             (Some(br#"{"add_bos_token": false}"#), Some(LLAMA3), false),
             (Some(br#"{"add_bos_token": null}"#), Some(LLAMA3), true),

@@ -68,7 +68,7 @@ pub fn build(vocab: &GgufVocab<'_>) -> Result<Vec<u8>> {
         "llama" => checked.sentencepiece(false),
         "t5" => checked.sentencepiece(true),
         other => Err(Error::unsupported(format!(
-            "tokenizer.ggml.model is {other:?}; supported are gpt2 (byte-level BPE), llama (SentencePiece) and t5 (unigram): convert from the Hugging Face checkpoint instead, or give --tokenizer"
+            "tokenizer.ggml.model is {other:?}; supported are gpt2 (byte-level BPE), llama (SentencePiece) and t5 (unigram): convert from the Hugging Face checkpoint instead"
         ))),
     }
 }

@@ -28,6 +28,7 @@ struct Config {
     legacy: Option<bool>,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Deserialize)]
 struct ConfigToken {
     content: String,
@@ -208,9 +209,11 @@ impl<'a> Proto<'a> {
             let kind = if added.special { Kind::Control } else { Kind::UserDefined };
             match id as usize {
                 i if i < tokens.len() => {
-                    tokens[i] = &added.content;
-                    if !matches!(kinds[i], Kind::Unknown | Kind::Byte) {
-                        kinds[i] = kind;
+                    if let Some((token, old)) = tokens.get_mut(i).zip(kinds.get_mut(i)) {
+                        *token = &added.content;
+                        if !matches!(old, Kind::Unknown | Kind::Byte) {
+                            *old = kind;
+                        }
                     }
                 }
                 i if i == tokens.len() => {
@@ -288,27 +291,37 @@ fn added_tokens<'a>(
     added
 }
 
-fn flag(field: Field<'_>) -> Option<bool> {
+/// Stores `value`; false where the field's type was not understood.
+fn set<T>(place: &mut T, value: Option<T>) -> bool {
+    value.map(|v| *place = v).is_some()
+}
+
+fn number(field: Field<'_>) -> Option<u64> {
     match field {
-        Field::Varint(v) => Some(v != 0),
+        Field::Varint(v) => Some(v),
         _ => None,
     }
+}
+
+fn flag(field: Field<'_>) -> Option<bool> {
+    number(field).map(|v| v != 0)
 }
 
 impl Trainer {
     fn read(&mut self, message: &[u8], at: usize) -> Result<()> {
         let mut fields = Fields::new(message, at);
-        while let Some((number, field, at)) = fields.next()? {
-            let understood = match (number, field) {
-                (3, Field::Varint(v)) => Some(self.model_type = v),
-                (24, f) => flag(f).map(|v| self.whitespace_as_suffix = v),
-                (35, f) => flag(f).map(|v| self.byte_fallback = v),
-                (41, Field::Varint(v)) => Some(self.bos = v),
-                (42, Field::Varint(v)) => Some(self.eos = v),
-                (3 | 41 | 42, _) => None,
-                _ => Some(()),
+        while let Some((field, value, at)) = fields.next()? {
+            let understood = match field {
+                3 => set(&mut self.model_type, number(value)),
+                24 => set(&mut self.whitespace_as_suffix, flag(value)),
+                35 => set(&mut self.byte_fallback, flag(value)),
+                41 => set(&mut self.bos, number(value)),
+                42 => set(&mut self.eos, number(value)),
+                _ => true,
             };
-            understood.ok_or_else(|| error(at, format_args!("trainer_spec field {number} is {field:?}")))?;
+            if !understood {
+                return Err(error(at, format_args!("trainer_spec field {field} is not a number")));
+            }
         }
         Ok(())
     }
@@ -317,18 +330,18 @@ impl Trainer {
 impl<'a> Normalizer<'a> {
     fn read(&mut self, message: &'a [u8], at: usize) -> Result<()> {
         let mut fields = Fields::new(message, at);
-        while let Some((number, field, at)) = fields.next()? {
-            let understood = match (number, field) {
-                (2, Field::Bytes(map)) => Some(self.charsmap = map),
-                (2, _) => None,
-                (3, f) => flag(f).map(|v| self.add_dummy_prefix = v),
-                (4, f) => flag(f).map(|v| self.remove_extra_whitespaces = v),
-                (5, f) => flag(f).map(|v| self.escape_whitespaces = v),
-                _ => Some(()),
+        while let Some((field, value, at)) = fields.next()? {
+            let understood = match (field, value) {
+                (2, Field::Bytes(map)) => set(&mut self.charsmap, Some(map)),
+                (2, _) => false,
+                (3, _) => set(&mut self.add_dummy_prefix, flag(value)),
+                (4, _) => set(&mut self.remove_extra_whitespaces, flag(value)),
+                (5, _) => set(&mut self.escape_whitespaces, flag(value)),
+                _ => true,
             };
-            understood.ok_or_else(|| {
-                error(at, format_args!("normalizer_spec field {number} has the wrong type"))
-            })?;
+            if !understood {
+                return Err(error(at, format_args!("normalizer_spec field {field} has the wrong type")));
+            }
         }
         Ok(())
     }

@@ -189,3 +189,139 @@ fn both_sources_agree() {
         assert_eq!(String::from_utf8(gguf.unwrap()).unwrap(), String::from_utf8(own).unwrap());
     }
 }
+
+/// Changes one thing in a small vocabulary; the error names key and index.
+#[test]
+fn gguf_errors_name_key_and_index() {
+    type Edit = fn(&mut GgufVocab<'_>);
+    let small = || GgufVocab {
+        model: "gpt2",
+        pre: Some("gpt-2"),
+        tokens: vec!["a", "b", "ab", "<s>"],
+        token_types: vec![1, 1, 1, 3],
+        merges: vec!["a b"],
+        bos: Some(3),
+        ..GgufVocab::default()
+    };
+    assert!(build(&small()).is_ok());
+    let cases: &[(Edit, &str)] = &[
+        (|v| v.model = "rwkv", "tokenizer.ggml.model is \"rwkv\""),
+        (|v| v.pre = Some("martian"), "tokenizer.ggml.pre is \"martian\""),
+        (|v| v.tokens.clear(), "tokenizer.ggml.tokens: the vocabulary has 0 tokens"),
+        (|v| v.tokens[1] = "a", "tokenizer.ggml.tokens: token 1 \"a\" repeats token 0"),
+        (|v| v.tokens[2] = "", "tokenizer.ggml.tokens: token 2 has 0 bytes"),
+        (|v| v.merges.push("a"), "tokenizer.ggml.merges: merge 1 is \"a\""),
+        (|v| v.merges.push("a "), "tokenizer.ggml.merges: merge 1 is \"a \""),
+        (|v| v.merges.push("é"), "tokenizer.ggml.merges: merge 1 is \"é\""),
+        (|v| v.merges.push("a c"), "tokenizer.ggml.merges: merge 1 (\"a c\"): \"c\" is not a token"),
+        (|v| v.merges.push("b a"), "tokenizer.ggml.merges: merge 1 (\"b a\"): \"ba\" is not a token"),
+        (|v| v.token_types[3] = 7, "tokenizer.ggml.token_type: entry 3 is 7, allowed 0..=6"),
+        (|v| v.token_types[0] = -1, "tokenizer.ggml.token_type: entry 0 is -1"),
+        (|v| v.token_types.truncate(2), "tokenizer.ggml.token_type: 2 entries for 4 tokens"),
+        (|v| v.scores = vec![0.0; 5], "tokenizer.ggml.scores: 5 entries for 4 tokens"),
+        (|v| v.scores = vec![0.0, f32::NAN, 0.0, 0.0], "tokenizer.ggml.scores: the score of token 1 is NaN"),
+        (|v| v.bos = Some(4), "tokenizer.ggml.bos_token_id: id 4 is outside the 4 tokens"),
+        (|v| v.eos = Some(u64::MAX), "tokenizer.ggml.eos_token_id: id 18446744073709551615"),
+        (|v| v.precompiled_charsmap = vec![0; (4 << 20) + 1], "precompiled_charsmap has 4194305 bytes"),
+        (
+            |v| (v.model, v.token_types) = ("llama", vec![6, 1, 1, 3]),
+            "token 0 is \"a\", but its type is byte",
+        ),
+        (
+            |v| {
+                (v.model, v.tokens, v.token_types) =
+                    ("llama", vec!["<0x-1>", "b", "ab", "<s>"], vec![6, 1, 1, 3]);
+            },
+            "token 0 is \"<0x-1>\", but its type is byte",
+        ),
+        (|v| (v.model, v.scores) = ("t5", vec![0.0; 4]), "names no unknown token"),
+        (|v| v.model = "t5", "tokenizer.ggml.scores: missing"),
+    ];
+    for (edit, expected) in cases {
+        let mut vocab = small();
+        edit(&mut vocab);
+        let Err(error) = build(&vocab) else { panic!("accepted: {expected}") };
+        assert!(error.to_string().contains(expected), "{error}\nis not about {expected}");
+    }
+}
+
+#[test]
+fn special_tokens_of_gguf() {
+    let mut vocab = GgufVocab {
+        model: "gpt2",
+        pre: Some("llama-bpe"),
+        tokens: vec!["a", "<s>", "<u>", "[PAD]"],
+        token_types: vec![1, 3, 4, 5],
+        bos: Some(1),
+        model_name: Some("Phi-3 mini"),
+        ..GgufVocab::default()
+    };
+    let parse = |v: &GgufVocab<'_>| serde_json::from_slice::<serde_json::Value>(&build(v).unwrap()).unwrap();
+    let json = parse(&vocab);
+    let added: Vec<_> = json["added_tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| (&t["content"], &t["special"], &t["rstrip"]))
+        .collect();
+    assert_eq!(
+        format!("{added:?}"),
+        r#"[(String("<s>"), Bool(true), Bool(false)), (String("<u>"), Bool(false), Bool(true))]"#
+    );
+    // Llama 3 adds BOS unless the file says otherwise.
+    assert_eq!(json["post_processor"]["type"], "TemplateProcessing");
+    vocab.add_bos = Some(false);
+    assert!(parse(&vocab)["post_processor"].is_null());
+}
+
+#[test]
+fn damaged_sentencepiece_models_never_panic() {
+    let good = fixture("spm_unigram.model");
+    let vocab_size = 1 << 20;
+    let try_bytes = |bytes: &[u8]| {
+        if let Ok(json) = from_sentencepiece(bytes, None, None)
+            && let Ok(t) = Tokenizer::from_json(&json, &SpecialTokens::default(), vocab_size)
+        {
+            let _ = t.encode("a <user> é 1\u{fdfa}", false);
+        }
+    };
+    for end in (0..good.len()).step_by(97) {
+        try_bytes(&good[..end]);
+    }
+    // The character map lies near the end.
+    for at in (0..good.len()).step_by(61).chain(good.len() - 1200..good.len()) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        try_bytes(&bytes);
+    }
+}
+
+#[test]
+fn sentencepiece_errors_and_added_tokens() {
+    let model = fixture("spm_bpe.model");
+    let message =
+        |m: &[u8], c: Option<&[u8]>, a: Option<&[u8]>| from_sentencepiece(m, c, a).unwrap_err().to_string();
+    assert!(message(b"", None, None).contains("no pieces"));
+    assert!(message(b"\x0a\x05", None, None).contains("byte 2: field 1 has 5 bytes, but 0 are left"));
+    assert!(message(&model, Some(b"{"), None).starts_with("tokenizer_config.json: EOF"));
+    assert!(message(&model, None, Some(br#"{"<x>": 5000}"#)).contains("leaves a gap after"));
+    // A repeated piece: the first piece, `<unk>`, once more.
+    let doubled = [&model[..], &[0x0a, 7, 0x0a, 5], b"<unk>"].concat();
+    assert!(message(&doubled, None, None).contains("\"<unk>\" repeats token 0"));
+
+    let v: PieceVectors = serde_json::from_slice(&fixture("spm_bpe.json")).unwrap();
+    let n = v.tokens.len() as u32;
+    let config = format!(
+        r#"{{"added_tokens_decoder": {{"{n}": {{"content": "<|end|>", "special": true, "rstrip": true}}, "3": {{"content": "<renamed>", "special": false}}}}}}"#
+    );
+    let json = from_sentencepiece(&model, Some(config.as_bytes()), Some(br#"{"<more>": 99999}"#));
+    assert!(json.unwrap_err().to_string().contains("99999"));
+    let more = format!(r#"{{"<more>": {}}}"#, n + 1);
+    let t = load(
+        &from_sentencepiece(&model, Some(config.as_bytes()), Some(more.as_bytes())).unwrap(),
+        n as usize + 2,
+    );
+    let ids = t.encode("<|end|>  <more><renamed><user>", false).unwrap();
+    assert_eq!(ids[..3], [n, n + 1, 3]);
+    assert!(ids.len() > 4, "<user> is no token any more");
+}

@@ -2,7 +2,7 @@
 
 use super::Layout;
 use crate::codec::kernels::OCTET;
-use crate::codec::stream::checked_geometry;
+use crate::codec::stream::{checked_geometry, plane_rows};
 use crate::codec::{EncodeStats, Encoded};
 use crate::{Result, simd::multiversion};
 use squizd_spec::CodecId;
@@ -10,20 +10,16 @@ use std::ops::Range;
 
 /// Decodes `rows` of a stored tensor.
 pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-    let [codes, scales, ..] = checked_geometry(CodecId::INT4, tensor, &rows, out.len())?.planes;
+    let geometry = checked_geometry(CodecId::INT4, tensor, &rows, out.len(), tensor.matrix.cols)?;
     if out.is_empty() {
         return Ok(());
     }
-    // The payload has these lengths, so the products fit.
-    let plane = |offset: u64, stride: u64| {
-        let (start, end) = (offset + rows.start * stride, offset + rows.end * stride);
-        tensor.data.get(start as usize..end as usize).unwrap_or_default()
-    };
+    let [codes, scales, ..] = geometry.planes;
     decode_rows(
         Layout::of(tensor.params),
         tensor.matrix.cols as usize,
-        plane(codes.offset, codes.row_stride),
-        plane(scales.offset, scales.row_stride),
+        plane_rows(tensor.data, codes, &rows),
+        plane_rows(tensor.data, scales, &rows),
         out,
     );
     Ok(())

@@ -14,8 +14,9 @@
 //!
 //! and the pair whose line has the smallest error wins; one more assignment
 //! and regression from that line follows.
+#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
-use crate::codec::lanes::{F32x8, LANES, exp2i, exponent};
+use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i, exponent};
 
 /// Largest code.
 const TOP: f32 = 15.0;
@@ -98,8 +99,8 @@ impl Fit {
     /// The best offset for the codes found and any `scale`: the regression
     /// line passes through the mean.
     #[inline(always)]
-    pub(super) fn offset(&self, scale: F32x8) -> F32x8 {
-        self.mean - scale * self.mean_code
+    pub(super) fn offset<V: Lanes>(&self, scale: V) -> V {
+        V::load(&self.mean) - scale * V::load(&self.mean_code)
     }
 }
 
@@ -117,7 +118,7 @@ impl<const G: usize> Groups<G> {
     /// Loads up to eight groups (each of 1 to `G` weights; missing ones count
     /// as absent).
     #[inline(always)]
-    pub(super) fn load<'a>(&mut self, mut groups: impl Iterator<Item = &'a [f32]>) {
+    pub(super) fn load<'a, V: Lanes>(&mut self, mut groups: impl Iterator<Item = &'a [f32]>) {
         self.short = false;
         let mut lengths = [0; LANES];
         for l in 0..LANES {
@@ -144,26 +145,27 @@ impl<const G: usize> Groups<G> {
                 }
             }
         }
-        self.bounds();
+        self.bounds::<V>();
     }
 
     #[inline(always)]
-    fn bounds(&mut self) {
-        let (mut lo, mut hi) = (self.w[0], self.w[0]);
+    fn bounds<V: Lanes>(&mut self) {
+        let first = V::load(&self.w[0]);
+        let (mut lo, mut hi) = (first, first);
         for w in &self.w {
-            lo = w.min(lo);
-            hi = w.max(hi);
+            lo = V::load(w).min(lo);
+            hi = V::load(w).max(hi);
         }
-        (self.lo, self.hi) = (lo, hi);
+        (self.lo, self.hi) = (lo.store(), hi.store());
     }
 
     /// Scales each group by a power of two where its squares could leave the
     /// range of `f32`; with `together`, all groups by the same.
     #[inline(always)]
-    pub(super) fn normalise(&mut self, together: bool) {
-        let mut peak = self.hi.abs().max(self.lo.abs());
+    pub(super) fn normalise<V: Lanes>(&mut self, together: bool) {
+        let mut peak = V::load(&self.hi).abs().max(V::load(&self.lo).abs()).store();
         if together {
-            peak = F32x8::splat(peak.max_lane());
+            peak = F32x8([peak.max_lane(); LANES]);
         }
         let safe = |p: f32| p == 0.0 || (exp2i(-40)..exp2i(40)).contains(&p);
         if peak.0.into_iter().all(safe) {
@@ -175,161 +177,157 @@ impl<const G: usize> Groups<G> {
             factor.0[l] = exp2i(-self.shift[l]);
         }
         for w in &mut self.w {
-            *w = *w * factor;
+            *w = (V::load(w) * V::load(&factor)).store();
         }
-        self.bounds();
+        self.bounds::<V>();
     }
 
     /// Fits every group, trying the first `tries` clipping pairs. With
     /// `below_zero` offsets cannot be positive, so ranges begin at 0 or less.
     #[inline(always)]
-    pub(super) fn fit(&self, tries: usize, below_zero: bool) -> Fit {
+    pub(super) fn fit<V: Lanes>(&self, tries: usize, below_zero: bool) -> Fit {
         if self.short {
-            self.fit_lanes::<true>(tries, below_zero)
+            self.fit_lanes::<V, true>(tries, below_zero)
         } else {
-            self.fit_lanes::<false>(tries, below_zero)
+            self.fit_lanes::<V, false>(tries, below_zero)
         }
     }
 
     #[inline(always)]
-    fn fit_lanes<const SHORT: bool>(&self, tries: usize, below_zero: bool) -> Fit {
+    fn fit_lanes<V: Lanes, const SHORT: bool>(&self, tries: usize, below_zero: bool) -> Fit {
         let clips = match G {
             16 => &CLIPS_16,
             32 => &CLIPS_32,
             64 => &CLIPS_64,
             _ => &CLIPS_128,
         };
-        let lo = if below_zero { self.lo.min(F32x8::ZERO) } else { self.lo };
-        let span = self.hi - lo;
+        let (mut lo, count) = (V::load(&self.lo), V::load(&self.count));
+        if below_zero {
+            lo = lo.min(V::zero());
+        }
+        let span = V::load(&self.hi) - lo;
         let inverse = span.recip_or_zero();
-        let mut u = [F32x8::ZERO; G];
-        let (mut sum, mut energy) = (F32x8::ZERO, F32x8::ZERO);
+        let mut u = [V::zero(); G];
+        let (mut sum, mut energy) = (V::zero(), V::zero());
         for i in 0..G {
-            u[i] = (self.w[i] - lo) * inverse;
+            u[i] = (V::load(&self.w[i]) - lo) * inverse;
             if SHORT {
-                u[i] = u[i] * self.mask[i];
+                u[i] = u[i] * V::load(&self.mask[i]);
             }
             sum = sum + u[i];
             energy = energy + u[i] * u[i];
         }
-        let mut best = Line {
-            slope: F32x8::ZERO,
-            start: F32x8::ZERO,
-            codes: F32x8::ZERO,
-            error: F32x8::splat(f32::MAX),
-        };
+        let sums = Sums { count, sum, energy };
+        let mut best =
+            Line { slope: V::zero(), start: V::zero(), codes: V::zero(), error: V::splat(f32::MAX) };
         for &(a, b) in clips.iter().take(tries) {
             let gain = TOP / (1.0 - a - b);
-            let line = self.regress::<SHORT>(&u, sum, energy, F32x8::splat(gain), F32x8::splat(-a * gain));
-            best = best.better(line);
+            best = best.better(self.regress::<V, SHORT>(&u, sums, V::splat(gain), V::splat(-a * gain)));
         }
         let gain = best.slope.recip_or_zero();
-        let line = self.regress::<SHORT>(&u, sum, energy, gain, F32x8::ZERO - best.start * gain);
-        best = best.better(line);
+        best = best.better(self.regress::<V, SHORT>(&u, sums, gain, V::zero() - best.start * gain));
         Fit {
-            scale: best.slope * span,
-            mean: lo + span * (sum / self.count),
-            mean_code: best.codes / self.count,
+            scale: (best.slope * span).store(),
+            mean: (lo + span * (sum / count)).store(),
+            mean_code: (best.codes / count).store(),
         }
     }
 
     /// The regression line for codes `round(clamp(u * gain + start))`.
     #[inline(always)]
-    fn regress<const SHORT: bool>(
-        &self,
-        u: &[F32x8; G],
-        sum: F32x8,
-        energy: F32x8,
-        gain: F32x8,
-        start: F32x8,
-    ) -> Line {
-        let (mut codes, mut squares, mut products) = (F32x8::ZERO, F32x8::ZERO, F32x8::ZERO);
+    fn regress<V: Lanes, const SHORT: bool>(&self, u: &[V; G], sums: Sums<V>, gain: V, start: V) -> Line<V> {
+        let Sums { count, sum, energy } = sums;
+        let (mut codes, mut squares, mut products) = (V::zero(), V::zero(), V::zero());
         for i in 0..G {
             let mut q = quantize(u[i] * gain + start);
             if SHORT {
-                q = q * self.mask[i];
+                q = q * V::load(&self.mask[i]);
             }
             codes = codes + q;
             squares = squares + q * q;
             products = products + q * u[i];
         }
         // Integers below 2^24: exact.
-        let determinant = self.count * squares - codes * codes;
-        let slope = F32x8::ZERO.select_lt(
-            determinant,
-            (self.count * products - codes * sum) / determinant,
-            F32x8::ZERO,
-        );
-        let start = (sum - slope * codes) / self.count;
+        let determinant = count * squares - codes * codes;
+        let slope = (count * products - codes * sum) / determinant;
+        let slope = V::zero().select_lt(determinant, slope, V::zero());
+        let start = (sum - slope * codes) / count;
         Line { slope, start, codes, error: energy - slope * products - start * sum }
     }
 
     /// Codes nearest to the weights under `w = scale * (q - bias) - minus`,
     /// with the energy and the squared error of each group.
     #[inline(always)]
-    pub(super) fn assign(
+    pub(super) fn assign<V: Lanes>(
         &self,
-        scale: F32x8,
-        minus: F32x8,
+        scale: V,
+        minus: V,
         bias: f32,
-        codes: &mut [F32x8; G],
+        codes: &mut [V; G],
     ) -> (F32x8, F32x8) {
         if self.short {
-            self.assign_lanes::<true>(scale, minus, bias, codes)
+            self.assign_lanes::<V, true>(scale, minus, bias, codes)
         } else {
-            self.assign_lanes::<false>(scale, minus, bias, codes)
+            self.assign_lanes::<V, false>(scale, minus, bias, codes)
         }
     }
 
     #[inline(always)]
-    fn assign_lanes<const SHORT: bool>(
+    fn assign_lanes<V: Lanes, const SHORT: bool>(
         &self,
-        scale: F32x8,
-        minus: F32x8,
+        scale: V,
+        minus: V,
         bias: f32,
-        codes: &mut [F32x8; G],
+        codes: &mut [V; G],
     ) -> (F32x8, F32x8) {
         let inverse = scale.recip_or_zero();
-        let bias = F32x8::splat(bias);
-        let (mut signal, mut noise) = (F32x8::ZERO, F32x8::ZERO);
+        let bias = V::splat(bias);
+        let (mut signal, mut noise) = (V::zero(), V::zero());
         for i in 0..G {
-            let w = self.w[i];
+            let w = V::load(&self.w[i]);
             let q = quantize((w + minus) * inverse + bias);
             let error = w - (scale * (q - bias) - minus);
             let (mut ww, mut ee) = (w * w, error * error);
             codes[i] = q;
             if SHORT {
-                codes[i] = q * self.mask[i];
-                ww = ww * self.mask[i];
-                ee = ee * self.mask[i];
+                let mask = V::load(&self.mask[i]);
+                (codes[i], ww, ee) = (q * mask, ww * mask, ee * mask);
             }
             signal = signal + ww;
             noise = noise + ee;
         }
-        (signal, noise)
+        (signal.store(), noise.store())
     }
+}
+
+/// Weights of each group, their sum and their energy.
+#[derive(Clone, Copy)]
+struct Sums<V> {
+    count: V,
+    sum: V,
+    energy: V,
 }
 
 /// The nearest code.
 #[inline(always)]
-fn quantize(t: F32x8) -> F32x8 {
-    t.max(F32x8::ZERO).min(F32x8::splat(TOP)).round()
+fn quantize<V: Lanes>(t: V) -> V {
+    t.max(V::zero()).min(V::splat(TOP)).round()
 }
 
 /// A regression line in `u`, the sum of its codes, and its squared error.
 #[derive(Clone, Copy)]
-struct Line {
-    slope: F32x8,
-    start: F32x8,
-    codes: F32x8,
-    error: F32x8,
+struct Line<V> {
+    slope: V,
+    start: V,
+    codes: V,
+    error: V,
 }
 
-impl Line {
+impl<V: Lanes> Line<V> {
     /// The line of smaller error per lane, `self` on ties.
     #[inline(always)]
     fn better(self, other: Self) -> Self {
-        let pick = |new, old| other.error.select_lt(self.error, new, old);
+        let pick = |new: V, old: V| other.error.select_lt(self.error, new, old);
         Self {
             slope: pick(other.slope, self.slope),
             start: pick(other.start, self.start),

@@ -4,6 +4,7 @@
 //! bytes, byte `j` holding weight `j` in its low and weight `j + 16` in its
 //! high nibble. Both are quantized by least squares over clipped ranges
 //! ([`fit`]); ggml's 4-bit blocks are repacked without loss ([`import`]).
+#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
 mod check;
 mod compact;
@@ -14,16 +15,16 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-use super::lanes::{F32x8, LANES, exponent};
+use super::lanes::{F32x8, LANES, Lanes, exponent};
 use super::sample::Sample;
 use super::stream::{for_row_chunks, geometry, out_of_range, read_finite};
 use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
-use crate::{Error, Result, simd::multiversion};
+use crate::{Error, Result, simd};
+pub(super) use compact::Compact;
 pub(super) use decode::block_scales;
+pub(super) use plain::ScaleFormat;
 
-use compact::Compact;
 use import::Block;
-use plain::ScaleFormat;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, int_layout};
 use std::ops::Range;
 
@@ -120,19 +121,38 @@ impl Tally {
     }
 }
 
-multiversion! {
-    /// Encodes whole rows of `cols` columns.
-    fn encode_rows(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally = encode_rows_lanes;
+/// Encodes whole rows of `cols` columns.
+#[allow(unsafe_code, reason = "calls the copy compiled for a detected level")]
+fn encode_rows(layout: Layout, values: &[f32], cols: usize, out: &mut Coded<'_>) -> Tally {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn avx2(layout: Layout, values: &[f32], cols: usize, out: &mut Coded<'_>) -> Tally {
+        encode_lanes::<super::lanes::Avx>(layout, values, cols, out)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512(layout: Layout, values: &[f32], cols: usize, out: &mut Coded<'_>) -> Tally {
+        encode_lanes::<super::lanes::Avx>(layout, values, cols, out)
+    }
+    match simd::level() {
+        // SAFETY: the level is only ever one this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        simd::Level::Avx2 => unsafe { avx2(layout, values, cols, out) },
+        // SAFETY: the level is only ever one this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        simd::Level::Avx512 => unsafe { avx512(layout, values, cols, out) },
+        _ => encode_lanes::<F32x8>(layout, values, cols, out),
+    }
 }
 
 #[inline(always)]
-fn encode_rows_lanes(layout: Layout, values: &[f32], cols: usize, out: Coded<'_>) -> Tally {
+fn encode_lanes<V: Lanes>(layout: Layout, values: &[f32], cols: usize, out: &mut Coded<'_>) -> Tally {
     match layout {
-        Layout::Compact(compact) => compact.encode_rows(values, cols, out),
-        Layout::Plain { group: 16, format } => plain::encode_rows::<16>(format, values, cols, out),
-        Layout::Plain { group: 32, format } => plain::encode_rows::<32>(format, values, cols, out),
-        Layout::Plain { group: 64, format } => plain::encode_rows::<64>(format, values, cols, out),
-        Layout::Plain { format, .. } => plain::encode_rows::<128>(format, values, cols, out),
+        Layout::Compact(compact) => compact.encode_rows::<V>(values, cols, out),
+        Layout::Plain { group: 16, format } => plain::encode_rows::<V, 16>(format, values, cols, out),
+        Layout::Plain { group: 32, format } => plain::encode_rows::<V, 32>(format, values, cols, out),
+        Layout::Plain { group: 64, format } => plain::encode_rows::<V, 64>(format, values, cols, out),
+        Layout::Plain { format, .. } => plain::encode_rows::<V, 128>(format, values, cols, out),
     }
 }
 
@@ -145,13 +165,13 @@ fn trial(sample: &Sample, params: &Params) -> f64 {
         return f64::INFINITY;
     };
     let (code_stride, scale_stride) = (codes.row_stride as usize, scales.row_stride as usize);
-    let out = Coded {
+    let mut out = Coded {
         codes: &mut vec![0; rows * code_stride],
         code_stride,
         scales: &mut vec![0; rows * scale_stride],
         scale_stride,
     };
-    encode_rows(Layout::of(params), &sample.trial, cols, out).stats.noise
+    encode_rows(Layout::of(params), &sample.trial, cols, &mut out).stats.noise
 }
 
 /// Parameters of the plain layout: f16 scales unless the largest sampled
@@ -174,10 +194,14 @@ fn plan_plain(sample: &Sample, group: u8) -> Params {
 /// full precision down to 2^-14 of its usual size.
 fn plan_default(sample: &Sample) -> Params {
     let e = if sample.peak > 0.0 { (exponent(sample.peak) - 9).max(-128) as i8 } else { 0 };
-    let [zero, centred, plain] = [compact_params(0, e), compact_params(32, e), plan_plain(sample, 32)];
+    let [zero, centred] = [compact_params(0, e), compact_params(32, e)];
     let (from_zero, from_centre) = (trial(sample, &zero), trial(sample, &centred));
     let (compact, noise) = if from_zero < from_centre { (zero, from_zero) } else { (centred, from_centre) };
-    if noise <= COMPACT_NOISE * trial(sample, &plain) { compact } else { plain }
+    if noise <= COMPACT_NOISE * trial(sample, &plain_params(32, 1)) {
+        compact
+    } else {
+        plan_plain(sample, 32)
+    }
 }
 
 /// Parameters that take a source's blocks over as they are, and their type;
@@ -263,8 +287,8 @@ impl Codec for Int4 {
                 decode::energy(layout, cols, codes, scales)
             } else {
                 read_finite(rows, range.clone(), self.id(), values)?;
-                let out = Coded { codes, code_stride, scales, scale_stride };
-                let tally = encode_rows(layout, values, cols, out);
+                let mut out = Coded { codes, code_stride, scales, scale_stride };
+                let tally = encode_rows(layout, values, cols, &mut out);
                 if let Some(row) = tally.overflow {
                     return Err(out_of_range(rows, range.start + row as u64, self.id()));
                 }

@@ -5,7 +5,7 @@
 use super::fit::Groups;
 use super::{Coded, OVERFLOW, Tally};
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
-use crate::codec::lanes::{F32x8, LANES, exp2i};
+use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i};
 
 /// Clipping pairs tried per group.
 const TRIES: usize = 8;
@@ -63,15 +63,15 @@ impl ScaleFormat {
 
 /// Encodes the rows `values` of `cols` columns in groups of `G`.
 #[inline(always)]
-pub(super) fn encode_rows<const G: usize>(
+pub(super) fn encode_rows<V: Lanes, const G: usize>(
     format: ScaleFormat,
     values: &[f32],
     cols: usize,
-    out: Coded<'_>,
+    out: &mut Coded<'_>,
 ) -> Tally {
     let mut tally = Tally::default();
     let mut groups = Groups::<G>::EMPTY;
-    let mut codes = [F32x8::ZERO; G];
+    let mut codes = [V::zero(); G];
     let pair = format.pair_bytes();
     let per_row = cols.div_ceil(G);
     let total = values.len() / cols * per_row;
@@ -83,9 +83,9 @@ pub(super) fn encode_rows<const G: usize>(
     };
     for first in (0..total).step_by(LANES) {
         let present = LANES.min(total - first);
-        groups.load((first..first + present).map(group));
-        groups.normalise(false);
-        let fit = groups.fit(TRIES, false);
+        groups.load::<V>((first..first + present).map(group));
+        groups.normalise::<V>(false);
+        let fit = groups.fit::<V>(TRIES, false);
         let (mut scale, mut minus) = (F32x8::ZERO, F32x8::ZERO);
         for l in 0..present {
             let row = (first + l) / per_row;
@@ -108,8 +108,9 @@ pub(super) fn encode_rows<const G: usize>(
                 tally.overflow(row);
             }
         }
-        let (signal, noise) = groups.assign(scale, minus, 0.0, &mut codes);
+        let (signal, noise) = groups.assign(V::load(&scale), V::load(&minus), 0.0, &mut codes);
         tally.add(signal, noise, &groups.shift);
+        let codes = codes.map(V::store);
         for l in 0..present {
             let row = (first + l) / per_row;
             let start = (first + l) % per_row * G;

@@ -1,27 +1,12 @@
-//! The reference kernels, in plain loops compiled once per level.
+//! The reference kernels, in plain loops.
 
 use super::Rows;
 use crate::codec::activation::Activation;
 use crate::codec::int4::{Layout, block_scales};
 use crate::codec::q8;
-use crate::simd::multiversion;
-
-multiversion! {
-    pub(super) fn int4_f32(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = int4_f32_lanes;
-}
-multiversion! {
-    pub(super) fn int4_q8(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = int4_q8_lanes;
-}
-multiversion! {
-    pub(super) fn q8_f32(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = q8_f32_lanes;
-}
-multiversion! {
-    pub(super) fn q8_q8(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) = q8_q8_lanes;
-}
 
 /// Sums `s sum(q x) - (c + b s) sum(x)` over the half blocks of each row,
 /// where `dots(block, codes)` is `sum(q x)` of both halves.
-#[inline(always)]
 fn int4_rows(
     layout: Layout,
     x: &Activation<'_>,
@@ -47,8 +32,8 @@ fn int4_rows(
     }
 }
 
-#[inline(always)]
-fn int4_f32_lanes(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+/// INT4 rows times `x`, in floats.
+pub(super) fn int4_f32(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let (blocks, rest) = x.x().as_chunks::<32>();
     let mut tail = [0.0; 32];
     for (t, x) in tail.iter_mut().zip(rest) {
@@ -65,8 +50,8 @@ fn int4_f32_lanes(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f
     });
 }
 
-#[inline(always)]
-fn int4_q8_lanes(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+/// INT4 rows times `x`, by its 8-bit form.
+pub(super) fn int4_q8(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let q = x.quantized();
     let blocks = q.codes.as_chunks::<32>().0;
     int4_rows(layout, x, rows, y, |block, codes| {
@@ -81,7 +66,6 @@ fn int4_q8_lanes(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f3
 }
 
 /// Sums `d sum(q x)` over the blocks of each row.
-#[inline(always)]
 fn q8_rows(scale_bytes: usize, rows: Rows<'_>, y: &mut [f32], dot: impl Fn(usize, &[u8; 32]) -> f32) {
     for (y, (codes, scales)) in y.iter_mut().zip(rows.iter()) {
         let blocks = codes.as_chunks::<32>().0.iter().zip(scales.chunks_exact(scale_bytes));
@@ -89,8 +73,8 @@ fn q8_rows(scale_bytes: usize, rows: Rows<'_>, y: &mut [f32], dot: impl Fn(usize
     }
 }
 
-#[inline(always)]
-fn q8_f32_lanes(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+/// Q8 rows times `x`, in floats.
+pub(super) fn q8_f32(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let (blocks, rest) = x.x().as_chunks::<32>();
     let mut tail = [0.0; 32];
     for (t, x) in tail.iter_mut().zip(rest) {
@@ -106,8 +90,8 @@ fn q8_f32_lanes(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut 
     });
 }
 
-#[inline(always)]
-fn q8_q8_lanes(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+/// Q8 rows times `x`, by its 8-bit form.
+pub(super) fn q8_q8(scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let q = x.quantized();
     let blocks = q.codes.as_chunks::<32>().0;
     q8_rows(scale_bytes, rows, y, |block, codes| {

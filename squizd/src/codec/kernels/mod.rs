@@ -7,25 +7,39 @@
 //! ```
 //!
 //! so that the inner loop multiplies small unsigned integers. [`generic`] is
-//! the reference at both precisions, compiled per level; the intrinsics of
-//! [`avx2`], [`avx512`] and [`neon`] take over the 8-bit precision where the
-//! level in use has them.
+//! the reference; the intrinsics of `avx2`, `avx512` and `neon` take over where
+//! the level in use has them.
+
+#![allow(unsafe_code)] // calls to functions compiled for detected CPU features
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod gemm;
 mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(super) use gemm::dot_tile;
 
 use super::activation::{Activation, Precision};
 use super::int4::Layout;
+use super::stream::{checked_geometry, plane_rows};
 use super::{Encoded, q8 as q8_codec};
 use crate::simd::{Level, level};
-use squizd_spec::{CodecId, Plane};
+use squizd_spec::CodecId;
 use std::ops::Range;
 
 /// Weights of an octet: eight blocks of 32.
 pub(super) const OCTET: usize = 256;
 /// The order in which paired block sums come out of two rounds of horizontal
 /// adds: even blocks in the low half of a register, odd ones in the high half.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(super) const PAIR_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// Rows of a two-plane tensor: codes and scales, and their bytes per row.
@@ -46,23 +60,15 @@ impl<'a> Rows<'a> {
         rows: &Range<u64>,
         y: &[f32],
     ) -> Option<Self> {
-        let geometry = id.geometry(tensor.matrix, tensor.params).ok()?;
-        let fits = geometry.length.allows(tensor.data.len() as u64)
-            && rows.end <= tensor.matrix.rows
-            && rows.end.checked_sub(rows.start) == Some(y.len() as u64)
-            && tensor.matrix.cols == x.x().len() as u64
-            && tensor.matrix.cols > 0;
-        let plane = |p: Plane| {
-            tensor.data.get(
-                (p.offset + rows.start * p.row_stride) as usize
-                    ..(p.offset + rows.end * p.row_stride) as usize,
-            )
-        };
+        let geometry = checked_geometry(id, tensor, rows, y.len(), 1).ok()?;
+        if tensor.matrix.cols != x.x().len() as u64 || tensor.matrix.cols == 0 {
+            return None;
+        }
         let [codes, scales, ..] = geometry.planes;
-        fits.then_some(Self {
-            codes: plane(codes)?,
+        Some(Self {
+            codes: plane_rows(tensor.data, codes, rows),
             code_stride: codes.row_stride as usize,
-            scales: plane(scales)?,
+            scales: plane_rows(tensor.data, scales, rows),
             scale_stride: scales.row_stride as usize,
         })
     }
@@ -83,11 +89,22 @@ pub(super) fn int4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, 
 }
 
 fn int4_at(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (x.precision(), level) {
-        (Precision::F32, _) => generic::int4_f32(layout, x, rows, y),
+    let done = match level {
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::int4(layout, x.quantized(), rows, y) => {}
-        (Precision::Q8, _) => generic::int4_q8(layout, x, rows, y),
+        Level::Avx2 => unsafe { avx2::int4(layout, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::int4(layout, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { neon::int4(layout, x, rows, y) },
+        _ => false,
+    };
+    match x.precision() {
+        _ if done => {}
+        Precision::F32 => generic::int4_f32(layout, x, rows, y),
+        Precision::Q8 => generic::int4_q8(layout, x, rows, y),
     }
 }
 
@@ -101,10 +118,29 @@ pub(super) fn q8(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y:
 }
 
 fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (x.precision(), level) {
-        (Precision::F32, _) => generic::q8_f32(scale_bytes, x, rows, y),
+    match (level, x.precision()) {
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        (Precision::Q8, Level::Avx2 | Level::Avx512) if avx2::q8(scale_bytes, x.quantized(), rows, y) => {}
-        (Precision::Q8, _) => generic::q8_q8(scale_bytes, x, rows, y),
+        (Level::Avx2, _) => unsafe { avx2::q8(scale_bytes, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, _) => unsafe { avx512::q8(scale_bytes, x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, _) => unsafe { neon::q8(scale_bytes, x, rows, y) },
+        (_, Precision::F32) => generic::q8_f32(scale_bytes, x, rows, y),
+        (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
     }
+}
+
+/// Dot product of IEEE halves with floats, if the level in use converts halves
+/// in hardware.
+pub(super) fn dot_f16(halves: &[u8], x: &[f32]) -> Option<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(level(), Level::Avx2 | Level::Avx512) {
+        // SAFETY: the level is only ever one this CPU supports.
+        return Some(unsafe { avx2::dot_f16(halves, x) });
+    }
+    let _ = (halves, x);
+    None
 }

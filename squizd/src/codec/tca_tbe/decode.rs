@@ -13,31 +13,26 @@ pub(super) trait Lanes {
     /// w bytes; `e[j]` becomes the entry of `table` whose number the planes'
     /// bits are, the first plane's the lowest. All planes have the same
     /// length, at most [`PLANE`].
-    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut [u8; SUPERBLOCK]);
+    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents);
 
     /// The entries of `table` that the nibbles of `packed` number, the low
     /// nibble of each byte first.
     fn look_up(packed: &[u8; 16], table: &[u8; 16], out: &mut [u8; 32]);
 
-    /// Ones for the bytes that are not 0.
-    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2];
-
     /// The low bits of `bits`, one after the other, where `mask` has ones.
     fn deposit(bits: u64, mask: u64) -> u64;
 
     /// bfloat16s from sign/mantissa bytes and exponents; `stream` hints that
-    /// they will not be read soon.
-    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool);
+    /// they will not be read soon. Starts loading `ahead` meanwhile.
+    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool, ahead: &[u8]);
 
     /// Brings a vector into the order that [`Lanes::dot`] reads it in, within
     /// each whole run of [`RUN`].
     fn arrange(x: &mut [f32]);
 
-    /// Sum of products with an arranged part of a vector.
-    fn dot(signs: &[u8], exponents: &[u8], x: &[f32]) -> f32;
-
-    /// Starts loading `bytes`.
-    fn prefetch(bytes: &[u8]);
+    /// Sum of products with an arranged part of a vector. Starts loading
+    /// `ahead` meanwhile.
+    fn dot(signs: &[u8], exponents: &[u8], x: &[f32], ahead: &[u8]) -> f32;
 }
 
 /// Weights of a step of [`Lanes::dot`].
@@ -57,22 +52,51 @@ pub(super) fn float(sign: u8, exponent: u8) -> f32 {
 
 /// Room for one superblock.
 pub(super) struct Scratch {
-    /// Exponents.
-    pub(super) e: [u8; SUPERBLOCK],
+    /// Exponents; behind the superblock's, what is written in vain.
+    pub(super) e: Exponents,
     /// The weights whose exponent is in the side stream, as a bit plane.
     open: [u8; PLANE],
-    /// Their exponents.
-    escapes: [u8; SUPERBLOCK],
+    /// Their exponents, and what is read in vain.
+    escapes: [u8; SUPERBLOCK + 32],
     /// Bit planes of table indices (TBE2).
-    planes: [[u8; PLANE]; 4],
+    planes: [[u8; PLANE]; 3],
+    /// Places of the last width other than [`PLANE`].
+    ragged: (usize, Places),
 }
+
+/// Exponents of a superblock, in a power of two for cheap bounds.
+pub(super) type Exponents = [u8; 2 * SUPERBLOCK];
 
 /// 64-bit words of a bit plane.
 const WORDS: usize = PLANE / 8;
+/// Escapes per word that are placed without looking at how many there are.
+const SLOTS: usize = 3;
+
+/// The weight that each bit of a word of a plane belongs to, counted from the
+/// word's first byte; for bit 64, that of no weight, one behind them all.
+type Places = [u16; 65];
+
+const fn places(width: usize) -> Places {
+    let mut places = [SUPERBLOCK as u16; 65];
+    let mut bit = 0;
+    while bit < 64 {
+        places[bit] = (bit % 8 * width + bit / 8) as u16;
+        bit += 1;
+    }
+    places
+}
+
+static FULL: Places = places(PLANE);
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { e: [0; SUPERBLOCK], open: [0; PLANE], escapes: [0; SUPERBLOCK], planes: [[0; PLANE]; 4] }
+        Self {
+            e: [0; 2 * SUPERBLOCK],
+            open: [0; PLANE],
+            escapes: [0; SUPERBLOCK + 32],
+            planes: [[0; PLANE]; 3],
+            ragged: (0, FULL),
+        }
     }
 
     /// How many weights `open` marks.
@@ -81,26 +105,37 @@ impl Scratch {
         let words = self.open.as_chunks::<8>().0.iter();
         words.map(|w| u64::from_le_bytes(*w).count_ones() as usize).sum()
     }
-}
 
-/// Gives the weights that `open` marks the exponents of `escapes`: byte after
-/// byte of the plane, in each from the lowest bit.
-///
-/// Few bytes mark any weight and few of those more than one, so the bytes are
-/// found all at once and the inner loop's exit is foreseeable.
-#[inline(always)]
-fn patch<L: Lanes>(e: &mut [u8; SUPERBLOCK], open: &[u8; PLANE], width: usize, escapes: &[u8]) {
-    let mut escapes = escapes.iter();
-    for (half, mut bytes) in L::nonzero(open).into_iter().enumerate() {
-        while bytes != 0 {
-            let i = (64 * half + bytes.trailing_zeros() as usize) % PLANE;
-            bytes &= bytes - 1;
-            let mut bits = open[i];
-            while bits != 0 {
-                let Some(exponent) = escapes.next() else { return };
-                e[(bits.trailing_zeros() as usize * width + i) % SUPERBLOCK] = *exponent;
-                bits &= bits - 1;
+    /// Gives the weights that `open` marks the exponents of `escapes`, or of
+    /// `self.escapes`: byte after byte of the plane of `width` bytes, in each
+    /// from the lowest bit. [`SLOTS`] more exponents must be readable.
+    ///
+    /// A branch per escape would often be mispredicted; a few stores in vain
+    /// cost less.
+    #[inline(always)]
+    fn patch(&mut self, width: usize, escapes: Option<&[u8]>) {
+        if width != PLANE && self.ragged.0 != width {
+            self.ragged = (width, places(width));
+        }
+        let places = if width == PLANE { &FULL } else { &self.ragged.1 };
+        let escapes = escapes.unwrap_or(&self.escapes);
+        let mut next = 0;
+        for (q, word) in self.open.as_chunks::<8>().0.iter().enumerate() {
+            let mut bits = u64::from_le_bytes(*word);
+            let found = bits.count_ones() as usize;
+            let mut put = |exponent: u8| {
+                let at = usize::from(places[bits.trailing_zeros() as usize]) + 8 * q;
+                self.e[at % (2 * SUPERBLOCK)] = exponent;
+                bits &= bits.wrapping_sub(1);
+            };
+            if let Some(slots) = escapes.get(next..next + SLOTS) {
+                slots.iter().for_each(|e| put(*e));
             }
+            if found > SLOTS {
+                let more = escapes.get(next + SLOTS..next + found);
+                more.unwrap_or_default().iter().for_each(|e| put(*e));
+            }
+            next += found;
         }
     }
 }
@@ -111,7 +146,7 @@ fn patch<L: Lanes>(e: &mut [u8; SUPERBLOCK], open: &[u8; PLANE], width: usize, e
 fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
     let (low, rest) = block.planes.split_at_checked(block.width)?;
     let (mid, high) = rest.split_at_checked(block.width)?;
-    let mut table = [0; 16];
+    let mut table = [0; 8];
     for (code, entry) in (0..8u8).zip(&mut table) {
         *entry = block.base.wrapping_add(code).wrapping_sub(1);
     }
@@ -123,7 +158,8 @@ fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize
     L::expand([low, mid, high], &table, &mut scratch.e);
     let count = scratch.count();
     if !block.nibbles {
-        patch::<L>(&mut scratch.e, &scratch.open, block.width, block.stream.get(..count)?);
+        block.stream.get(..count)?;
+        scratch.patch(block.width, Some(block.padded_stream));
         return Some(count);
     }
     let length = count.div_ceil(2);
@@ -134,7 +170,7 @@ fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize
     for (packed, out) in packed.iter().zip(scratch.escapes.as_chunks_mut::<32>().0) {
         L::look_up(packed, &table, out);
     }
-    patch::<L>(&mut scratch.e, &scratch.open, block.width, &scratch.escapes);
+    scratch.patch(block.width, None);
     Some(length)
 }
 
@@ -151,76 +187,115 @@ fn word(plane: &[u8], q: usize) -> (u64, u64) {
     }
 }
 
-/// `count` bits of `bytes` from bit `at`, with others above them; `None` near
-/// the end.
+/// The longest bits of both levels, and room for whole words.
+type LevelBits = [u8; SUPERBLOCK / 2 + 16];
+
+/// `count` bits from bit `at`, with others above them.
 #[inline(always)]
-fn bits(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
-    let word = |i: usize| bytes.get(i..i + 8)?.try_into().ok().map(u64::from_le_bytes);
-    let low = word(at / 8)? >> (at % 8);
+fn bits(bytes: &LevelBits, at: usize, count: usize) -> u64 {
+    let word = |i: usize| {
+        let window = bytes.get(i..i + 8).and_then(|b| b.try_into().ok());
+        window.map_or(0, u64::from_le_bytes)
+    };
+    let byte = at / 8 % (SUPERBLOCK / 2);
+    let low = word(byte) >> (at % 8);
     // One load holds 57 bits from any bit of its first byte; rarely are more wanted.
-    if count <= 57 { Some(low) } else { Some(low | word(at / 8 + 7)? << (56 - at % 8)) }
+    if count <= 57 { low } else { low | word(byte + 7) << (56 - at % 8) }
 }
 
 /// Exponents of TBE2 into `scratch.e`; returns as [`tbe3`] does.
 ///
-/// Ones of `open` mark the weights without an exponent yet. A level stores the
-/// low bits of their codes, then the high ones; code 0 leaves a weight open.
-/// The bits of all levels together, and two planes that tell the levels apart,
-/// index one table.
+/// A level stores the low bits of its codes, then the high ones; code 0 leaves
+/// a weight open. The second level's bits are put where the planes leave
+/// weights open, so that with a plane that tells the two levels apart they
+/// index one table. What is still open is rare, and placed weight by weight.
 #[inline(always)]
 fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -> Option<usize> {
     let (low, high) = block.planes.split_at_checked(block.width)?;
     let words = block.width.div_ceil(8).min(WORDS);
-    let (mut index, mut open) = ([[0u64; WORDS]; 4], [0u64; WORDS]);
+    // Read in place but at the stream's end: words of a fresh copy would
+    // straddle the stores that made it.
+    let mut end = [0; SUPERBLOCK / 2 + 16];
+    let levels: &LevelBits = if let Some(levels) = block.padded_stream.first_chunk() {
+        levels
+    } else {
+        end.iter_mut().zip(block.padded_stream).for_each(|(to, from)| *to = *from);
+        &end
+    };
+    let mut index = [[0u64; WORDS]; 3];
     let mut first = 0;
     for q in 0..words {
         let ((a, valid), (b, _)) = (word(low, q), word(high, q));
-        (index[0][q], index[1][q], open[q]) = (a, b, !(a | b) & valid);
-        first += open[q].count_ones() as usize;
+        (index[0][q], index[1][q], index[2][q]) = (a, b, !(a | b) & valid);
+        first += index[2][q].count_ones() as usize;
     }
     let (mut low_at, mut high_at, mut second) = (0, first, 0);
-    for q in 0..words {
-        let mask = open[q];
+    for (q, open) in scratch.open.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let mask = index[2][q];
         let found = mask.count_ones() as usize;
-        let a = L::deposit(bits(block.padded_stream, low_at, found)?, mask);
-        let b = L::deposit(bits(block.padded_stream, high_at, found)?, mask);
+        let a = L::deposit(bits(levels, low_at, found), mask);
+        let b = L::deposit(bits(levels, high_at, found), mask);
         (low_at, high_at) = (low_at + found, high_at + found);
         index[0][q] |= a;
         index[1][q] |= b;
-        index[2][q] = a | b;
-        open[q] = mask & !(a | b);
-        index[3][q] = open[q];
-        second += open[q].count_ones() as usize;
+        let left = mask & !(a | b);
+        second += left.count_ones() as usize;
+        *open = left.to_le_bytes();
     }
-    (low_at, high_at) = (2 * first, 2 * first + second);
-    for q in 0..words {
-        let mask = open[q];
-        let found = mask.count_ones() as usize;
-        let a = L::deposit(bits(block.padded_stream, low_at, found)?, mask);
-        let b = L::deposit(bits(block.padded_stream, high_at, found)?, mask);
-        (low_at, high_at) = (low_at + found, high_at + found);
-        index[0][q] |= a;
-        index[1][q] |= b;
-        open[q] = mask & !(a | b);
-    }
-    let bytes = |plane: &mut [u8; PLANE], words: &[u64; WORDS]| {
+    for (plane, words) in scratch.planes.iter_mut().zip(&index) {
         for (bytes, word) in plane.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *bytes = word.to_le_bytes();
         }
-    };
-    scratch.planes.iter_mut().zip(&index).for_each(|(plane, words)| bytes(plane, words));
-    bytes(&mut scratch.open, &open);
-    let [a, b, c, d, e, f] = palette;
-    let mut table = [0, 0, 1, 2, 0, a, b, c, 0, d, e, f, 0, 0, 0, 0];
-    for entry in &mut table {
-        *entry = block.base.wrapping_add(*entry);
     }
+    let [a, b, c, third @ ..] = palette.map(|p| block.base.wrapping_add(p));
+    let [base, next, last] = [0, 1, 2].map(|d| block.base.wrapping_add(d));
+    let table = [0, base, next, last, 0, a, b, c];
     let width = block.width.min(PLANE);
     L::expand(scratch.planes.each_ref().map(|p| &p[..width]), &table, &mut scratch.e);
-    let levels = (2 * (first + second)).div_ceil(8);
-    let length = levels + scratch.count();
-    patch::<L>(&mut scratch.e, &scratch.open, block.width, block.stream.get(levels..length)?);
+    let length = third_level::<L>(block, levels, 2 * first, second, third, scratch)?;
+    scratch.patch(block.width, None);
     Some(length)
+}
+
+/// Exponents of the `count` weights that the second level leaves open into
+/// `scratch.escapes`: their codes' bits begin at `at` of `levels`, the raw
+/// exponents on the next byte. Returns as [`tbe3`] does.
+#[inline(always)]
+fn third_level<L: Lanes>(
+    block: &Superblock<'_>,
+    levels: &LevelBits,
+    at: usize,
+    count: usize,
+    palette: [u8; 3],
+    scratch: &mut Scratch,
+) -> Option<usize> {
+    const STEP: usize = 32;
+    let [a, b, c] = palette;
+    let table = [0, a, b, c];
+    let mut length = (at + 2 * count).div_ceil(8);
+    for (step, out) in scratch.escapes.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
+        let done = step * STEP;
+        if done >= count {
+            break;
+        }
+        let low = bits(levels, at + done, STEP);
+        let high = bits(levels, at + count + done, STEP);
+        for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let codes = L::deposit(low >> (8 * k), 0x0101_0101_0101_0101)
+                | L::deposit(high >> (8 * k), 0x0202_0202_0202_0202);
+            *out = codes.to_le_bytes().map(|code| table[usize::from(code & 3)]);
+        }
+        let mut raw = !(low | high) as u32;
+        if count - done < STEP {
+            raw &= (1 << (count - done)) - 1;
+        }
+        while raw != 0 {
+            out[raw.trailing_zeros() as usize % STEP] = *block.stream.get(length)?;
+            length += 1;
+            raw &= raw - 1;
+        }
+    }
+    (length <= block.stream.len()).then_some(length)
 }
 
 /// Exponents of `block` into `scratch.e`; returns the length of its part of
@@ -249,25 +324,25 @@ pub(super) struct Corrupt {
 }
 
 /// Calls `each` with the sign/mantissa bytes and exponents of every superblock
-/// of `rows`, in order.
+/// of `rows`, in order, and with bytes that are worth loading meanwhile.
 #[inline(always)]
 fn for_superblocks<L: Lanes>(
     payload: &Payload<'_>,
     rows: Range<usize>,
     scratch: &mut Scratch,
-    mut each: impl FnMut(&[u8], &[u8]),
+    mut each: impl FnMut(&[u8], &[u8], &[u8]),
 ) -> Result<(), Corrupt> {
     let full = PLANE * (payload.plane_count() + 8);
     for row in rows {
         for superblock in 0..payload.per_row {
             let ahead = row * payload.row_bytes + (superblock + AHEAD) * full;
-            L::prefetch(payload.fixed.get(ahead..ahead + full).unwrap_or_default());
+            let ahead = payload.fixed.get(ahead..ahead + full).unwrap_or_default();
             let block = payload.superblock(row, superblock).and_then(|block| {
                 exponents::<L>(payload, &block, scratch)?;
                 Some((block.signs.get(..block.weights)?, scratch.e.get(..block.weights)?))
             });
             let (signs, exponents) = block.ok_or(Corrupt { row, superblock })?;
-            each(signs, exponents);
+            each(signs, exponents, ahead);
         }
     }
     Ok(())
@@ -282,9 +357,9 @@ pub(super) fn rows_to_bf16<L: Lanes>(
     stream: bool,
 ) -> Result<(), Corrupt> {
     let mut at = 0;
-    for_superblocks::<L>(payload, rows, &mut Scratch::new(), |signs, exponents| {
+    for_superblocks::<L>(payload, rows, &mut Scratch::new(), |signs, exponents, ahead| {
         let end = at + signs.len();
-        L::bf16(signs, exponents, out.get_mut(at..end).unwrap_or_default(), stream);
+        L::bf16(signs, exponents, out.get_mut(at..end).unwrap_or_default(), stream, ahead);
         at = end;
     })
 }
@@ -297,7 +372,7 @@ pub(super) fn rows_to_f32<L: Lanes>(
     out: &mut [f32],
 ) -> Result<(), Corrupt> {
     let mut at = 0;
-    for_superblocks::<L>(payload, rows, &mut Scratch::new(), |signs, exponents| {
+    for_superblocks::<L>(payload, rows, &mut Scratch::new(), |signs, exponents, _| {
         let end = at + signs.len();
         let out = out.get_mut(at..end).unwrap_or_default();
         for ((o, s), e) in out.iter_mut().zip(signs).zip(exponents) {
@@ -314,8 +389,8 @@ pub(super) fn rows_dot<L: Lanes>(payload: &Payload<'_>, x: &[f32], rows: Range<u
     L::arrange(&mut x);
     for (row, y) in rows.zip(y) {
         let (mut sum, mut rest) = (0.0, &x[..]);
-        let done = for_superblocks::<L>(payload, row..row + 1, &mut scratch, |signs, exponents| {
-            sum += L::dot(signs, exponents, rest.split_off(..signs.len()).unwrap_or_default());
+        let done = for_superblocks::<L>(payload, row..row + 1, &mut scratch, |signs, exponents, ahead| {
+            sum += L::dot(signs, exponents, rest.split_off(..signs.len()).unwrap_or_default(), ahead);
         });
         *y = if done.is_ok() { sum } else { f32::NAN };
     }
@@ -326,7 +401,7 @@ pub(super) struct Plain;
 
 impl Lanes for Plain {
     #[inline(always)]
-    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut [u8; SUPERBLOCK]) {
+    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
         for (bit, e) in e.chunks_mut(width.max(1)).take(8).enumerate() {
             for (i, e) in e.iter_mut().enumerate().take(width) {
@@ -334,7 +409,7 @@ impl Lanes for Plain {
                 for (k, plane) in planes.iter().enumerate() {
                     entry |= usize::from(plane[i] >> bit & 1) << k;
                 }
-                *e = table[entry & 15];
+                *e = table[entry & 7];
             }
         }
     }
@@ -344,15 +419,6 @@ impl Lanes for Plain {
         for (byte, out) in packed.iter().zip(out.as_chunks_mut::<2>().0) {
             *out = [table[usize::from(byte & 15)], table[usize::from(byte >> 4)]];
         }
-    }
-
-    #[inline(always)]
-    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2] {
-        let mut out = [0; 2];
-        for (out, bytes) in out.iter_mut().zip(bytes.chunks(64)) {
-            *out = bytes.iter().rev().fold(0, |acc, b| acc << 1 | u64::from(*b != 0));
-        }
-        out
     }
 
     #[inline(always)]
@@ -368,7 +434,7 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], _: bool) {
+    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], _: bool, _: &[u8]) {
         for ((o, s), e) in out.iter_mut().zip(signs).zip(exponents) {
             *o = bf16(*s, *e);
         }
@@ -378,7 +444,7 @@ impl Lanes for Plain {
     fn arrange(_: &mut [f32]) {}
 
     #[inline(always)]
-    fn dot(signs: &[u8], exponents: &[u8], x: &[f32]) -> f32 {
+    fn dot(signs: &[u8], exponents: &[u8], x: &[f32], _: &[u8]) -> f32 {
         let ((s, s_rest), (e, e_rest)) = (signs.as_chunks::<RUN>(), exponents.as_chunks::<RUN>());
         let (x, x_rest) = x.as_chunks::<RUN>();
         let mut sum = [0.0f32; RUN];
@@ -390,7 +456,4 @@ impl Lanes for Plain {
         let tail: f32 = s_rest.iter().zip(e_rest).zip(x_rest).map(|((s, e), x)| float(*s, *e) * x).sum();
         sum.iter().sum::<f32>() + tail
     }
-
-    #[inline(always)]
-    fn prefetch(_: &[u8]) {}
 }

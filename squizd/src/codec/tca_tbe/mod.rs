@@ -244,7 +244,7 @@ fn corrupt(name: &str, at: Corrupt) -> Error {
 /// A coded payload whose rows `rows` can be decoded into `out` values; `None`
 /// for the profile that stores plain numbers.
 fn open<'a>(tensor: &Encoded<'a>, rows: &Range<u64>, out: usize) -> Result<Option<Payload<'a>>> {
-    checked_geometry(CodecId::TCA_TBE, tensor, rows, out)?;
+    checked_geometry(CodecId::TCA_TBE, tensor, rows, out, tensor.matrix.cols)?;
     if tensor.params.first() == Some(&tbe::PLAIN) {
         return Ok(None);
     }

@@ -4,8 +4,8 @@
 //! features (see [`super::dispatch`]), which run only where the CPU has them.
 #![allow(unsafe_code)] // x86 intrinsics, whose features the entry points have
 
-use super::decode::{Lanes, Plain, RUN};
-use super::payload::{PLANE, SUPERBLOCK};
+use super::decode::{Exponents, Lanes, Plain, RUN};
+use super::payload::PLANE;
 #[allow(clippy::wildcard_imports, reason = "a page of intrinsics")]
 use std::arch::x86_64::*;
 
@@ -24,6 +24,15 @@ macro_rules! merge_high {
     ($a:expr, $b:expr, $mask:expr, $n:literal) => {
         _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16::<$n>($a), $mask), _mm256_andnot_si256($mask, $b))
     };
+}
+
+/// Starts loading the `i`th of 32 parts of `ahead`: all at once, they would
+/// fill the queue of outstanding loads.
+#[inline(always)]
+fn prefetch(ahead: &[u8], i: usize) {
+    let part = ahead.as_ptr().wrapping_add(i * (ahead.len() / 32));
+    // SAFETY: the CPU has SSE; a prefetch never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(part.cast()) }
 }
 
 /// 32 bfloat16s.
@@ -48,9 +57,9 @@ impl Lanes for Avx2 {
     /// A transposition in three steps: pairs of planes into 2-bit fields, these
     /// into nibbles, nibbles into bytes; the shuffle is the table look-up.
     #[inline(always)]
-    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut [u8; SUPERBLOCK]) {
+    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
-        if !(32..=PLANE).contains(&width) || !(3..=4).contains(&P) {
+        if !(32..=PLANE).contains(&width) {
             return Plain::expand(planes, table, e);
         }
         let mut at = 0;
@@ -59,27 +68,23 @@ impl Lanes for Avx2 {
             // has at least `at + 32` bytes, and `e` has `8 * width` of them.
             unsafe {
                 let (fives, threes) = (_mm256_set1_epi8(0x55), _mm256_set1_epi8(0x33));
-                let nibble = _mm256_set1_epi8(0x0f);
-                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-                let load = |k: usize| {
-                    planes
-                        .get(k)
-                        .map_or(_mm256_setzero_si256(), |p| _mm256_loadu_si256(p.as_ptr().add(at).cast()))
-                };
-                let (p0, p1, p2, p3) = (load(0), load(1), load(2), load(3));
+                let code = _mm256_set1_epi8(0x07);
+                let table = _mm256_broadcastsi128_si256(_mm_loadl_epi64(table.as_ptr().cast()));
+                let [p0, p1, p2] = planes.map(|p| _mm256_loadu_si256(p.as_ptr().add(at).cast()));
                 let (even01, odd01) = (merge!(p0, p1, fives, 1), merge_high!(p0, p1, fives, 1));
-                let (even23, odd23) = (merge!(p2, p3, fives, 1), merge_high!(p2, p3, fives, 1));
+                let (even2, odd2) =
+                    (_mm256_and_si256(p2, fives), _mm256_and_si256(_mm256_srli_epi16::<1>(p2), fives));
                 // Low nibbles are bits 0, 1, 2, 3 of the planes, high ones 4, 5, 6, 7.
                 let nibbles = [
-                    merge!(even01, even23, threes, 2),
-                    merge!(odd01, odd23, threes, 2),
-                    merge_high!(even01, even23, threes, 2),
-                    merge_high!(odd01, odd23, threes, 2),
+                    merge!(even01, even2, threes, 2),
+                    merge!(odd01, odd2, threes, 2),
+                    merge_high!(even01, even2, threes, 2),
+                    merge_high!(odd01, odd2, threes, 2),
                 ];
                 let out = e.as_mut_ptr().add(at);
                 for (bit, n) in nibbles.into_iter().enumerate() {
-                    let low = _mm256_and_si256(n, nibble);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(n), nibble);
+                    let low = _mm256_and_si256(n, code);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(n), code);
                     _mm256_storeu_si256(out.add(bit * width).cast(), _mm256_shuffle_epi8(table, low));
                     _mm256_storeu_si256(out.add((bit + 4) * width).cast(), _mm256_shuffle_epi8(table, high));
                 }
@@ -109,33 +114,19 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn nonzero(bytes: &[u8; PLANE]) -> [u64; 2] {
-        let mut masks = [0; 4];
-        for (mask, bytes) in masks.iter_mut().zip(bytes.as_chunks::<32>().0) {
-            // SAFETY: the CPU has AVX2 (see the module's comment); 32 readable bytes.
-            let zeros = unsafe {
-                let v = _mm256_loadu_si256(bytes.as_ptr().cast());
-                _mm256_movemask_epi8(_mm256_cmpeq_epi8(v, _mm256_setzero_si256()))
-            };
-            *mask = u64::from(!zeros.cast_unsigned());
-        }
-        let [a, b, c, d] = masks;
-        [a | b << 32, c | d << 32]
-    }
-
-    #[inline(always)]
     fn deposit(bits: u64, mask: u64) -> u64 {
         // SAFETY: the CPU has BMI2 (see the module's comment).
         unsafe { _pdep_u64(bits, mask) }
     }
 
     #[inline(always)]
-    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool) {
+    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool, ahead: &[u8]) {
         let (s, s_rest) = signs.as_chunks::<32>();
         let (e, e_rest) = exponents.as_chunks::<32>();
         let stream = stream && out.as_ptr().addr().is_multiple_of(32);
         let (o, o_rest) = out.as_chunks_mut::<32>();
-        for ((s, e), o) in s.iter().zip(e).zip(o) {
+        for (i, ((s, e), o)) in s.iter().zip(e).zip(o).enumerate() {
+            prefetch(ahead, i);
             // SAFETY: the CPU has AVX2 (see the module's comment); 32 bytes of
             // `s` and `e`, 64 of `o`, aligned to 32 where streamed.
             unsafe {
@@ -150,7 +141,7 @@ impl Lanes for Avx2 {
                 }
             }
         }
-        Plain::bf16(s_rest, e_rest, o_rest, false);
+        Plain::bf16(s_rest, e_rest, o_rest, false, &[]);
     }
 
     /// In each 16 the quads 0, 2, 1, 3.
@@ -163,7 +154,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(signs: &[u8], exponents: &[u8], x: &[f32]) -> f32 {
+    fn dot(signs: &[u8], exponents: &[u8], x: &[f32], ahead: &[u8]) -> f32 {
         let ((s, s_rest), (e, e_rest)) = (signs.as_chunks::<RUN>(), exponents.as_chunks::<RUN>());
         let (x, x_rest) = x.as_chunks::<RUN>();
         // SAFETY: the CPU has AVX2 and FMA (see the module's comment); 32
@@ -171,7 +162,8 @@ impl Lanes for Avx2 {
         let sum = unsafe {
             let mut acc = [_mm256_setzero_ps(); 4];
             let zero = _mm256_setzero_si256();
-            for ((s, e), x) in s.iter().zip(e).zip(x) {
+            for (i, ((s, e), x)) in s.iter().zip(e).zip(x).enumerate() {
+                prefetch(ahead, i);
                 let [a, b] = words(s, e);
                 // Zeros below each word: the weights 0 to 3 and 8 to 11 of its
                 // 16, then 4 to 7 and 12 to 15.
@@ -192,15 +184,7 @@ impl Lanes for Avx2 {
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         };
-        sum + Plain::dot(s_rest, e_rest, x_rest)
-    }
-
-    #[inline(always)]
-    fn prefetch(bytes: &[u8]) {
-        for line in bytes.chunks(64) {
-            // SAFETY: the CPU has SSE; a prefetch never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-        }
+        sum + Plain::dot(s_rest, e_rest, x_rest, &[])
     }
 }
 

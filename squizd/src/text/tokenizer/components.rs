@@ -58,10 +58,14 @@ impl Pattern {
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 pub(super) enum Normalizer {
-    NFC,
-    NFD,
-    NFKC,
-    NFKD,
+    #[serde(rename = "NFC")]
+    Nfc,
+    #[serde(rename = "NFD")]
+    Nfd,
+    #[serde(rename = "NFKC")]
+    Nfkc,
+    #[serde(rename = "NFKD")]
+    Nfkd,
     Nmt,
     Lowercase,
     StripAccents,
@@ -102,19 +106,19 @@ impl Normalizer {
         count_step(steps)?;
         let mut grow = |factor: usize| *growth = growth.saturating_mul(factor.max(1));
         Ok(match self {
-            Self::NFC => {
+            Self::Nfc => {
                 grow(CANONICAL_GROWTH);
                 NFC.into()
             }
-            Self::NFD => {
+            Self::Nfd => {
                 grow(CANONICAL_GROWTH);
                 NFD.into()
             }
-            Self::NFKC => {
+            Self::Nfkc => {
                 grow(COMPAT_GROWTH);
                 NFKC.into()
             }
-            Self::NFKD => {
+            Self::Nfkd => {
                 grow(COMPAT_GROWTH);
                 NFKD.into()
             }

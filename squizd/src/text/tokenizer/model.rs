@@ -18,6 +18,7 @@ use tokenizers::{
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An entry of `added_tokens`: recognised in the text before anything else.
+#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Deserialize)]
 pub(super) struct AddedToken {
     pub(super) id: u32,
@@ -179,7 +180,7 @@ fn place(vocab: &mut Vocab, added: &[AddedToken], vocab_size: u32) -> Result<Vec
     let mut spellings = vec![String::new(); len];
     for (token, &id) in vocab.iter() {
         check_spelling(token, id)?;
-        let slot = &mut spellings[id as usize];
+        let Some(slot) = spellings.get_mut(id as usize) else { continue };
         if !slot.is_empty() {
             // The map's order is random: name the pair in a stable order.
             let (a, b) = if slot.as_str() < token.as_str() { (&*slot, token) } else { (token, &*slot) };

@@ -1,0 +1,116 @@
+//! Every level against the reference, over odd shapes.
+
+use super::*;
+use crate::codec::testing::{MemoryRows, Stored, encode, encode_as, gaussian};
+use crate::codec::{CODECS, Codec};
+use squizd_spec::Params;
+
+fn of(id: CodecId) -> &'static dyn Codec {
+    CODECS.iter().copied().find(|c| c.id() == id).unwrap()
+}
+
+/// Row sums of `|w| |x|`, the scale of rounding errors.
+fn magnitudes(decoded: &[f32], x: &[f32]) -> Vec<f32> {
+    decoded.chunks(x.len()).map(|r| r.iter().zip(x).map(|(w, x)| (w * x).abs()).sum()).collect()
+}
+
+fn at(level: Level, id: CodecId, stored: &Stored, x: &Activation<'_>, range: Range<u64>) -> Vec<f32> {
+    let mut y = vec![f32::NAN; (range.end - range.start) as usize];
+    let view = stored.view();
+    let rows = Rows::of(id, &view, x, &range, &y).unwrap();
+    if id == CodecId::INT4 {
+        int4_at(level, Layout::of(view.params), x, rows, &mut y);
+    } else {
+        q8_at(level, q8_codec::scale_bytes(view.params), x, rows, &mut y);
+    }
+    y
+}
+
+fn compare(id: CodecId, stored: &Stored) {
+    let cols = stored.matrix.cols as usize;
+    let x: Vec<f32> = gaussian(cols, 5).iter().enumerate().map(|(i, v)| v * (1.0 + i as f32)).collect();
+    let decoded = stored.decode(of(id));
+    let scale = magnitudes(&decoded, &x);
+    let exact: Vec<f64> = decoded
+        .chunks(cols)
+        .map(|r| r.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum())
+        .collect();
+    for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Q8, 0.03)] {
+        let x = Activation::new(&x, precision);
+        let reference = at(Level::Scalar, id, stored, &x, 0..stored.matrix.rows);
+        for (i, (y, e)) in reference.iter().zip(&exact).enumerate() {
+            let error = (f64::from(*y) - e).abs();
+            assert!(error <= tolerance * f64::from(scale[i]), "{id} {:?}: {y} {e}", stored.params);
+        }
+        for level in Level::supported() {
+            let y = at(level, id, stored, &x, 0..stored.matrix.rows);
+            for (i, (y, r)) in y.iter().zip(&reference).enumerate() {
+                assert!(
+                    (y - r).abs() <= 1e-5 * scale[i],
+                    "{id} {level} {:?} row {i}: {y} {r}",
+                    stored.params
+                );
+            }
+            let last = stored.matrix.rows - 1;
+            assert_eq!(at(level, id, stored, &x, last..last + 1)[0].to_bits(), y[last as usize].to_bits());
+        }
+    }
+}
+
+const SHAPES: [(u64, u64); 10] =
+    [(1, 1), (2, 15), (3, 31), (2, 33), (5, 96), (3, 224), (4, 256), (3, 300), (2, 576), (3, 1037)];
+
+#[test]
+fn int4_levels_agree() {
+    for (rows, cols) in SHAPES {
+        let source = MemoryRows::f32(rows, cols, gaussian((rows * cols) as usize, cols));
+        for group in [None, Some(16), Some(32), Some(64), Some(128)] {
+            compare(CodecId::INT4, &encode(of(CodecId::INT4), &source, group).unwrap());
+        }
+        for head in [[1, 32, 0, 0, 0xf7], [1, 32, 0, 32, 0xf7], [0, 32, 1, 0, 0], [0, 128, 1, 0, 0]] {
+            let mut params = Params::default();
+            params[..5].copy_from_slice(&head);
+            compare(CodecId::INT4, &encode_as(of(CodecId::INT4), &source, &params).unwrap());
+        }
+    }
+}
+
+#[test]
+fn q8_levels_agree() {
+    for (rows, cols) in SHAPES {
+        let source = MemoryRows::f32(rows, cols, gaussian((rows * cols) as usize, cols));
+        for format in [0, 1] {
+            let mut params = Params::default();
+            params[..2].copy_from_slice(&[32, format]);
+            compare(CodecId::Q8, &encode_as(of(CodecId::Q8), &source, &params).unwrap());
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_do_not_saturate() {
+    // All codes 15, and all q8 codes -128 or 127, against x of one magnitude.
+    for sign in [1.0f32, -1.0] {
+        let x = vec![sign; 256];
+        let q = Activation::new(&x, Precision::Q8);
+        let mut params = Params::default();
+        params[..2].copy_from_slice(&[0, 32]);
+        let mut data = vec![0xff; 128];
+        data.resize(256, 0);
+        data.extend(0x0000_3c00u32.to_le_bytes().repeat(8));
+        let matrix = squizd_spec::Matrix { rows: 1, cols: 256 };
+        let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
+        for level in Level::supported() {
+            let y = at(level, CodecId::INT4, &stored, &q, 0..1)[0];
+            assert!((y - sign * 15.0 * 256.0).abs() < 0.1, "{level}: {y}");
+        }
+        params[..2].copy_from_slice(&[32, 0]);
+        let mut data = vec![0x80; 256];
+        data.extend(0x3c00u16.to_le_bytes().repeat(8));
+        let stored = Stored { params, data, ..stored };
+        for level in Level::supported() {
+            let y = at(level, CodecId::Q8, &stored, &q, 0..1)[0];
+            assert!((y + sign * 128.0 * 256.0).abs() < 1.0, "{level}: {y}");
+        }
+    }
+}
