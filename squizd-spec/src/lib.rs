@@ -50,7 +50,7 @@ mod validate;
 mod view;
 
 pub use check::section_rules;
-pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane, int_layout};
+pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane, int_layout, tbe};
 pub use contents::{contents, section_bytes};
 pub use error::{Code, ErrorKind, Result, SquizdError};
 pub use ids::{ArchId, DType, NO_LAYER, Part, Role, SectionKind, canonical_name};

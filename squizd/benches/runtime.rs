@@ -125,7 +125,7 @@ fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
 fn encode(id: CodecId, matrix: Matrix) -> squizd::Result<(Params, Vec<u8>)> {
     let codec = codec(id).ok_or_else(|| squizd::Error::unsupported("codec"))?;
     let rows = Random(matrix);
-    let params = codec.plan(&rows, &EncodeOptions { group_size: None })?;
+    let params = codec.plan(&rows, &EncodeOptions::default())?;
     let payload = Payload(Mutex::default());
     codec.encode(&rows, &params, &payload)?;
     Ok((params, payload.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))

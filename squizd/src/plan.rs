@@ -7,21 +7,28 @@ use crate::{
 };
 use regex::Regex;
 use serde::{Deserialize, Serialize};
-use squizd_spec::{CodecId, DType, Matrix, Part, PayloadLength, Role};
+use squizd_spec::{CodecId, DType, Matrix, Params, Part, PayloadLength, Role};
 use std::{fmt, str::FromStr};
 
-/// A codec by name, with its options: `raw`, `bf16`, `q8`, `int4`, `int4:g32`.
+/// A codec by name, with its options: `raw`, `bf16`, `q8`, `int4`, `int4:g32`,
+/// `tca-tbe:tbe2`, or the preset `lossless`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CodecChoice {
     /// `None` keeps the source's own precision.
     pub codec: Option<CodecId>,
     /// Codec options.
     pub options: EncodeOptions,
+    /// Keep tensors of a type that the codec does not take, instead of
+    /// refusing the model.
+    pub keep_others: bool,
 }
 
 impl CodecChoice {
     /// Keeps the source's own precision.
-    pub const RAW: Self = Self { codec: None, options: EncodeOptions { group_size: None } };
+    pub const RAW: Self =
+        Self { codec: None, options: EncodeOptions { group_size: None, profile: None }, keep_others: false };
+    /// TCA-TBE for BF16 tensors, the plain numbers for others.
+    pub const LOSSLESS: Self = Self { codec: Some(CodecId::TCA_TBE), keep_others: true, ..Self::RAW };
 
     fn of(codec: CodecId) -> Self {
         Self { codec: Some(codec), ..Self::RAW }
@@ -33,20 +40,30 @@ impl FromStr for CodecChoice {
 
     fn from_str(text: &str) -> Result<Self> {
         let (name, option) = text.split_once(':').map_or((text, None), |(n, o)| (n, Some(o)));
-        let codec = match name {
-            "raw" => None,
-            name => Some(CodecId::from_name(name).filter(|c| codec(*c).is_some()).ok_or_else(|| {
+        let mut choice = match name {
+            "raw" => Self::RAW,
+            "lossless" => Self::LOSSLESS,
+            name => Self::of(CodecId::from_name(name).filter(|c| codec(*c).is_some()).ok_or_else(|| {
                 let known: Vec<_> = CodecId::ALL.iter().filter_map(|c| c.name()).collect();
-                Error::invalid(format!("unknown codec {name:?}; known are raw, {}", known.join(", ")))
+                Error::invalid(format!(
+                    "unknown codec {name:?}; known are raw, lossless, {}",
+                    known.join(", ")
+                ))
             })?),
         };
-        let group_size = match option {
-            None => None,
-            Some(o) => Some(o.strip_prefix('g').and_then(|g| g.parse().ok()).ok_or_else(|| {
-                Error::invalid(format!("unknown codec option {o:?} in {text:?}; write for instance int4:g32"))
-            })?),
-        };
-        Ok(Self { codec, options: EncodeOptions { group_size } })
+        match option {
+            None => {}
+            Some(o) if choice.codec == Some(CodecId::TCA_TBE) => choice.options.profile = Some(o.parse()?),
+            Some(o) => {
+                let group = o.strip_prefix('g').and_then(|g| g.parse().ok()).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "unknown codec option {o:?} in {text:?}; write for instance int4:g32"
+                    ))
+                })?;
+                choice.options.group_size = Some(group);
+            }
+        }
+        Ok(choice)
     }
 }
 
@@ -54,8 +71,10 @@ impl fmt::Display for CodecChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.codec {
             None => f.write_str("raw")?,
+            Some(_) if self.keep_others => f.write_str("lossless")?,
             Some(codec) => write!(f, "{codec}")?,
         }
+        self.options.profile.map_or(Ok(()), |p| write!(f, ":{p}"))?;
         self.options.group_size.map_or(Ok(()), |g| write!(f, ":g{g}"))
     }
 }
@@ -105,6 +124,8 @@ pub enum Reason {
     Requantized,
     /// The codec does not take this shape.
     Shape,
+    /// The codec does not take the source's element type.
+    SourceType,
 }
 
 /// One tensor's lot.
@@ -178,10 +199,19 @@ fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedT
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
     let codec = codec_of(id)?;
     let params = codec.nominal(matrix, tensor.dtype, &choice.options)?;
-    let length = id
-        .geometry(matrix, &params)
-        .map_err(|e| Error::invalid(format!("tensor {}: codec {choice}: {e:?}", tensor.name)))?
-        .length;
+    let length = |id: CodecId, params| {
+        let geometry = id.geometry(matrix, params);
+        let wrong = |e| Error::invalid(format!("tensor {}: codec {choice}: {e:?}", tensor.name));
+        geometry.map(|g| g.length).map_err(wrong)
+    };
+    let length = match length(id, &params)? {
+        // Codecs without a fixed rate store the plain numbers where they save nothing.
+        PayloadLength::Within { min, max } => {
+            let plain = length(raw_codec(tensor.dtype), &Params::default())?.max();
+            PayloadLength::Within { min: min.min(plain), max: max.min(plain) }
+        }
+        exact @ PayloadLength::Exact(_) => exact,
+    };
     Ok(PlannedTensor { index, codec: id, options: choice.options, reason, length })
 }
 
@@ -199,12 +229,19 @@ fn settle(
 ) -> Result<(CodecChoice, Reason)> {
     let Some(id) = choice.codec.filter(|c| !c.is_raw()) else { return Ok((choice, reason)) };
     let codec = codec_of(id)?;
+    let does_not_take = |why: String| {
+        Error::invalid(format!("tensor {}: codec {choice} does not take it: {why}", tensor.name))
+    };
+    if let Err(why) = codec.accepts_dtype(tensor.dtype) {
+        return if choice.keep_others {
+            Ok((CodecChoice::RAW, Reason::SourceType))
+        } else {
+            Err(does_not_take(why))
+        };
+    }
     if let Err(why) = codec.accepts(matrix) {
         if reason == Reason::Override {
-            return Err(Error::invalid(format!(
-                "tensor {}: codec {choice} does not take it: {why}",
-                tensor.name
-            )));
+            return Err(does_not_take(why));
         }
         return Ok((CodecChoice::RAW, Reason::Shape));
     }
@@ -220,4 +257,58 @@ fn settle(
     let kept = CodecChoice::of(CodecId::Q8);
     let exact = codec_of(CodecId::Q8)?.imports(tensor.dtype, matrix, &kept.options);
     Ok((kept, if exact { Reason::Imported } else { Reason::Requantized }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::tca_tbe::Profile;
+
+    fn tensor(dtype: DType) -> TensorInfo {
+        TensorInfo {
+            name: "blk.0.attn_q.weight".into(),
+            source_name: "q".into(),
+            role: Role::ATTN_Q,
+            layer: Some(0),
+            part: Part::WEIGHT,
+            experts: 0,
+            dtype,
+            dims: vec![2048, 2048],
+        }
+    }
+
+    #[test]
+    fn names_with_options_parse_and_print_back() {
+        for text in ["raw", "bf16", "int4:g32", "tca-tbe", "tca-tbe:tbe2", "lossless", "lossless:tbe3"] {
+            assert_eq!(text.parse::<CodecChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("lossless:tbe2".parse::<CodecChoice>().unwrap().options.profile, Some(Profile::Tbe2));
+        for (text, message) in [
+            ("int9", "known are raw, lossless, f32"),
+            ("int4:tbe2", "write for instance int4:g32"),
+            ("tca-tbe:g32", "allowed: tbe3, tbe2"),
+        ] {
+            let error = text.parse::<CodecChoice>().unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn lossless_codes_bf16_and_keeps_the_rest() {
+        let recipe = Recipe::new("lossless".parse().unwrap());
+        let coded = choose(0, &tensor(DType::BF16), &recipe).unwrap();
+        assert_eq!((coded.codec, coded.reason), (CodecId::TCA_TBE, Reason::Recipe));
+        assert!(coded.length.max() <= 2048 * 2048 * 2);
+        for (dtype, codec) in [(DType::F32, CodecId::RAW_F32), (DType::F16, CodecId::RAW_F16)] {
+            let kept = choose(0, &tensor(dtype), &recipe).unwrap();
+            assert_eq!((kept.codec, kept.reason), (codec, Reason::SourceType));
+        }
+    }
+
+    #[test]
+    fn tca_tbe_by_name_refuses_what_it_would_round() {
+        let recipe = Recipe::new("tca-tbe".parse().unwrap());
+        let error = choose(0, &tensor(DType::F32), &recipe).unwrap_err().to_string();
+        assert!(error.contains("blk.0.attn_q.weight") && error.contains("source is F32"), "{error}");
+    }
 }

@@ -36,6 +36,9 @@ pub struct EncodeOptions {
     /// Group size of the plain integer layouts; `None` chooses the compact layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_size: Option<u16>,
+    /// Profile of TCA-TBE; `None` chooses TBE3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<tca_tbe::Profile>,
 }
 
 /// Squared error and energy of an encoded tensor, summed in f64 in row order
@@ -88,6 +91,12 @@ pub trait Codec: Sync {
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
+    /// Whether a tensor whose source is of type `dtype` can be stored, and why not.
+    fn accepts_dtype(&self, dtype: DType) -> std::result::Result<(), String> {
+        let _ = dtype;
+        Ok(())
+    }
+
     /// Whether a source tensor of type `dtype` is taken over without loss, so
     /// that it decodes to the very numbers of the source.
     fn imports(&self, dtype: DType, matrix: Matrix, options: &EncodeOptions) -> bool;
@@ -139,6 +148,7 @@ mod q8;
 mod raw;
 mod sample;
 mod stream;
+pub mod tca_tbe;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -148,7 +158,8 @@ pub use activation::{Activation, Precision};
 pub use matmul::matmul;
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC];
+pub const CODECS: &[&dyn Codec] =
+    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

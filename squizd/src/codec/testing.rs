@@ -21,6 +21,17 @@ impl MemoryRows {
         Self { matrix: Matrix { rows, cols }, dtype: DType::F32, values, native: None }
     }
 
+    /// The same, rounded to BF16 where the codec takes nothing else.
+    pub(super) fn for_codec(codec: &dyn Codec, rows: u64, cols: u64, mut values: Vec<f32>) -> Self {
+        if codec.accepts_dtype(DType::F32).is_ok() {
+            return Self::f32(rows, cols, values);
+        }
+        for v in &mut values {
+            *v = f32::from_bits(v.to_bits() & 0xffff_0000);
+        }
+        Self { dtype: DType::BF16, ..Self::f32(rows, cols, values) }
+    }
+
     /// A source whose native bytes are `native`, decoding to `values`.
     pub(super) fn native(rows: u64, cols: u64, dtype: DType, native: Vec<u8>, values: Vec<f32>) -> Self {
         Self { dtype, native: Some(native), ..Self::f32(rows, cols, values) }
@@ -97,7 +108,7 @@ impl Stored {
 
 /// Plans and encodes.
 pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
-    let params = codec.plan(rows, &EncodeOptions { group_size })?;
+    let params = codec.plan(rows, &EncodeOptions { group_size, ..EncodeOptions::default() })?;
     encode_as(codec, rows, &params)
 }
 
@@ -107,8 +118,10 @@ pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> 
     let length = codec.id().geometry(matrix, params).unwrap().length.max() as usize;
     let sink = MemoryPayload(Mutex::new((vec![0; length], vec![false; length])));
     let (written, stats) = codec.encode(rows, params, &sink)?;
-    assert_eq!(written as usize, length);
-    let (data, _) = sink.0.into_inner().unwrap();
+    assert!(codec.id().geometry(matrix, params).unwrap().length.allows(written));
+    let (mut data, touched) = sink.0.into_inner().unwrap();
+    assert!(!touched[written as usize..].contains(&true), "bytes written behind the payload's end");
+    data.truncate(written as usize);
     let stored = Stored { matrix, params: *params, data, stats };
     assert_eq!(codec.check(&stored.view()), Ok(()));
     Ok(stored)

@@ -43,7 +43,7 @@ impl MemoryTensor {
         }
         let codec = codec::codec(id).unwrap();
         let rows = Values(Matrix::of(&self.dims).unwrap(), self.values());
-        let params = codec.plan(&rows, &EncodeOptions { group_size: None }).unwrap();
+        let params = codec.plan(&rows, &EncodeOptions::default()).unwrap();
         let payload = Payload::default();
         codec.encode(&rows, &params, &payload).unwrap();
         Self { codec: id, params, data: payload.0.into_inner().unwrap(), ..self.clone() }

@@ -103,6 +103,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::Imported => "imported exactly",
         Reason::Requantized => "source quantized",
         Reason::Shape => "shape",
+        Reason::SourceType => "source type",
     }
 }
 

@@ -267,7 +267,7 @@ impl Codec for Int4 {
             return Ok((length.max(), EncodeStats::default()));
         }
         let layout = Layout::of(params);
-        let source = import_params(rows.dtype(), matrix, &EncodeOptions { group_size: None })
+        let source = import_params(rows.dtype(), matrix, &EncodeOptions::default())
             .filter(|(_, import)| import == params);
         let (code_stride, scale_stride) = (code_plane.row_stride as usize, scale_plane.row_stride as usize);
         let cols = matrix.cols as usize;
