@@ -120,6 +120,20 @@ fn same_bytes_for_any_thread_count_and_instruction_set() {
 }
 
 #[test]
+fn the_source_files_are_named_with_their_hashes() {
+    use sha2::{Digest, Sha256};
+    let folder = TempDir::new().unwrap();
+    let out = convert(&folder, "o.squizd", &[]);
+    let inspect = json(&["inspect", text(&out), "--json", "--metadata"]);
+    let weights = fs::read(tiny().join("model.safetensors")).unwrap();
+    let digest = squizd_spec::Hex(&Sha256::digest(&weights)).to_string();
+    let expected = serde_json::json!([
+        { "name": "model.safetensors", "bytes": weights.len(), "sha256": digest }
+    ]);
+    assert_eq!(inspect["metadata"]["provenance"]["source"]["files"], expected);
+}
+
+#[test]
 fn overrides_choose_by_name() {
     let folder = TempDir::new().unwrap();
     let out = convert(

@@ -8,8 +8,13 @@ use crate::{
     source::{TensorInfo, TensorSource},
     writer::{Finished, HeaderInfo, Section, Writer},
 };
-use squizd_spec::{CodecId, DType, Matrix, SectionKind, appendix::Bundle};
-use std::{borrow::Cow, ops::Range, path::Path};
+use squizd_spec::{CodecId, DType, Hex, Matrix, SectionKind, appendix::Bundle};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Told how a conversion goes on; all methods may be called from any thread.
 pub trait Progress: Sync {
@@ -73,10 +78,29 @@ pub fn convert(
         let files = source.tokenizer_files().iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
         later.push(Section::zstd(SectionKind::TOKENIZER, &Bundle::write(files)?)?);
     }
-    later.push(Section::plain(SectionKind::METADATA, metadata(source, recipe).to_bytes()?));
-
-    let kinds: Vec<_> = later.iter().map(|s| s.kind).collect();
+    let kinds: Vec<_> = later.iter().map(|s| s.kind).chain([SectionKind::METADATA]).collect();
     let mut writer = Writer::create(target, HeaderInfo::of(source.model()), source.tensors(), &kinds)?;
+    let failed = AtomicBool::new(false);
+    let stop = || progress.is_cancelled() || failed.load(Ordering::Relaxed);
+    let (tensors, digests) = std::thread::scope(|scope| {
+        let hashing = scope.spawn(|| source.hash_files(&stop));
+        let tensors = encode_all(source, plan, &mut writer, progress);
+        failed.store(tensors.is_err(), Ordering::Relaxed);
+        let hashed =
+            hashing.join().unwrap_or_else(|_| Err(Error::invalid("hashing the source stopped unexpectedly")));
+        tensors.and_then(|tensors| Ok((tensors, hashed?)))
+    })?;
+    let metadata = metadata(source, recipe, &digests).to_bytes()?;
+    later.push(Section::plain(SectionKind::METADATA, metadata));
+    Ok(Outcome { tensors, file: writer.finish(&later)? })
+}
+
+fn encode_all(
+    source: &dyn TensorSource,
+    plan: &Plan,
+    writer: &mut Writer,
+    progress: &dyn Progress,
+) -> Result<Vec<TensorOutcome>> {
     let mut tensors = Vec::with_capacity(plan.tensors.len());
     for planned in &plan.tensors {
         let info = source
@@ -84,9 +108,9 @@ pub fn convert(
             .get(planned.index)
             .ok_or_else(|| Error::invalid("the plan does not belong to this source"))?;
         progress.tensor(info, planned);
-        tensors.push(encode(source, info, planned, &mut writer, progress)?);
+        tensors.push(encode(source, info, planned, writer, progress)?);
     }
-    Ok(Outcome { tensors, file: writer.finish(&later)? })
+    Ok(tensors)
 }
 
 fn encode(
@@ -115,17 +139,17 @@ fn encode(
     })
 }
 
-fn metadata(source: &dyn TensorSource, recipe: &Recipe) -> Metadata {
+fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &[[u8; 32]]) -> Metadata {
+    let mut origin = source.provenance().clone();
+    for (file, digest) in origin.files.iter_mut().zip(digests) {
+        file.sha256 = Some(Hex(digest).to_string());
+    }
     Metadata {
         format: FormatInfo::default(),
         model: source.model().clone(),
         source: source.source_files().clone(),
         chat_template: source.chat_template().map(str::to_owned),
-        provenance: Provenance {
-            source: source.provenance().clone(),
-            recipe: recipe.to_json(),
-            calibration: None,
-        },
+        provenance: Provenance { source: origin, recipe: recipe.to_json(), calibration: None },
     }
 }
 

@@ -88,6 +88,14 @@ pub trait TensorSource: Sync {
 
     /// Where the weights came from.
     fn provenance(&self) -> &SourceProvenance;
+
+    /// SHA-256 of each of the provenance's weight files, in their order; empty
+    /// where the source cannot tell. Reads all of them, so it is asked for
+    /// once, beside the encoding; `stop` says whether to give up.
+    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
+        let _ = stop;
+        Ok(Vec::new())
+    }
 }
 
 /// Origin of a conversion; nothing machine- or time-dependent.

@@ -8,11 +8,12 @@
 #![allow(unsafe_code, reason = "mmap and madvise, each block with its proof")]
 
 use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
+use sha2::{Digest, Sha256};
 use squizd::{Error, Result};
 use std::{
     fs::{File, FileType, Metadata, OpenOptions},
     ops::Range,
-    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -93,6 +94,29 @@ impl MappedFile {
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         self.identity.bytes
+    }
+
+    /// SHA-256 of the file, read past the mapping so that no page of it
+    /// becomes resident. `stop` is asked before every mebibyte.
+    ///
+    /// # Errors
+    /// If reading fails, the file was cut short, or `stop` said so.
+    pub fn sha256(&self, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut hasher = Sha256::new();
+        let mut at = 0;
+        while at < self.identity.bytes {
+            if stop() {
+                return Err(Error::Cancelled);
+            }
+            let step = (self.identity.bytes - at).min(buffer.len() as u64);
+            let chunk = buffer.get_mut(..step as usize).unwrap_or_default();
+            let context = || format!("hashing {}", self.path.display());
+            self.file.read_exact_at(chunk, at).map_err(Error::io(context()))?;
+            hasher.update(&*chunk);
+            at += step;
+        }
+        Ok(hasher.finalize().into())
     }
 
     /// The whole file.

@@ -209,4 +209,8 @@ impl TensorSource for ModelSource {
     fn provenance(&self) -> &SourceProvenance {
         &self.companions.provenance
     }
+
+    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
+        self.store.hash_files(stop)
+    }
 }

@@ -115,4 +115,8 @@ impl TensorStore for MappedTensors {
     fn files(&self) -> Vec<SourceFile> {
         self.files.iter().map(|f| SourceFile { name: f.name(), bytes: f.bytes(), sha256: None }).collect()
     }
+
+    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
+        self.files.iter().map(|f| f.sha256(stop)).collect()
+    }
 }

@@ -190,4 +190,8 @@ impl TensorStore for SafetensorsStore {
     fn files(&self) -> Vec<SourceFile> {
         self.tensors.files()
     }
+
+    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
+        self.tensors.hash_files(stop)
+    }
 }
