@@ -70,7 +70,11 @@ fn variants() -> Vec<(String, &'static dyn Codec, EncodeOptions)> {
     for codec in CODECS {
         variants.push((codec.id().to_string(), *codec, EncodeOptions::default()));
         if codec.id().flag() == squizd_spec::layout::flags::INT4 {
-            variants.push((format!("{}-g32", codec.id()), *codec, EncodeOptions { group_size: Some(32), ..EncodeOptions::default() }));
+            variants.push((
+                format!("{}-g32", codec.id()),
+                *codec,
+                EncodeOptions { group_size: Some(32), ..EncodeOptions::default() },
+            ));
         }
     }
     variants
