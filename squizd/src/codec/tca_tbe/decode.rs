@@ -129,11 +129,15 @@ impl Scratch {
                 bits &= bits.wrapping_sub(1);
             };
             if let Some(slots) = escapes.get(next..next + SLOTS) {
-                slots.iter().for_each(|e| put(*e));
+                for exponent in slots {
+                    put(*exponent);
+                }
             }
             if found > SLOTS {
                 let more = escapes.get(next + SLOTS..next + found);
-                more.unwrap_or_default().iter().for_each(|e| put(*e));
+                for exponent in more.unwrap_or_default() {
+                    put(*exponent);
+                }
             }
             next += found;
         }

@@ -127,21 +127,24 @@ impl Lanes for Avx2 {
     fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool, ahead: &[u8]) {
         let (s, s_rest) = signs.as_chunks::<32>();
         let (e, e_rest) = exponents.as_chunks::<32>();
-        let stream = stream && out.as_ptr().addr().is_multiple_of(32);
+        // Half registers, as allocators align to 16 bytes.
+        let stream = stream && out.as_ptr().addr().is_multiple_of(16);
         let (o, o_rest) = out.as_chunks_mut::<32>();
         for (i, ((s, e), o)) in s.iter().zip(e).zip(o).enumerate() {
             prefetch(ahead, i);
             // SAFETY: the CPU has AVX2 (see the module's comment); 32 bytes of
-            // `s` and `e`, 64 of `o`, aligned to 32 where streamed.
+            // `s` and `e`, 64 of `o`, aligned to 16 where streamed.
             unsafe {
                 let [a, b] = words(s, e);
-                let to: *mut __m256i = o.as_mut_ptr().cast();
+                let to: *mut __m128i = o.as_mut_ptr().cast();
                 if stream {
-                    _mm256_stream_si256(to, a);
-                    _mm256_stream_si256(to.add(1), b);
+                    _mm_stream_si128(to, _mm256_castsi256_si128(a));
+                    _mm_stream_si128(to.add(1), _mm256_extracti128_si256::<1>(a));
+                    _mm_stream_si128(to.add(2), _mm256_castsi256_si128(b));
+                    _mm_stream_si128(to.add(3), _mm256_extracti128_si256::<1>(b));
                 } else {
-                    _mm256_storeu_si256(to, a);
-                    _mm256_storeu_si256(to.add(1), b);
+                    _mm256_storeu_si256(to.cast(), a);
+                    _mm256_storeu_si256(to.add(2).cast(), b);
                 }
             }
         }
