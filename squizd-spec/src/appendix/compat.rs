@@ -80,7 +80,7 @@ pub const CODEC_RULES: &[CodecRule] = &[
     rule(8, "int3", Granule::Any, Granule::Group),
     rule(9, "int2", Granule::Any, Granule::Group),
     rule(10, "astc", Granule::Multiple(6), Granule::Multiple(6)),
-    rule(11, "tca_tbe", Granule::Any, Granule::Multiple(1024)),
+    rule(11, "tca-tbe", Granule::Any, Granule::Multiple(1024)),
     rule(12, "mxfp4", Granule::Any, Granule::Multiple(32)),
     rule(13, "hybrid", Granule::Any, Granule::Multiple(64)),
     rule(14, "sqint2", ROTATED, ROTATED),

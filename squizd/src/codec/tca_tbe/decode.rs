@@ -13,7 +13,7 @@ pub(super) trait Lanes {
     /// w bytes; `e[j]` becomes the entry of `table` whose number the planes'
     /// bits are, the first plane's the lowest. All planes have the same
     /// length, at most [`PLANE`].
-    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents);
+    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut Exponents);
 
     /// The entries of `table` that the nibbles of `packed` number, the low
     /// nibble of each byte first.
@@ -59,7 +59,7 @@ pub(super) struct Scratch {
     /// Their exponents, and what is read in vain.
     escapes: [u8; SUPERBLOCK + 32],
     /// Bit planes of table indices (TBE2).
-    planes: [[u8; PLANE]; 3],
+    planes: [[u8; PLANE]; 4],
     /// Places of the last width other than [`PLANE`].
     ragged: (usize, Places),
 }
@@ -69,7 +69,7 @@ pub(super) type Exponents = [u8; 2 * SUPERBLOCK];
 
 /// 64-bit words of a bit plane.
 const WORDS: usize = PLANE / 8;
-/// Escapes per word that are placed without looking at how many there are.
+/// Escapes of TBE3 per word that are placed without looking at how many there are.
 const SLOTS: usize = 3;
 
 /// The weight that each bit of a word of a plane belongs to, counted from the
@@ -94,7 +94,7 @@ impl Scratch {
             e: [0; 2 * SUPERBLOCK],
             open: [0; PLANE],
             escapes: [0; SUPERBLOCK + 32],
-            planes: [[0; PLANE]; 3],
+            planes: [[0; PLANE]; 4],
             ragged: (0, FULL),
         }
     }
@@ -108,12 +108,12 @@ impl Scratch {
 
     /// Gives the weights that `open` marks the exponents of `escapes`, or of
     /// `self.escapes`: byte after byte of the plane of `width` bytes, in each
-    /// from the lowest bit. [`SLOTS`] more exponents must be readable.
+    /// from the lowest bit. `SLOTS` more exponents must be readable.
     ///
     /// A branch per escape would often be mispredicted; a few stores in vain
-    /// cost less.
+    /// cost less. Where escapes are rare, `SLOTS` is 0.
     #[inline(always)]
-    fn patch(&mut self, width: usize, escapes: Option<&[u8]>) {
+    fn patch<const SLOTS: usize>(&mut self, width: usize, escapes: Option<&[u8]>) {
         if width != PLANE && self.ragged.0 != width {
             self.ragged = (width, places(width));
         }
@@ -129,11 +129,15 @@ impl Scratch {
                 bits &= bits.wrapping_sub(1);
             };
             if let Some(slots) = escapes.get(next..next + SLOTS) {
-                slots.iter().for_each(|e| put(*e));
+                for exponent in slots {
+                    put(*exponent);
+                }
             }
             if found > SLOTS {
                 let more = escapes.get(next + SLOTS..next + found);
-                more.unwrap_or_default().iter().for_each(|e| put(*e));
+                for exponent in more.unwrap_or_default() {
+                    put(*exponent);
+                }
             }
             next += found;
         }
@@ -146,7 +150,7 @@ impl Scratch {
 fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
     let (low, rest) = block.planes.split_at_checked(block.width)?;
     let (mid, high) = rest.split_at_checked(block.width)?;
-    let mut table = [0; 8];
+    let mut table = [0; 16];
     for (code, entry) in (0..8u8).zip(&mut table) {
         *entry = block.base.wrapping_add(code).wrapping_sub(1);
     }
@@ -159,7 +163,7 @@ fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize
     let count = scratch.count();
     if !block.nibbles {
         block.stream.get(..count)?;
-        scratch.patch(block.width, Some(block.padded_stream));
+        scratch.patch::<SLOTS>(block.width, Some(block.padded_stream));
         return Some(count);
     }
     let length = count.div_ceil(2);
@@ -170,7 +174,7 @@ fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize
     for (packed, out) in packed.iter().zip(scratch.escapes.as_chunks_mut::<32>().0) {
         L::look_up(packed, &table, out);
     }
-    scratch.patch(block.width, None);
+    scratch.patch::<SLOTS>(block.width, None);
     Some(length)
 }
 
@@ -205,10 +209,10 @@ fn bits(bytes: &LevelBits, at: usize, count: usize) -> u64 {
 
 /// Exponents of TBE2 into `scratch.e`; returns as [`tbe3`] does.
 ///
-/// A level stores the low bits of its codes, then the high ones; code 0 leaves
-/// a weight open. The second level's bits are put where the planes leave
-/// weights open, so that with a plane that tells the two levels apart they
-/// index one table. What is still open is rare, and placed weight by weight.
+/// Ones of `open` mark the weights without an exponent yet. A level stores the
+/// low bits of their codes, then the high ones; code 0 leaves a weight open.
+/// The bits of all levels together, and two planes that tell the levels apart,
+/// index one table.
 #[inline(always)]
 fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -> Option<usize> {
     let (low, high) = block.planes.split_at_checked(block.width)?;
@@ -222,80 +226,57 @@ fn tbe2<L: Lanes>(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratc
         end.iter_mut().zip(block.padded_stream).for_each(|(to, from)| *to = *from);
         &end
     };
-    let mut index = [[0u64; WORDS]; 3];
+    let (mut index, mut open) = ([[0u64; WORDS]; 4], [0u64; WORDS]);
     let mut first = 0;
     for q in 0..words {
         let ((a, valid), (b, _)) = (word(low, q), word(high, q));
-        (index[0][q], index[1][q], index[2][q]) = (a, b, !(a | b) & valid);
-        first += index[2][q].count_ones() as usize;
+        (index[0][q], index[1][q], open[q]) = (a, b, !(a | b) & valid);
+        first += open[q].count_ones() as usize;
     }
     let (mut low_at, mut high_at, mut second) = (0, first, 0);
-    for (q, open) in scratch.open.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let mask = index[2][q];
+    for q in 0..words {
+        let mask = open[q];
         let found = mask.count_ones() as usize;
         let a = L::deposit(bits(levels, low_at, found), mask);
         let b = L::deposit(bits(levels, high_at, found), mask);
         (low_at, high_at) = (low_at + found, high_at + found);
         index[0][q] |= a;
         index[1][q] |= b;
-        let left = mask & !(a | b);
-        second += left.count_ones() as usize;
-        *open = left.to_le_bytes();
+        index[2][q] = a | b;
+        open[q] = mask & !(a | b);
+        index[3][q] = open[q];
+        second += open[q].count_ones() as usize;
     }
-    for (plane, words) in scratch.planes.iter_mut().zip(&index) {
+    (low_at, high_at) = (2 * first, 2 * first + second);
+    for q in 0..words {
+        let mask = open[q];
+        let found = mask.count_ones() as usize;
+        let a = L::deposit(bits(levels, low_at, found), mask);
+        let b = L::deposit(bits(levels, high_at, found), mask);
+        (low_at, high_at) = (low_at + found, high_at + found);
+        index[0][q] |= a;
+        index[1][q] |= b;
+        open[q] = mask & !(a | b);
+    }
+    let bytes = |plane: &mut [u8; PLANE], words: &[u64; WORDS]| {
         for (bytes, word) in plane.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *bytes = word.to_le_bytes();
         }
+    };
+    scratch.planes.iter_mut().zip(&index).for_each(|(plane, words)| bytes(plane, words));
+    bytes(&mut scratch.open, &open);
+    let [a, b, c, d, e, f] = palette;
+    let mut table = [0, 0, 1, 2, 0, a, b, c, 0, d, e, f, 0, 0, 0, 0];
+    for entry in &mut table {
+        *entry = block.base.wrapping_add(*entry);
     }
-    let [a, b, c, third @ ..] = palette.map(|p| block.base.wrapping_add(p));
-    let [base, next, last] = [0, 1, 2].map(|d| block.base.wrapping_add(d));
-    let table = [0, base, next, last, 0, a, b, c];
     let width = block.width.min(PLANE);
     L::expand(scratch.planes.each_ref().map(|p| &p[..width]), &table, &mut scratch.e);
-    let length = third_level::<L>(block, levels, 2 * first, second, third, scratch)?;
-    scratch.patch(block.width, None);
+    let before = (2 * (first + second)).div_ceil(8);
+    let length = before + scratch.count();
+    block.stream.get(..length)?;
+    scratch.patch::<0>(block.width, block.padded_stream.get(before..));
     Some(length)
-}
-
-/// Exponents of the `count` weights that the second level leaves open into
-/// `scratch.escapes`: their codes' bits begin at `at` of `levels`, the raw
-/// exponents on the next byte. Returns as [`tbe3`] does.
-#[inline(always)]
-fn third_level<L: Lanes>(
-    block: &Superblock<'_>,
-    levels: &LevelBits,
-    at: usize,
-    count: usize,
-    palette: [u8; 3],
-    scratch: &mut Scratch,
-) -> Option<usize> {
-    const STEP: usize = 32;
-    let [a, b, c] = palette;
-    let table = [0, a, b, c];
-    let mut length = (at + 2 * count).div_ceil(8);
-    for (step, out) in scratch.escapes.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
-        let done = step * STEP;
-        if done >= count {
-            break;
-        }
-        let low = bits(levels, at + done, STEP);
-        let high = bits(levels, at + count + done, STEP);
-        for (k, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let codes = L::deposit(low >> (8 * k), 0x0101_0101_0101_0101)
-                | L::deposit(high >> (8 * k), 0x0202_0202_0202_0202);
-            *out = codes.to_le_bytes().map(|code| table[usize::from(code & 3)]);
-        }
-        let mut raw = !(low | high) as u32;
-        if count - done < STEP {
-            raw &= (1 << (count - done)) - 1;
-        }
-        while raw != 0 {
-            out[raw.trailing_zeros() as usize % STEP] = *block.stream.get(length)?;
-            length += 1;
-            raw &= raw - 1;
-        }
-    }
-    (length <= block.stream.len()).then_some(length)
 }
 
 /// Exponents of `block` into `scratch.e`; returns the length of its part of
@@ -401,7 +382,7 @@ pub(super) struct Plain;
 
 impl Lanes for Plain {
     #[inline(always)]
-    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents) {
+    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut Exponents) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
         for (bit, e) in e.chunks_mut(width.max(1)).take(8).enumerate() {
             for (i, e) in e.iter_mut().enumerate().take(width) {
@@ -409,7 +390,7 @@ impl Lanes for Plain {
                 for (k, plane) in planes.iter().enumerate() {
                     entry |= usize::from(plane[i] >> bit & 1) << k;
                 }
-                *e = table[entry & 7];
+                *e = table[entry & 15];
             }
         }
     }

@@ -12,9 +12,9 @@ pub(super) struct Neon;
 impl Lanes for Neon {
     /// As in AVX2's, 16 bytes of each plane at a time.
     #[inline(always)]
-    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents) {
+    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut Exponents) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
-        if !(16..=PLANE).contains(&width) {
+        if !(16..=PLANE).contains(&width) || !(3..=4).contains(&P) {
             return Plain::expand(planes, table, e);
         }
         let mut at = 0;
@@ -22,26 +22,25 @@ impl Lanes for Neon {
             // SAFETY: NEON is part of AArch64. Every plane has at least
             // `at + 16` bytes, and `e` has `8 * width` of them.
             unsafe {
-                let (fives, threes, code) = (vdupq_n_u8(0x55), vdupq_n_u8(0x33), vdupq_n_u8(0x07));
-                let table = vcombine_u8(vld1_u8(table.as_ptr()), vdup_n_u8(0));
-                let [p0, p1, p2] = planes.map(|p| vld1q_u8(p.as_ptr().add(at)));
+                let (fives, threes, nibble) = (vdupq_n_u8(0x55), vdupq_n_u8(0x33), vdupq_n_u8(0x0f));
+                let table = vld1q_u8(table.as_ptr());
+                let load = |k: usize| planes.get(k).map_or(vdupq_n_u8(0), |p| vld1q_u8(p.as_ptr().add(at)));
+                let (p0, p1, p2, p3) = (load(0), load(1), load(2), load(3));
                 // Bit select takes its first operand where the mask has ones.
-                let even01 = vbslq_u8(fives, p0, vshlq_n_u8::<1>(p1));
-                let odd01 = vbslq_u8(fives, vshrq_n_u8::<1>(p0), p1);
-                let (even2, odd2) = (vandq_u8(p2, fives), vandq_u8(vshrq_n_u8::<1>(p2), fives));
+                let (even01, odd01) =
+                    (vbslq_u8(fives, p0, vshlq_n_u8::<1>(p1)), vbslq_u8(fives, vshrq_n_u8::<1>(p0), p1));
+                let (even23, odd23) =
+                    (vbslq_u8(fives, p2, vshlq_n_u8::<1>(p3)), vbslq_u8(fives, vshrq_n_u8::<1>(p2), p3));
                 let nibbles = [
-                    vbslq_u8(threes, even01, vshlq_n_u8::<2>(even2)),
-                    vbslq_u8(threes, odd01, vshlq_n_u8::<2>(odd2)),
-                    vbslq_u8(threes, vshrq_n_u8::<2>(even01), even2),
-                    vbslq_u8(threes, vshrq_n_u8::<2>(odd01), odd2),
+                    vbslq_u8(threes, even01, vshlq_n_u8::<2>(even23)),
+                    vbslq_u8(threes, odd01, vshlq_n_u8::<2>(odd23)),
+                    vbslq_u8(threes, vshrq_n_u8::<2>(even01), even23),
+                    vbslq_u8(threes, vshrq_n_u8::<2>(odd01), odd23),
                 ];
                 let out = e.as_mut_ptr().add(at);
                 for (bit, n) in nibbles.into_iter().enumerate() {
-                    vst1q_u8(out.add(bit * width), vqtbl1q_u8(table, vandq_u8(n, code)));
-                    vst1q_u8(
-                        out.add((bit + 4) * width),
-                        vqtbl1q_u8(table, vandq_u8(vshrq_n_u8::<4>(n), code)),
-                    );
+                    vst1q_u8(out.add(bit * width), vqtbl1q_u8(table, vandq_u8(n, nibble)));
+                    vst1q_u8(out.add((bit + 4) * width), vqtbl1q_u8(table, vshrq_n_u8::<4>(n)));
                 }
             }
             if at + 16 >= width {

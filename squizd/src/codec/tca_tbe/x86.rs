@@ -57,9 +57,9 @@ impl Lanes for Avx2 {
     /// A transposition in three steps: pairs of planes into 2-bit fields, these
     /// into nibbles, nibbles into bytes; the shuffle is the table look-up.
     #[inline(always)]
-    fn expand(planes: [&[u8]; 3], table: &[u8; 8], e: &mut Exponents) {
+    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut Exponents) {
         let width = planes.iter().map(|p| p.len()).min().unwrap_or(0);
-        if !(32..=PLANE).contains(&width) {
+        if !(32..=PLANE).contains(&width) || !(3..=4).contains(&P) {
             return Plain::expand(planes, table, e);
         }
         let mut at = 0;
@@ -68,23 +68,27 @@ impl Lanes for Avx2 {
             // has at least `at + 32` bytes, and `e` has `8 * width` of them.
             unsafe {
                 let (fives, threes) = (_mm256_set1_epi8(0x55), _mm256_set1_epi8(0x33));
-                let code = _mm256_set1_epi8(0x07);
-                let table = _mm256_broadcastsi128_si256(_mm_loadl_epi64(table.as_ptr().cast()));
-                let [p0, p1, p2] = planes.map(|p| _mm256_loadu_si256(p.as_ptr().add(at).cast()));
+                let nibble = _mm256_set1_epi8(0x0f);
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                let load = |k: usize| {
+                    planes
+                        .get(k)
+                        .map_or(_mm256_setzero_si256(), |p| _mm256_loadu_si256(p.as_ptr().add(at).cast()))
+                };
+                let (p0, p1, p2, p3) = (load(0), load(1), load(2), load(3));
                 let (even01, odd01) = (merge!(p0, p1, fives, 1), merge_high!(p0, p1, fives, 1));
-                let (even2, odd2) =
-                    (_mm256_and_si256(p2, fives), _mm256_and_si256(_mm256_srli_epi16::<1>(p2), fives));
+                let (even23, odd23) = (merge!(p2, p3, fives, 1), merge_high!(p2, p3, fives, 1));
                 // Low nibbles are bits 0, 1, 2, 3 of the planes, high ones 4, 5, 6, 7.
                 let nibbles = [
-                    merge!(even01, even2, threes, 2),
-                    merge!(odd01, odd2, threes, 2),
-                    merge_high!(even01, even2, threes, 2),
-                    merge_high!(odd01, odd2, threes, 2),
+                    merge!(even01, even23, threes, 2),
+                    merge!(odd01, odd23, threes, 2),
+                    merge_high!(even01, even23, threes, 2),
+                    merge_high!(odd01, odd23, threes, 2),
                 ];
                 let out = e.as_mut_ptr().add(at);
                 for (bit, n) in nibbles.into_iter().enumerate() {
-                    let low = _mm256_and_si256(n, code);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(n), code);
+                    let low = _mm256_and_si256(n, nibble);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(n), nibble);
                     _mm256_storeu_si256(out.add(bit * width).cast(), _mm256_shuffle_epi8(table, low));
                     _mm256_storeu_si256(out.add((bit + 4) * width).cast(), _mm256_shuffle_epi8(table, high));
                 }
@@ -123,21 +127,24 @@ impl Lanes for Avx2 {
     fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool, ahead: &[u8]) {
         let (s, s_rest) = signs.as_chunks::<32>();
         let (e, e_rest) = exponents.as_chunks::<32>();
-        let stream = stream && out.as_ptr().addr().is_multiple_of(32);
+        // Half registers, as allocators align to 16 bytes.
+        let stream = stream && out.as_ptr().addr().is_multiple_of(16);
         let (o, o_rest) = out.as_chunks_mut::<32>();
         for (i, ((s, e), o)) in s.iter().zip(e).zip(o).enumerate() {
             prefetch(ahead, i);
             // SAFETY: the CPU has AVX2 (see the module's comment); 32 bytes of
-            // `s` and `e`, 64 of `o`, aligned to 32 where streamed.
+            // `s` and `e`, 64 of `o`, aligned to 16 where streamed.
             unsafe {
                 let [a, b] = words(s, e);
-                let to: *mut __m256i = o.as_mut_ptr().cast();
+                let to: *mut __m128i = o.as_mut_ptr().cast();
                 if stream {
-                    _mm256_stream_si256(to, a);
-                    _mm256_stream_si256(to.add(1), b);
+                    _mm_stream_si128(to, _mm256_castsi256_si128(a));
+                    _mm_stream_si128(to.add(1), _mm256_extracti128_si256::<1>(a));
+                    _mm_stream_si128(to.add(2), _mm256_castsi256_si128(b));
+                    _mm_stream_si128(to.add(3), _mm256_extracti128_si256::<1>(b));
                 } else {
-                    _mm256_storeu_si256(to, a);
-                    _mm256_storeu_si256(to.add(1), b);
+                    _mm256_storeu_si256(to.cast(), a);
+                    _mm256_storeu_si256(to.add(2).cast(), b);
                 }
             }
         }
