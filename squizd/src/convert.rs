@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    codec::{EncodeStats, Rows, codec},
+    codec::{EncodeStats, Request, Rows, codec},
     metadata::{FormatInfo, Metadata, Provenance},
     plan::{Plan, PlannedTensor, Recipe},
     source::{TensorInfo, TensorSource},
@@ -123,10 +123,11 @@ fn encode(
     let rows = SourceRows { source, info, index: planned.index, progress };
     let codec = codec(planned.codec)
         .ok_or_else(|| Error::unsupported(format!("this build has no codec {}", planned.codec)))?;
-    let params = codec.plan(&rows, &planned.options)?;
+    let request = Request::from(planned.options);
+    let params = codec.plan(&rows, &request)?;
     let mut bytes = 0;
     let stats = writer.tensor(planned.codec, &params, |sink| {
-        let (length, stats) = codec.encode(&rows, &params, sink)?;
+        let (length, stats) = codec.encode(&rows, &params, &request, sink)?;
         bytes = length;
         Ok((length, stats))
     })?;

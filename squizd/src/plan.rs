@@ -25,8 +25,7 @@ pub struct CodecChoice {
 
 impl CodecChoice {
     /// Keeps the source's own precision.
-    pub const RAW: Self =
-        Self { codec: None, options: EncodeOptions { group_size: None, profile: None }, keep_others: false };
+    pub const RAW: Self = Self { codec: None, options: EncodeOptions::NONE, keep_others: false };
     /// TCA-TBE for BF16 tensors, the plain numbers for others.
     pub const LOSSLESS: Self = Self { codec: Some(CodecId::TCA_TBE), keep_others: true, ..Self::RAW };
 
@@ -39,7 +38,8 @@ impl FromStr for CodecChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (name, option) = text.split_once(':').map_or((text, None), |(n, o)| (n, Some(o)));
+        let mut parts = text.split(':');
+        let name = parts.next().unwrap_or_default();
         let mut choice = match name {
             "raw" => Self::RAW,
             "lossless" => Self::LOSSLESS,
@@ -51,17 +51,10 @@ impl FromStr for CodecChoice {
                 ))
             })?),
         };
-        match option {
-            None => {}
-            Some(o) if choice.codec == Some(CodecId::TCA_TBE) => choice.options.profile = Some(o.parse()?),
-            Some(o) => {
-                let group = o.strip_prefix('g').and_then(|g| g.parse().ok()).ok_or_else(|| {
-                    Error::invalid(format!(
-                        "unknown codec option {o:?} in {text:?}; write for instance int4:g32"
-                    ))
-                })?;
-                choice.options.group_size = Some(group);
-            }
+        let taken = choice.codec.and_then(codec).map_or(&[][..], Codec::options);
+        for option in parts {
+            let named = |e| Error::invalid(format!("codec {text:?}: {e}"));
+            choice.options.set(option, taken).map_err(named)?;
         }
         Ok(choice)
     }
@@ -74,8 +67,7 @@ impl fmt::Display for CodecChoice {
             Some(_) if self.keep_others => f.write_str("lossless")?,
             Some(codec) => write!(f, "{codec}")?,
         }
-        self.options.profile.map_or(Ok(()), |p| write!(f, ":{p}"))?;
-        self.options.group_size.map_or(Ok(()), |g| write!(f, ":g{g}"))
+        self.options.fmt(f)
     }
 }
 
@@ -285,8 +277,8 @@ mod tests {
         assert_eq!("lossless:tbe2".parse::<CodecChoice>().unwrap().options.profile, Some(Profile::Tbe2));
         for (text, message) in [
             ("int9", "known are raw, lossless, f32"),
-            ("int4:tbe2", "write for instance int4:g32"),
-            ("tca-tbe:g32", "allowed: tbe3, tbe2"),
+            ("int4:tbe2", "takes a group size such as g32"),
+            ("tca-tbe:g32", "takes a profile: tbe3, tbe2"),
         ] {
             let error = text.parse::<CodecChoice>().unwrap_err().to_string();
             assert!(error.contains(message), "{error}");

@@ -30,15 +30,19 @@ pub trait PayloadSink: Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
-/// What the user asked of a codec.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct EncodeOptions {
-    /// Group size of the plain integer layouts; `None` chooses the compact layout.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_size: Option<u16>,
-    /// Profile of TCA-TBE; `None` chooses TBE3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<tca_tbe::Profile>,
+/// What an encoder is asked to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// What the user asked for.
+    pub options: EncodeOptions,
+    /// What calibration says of the inputs.
+    pub guide: Guide<'a>,
+}
+
+impl From<EncodeOptions> for Request<'_> {
+    fn from(options: EncodeOptions) -> Self {
+        Self { options, guide: Guide::NONE }
+    }
 }
 
 /// Squared error and energy of an encoded tensor, summed in f64 in row order
@@ -88,6 +92,11 @@ pub trait Codec: Sync {
     /// Wire id.
     fn id(&self) -> CodecId;
 
+    /// The options it takes.
+    fn options(&self) -> &'static [OptionKind] {
+        &[]
+    }
+
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
@@ -107,11 +116,17 @@ pub trait Codec: Sync {
     fn nominal(&self, matrix: Matrix, dtype: DType, options: &EncodeOptions) -> Result<Params>;
 
     /// Chooses the parameters for a tensor before encoding it (may read rows).
-    fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params>;
+    fn plan(&self, rows: &dyn Rows, request: &Request<'_>) -> Result<Params>;
 
     /// Encodes all rows. Parallel, and bit-identical for any thread count and
     /// instruction set. Returns the payload length and the error made.
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)>;
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        request: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)>;
 
     /// Decodes `rows` into `out` (`rows.len() * cols` values).
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()>;
@@ -139,11 +154,13 @@ pub struct Violation {
 
 mod activation;
 mod check;
+mod guide;
 mod half_float;
 mod int4;
 mod kernels;
 mod lanes;
 mod matmul;
+mod options;
 mod q8;
 mod raw;
 mod sample;
@@ -155,7 +172,9 @@ mod testing;
 mod tests;
 
 pub use activation::{Activation, Precision};
+pub use guide::{Guide, InputMoments};
 pub use matmul::matmul;
+pub use options::{EncodeOptions, OptionKind, Quality};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] =

@@ -10,7 +10,7 @@ use super::sample::Sample;
 use super::stream::{
     checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
@@ -219,7 +219,7 @@ impl Codec for Q8 {
 
     /// f16 scales, unless the largest sampled weight exceeds [`F16_PEAK`] or
     /// they make more than [`F16_NOISE`] times the noise of f32 scales.
-    fn plan(&self, rows: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
+    fn plan(&self, rows: &dyn Rows, _: &Request<'_>) -> Result<Params> {
         let matrix = rows.matrix();
         if matrix.rows > 0 && imports_exactly(rows.dtype(), matrix) && rows.read_native(0..1)?.is_some() {
             return Ok(params(0));
@@ -229,7 +229,13 @@ impl Codec for Q8 {
         Ok(params(u8::from(!half)))
     }
 
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        _: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)> {
         let matrix = rows.matrix();
         let Geometry { planes: [code_plane, scale_plane, ..], length, .. } =
             geometry(self.id(), rows.name(), matrix, params)?;

@@ -1,6 +1,6 @@
 //! Tensors in memory for the codec tests.
 
-use super::{Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows};
+use super::{Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows};
 use crate::{Error, Result};
 use squizd_spec::{DType, Matrix, Params};
 use std::{borrow::Cow, ops::Range, sync::Mutex};
@@ -108,7 +108,7 @@ impl Stored {
 
 /// Plans and encodes.
 pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
-    let params = codec.plan(rows, &EncodeOptions { group_size, ..EncodeOptions::default() })?;
+    let params = codec.plan(rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())?;
     encode_as(codec, rows, &params)
 }
 
@@ -117,7 +117,7 @@ pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> 
     let matrix = rows.matrix();
     let length = codec.id().geometry(matrix, params).unwrap().length.max() as usize;
     let sink = MemoryPayload(Mutex::new((vec![0; length], vec![false; length])));
-    let (written, stats) = codec.encode(rows, params, &sink)?;
+    let (written, stats) = codec.encode(rows, params, &Request::default(), &sink)?;
     assert!(codec.id().geometry(matrix, params).unwrap().length.allows(written));
     let (mut data, touched) = sink.0.into_inner().unwrap();
     assert!(!touched[written as usize..].contains(&true), "bytes written behind the payload's end");

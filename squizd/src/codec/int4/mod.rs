@@ -18,7 +18,9 @@ mod tests;
 use super::lanes::{F32x8, LANES, Lanes, exponent};
 use super::sample::Sample;
 use super::stream::{for_row_chunks, geometry, out_of_range, read_finite};
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use super::{
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows, Violation,
+};
 use crate::{Error, Result, simd};
 pub(super) use compact::Compact;
 pub(super) use decode::block_scales;
@@ -229,6 +231,10 @@ impl Codec for Int4 {
         CodecId::INT4
     }
 
+    fn options(&self) -> &'static [OptionKind] {
+        &[OptionKind::GroupSize]
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }
@@ -245,7 +251,8 @@ impl Codec for Int4 {
         }
     }
 
-    fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params> {
+    fn plan(&self, rows: &dyn Rows, request: &Request<'_>) -> Result<Params> {
+        let options = &request.options;
         let matrix = rows.matrix();
         if let Some((_, params)) = import_params(rows.dtype(), matrix, options)
             && matrix.rows > 0
@@ -259,7 +266,13 @@ impl Codec for Int4 {
         }
     }
 
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        _: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)> {
         let matrix = rows.matrix();
         let Geometry { planes: [code_plane, scale_plane, ..], length, .. } =
             geometry(self.id(), rows.name(), matrix, params)?;
