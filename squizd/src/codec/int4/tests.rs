@@ -326,7 +326,7 @@ proptest! {
         let s = stored(rows, cols, &w, GROUPS[group]);
         let decoded = s.decode(CODEC);
         let measured = snr_db(&w, &decoded);
-        // Groups of mixed magnitudes are the worst case: 14 dB in a million.
+        // Groups of mixed magnitudes are the worst case; 30,000 cases gave more than 13 dB.
         prop_assert!(measured > 10.0, "{measured}");
         prop_assert!(s.stats.noise == 0.0 || (s.stats.snr_db() - measured).abs() < 0.01);
         // Rows decode alone as they do together.
