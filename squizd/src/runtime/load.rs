@@ -12,7 +12,6 @@ use squizd_spec::{Matrix, Part, Role, SquizdRef, canonical_name};
 use std::collections::HashSet;
 
 /// What distinguishes the families beyond what [`ModelConfig`] states.
-#[allow(clippy::struct_excessive_bools, reason = "independent properties of a family")]
 struct Family {
     name: &'static str,
     /// Query, key and value projections have a bias.

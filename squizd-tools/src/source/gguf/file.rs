@@ -10,11 +10,10 @@ use super::{
 use crate::source::{
     flaw::Flaw,
     mapped::MappedFile,
-    store::{StoredTensor, TensorStore},
-    tensors::{MappedTensors, Placed},
+    tensors::{Mapped, MappedTensors, Placed},
 };
-use squizd::{Error, Result, source::SourceFile};
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
+use squizd::{Error, Result};
+use std::{collections::BTreeMap, path::Path};
 
 /// An open GGUF model.
 ///
@@ -146,28 +145,8 @@ impl GgufFile {
     }
 }
 
-impl TensorStore for GgufFile {
-    fn tensors(&self) -> &[StoredTensor] {
-        self.tensors.tensors()
-    }
-
-    fn row_bytes(&self, index: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        self.tensors.row_bytes(index, rows)
-    }
-
-    fn read_f32(&self, index: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        self.tensors.read_f32(index, rows, out)
-    }
-
-    fn release(&self, index: usize, rows: Range<u64>) {
-        self.tensors.release(index, rows);
-    }
-
-    fn files(&self) -> Vec<SourceFile> {
-        self.tensors.files()
-    }
-
-    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
-        self.tensors.hash_files(stop)
+impl Mapped for GgufFile {
+    fn mapped(&self) -> &MappedTensors {
+        &self.tensors
     }
 }

@@ -7,14 +7,11 @@ use super::{
 };
 use crate::source::{
     mapped::MappedFile,
-    store::{StoredTensor, TensorStore},
-    tensors::MappedTensors,
+    tensors::{Mapped, MappedTensors},
 };
-use squizd::{Error, Result, source::SourceFile};
+use squizd::{Error, Result};
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     path::Path,
 };
 
@@ -170,28 +167,8 @@ fn file_names(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-impl TensorStore for SafetensorsStore {
-    fn tensors(&self) -> &[StoredTensor] {
-        self.tensors.tensors()
-    }
-
-    fn row_bytes(&self, index: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        self.tensors.row_bytes(index, rows)
-    }
-
-    fn read_f32(&self, index: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        self.tensors.read_f32(index, rows, out)
-    }
-
-    fn release(&self, index: usize, rows: Range<u64>) {
-        self.tensors.release(index, rows);
-    }
-
-    fn files(&self) -> Vec<SourceFile> {
-        self.tensors.files()
-    }
-
-    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
-        self.tensors.hash_files(stop)
+impl Mapped for SafetensorsStore {
+    fn mapped(&self) -> &MappedTensors {
+        &self.tensors
     }
 }

@@ -27,8 +27,6 @@ struct Config {
     #[serde(default)]
     legacy: Option<bool>,
 }
-
-#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Deserialize)]
 struct ConfigToken {
     content: String,

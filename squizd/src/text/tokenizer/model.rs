@@ -18,7 +18,6 @@ use tokenizers::{
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An entry of `added_tokens`: recognised in the text before anything else.
-#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Deserialize)]
 pub(super) struct AddedToken {
     pub(super) id: u32,
