@@ -159,11 +159,13 @@ mod half_float;
 mod int4;
 mod kernels;
 mod lanes;
+mod ldlq;
 mod matmul;
 mod options;
 mod q8;
 mod raw;
 mod sample;
+mod sqint2;
 mod stream;
 pub mod tca_tbe;
 #[cfg(test)]
@@ -178,7 +180,7 @@ pub use options::{EncodeOptions, OptionKind, Quality};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC];
+    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC, sqint2::CODEC];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {
