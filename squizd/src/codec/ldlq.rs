@@ -87,7 +87,9 @@ impl Feedback {
                 // Back substitution by rows of the unit blocks on the diagonal.
                 for j in (0..columns.len()).rev() {
                     let end = (j / unit * unit + unit).min(columns.len());
-                    let above: f64 = (j + 1..end).map(|p| row[p] * c[(columns.start + p) * cols + columns.start + j]).sum();
+                    let above: f64 = (j + 1..end)
+                        .map(|p| row[p] * c[(columns.start + p) * cols + columns.start + j])
+                        .sum();
                     row[j] = (row[j] - above) / c[(columns.start + j) * cols + columns.start + j];
                 }
                 for (out, x) in out.iter_mut().zip(row) {
@@ -139,7 +141,8 @@ fn accumulate_lanes(factor: &[[f32; WIDTH]], errors: &[f32], cols: usize, out: &
         {
             let mut sums = *out;
             let from = cols - factor.len();
-            let [a, b, c, d]: [&[f32]; ROWS] = std::array::from_fn(|r| &errors[r * cols + from..(r + 1) * cols]);
+            let [a, b, c, d]: [&[f32]; ROWS] =
+                std::array::from_fn(|r| &errors[r * cols + from..(r + 1) * cols]);
             for ((((l, a), b), c), d) in factor.iter().zip(a).zip(b).zip(c).zip(d) {
                 for (sums, e) in sums.iter_mut().zip([a, b, c, d]) {
                     for (sum, l) in sums.iter_mut().zip(l) {
@@ -192,7 +195,13 @@ mod tests {
             let mean = h.iter().step_by(cols + 1).sum::<f64>() / cols as f64;
             let l = |i: usize, j: usize| {
                 let same = i / unit == j / unit;
-                if same { f64::from(u8::from(i == j)) } else if j > i { 0.0 } else { f64::from(feedback.row(j / WIDTH, i)[j % WIDTH]) }
+                if same {
+                    f64::from(u8::from(i == j))
+                } else if j > i {
+                    0.0
+                } else {
+                    f64::from(feedback.row(j / WIDTH, i)[j % WIDTH])
+                }
             };
             // L^-1 (H + damping) L^-T must be block diagonal: eliminate and look.
             let mut d = h.clone();
@@ -204,7 +213,11 @@ mod tests {
                     for j in 0..i {
                         let factor = l(i, j);
                         for p in 0..cols {
-                            let (to, from) = if side == 0 { (i * cols + p, j * cols + p) } else { (p * cols + i, p * cols + j) };
+                            let (to, from) = if side == 0 {
+                                (i * cols + p, j * cols + p)
+                            } else {
+                                (p * cols + i, p * cols + j)
+                            };
                             d[to] -= factor * d[from];
                         }
                     }
@@ -213,7 +226,11 @@ mod tests {
             for i in 0..cols {
                 for j in 0..cols {
                     let bound = 1e-4 * (d[i * cols + i] * d[j * cols + j]).sqrt();
-                    assert!(i / unit == j / unit || d[i * cols + j].abs() < bound, "{cols} {unit}: {i} {j} {}", d[i * cols + j]);
+                    assert!(
+                        i / unit == j / unit || d[i * cols + j].abs() < bound,
+                        "{cols} {unit}: {i} {j} {}",
+                        d[i * cols + j]
+                    );
                 }
             }
         }
@@ -259,7 +276,10 @@ mod tests {
         let plain: Vec<f32> = w.iter().map(|w| w - w.round()).collect();
         let loss = |e: &[f32]| {
             let e: Vec<f64> = e.iter().map(|e| f64::from(*e)).collect();
-            h.chunks(cols).zip(&e).map(|(h, a)| a * h.iter().zip(&e).map(|(h, b)| h * b).sum::<f64>()).sum::<f64>()
+            h.chunks(cols)
+                .zip(&e)
+                .map(|(h, a)| a * h.iter().zip(&e).map(|(h, b)| h * b).sum::<f64>())
+                .sum::<f64>()
         };
         assert!(loss(&errors) < 0.5 * loss(&plain), "{} {}", loss(&errors), loss(&plain));
     }

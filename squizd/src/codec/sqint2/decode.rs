@@ -1,7 +1,7 @@
 //! Tiles to rows.
 
 use super::form::Form;
-use super::tile::{SIDE, Stream, place, TILE};
+use super::tile::{SIDE, Stream, TILE, place};
 use crate::codec::Encoded;
 use crate::codec::stream::checked_geometry;
 use crate::{Result, simd::multiversion};
@@ -36,7 +36,9 @@ impl<'a> Parts<'a> {
     /// The scale of a row.
     pub(super) fn scale(&self, row: u64) -> f32 {
         let size = self.form.scales.bytes();
-        self.form.scales.read(self.scales.get(row as usize * size..).and_then(|s| s.get(..size)).unwrap_or_default())
+        self.form
+            .scales
+            .read(self.scales.get(row as usize * size..).and_then(|s| s.get(..size)).unwrap_or_default())
     }
 
     /// The strips that hold `rows`: the rows of each that are wanted, and its

@@ -10,10 +10,10 @@ use super::rotation::Rotation;
 use super::table;
 use super::tile::{SIDE, TILE, pack, place, values};
 use super::viterbi::{Search, Targets};
-use crate::codec::ldlq::{Feedback, WIDTH};
-use crate::codec::lanes::exponent;
-use crate::codec::stream::energy;
 use crate::codec::EncodeStats;
+use crate::codec::lanes::exponent;
+use crate::codec::ldlq::{Feedback, WIDTH};
+use crate::codec::stream::energy;
 
 /// What stays the same for all rows of a tensor (or of one expert).
 pub(super) struct Encoder<'a> {

@@ -60,7 +60,8 @@ impl Form {
     /// The parameters that say this.
     pub(super) fn params(self) -> Params {
         let mut params = Params::default();
-        let head = [sqint::TRELLIS, self.trellis.rate as u8, self.trellis.window as u8, self.table, self.log_block];
+        let head =
+            [sqint::TRELLIS, self.trellis.rate as u8, self.trellis.window as u8, self.table, self.log_block];
         params[..5].copy_from_slice(&head);
         params[8..16].copy_from_slice(&self.seed.to_le_bytes());
         match self.scales {

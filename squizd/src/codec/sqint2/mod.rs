@@ -147,7 +147,9 @@ impl Codec for Sqint2 {
                 read_finite(rows, range.clone(), self.id(), weights)?;
                 let stats = match worker.encode(&encoder, weights, cols) {
                     Coded::Done(stats) => stats,
-                    Coded::Overflow(row) => return Err(out_of_range(rows, range.start + row as u64, self.id())),
+                    Coded::Overflow(row) => {
+                        return Err(out_of_range(rows, range.start + row as u64, self.id()));
+                    }
                 };
                 sink.write_at(range.start * scale_plane.row_stride, &worker.scales)?;
                 sink.write_at(tile_plane.offset + range.start / SIDE as u64 * strip_bytes, &worker.tiles)?;

@@ -40,9 +40,7 @@ fn signs(seed: u64, first: u64, count: usize) -> Vec<u32> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    (0..count)
-        .map(|j| ((word(first + (j / 64) as u64) >> (j % 64) & 1) as u32) << 31)
-        .collect()
+    (0..count).map(|j| ((word(first + (j / 64) as u64) >> (j % 64) & 1) as u32) << 31).collect()
 }
 
 impl Rotation {
@@ -108,7 +106,10 @@ multiversion! {
 }
 
 /// A float the butterflies work on.
-trait Real: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Neg<Output = Self> + From<f32> {}
+trait Real:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Neg<Output = Self> + From<f32>
+{
+}
 impl Real for f32 {}
 impl Real for f64 {}
 

@@ -135,7 +135,10 @@ mod tests {
                 // Windows overlap cyclically.
                 for t in 0..TILE {
                     let next = states[(t + 1) % TILE];
-                    assert_eq!(states[t] >> trellis.shift(t), next & ((1 << (window - trellis.shift(t))) - 1));
+                    assert_eq!(
+                        states[t] >> trellis.shift(t),
+                        next & ((1 << (window - trellis.shift(t))) - 1)
+                    );
                 }
             }
         }

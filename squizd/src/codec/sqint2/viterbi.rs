@@ -205,7 +205,12 @@ mod tests {
             *x = (g * spread * 256.0 * table::UNIT) as i16;
         }
         let mut exists = [true; TILE];
-        exists.iter_mut().skip(seed as usize % 5 * 40).step_by(7).take(seed as usize % 3).for_each(|e| *e = false);
+        exists
+            .iter_mut()
+            .skip(seed as usize % 5 * 40)
+            .step_by(7)
+            .take(seed as usize % 3)
+            .for_each(|e| *e = false);
         Targets { x, exists }
     }
 

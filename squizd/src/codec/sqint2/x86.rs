@@ -28,8 +28,10 @@ impl Steps for Avx2 {
                 x::_mm256_storeu_si256(m.as_mut_ptr().add(j).cast(), best);
             }
             if level {
-                let halves =
-                    x::_mm_min_epu16(x::_mm256_castsi256_si128(least), x::_mm256_extracti128_si256::<1>(least));
+                let halves = x::_mm_min_epu16(
+                    x::_mm256_castsi256_si128(least),
+                    x::_mm256_extracti128_si256::<1>(least),
+                );
                 let least = x::_mm256_broadcastw_epi16(x::_mm_minpos_epu16(halves));
                 for j in (0..count).step_by(LANES) {
                     let at = m.as_mut_ptr().add(j).cast::<x::__m256i>();
@@ -60,18 +62,24 @@ fn branch<const K: usize>(cost: &mut [u16], m: &[u16], table: &[i16], target: i1
         // Entry i of `m` spread over 2^K neighbouring states.
         let spread = match K {
             2 => x::_mm256_setr_epi8(
-                0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7,
+                0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6,
+                7,
             ),
             _ => x::_mm256_setr_epi8(
-                0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3,
+                0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2,
+                3,
             ),
         };
         let target = x::_mm256_set1_epi16(target);
         for s in (0..states).step_by(LANES) {
             let from = m.as_ptr().add(s >> K);
             let before = match K {
-                2 => x::_mm256_shuffle_epi8(x::_mm256_set1_epi64x(from.cast::<i64>().read_unaligned()), spread),
-                3 => x::_mm256_shuffle_epi8(x::_mm256_set1_epi32(from.cast::<i32>().read_unaligned()), spread),
+                2 => {
+                    x::_mm256_shuffle_epi8(x::_mm256_set1_epi64x(from.cast::<i64>().read_unaligned()), spread)
+                }
+                3 => {
+                    x::_mm256_shuffle_epi8(x::_mm256_set1_epi32(from.cast::<i32>().read_unaligned()), spread)
+                }
                 _ => x::_mm256_set1_epi16((*from).cast_signed()),
             };
             let values = x::_mm256_loadu_si256(table.as_ptr().add(s).cast());
