@@ -128,7 +128,7 @@ pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> 
 }
 
 /// Standard normal values from a fixed generator (xorshift64* and Box-Muller).
-pub(super) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed | 1;
     let mut uniform = move || {
         state ^= state >> 12;
