@@ -71,7 +71,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let started = Instant::now();
     let bar = Bar::new(common, &source);
-    let outcome = squizd::convert::convert(&source, &plan, &recipe, &target, &bar);
+    let outcome = squizd::convert::convert(&source, &plan, &recipe, None, &target, &bar);
     bar.0.finish_and_clear();
     report::summary(&source, &plan, &outcome?, &target, started.elapsed(), args.json)?;
     Ok(Exit::Done)

@@ -97,6 +97,12 @@ pub trait Codec: Sync {
         &[]
     }
 
+    /// Whether the encoder reads [`Request::guide`]; otherwise calibration data
+    /// is not loaded for it.
+    fn takes_guide(&self) -> bool {
+        true
+    }
+
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
@@ -169,7 +175,7 @@ mod sqint2;
 mod stream;
 pub mod tca_tbe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

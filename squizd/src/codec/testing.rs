@@ -143,7 +143,7 @@ fn encode_planned(
 }
 
 /// Standard normal values from a fixed generator (xorshift64* and Box-Muller).
-pub(super) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed | 1;
     let mut uniform = move || {
         state ^= state >> 12;
