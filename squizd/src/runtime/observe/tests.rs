@@ -7,18 +7,32 @@ use super::*;
 use crate::eval;
 use std::collections::BTreeMap;
 
-/// Keeps all inputs.
+/// Rows of one call: expert, values, width.
+type Seen = (u16, Vec<f32>, usize);
+
+/// Keeps all inputs, by layer and role.
 #[derive(Default)]
 struct Recorder {
-    layer: Vec<(Role, u16, Vec<f32>, usize)>,
-    done: BTreeMap<(Option<u16>, u16), Vec<(u16, Vec<f32>, usize)>>,
+    layer: Vec<(Role, Seen)>,
+    done: BTreeMap<(Option<u16>, u16), Vec<Seen>>,
     windows: usize,
+}
+
+/// Stops after the first layer.
+struct Stop;
+
+impl Observer for Stop {
+    fn input(&mut self, _: Role, _: u16, _: &[f32], _: usize) {}
+
+    fn layer_done(&mut self, _: Option<u16>) -> Result<()> {
+        Err(crate::Error::Cancelled)
+    }
 }
 
 impl Observer for Recorder {
     fn input(&mut self, role: Role, expert: u16, x: &[f32], width: usize) {
         assert!(!x.is_empty() && x.len().is_multiple_of(width));
-        self.layer.push((role, expert, x.to_vec(), width));
+        self.layer.push((role, (expert, x.to_vec(), width)));
     }
 
     fn window_done(&mut self) -> Result<()> {
@@ -27,8 +41,8 @@ impl Observer for Recorder {
     }
 
     fn layer_done(&mut self, layer: Option<u16>) -> Result<()> {
-        for (role, expert, x, width) in self.layer.drain(..) {
-            self.done.entry((layer, role.0)).or_default().push((expert, x, width));
+        for (role, seen) in self.layer.drain(..) {
+            self.done.entry((layer, role.0)).or_default().push(seen);
         }
         Ok(())
     }
@@ -92,13 +106,6 @@ fn bad_windows_are_refused_and_errors_stop() {
     for (window, part) in [(&[][..], "no tokens"), (&[99], "token id 99"), (&[1; 5], "do not fit")] {
         let text = session.observe(&[window], &mut Recorder::default()).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
-    }
-    struct Stop;
-    impl Observer for Stop {
-        fn input(&mut self, _: Role, _: u16, _: &[f32], _: usize) {}
-        fn layer_done(&mut self, _: Option<u16>) -> Result<()> {
-            Err(crate::Error::Cancelled)
-        }
     }
     assert!(matches!(session.observe(&[&[1, 2]], &mut Stop), Err(crate::Error::Cancelled)));
 }
