@@ -2,10 +2,12 @@
 //! arithmetic checked.
 
 mod integer;
+mod mxfp4;
 mod tca_tbe;
 
 pub use integer::int_layout;
 pub(crate) use integer::{int4, q8};
+pub(crate) use mxfp4::mxfp4;
 pub use tca_tbe::tbe;
 pub(crate) use tca_tbe::tca_tbe;
 

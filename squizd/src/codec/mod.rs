@@ -166,6 +166,7 @@ mod int4;
 mod kernels;
 mod lanes;
 mod matmul;
+mod mxfp4;
 mod options;
 mod q8;
 mod raw;
@@ -184,7 +185,7 @@ pub use options::{EncodeOptions, OptionKind, Quality};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC];
+    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC, mxfp4::CODEC];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {
