@@ -179,7 +179,7 @@ fn refusal(name: &str, change: impl FnOnce(&mut ModelConfig, &mut MemoryWeights)
 fn what_cannot_be_run_right_is_refused_by_name() {
     let is = |error: Error, unsupported: bool, parts: &[&str]| {
         let text = error.to_string();
-        assert_eq!(matches!(error, Error::Unsupported(_)), unsupported, "{text}");
+        assert_eq!(error.is_unsupported(), unsupported, "{text}");
         for part in parts {
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
