@@ -111,17 +111,18 @@ pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>
     encode_with(codec, rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())
 }
 
-/// Plans and encodes as asked.
+/// Plans and encodes what is asked for.
 pub(super) fn encode_with(codec: &dyn Codec, rows: &dyn Rows, request: &Request<'_>) -> Result<Stored> {
     let params = codec.plan(rows, request)?;
     encode_planned(codec, rows, &params, request)
 }
 
-/// Encodes with given parameters, and checks the length and the stored form.
+/// Encodes with given parameters.
 pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> Result<Stored> {
     encode_planned(codec, rows, params, &Request::default())
 }
 
+/// Encodes, and checks the length and the stored form.
 fn encode_planned(
     codec: &dyn Codec,
     rows: &dyn Rows,
