@@ -5,7 +5,7 @@
 //! Adding a codec is one line in `wire_codecs!` and one geometry function
 //! (`geometry/`).
 
-use crate::geometry::{int4, q8, raw, sqint2_geometry, tca_tbe};
+use crate::geometry::{int4, mxfp4, q8, raw, sqint2_geometry, tca_tbe};
 use crate::layout::{PARAMS_SIZE, flags};
 use alloc::{format, string::String};
 
@@ -161,6 +161,8 @@ wire_codecs! {
     INT4 = 7, "int4", flags::INT4, int4;
     /// BF16 without loss: bit planes of exponent codes, escapes aside.
     TCA_TBE = 11, "tca-tbe", flags::TCA_TBE, tca_tbe;
+    /// OCP Microscaling 4-bit floats under a power of two per 32.
+    MXFP4 = 12, "mxfp4", flags::MXFP4, mxfp4;
     /// 2 to 4 bits a weight: trellis-coded under a Hadamard rotation.
     SQINT2 = 14, "sqint2", flags::SQINT2, sqint2_geometry;
 }

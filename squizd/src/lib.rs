@@ -36,4 +36,4 @@ pub mod text;
 pub mod validate;
 pub mod writer;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, json_offset};

@@ -5,6 +5,10 @@
 //! that of the first tensor reading it (`blk.0.attn_q.input` for query, key and
 //! value).
 
+mod collect;
+
+pub use collect::{Collected, CollectedSink, Detail, collect, memory};
+
 use crate::{Result, codec::InputMoments, source::TensorInfo};
 use squizd_spec::{Part, Role};
 use std::sync::Arc;
@@ -61,6 +65,13 @@ pub fn input_of(tensor: &TensorInfo) -> Option<String> {
     (tensor.part == Part::WEIGHT).then(|| input_name(tensor.role, tensor.layer)).flatten()
 }
 
+/// The side `n` of a triangle of `n (n + 1) / 2` values.
+pub fn triangle_side(values: usize) -> Option<usize> {
+    let twice = values.checked_mul(2)?;
+    let n = (twice as f64).sqrt() as usize;
+    (n.saturating_sub(1)..=n + 1).find(|n| n.checked_mul(n + 1) == Some(twice))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +82,15 @@ mod tests {
         assert_eq!(input_name(Role::FFN_UP, Some(0)).unwrap(), "blk.0.ffn_gate.input");
         assert_eq!(input_name(Role::TOKEN_EMBD, None).unwrap(), "output.input");
         assert_eq!(input_name(Role::ATTN_NORM, Some(0)), None);
+    }
+
+    #[test]
+    fn triangles_have_sides() {
+        for n in [0usize, 1, 2, 3, 576, 12_288] {
+            assert_eq!(triangle_side(n * (n + 1) / 2), Some(n));
+        }
+        for none in [2, 4, 5, 166_177, usize::MAX] {
+            assert_eq!(triangle_side(none), None);
+        }
     }
 }

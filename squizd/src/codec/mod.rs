@@ -167,6 +167,7 @@ mod kernels;
 mod lanes;
 mod ldlq;
 mod matmul;
+mod mxfp4;
 mod options;
 mod q8;
 mod raw;
@@ -185,8 +186,17 @@ pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC, sqint2::CODEC];
+pub const CODECS: &[&dyn Codec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    q8::CODEC,
+    int4::CODEC,
+    tca_tbe::CODEC,
+    mxfp4::CODEC,
+    sqint2::CODEC,
+];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

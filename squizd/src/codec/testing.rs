@@ -166,3 +166,17 @@ pub(super) fn snr_db(w: &[f32], v: &[f32]) -> f64 {
     }
     10.0 * (signal / noise).log10()
 }
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    hex.as_bytes().chunks(2).map(|b| u8::from_str_radix(str::from_utf8(b).unwrap(), 16).unwrap()).collect()
+}
+
+/// Shape, parameters and plain little-endian weights (rows of hex under `key`)
+/// that the description of a golden payload lists.
+pub(super) fn golden(about: &str, key: &str) -> (Matrix, Params, Vec<u8>) {
+    let about: serde_json::Value = serde_json::from_str(about).unwrap();
+    let matrix = Matrix { rows: about["rows"].as_u64().unwrap(), cols: about["cols"].as_u64().unwrap() };
+    let params = bytes_of(about["params"].as_str().unwrap()).try_into().unwrap();
+    let rows = about[key].as_array().unwrap().iter();
+    (matrix, params, rows.flat_map(|r| bytes_of(r.as_str().unwrap())).collect())
+}

@@ -18,6 +18,7 @@ mod avx2;
 mod avx512;
 mod gemm;
 mod generic;
+mod mxfp4;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
@@ -130,6 +131,14 @@ fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y
         (Level::Neon, _) => unsafe { neon::q8(scale_bytes, x, rows, y) },
         (_, Precision::F32) => generic::q8_f32(scale_bytes, x, rows, y),
         (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
+    }
+}
+
+/// MXFP4 rows times `x`.
+pub(super) fn mxfp4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y: &mut [f32]) {
+    match Rows::of(CodecId::MXFP4, tensor, x, &range, y) {
+        Some(rows) => mxfp4::at(level(), x, rows, y),
+        None => y.fill(f32::NAN),
     }
 }
 

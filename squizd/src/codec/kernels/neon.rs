@@ -59,7 +59,7 @@ trait StoredScales: Copy {
 
 /// `acc + four products each` of signed bytes.
 #[inline(always)]
-fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(super) fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers in, register out; see the module's comment for the
     // instruction.
     unsafe {
@@ -75,7 +75,7 @@ fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 }
 
 #[inline(always)]
-fn load_4(x: &[f32; 4]) -> float32x4_t {
+pub(super) fn load_4(x: &[f32; 4]) -> float32x4_t {
     // SAFETY: NEON is AArch64's baseline; 16 readable bytes.
     unsafe { vld1q_f32(x.as_ptr()) }
 }
@@ -93,14 +93,14 @@ fn load_bytes(x: &[u8; 16]) -> uint8x16_t {
 }
 
 #[inline(always)]
-fn load_codes(x: &[i8; 16]) -> int8x16_t {
+pub(super) fn load_codes(x: &[i8; 16]) -> int8x16_t {
     // SAFETY: NEON is AArch64's baseline; 16 readable bytes.
     unsafe { vld1q_s8(x.as_ptr()) }
 }
 
 /// Low and high nibbles of 16 bytes.
 #[inline(always)]
-fn nibbles(codes: &[u8; 16]) -> [uint8x16_t; 2] {
+pub(super) fn nibbles(codes: &[u8; 16]) -> [uint8x16_t; 2] {
     let codes = load_bytes(codes);
     // SAFETY: NEON is AArch64's baseline.
     unsafe { [vandq_u8(codes, vdupq_n_u8(15)), vshrq_n_u8::<4>(codes)] }

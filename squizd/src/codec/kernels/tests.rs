@@ -18,10 +18,10 @@ fn at(level: Level, id: CodecId, stored: &Stored, x: &Activation<'_>, range: Ran
     let mut y = vec![f32::NAN; (range.end - range.start) as usize];
     let view = stored.view();
     let rows = Rows::of(id, &view, x, &range, &y).unwrap();
-    if id == CodecId::INT4 {
-        int4_at(level, Layout::of(view.params), x, rows, &mut y);
-    } else {
-        q8_at(level, q8_codec::scale_bytes(view.params), x, rows, &mut y);
+    match id {
+        CodecId::INT4 => int4_at(level, Layout::of(view.params), x, rows, &mut y),
+        CodecId::MXFP4 => mxfp4::at(level, x, rows, &mut y),
+        _ => q8_at(level, q8_codec::scale_bytes(view.params), x, rows, &mut y),
     }
     y
 }
@@ -88,6 +88,40 @@ fn q8_levels_agree() {
 }
 
 #[test]
+fn mxfp4_levels_agree() {
+    for (rows, cols) in SHAPES {
+        let source = MemoryRows::f32(rows, cols, gaussian((rows * cols) as usize, cols));
+        compare(CodecId::MXFP4, &encode(of(CodecId::MXFP4), &source, None).unwrap());
+    }
+}
+
+#[test]
+fn mxfp4_scales_of_every_byte_agree() {
+    let mut x = vec![0.0; 256];
+    x[33] = 1.0;
+    for byte in 0..=255u8 {
+        let mut params = Params::default();
+        params[0] = 32;
+        let mut data = vec![0x22; 16 * 8];
+        data.resize(256, 0);
+        data.extend([byte; 8]);
+        let matrix = squizd_spec::Matrix { rows: 1, cols: 256 };
+        let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
+        for precision in [Precision::F32, Precision::Q8] {
+            let x = Activation::new(&x, precision);
+            let reference = at(Level::Scalar, CodecId::MXFP4, &stored, &x, 0..1)[0];
+            for level in Level::supported() {
+                let y = at(level, CodecId::MXFP4, &stored, &x, 0..1)[0];
+                assert!(
+                    (y.is_nan() && byte == 255) || (y - reference).abs() <= 1e-6 * reference,
+                    "{byte} {level}: {y}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_codes_do_not_saturate() {
     // All codes 15, and all q8 codes -128 or 127, against x of one magnitude.
     for sign in [1.0f32, -1.0] {
@@ -111,6 +145,17 @@ fn extreme_codes_do_not_saturate() {
         for level in Level::supported() {
             let y = at(level, CodecId::Q8, &stored, &q, 0..1)[0];
             assert!((y + sign * 128.0 * 256.0).abs() < 1.0, "{level}: {y}");
+        }
+        for (codes, value) in [(0x77, 6.0), (0xff, -6.0)] {
+            params[..2].copy_from_slice(&[32, 0]);
+            let mut data = vec![codes; 128];
+            data.resize(256, 0);
+            data.extend([127; 8]);
+            let stored = Stored { params, data, ..stored };
+            for level in Level::supported() {
+                let y = at(level, CodecId::MXFP4, &stored, &q, 0..1)[0];
+                assert!((y - sign * value * 256.0).abs() < 0.1, "{level}: {y}");
+            }
         }
     }
 }

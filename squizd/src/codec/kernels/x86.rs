@@ -49,7 +49,7 @@ pub(super) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 #[inline(always)]
-fn load_octet(x: &[f32; 8]) -> __m256 {
+pub(super) fn load_octet(x: &[f32; 8]) -> __m256 {
     // SAFETY: see the module's comment; 32 readable bytes.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
