@@ -13,6 +13,8 @@ mod encode;
 mod form;
 #[cfg(target_arch = "x86_64")]
 mod gather;
+#[cfg(test)]
+mod golden;
 mod levels;
 mod matvec;
 mod rotation;

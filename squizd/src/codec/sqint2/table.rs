@@ -43,9 +43,9 @@ f3f9ff050c1119202b3ec3d2dce4efea070c13191d243161b6c9d5dfecf4fb01",
     ),
 ];
 
-/// Multipliers M for the same rates.
-const MULTIPLIERS_10: [u32; 3] = [0x3e79_5975, 0xa0f2_795f, 0x8f80_46f9];
-const MULTIPLIERS_12: [u32; 3] = [0xbb20_9d37, 0x5e9f_7ed7, 0xafdf_e3bd];
+/// Multipliers M of L = 10 and 12, for the same rates.
+pub(super) const MULTIPLIERS: [(u32, [u32; 3]); 2] =
+    [(10, [0x3e79_5975, 0xa0f2_795f, 0x8f80_46f9]), (12, [0xbb20_9d37, 0x5e9f_7ed7, 0xafdf_e3bd])];
 
 /// How many of the upper 2048 ranks have the value 0, 1, 2, ... 127.
 const COUNTS: [u8; 128] = [
@@ -114,10 +114,13 @@ const fn scattered<const N: usize>(m: u32) -> [i8; N] {
 }
 
 static TABLES_8: [[i8; 256]; 3] = [listed(&LISTED[0]), listed(&LISTED[1]), listed(&LISTED[2])];
-static TABLES_10: [[i8; 1024]; 3] =
-    [scattered(MULTIPLIERS_10[0]), scattered(MULTIPLIERS_10[1]), scattered(MULTIPLIERS_10[2])];
-static TABLES_12: [[i8; 4096]; 3] =
-    [scattered(MULTIPLIERS_12[0]), scattered(MULTIPLIERS_12[1]), scattered(MULTIPLIERS_12[2])];
+static TABLES_10: [[i8; 1024]; 3] = three(MULTIPLIERS[0].1);
+static TABLES_12: [[i8; 4096]; 3] = three(MULTIPLIERS[1].1);
+
+/// The tables of three multipliers.
+const fn three<const N: usize>(m: [u32; 3]) -> [[i8; N]; 3] {
+    [scattered(m[0]), scattered(m[1]), scattered(m[2])]
+}
 
 /// The table of windows of `window` bits (8, 10, otherwise 12) and of number
 /// `id` (at most 2).
