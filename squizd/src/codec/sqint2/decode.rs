@@ -3,9 +3,9 @@
 use super::form::{Coding, Form};
 use super::levels::{self, GROUP};
 use super::tile::{SIDE, Stream, TILE, Trellis, place};
+use crate::Result;
 use crate::codec::Encoded;
 use crate::codec::stream::checked_geometry;
-use crate::{Result, simd::multiversion};
 use squizd_spec::CodecId;
 use std::ops::Range;
 
@@ -97,13 +97,19 @@ pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> R
     Ok(())
 }
 
-multiversion! {
-    /// The table values of a strip's tiles, row by row.
-    fn table_values(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) = table_values_lanes;
+/// The table values of a strip's tiles, row by row.
+#[allow(unsafe_code, reason = "calls a kernel for the level in use")]
+fn table_values(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(crate::simd::level(), crate::simd::Level::Avx2 | crate::simd::Level::Avx512) {
+        // SAFETY: the level is only ever one this CPU supports; both have AVX2.
+        unsafe { super::gather::values(trellis, table, tiles, out) };
+        return;
+    }
+    generic(trellis, table, tiles, out);
 }
 
-#[inline(always)]
-fn table_values_lanes(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
+fn generic(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
     let stride = out.len() / SIDE;
     for (k, tile) in tiles.chunks_exact(trellis.bytes()).enumerate() {
         let stream = Stream::new(tile);

@@ -1,9 +1,9 @@
-//! Tiles times a vector with AVX2: eight rows of a column at once.
+//! Tiles with AVX2: the values of eight rows of a column at once.
 //!
 //! Eight rows of four columns are 4 n bits: 32 weights. One shuffle puts the 32
 //! bits that hold a row's four windows into each of eight lanes; for each of
-//! the four columns a shift by lane, a mask, a gather and a fused
-//! multiply-add with the column's input follow. Sums never cross lanes.
+//! the four columns a shift by lane, a mask and a gather follow. A product adds
+//! a fused multiply-add with the column's input: its sums never cross lanes.
 #![allow(unsafe_code, reason = "x86 intrinsics")]
 
 use super::tile::{SIDE, Stream, Trellis};
@@ -36,54 +36,79 @@ impl Windows {
     }
 }
 
+/// Reads the tiles of one trellis.
+struct Reader<'a> {
+    trellis: Trellis,
+    floats: &'a [f32],
+    phases: [Windows; 2],
+}
+
+impl<'a> Reader<'a> {
+    /// With `floats` as the states' values.
+    fn new(trellis: Trellis, floats: &'a [f32]) -> Self {
+        assert!(floats.len() == trellis.states());
+        Self { trellis, floats, phases: [Windows::new(trellis, 0), Windows::new(trellis, 4)] }
+    }
+
+    /// The values of the eight weights of each of four columns that are the
+    /// `block`th 32 weights of `stream`.
+    ///
+    /// # Safety
+    /// The CPU has AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn block(&self, stream: &Stream, block: usize) -> [x::__m256; 4] {
+        let stream = stream.bytes();
+        let bit = 4 * self.trellis.rate * block;
+        let windows = &self.phases[usize::from(bit % 8 != 0)];
+        let (low, high) = (bit / 8, bit / 8 + windows.upper);
+        assert!(high + 16 <= stream.len());
+        // SAFETY: 16 bytes from `high`, and so from `low <= high`, lie in the
+        // stream by the assertion; the arrays have 32 bytes each.
+        let (words, shifts) = unsafe {
+            let words = x::_mm256_set_m128i(
+                x::_mm_loadu_si128(stream.as_ptr().add(high).cast()),
+                x::_mm_loadu_si128(stream.as_ptr().add(low).cast()),
+            );
+            let bytes = x::_mm256_loadu_si256(windows.bytes.as_ptr().cast());
+            let shifts = [0, 1, 2, 3].map(|c| x::_mm256_loadu_si256(windows.shifts[c].as_ptr().cast()));
+            (x::_mm256_shuffle_epi8(words, bytes), shifts)
+        };
+        let mask = x::_mm256_set1_epi32(self.floats.len() as i32 - 1);
+        let mut values = [x::_mm256_setzero_ps(); 4];
+        for (values, shift) in values.iter_mut().zip(shifts) {
+            let states = x::_mm256_and_si256(x::_mm256_srlv_epi32(words, shift), mask);
+            // SAFETY: masked states are indices of `floats`, whose length is the
+            // power of two that `new` asserts.
+            *values = unsafe { x::_mm256_i32gather_ps::<4>(self.floats.as_ptr(), states) };
+        }
+        values
+    }
+}
+
 /// `sums[r] += sum over columns c of value(r, c) x[c]` for a strip of whole
 /// tiles, `x` one value per column.
 ///
 /// # Safety
 /// The CPU has AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn strip(
+pub(super) unsafe fn product(
     trellis: Trellis,
     floats: &[f32],
     tiles: &[u8],
     x: &[f32],
     sums: &mut [f32; SIDE],
 ) {
-    assert!(floats.len() == trellis.states());
-    let phases = [Windows::new(trellis, 0), Windows::new(trellis, 4)];
-    let mask = x::_mm256_set1_epi32(trellis.states() as i32 - 1);
-    // SAFETY: arrays of 32 and 16 floats are read whole.
-    let (bytes, shifts) = unsafe {
-        (
-            [0, 1].map(|p| x::_mm256_loadu_si256(phases[p].bytes.as_ptr().cast())),
-            [0, 1].map(|p| phases[p].shifts.map(|s| x::_mm256_loadu_si256(s.as_ptr().cast()))),
-        )
-    };
+    let reader = Reader::new(trellis, floats);
     // SAFETY: `sums` has 16 floats.
     let mut acc = unsafe { [x::_mm256_loadu_ps(sums.as_ptr()), x::_mm256_loadu_ps(sums.as_ptr().add(8))] };
     for (tile, x_tile) in tiles.chunks_exact(trellis.bytes()).zip(x.as_chunks::<SIDE>().0) {
         let stream = Stream::new(tile);
-        let stream = stream.bytes();
         for block in 0..8 {
-            let bit = 4 * trellis.rate * block;
-            let phase = usize::from(bit % 8 != 0);
-            let (low, high) = (bit / 8, bit / 8 + phases[phase].upper);
-            assert!(high + 16 <= stream.len());
-            // SAFETY: 16 bytes from `high`, and so from `low <= high`, lie in the
-            // stream by the assertion.
-            let words = unsafe {
-                x::_mm256_set_m128i(
-                    x::_mm_loadu_si128(stream.as_ptr().add(high).cast()),
-                    x::_mm_loadu_si128(stream.as_ptr().add(low).cast()),
-                )
-            };
-            let words = x::_mm256_shuffle_epi8(words, bytes[phase]);
-            for column in 0..4 {
-                let states = x::_mm256_and_si256(x::_mm256_srlv_epi32(words, shifts[phase][column]), mask);
-                // SAFETY: masked states are indices of `floats` by the first assertion.
-                let values = unsafe { x::_mm256_i32gather_ps::<4>(floats.as_ptr(), states) };
-                let input = x::_mm256_set1_ps(x_tile[block / 2 * 4 + column]);
-                acc[block % 2] = x::_mm256_fmadd_ps(values, input, acc[block % 2]);
+            // SAFETY: AVX2 is available.
+            let values = unsafe { reader.block(&stream, block) };
+            for (value, input) in values.into_iter().zip(&x_tile[block / 2 * 4..]) {
+                acc[block % 2] = x::_mm256_fmadd_ps(value, x::_mm256_set1_ps(*input), acc[block % 2]);
             }
         }
     }
@@ -91,5 +116,32 @@ pub(super) unsafe fn strip(
     unsafe {
         x::_mm256_storeu_ps(sums.as_mut_ptr(), acc[0]);
         x::_mm256_storeu_ps(sums.as_mut_ptr().add(8), acc[1]);
+    }
+}
+
+/// The values of a strip's tiles, row by row.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn values(trellis: Trellis, floats: &[f32], tiles: &[u8], out: &mut [f32]) {
+    let reader = Reader::new(trellis, floats);
+    let stride = out.len() / SIDE;
+    let mut columns = [[0.0; SIDE]; SIDE];
+    for (k, tile) in tiles.chunks_exact(trellis.bytes()).enumerate() {
+        let stream = Stream::new(tile);
+        for block in 0..8 {
+            // SAFETY: AVX2 is available.
+            let values = unsafe { reader.block(&stream, block) };
+            for (value, column) in values.into_iter().zip(&mut columns[block / 2 * 4..]) {
+                // SAFETY: eight of the column's sixteen floats, from 0 or 8 on.
+                unsafe { x::_mm256_storeu_ps(column.as_mut_ptr().add(block % 2 * 8), value) };
+            }
+        }
+        for (r, row) in out.chunks_exact_mut(stride).enumerate() {
+            for (out, column) in row[k * SIDE..][..SIDE].iter_mut().zip(&columns) {
+                *out = column[r];
+            }
+        }
     }
 }

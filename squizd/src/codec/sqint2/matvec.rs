@@ -51,7 +51,7 @@ fn strip(parts: &Parts<'_>, trellis: Trellis, tiles: &[u8], x: &[f32], sums: &mu
     #[cfg(target_arch = "x86_64")]
     if matches!(crate::simd::level(), crate::simd::Level::Avx2 | crate::simd::Level::Avx512) {
         // SAFETY: the level is only ever one this CPU supports; both have AVX2 and FMA.
-        unsafe { super::gather::strip(trellis, parts.form.floats(), tiles, x, sums) };
+        unsafe { super::gather::product(trellis, parts.form.floats(), tiles, x, sums) };
         return;
     }
     generic(trellis, parts.form.table(), tiles, x, sums);
