@@ -8,6 +8,8 @@ mod inspect;
 mod model;
 mod progress;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod validate;
 
 use crate::{Exit, Failure, output};
@@ -46,6 +48,9 @@ enum Command {
     Diff(diff::Args),
     /// Generate text with the reference runtime
     Run(run::Args),
+    /// Serve a model over HTTP, with an API like OpenAI's
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// Judge a file: perplexity, logits
     #[command(subcommand)]
     Eval(eval::Eval),
@@ -99,6 +104,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Diff(args) => diff::run(&args, common),
         Command::Run(args) => run::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
         Command::Completions { shell } => {
             let mut script = Vec::new();
