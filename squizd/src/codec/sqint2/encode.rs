@@ -67,15 +67,10 @@ impl Worker {
         Self { search, rotated: Vec::new(), row: Vec::new(), scales: Vec::new(), codes: Vec::new() }
     }
 
-    /// Floats of a rotated row.
-    pub(super) fn stride(&self, cols: usize) -> usize {
-        cols.next_multiple_of(SIDE)
-    }
-
     /// Encodes the rows of `cols` columns in `weights` (finite; whole strips but
     /// for the tensor's last) into `scales` and `codes`.
     pub(super) fn encode(&mut self, encoder: &Encoder<'_>, weights: &[f32], cols: usize) -> Coded {
-        let stride = self.stride(cols);
+        let stride = cols.next_multiple_of(SIDE);
         let count = weights.len() / cols;
         let form = encoder.form;
         self.scales.clear();
@@ -94,7 +89,7 @@ impl Worker {
         };
         match coded {
             Coded::Done(stats) => Coded::Done(EncodeStats { signal, ..stats }),
-            overflow => overflow,
+            overflow @ Coded::Overflow(_) => overflow,
         }
     }
 

@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
     unsafe fn block(&self, stream: &Stream, block: usize) -> [x::__m256; 4] {
         let stream = stream.bytes();
         let bit = 4 * self.trellis.rate * block;
-        let windows = &self.phases[usize::from(bit % 8 != 0)];
+        let windows = &self.phases[usize::from(!bit.is_multiple_of(8))];
         let (low, high) = (bit / 8, bit / 8 + windows.upper);
         assert!(high + 16 <= stream.len());
         // SAFETY: 16 bytes from `high`, and so from `low <= high`, lie in the

@@ -38,7 +38,7 @@ const fn place(i: usize) -> (usize, usize) {
 
 /// Codes the rotated rows, from the last columns to the first.
 pub(super) fn encode(worker: &mut Worker, encoder: &Encoder<'_>, rows: &[Row], cols: usize) -> Coded {
-    let stride = worker.stride(cols);
+    let stride = cols.next_multiple_of(WIDTH);
     let (groups, size) = (cols.div_ceil(GROUP), encoder.form.scales.bytes());
     worker.codes.clear();
     worker.codes.resize(rows.len() * groups * BYTES, 0);

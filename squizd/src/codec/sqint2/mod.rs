@@ -10,6 +10,7 @@
 mod check;
 mod decode;
 mod encode;
+mod factor;
 mod form;
 #[cfg(target_arch = "x86_64")]
 mod gather;
@@ -26,18 +27,15 @@ mod viterbi;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::ldlq::{Feedback, WIDTH};
 use super::sample::Sample;
 use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, InputMoments, OptionKind, PayloadSink, Quality,
-    Request, Rows, Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Quality, Request, Rows,
+    Violation,
 };
 use crate::{Error, Result};
 use encode::{Coded, Encoder, Worker, plan_scales};
 use form::{Coding, Form, Scales};
-use rayon::prelude::*;
-use rotation::Rotation;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
 use tile::SIDE;
@@ -77,28 +75,6 @@ fn eighths(rate: Option<u16>) -> Result<u8> {
             rate % 1000
         ))
     })
-}
-
-/// The factor of what calibration knows, for rotated columns; `None` without
-/// any input.
-fn feedback(moments: &InputMoments, rotation: &Rotation) -> Option<Feedback> {
-    let cols = rotation.cols();
-    let mut h = vec![0.0; cols * cols];
-    h.par_chunks_mut(cols).enumerate().for_each(|(i, row)| {
-        match moments.hessian() {
-            Some(h) => row.iter_mut().zip(&h[i * cols..]).for_each(|(to, from)| *to = f64::from(*from)),
-            None => row[i] = f64::from(moments.importance[i]),
-        }
-        rotation.forward_f64(row);
-    });
-    // H is symmetric: rotating the transposed rows completes R H R^T.
-    for i in 0..cols {
-        for j in 0..i {
-            h.swap(i * cols + j, j * cols + i);
-        }
-    }
-    h.par_chunks_mut(cols).for_each(|row| rotation.forward_f64(row));
-    Feedback::new(h, cols, WIDTH)
 }
 
 impl Codec for Sqint2 {
@@ -155,8 +131,8 @@ impl Codec for Sqint2 {
         for (part, moments) in request.guide.split(0..matrix.rows) {
             // A strip belongs to the part of its first row.
             let strips = part.start.next_multiple_of(SIDE as u64)..part.end.next_multiple_of(SIDE as u64);
-            let feedback = moments.and_then(|m| feedback(m, &rotation));
-            let encoder = Encoder { form, rotation: &rotation, feedback: feedback.as_ref() };
+            let feedback = moments.and_then(|m| factor::feedback(m, form, &rotation));
+            let encoder = Encoder { form, rotation: &rotation, feedback: feedback.as_deref() };
             let range = strips.start..strips.end.min(matrix.rows);
             let buffers = || (Worker::new(form), Vec::new());
             let part = for_row_chunks_of(rows, range, SIDE as u64, buffers, |(worker, weights), range| {
