@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    calibration::Calibration,
+    calibration::{Calibration, Shared},
     codec::{EncodeStats, Guide, InputMoments, Request, Rows, codec},
     metadata::{FormatInfo, Metadata, Provenance},
     plan::{Plan, PlannedTensor, Reason, Recipe},
@@ -87,7 +87,8 @@ pub fn convert(
     let stop = || progress.is_cancelled() || failed.load(Ordering::Relaxed);
     let (tensors, digests) = std::thread::scope(|scope| {
         let hashing = scope.spawn(|| Digests::take(source, calibration, &stop));
-        let tensors = encode_all(source, plan, calibration, &mut writer, progress);
+        let shared = calibration.map(Shared::new);
+        let tensors = encode_all(source, plan, shared.as_ref(), &mut writer, progress);
         failed.store(tensors.is_err(), Ordering::Relaxed);
         let hashed =
             hashing.join().unwrap_or_else(|_| Err(Error::invalid("hashing the source stopped unexpectedly")));
@@ -121,7 +122,7 @@ impl Digests {
 fn encode_all(
     source: &dyn TensorSource,
     plan: &Plan,
-    calibration: Option<&dyn Calibration>,
+    calibration: Option<&Shared<'_>>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorOutcome>> {
@@ -141,7 +142,7 @@ fn encode(
     source: &dyn TensorSource,
     info: &TensorInfo,
     planned: &PlannedTensor,
-    calibration: Option<&dyn Calibration>,
+    calibration: Option<&Shared<'_>>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<TensorOutcome> {

@@ -20,6 +20,7 @@
 //! assert!(row.iter().all(|w| w.is_finite()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+pub mod awq;
 pub mod calibration;
 pub mod codec;
 pub mod convert;

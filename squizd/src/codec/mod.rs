@@ -179,11 +179,13 @@ pub mod tca_tbe;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use activation::{Activation, Precision};
 pub use guide::{Guide, InputMoments};
 pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
+pub(crate) use trial::{Sample, output_error};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] = &[
