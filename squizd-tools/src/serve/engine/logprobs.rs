@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn senseless_logits_have_no_probability() {
         for logits in [vec![], vec![f32::NAN; 3], vec![f32::NEG_INFINITY; 3]] {
-            assert_eq!(Distribution::new(&logits).logprob(0), f64::NEG_INFINITY);
+            assert!(Distribution::new(&logits).logprob(0) == f64::NEG_INFINITY);
         }
         assert!((Distribution::new(&[1e30, 1e30]).logprob(0) + 2f64.ln()).abs() < 1e-12);
     }

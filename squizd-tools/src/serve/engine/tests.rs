@@ -83,7 +83,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let places = Arc::new(Semaphore::new(64));
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_mins(1);
         Self {
             tokenizer: tokenizer(),
             metrics: Metrics::default(),
