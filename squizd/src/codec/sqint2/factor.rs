@@ -102,7 +102,8 @@ mod tests {
             InputMoments { importance, hessian: Vec::new() }
         };
         let form = Form::new(cols as u64, Coding::trellis(16, 8), Scales::Byte(1.0));
-        let other = Form { seed: 1, ..form };
+        let mut other = form;
+        other.seed = 1;
         let factor = |seed, form: Form| feedback(&moments(seed), form, &form.rotation(cols)).unwrap();
         let one = factor(1, form);
         assert!(!Arc::ptr_eq(&one, &factor(2, form)));
