@@ -41,6 +41,7 @@ impl<'a> Opened<'a> {
     }
 
     /// The digest that names the whole file.
+    #[cfg(feature = "serve")]
     pub(super) fn root_digest(&self) -> [u8; 32] {
         self.file.header().root_digest
     }

@@ -106,12 +106,14 @@ impl Feedback {
     }
 
     /// Columns, padded to whole widths.
-    pub(super) fn cols(&self) -> usize {
+    #[cfg(test)]
+    fn cols(&self) -> usize {
         self.cols
     }
 
     /// `out[r] += sum over i >= (k + 1) WIDTH of errors[r][i] L[i][k WIDTH..]`
-    /// for the rows `r` of `errors`, each [`Feedback::cols`] long.
+    /// for the rows `r` of `errors`, each as long as the columns padded to whole
+    /// widths.
     pub(super) fn add(&self, k: usize, errors: &[f32], out: &mut [[f32; WIDTH]]) {
         let start = Self::start(self.cols, k) + WIDTH * WIDTH;
         let end = Self::start(self.cols, k + 1);

@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How hard an encoder searches; never changes how its output is decoded.
+/// How hard an encoder searches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quality {
@@ -37,6 +37,9 @@ pub struct EncodeOptions {
     /// Level of a general compressor (`z19`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u8>,
+    /// Four levels a weight instead of a trellis (`nf2`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub nf2: bool,
 }
 
 /// A kind of option, for a codec to say which it takes.
@@ -52,6 +55,8 @@ pub enum OptionKind {
     Quality,
     /// [`EncodeOptions::level`].
     Level,
+    /// [`EncodeOptions::nf2`].
+    Nf2,
 }
 
 impl OptionKind {
@@ -63,13 +68,15 @@ impl OptionKind {
             Self::Rate => "bits per weight such as 2.125",
             Self::Quality => "a quality: fast, default, max",
             Self::Level => "a zstd level such as z19",
+            Self::Nf2 => "nf2 for four plain levels",
         }
     }
 }
 
 impl EncodeOptions {
     /// No wishes.
-    pub const NONE: Self = Self { group_size: None, profile: None, rate: None, quality: None, level: None };
+    pub const NONE: Self =
+        Self { group_size: None, profile: None, rate: None, quality: None, level: None, nf2: false };
 
     /// Reads one option of a codec that takes the kinds `taken`.
     pub fn set(&mut self, text: &str, taken: &[OptionKind]) -> Result<()> {
@@ -92,6 +99,10 @@ impl EncodeOptions {
         if quality.is_some() {
             self.quality = quality;
             return Some(OptionKind::Quality);
+        }
+        if text == "nf2" {
+            self.nf2 = true;
+            return Some(OptionKind::Nf2);
         }
         if let Ok(profile) = text.parse() {
             self.profile = Some(profile);
@@ -117,6 +128,7 @@ impl EncodeOptions {
             (self.rate.is_some(), OptionKind::Rate),
             (self.quality.is_some(), OptionKind::Quality),
             (self.level.is_some(), OptionKind::Level),
+            (self.nf2, OptionKind::Nf2),
         ];
         set.into_iter().find(|(set, kind)| *set && !taken.contains(kind)).map(|(_, kind)| kind)
     }
@@ -147,7 +159,8 @@ impl fmt::Display for EncodeOptions {
             Some(Quality::Default) => f.write_str(":default")?,
             Some(Quality::Max) => f.write_str(":max")?,
         }
-        self.level.map_or(Ok(()), |l| write!(f, ":z{l}"))
+        self.level.map_or(Ok(()), |l| write!(f, ":z{l}"))?;
+        f.write_str(if self.nf2 { ":nf2" } else { "" })
     }
 }
 
@@ -158,8 +171,10 @@ mod tests {
 
     #[test]
     fn options_print_as_they_were_written() {
-        let all = [K::GroupSize, K::Profile, K::Rate, K::Quality, K::Level];
-        for text in ["g32", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max", "default", "z19"] {
+        let all = [K::GroupSize, K::Profile, K::Rate, K::Quality, K::Level, K::Nf2];
+        for text in
+            ["g32", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max", "default", "z19", "nf2"]
+        {
             let mut options = EncodeOptions::NONE;
             options.set(text, &all).unwrap();
             assert_eq!(options.to_string(), format!(":{text}"));
