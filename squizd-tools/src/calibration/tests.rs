@@ -76,7 +76,7 @@ fn moments_come_back_whole_and_shared() {
     let moments = file.moments(&q).unwrap().unwrap();
     assert_eq!(moments[0].importance, [1.0, 2.0, 3.0]);
     assert_eq!(moments[0].hessian, [1.0, 0.5, 0.25, 0.5, 2.0, -1.0, 0.25, -1.0, 3.0]);
-    let shared = Shared::new(&file);
+    let shared = Shared::new(&file, false);
     let [a, b] = [&q, &v].map(|t| shared.moments(t).unwrap().unwrap());
     assert!(Arc::ptr_eq(&a, &b), "one input is read once");
     assert_eq!(*a, moments);

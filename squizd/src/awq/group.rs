@@ -66,7 +66,7 @@ pub(super) fn groups(model: &ModelConfig, tensors: &[TensorInfo]) -> Vec<Group> 
     let layers: BTreeSet<u16> = tensors.iter().filter_map(|t| t.layer).collect();
     let mut groups = Vec::new();
     for layer in layers {
-        let at = Layer { tensors, index: &index, layer };
+        let at = Layer { tensors, index: &index, number: layer };
         groups.extend(at.norm(Role::ATTN_NORM, Role::ATTN_Q, ATTENTION_READERS));
         groups.extend(at.value(model));
         let ffn = if at.get(Role::MOE_GATE).is_some() { Role::MOE_GATE } else { Role::FFN_GATE };
@@ -80,12 +80,12 @@ pub(super) fn groups(model: &ModelConfig, tensors: &[TensorInfo]) -> Vec<Group> 
 struct Layer<'a> {
     tensors: &'a [TensorInfo],
     index: &'a BTreeMap<(Option<u16>, u16, u8), usize>,
-    layer: u16,
+    number: u16,
 }
 
 impl Layer<'_> {
     fn part(&self, role: Role, part: Part) -> Option<(usize, &TensorInfo)> {
-        let i = *self.index.get(&(Some(self.layer), role.0, part.0))?;
+        let i = *self.index.get(&(Some(self.number), role.0, part.0))?;
         Some((i, self.tensors.get(i)?))
     }
 
@@ -104,7 +104,7 @@ impl Layer<'_> {
         let fits = !readers.is_empty() && readers.iter().all(|(_, t)| t.cols() == width);
         fits.then_some(())?;
         Some(Group {
-            input: input_name(input, Some(self.layer))?,
+            input: input_name(input, Some(self.number))?,
             readers: readers.into_iter().map(|(i, _)| i).collect(),
             producer: Producer::Norm(self.module(norm)),
         })
@@ -125,7 +125,7 @@ impl Layer<'_> {
             && width(heads.keys) == Some(v.rows());
         fits.then_some(())?;
         Some(Group {
-            input: input_name(Role::ATTN_OUTPUT, Some(self.layer))?,
+            input: input_name(Role::ATTN_OUTPUT, Some(self.number))?,
             readers: vec![output],
             producer: Producer::Value { tensors: self.module(Role::ATTN_V), heads },
         })
@@ -138,7 +138,7 @@ impl Layer<'_> {
         let fits = producer.experts == d.experts && d.cols().checked_mul(sets) == Some(producer.rows());
         fits.then_some(())?;
         Some(Group {
-            input: input_name(down, Some(self.layer))?,
+            input: input_name(down, Some(self.number))?,
             readers: vec![reader],
             producer: Producer::Up(self.module(up)),
         })

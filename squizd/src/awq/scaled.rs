@@ -54,7 +54,9 @@ impl Factors {
                 values.iter_mut().zip(factors).for_each(|(v, s)| *v /= *s);
             }
             if let Some(divisor) = self.rows.as_ref().and_then(|r| r.get(row as usize)) {
-                values.iter_mut().for_each(|v| *v /= *divisor);
+                for v in values.iter_mut() {
+                    *v /= *divisor;
+                }
             }
         }
     }

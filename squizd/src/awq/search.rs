@@ -27,6 +27,8 @@ const ROWS: u64 = 128;
 const EXPERT_ROWS: u64 = 16;
 /// Experts of a stack.
 const EXPERTS: usize = 8;
+/// Products with a Hessian's elements that judging one trial may take.
+const JUDGED: usize = 1 << 27;
 /// Channels quieter than this fraction of the loudest are scaled as if they
 /// were this loud: a channel that was silent on the text may still speak.
 const QUIETEST: f64 = 1e-4;
@@ -57,7 +59,7 @@ pub fn search(
             other.name
         )));
     }
-    let shared = Shared::new(calibration);
+    let shared = Shared::new(calibration, source.model().tie_embeddings);
     let mut scales = Scales::default();
     for group in groups(source.model(), source.tensors()) {
         let found = Search { source, plan, group: &group }.run(&shared, alphas)?;
@@ -117,41 +119,26 @@ impl Search<'_> {
             return Ok(None);
         };
         let Some(moments) = shared.moments(first)? else { return Ok(None) };
-        self.check(first, &moments)?;
+        check(first, &moments)?;
         let loudness = self.loudness(&moments);
         let trials = self.trials(&moments)?;
         if trials.is_empty() && fixed.is_none() {
             return Ok(None);
         }
         let mut best: Option<(f64, f32)> = None;
-        let plain = self.error(&trials, &moments, &self.sets(&loudness, 0.0))?;
+        let plain = error(&trials, &moments, &sets(&loudness, 0.0))?;
         for &alpha in alphas.iter().filter(|a| **a > 0.0) {
-            let error = self.error(&trials, &moments, &self.sets(&loudness, alpha))?;
+            let error = error(&trials, &moments, &sets(&loudness, alpha))?;
             if best.is_none_or(|(least, _)| error < least) {
                 best = Some((error, alpha));
             }
         }
         let chosen = best.filter(|(error, _)| fixed.is_some() || *error < WORTHWHILE * plain);
         let (error, alpha) = chosen.unwrap_or((plain, 0.0));
-        let sets = self.sets(&loudness, alpha);
+        let sets = sets(&loudness, alpha);
         let max_scale = sets.iter().flatten().copied().fold(0.0, f32::max);
         let error_ratio = if plain > 0.0 { error / plain } else { 1.0 };
         Ok(Some((GroupScale { input: self.group.input.clone(), alpha, error_ratio, max_scale }, sets)))
-    }
-
-    fn check(&self, first: &TensorInfo, moments: &Moments) -> Result<()> {
-        let fits = moments.iter().all(|m| m.importance.len() as u64 == first.cols())
-            && moments.len() == usize::from(first.experts.max(1));
-        if fits {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "tensor {}: {} sets of {} channels do not go with its shape {:?}: the calibration is of another model",
-            first.name,
-            moments.len(),
-            moments.first().map_or(0, |m| m.importance.len()),
-            first.dims
-        )))
     }
 
     /// Root mean square of each channel, by the sets that scales will have:
@@ -185,19 +172,6 @@ impl Search<'_> {
         sets
     }
 
-    /// `rms^alpha`, with a geometric mean of one.
-    fn sets(&self, loudness: &[Vec<f64>], alpha: f32) -> Sets {
-        let scale = |rms: &Vec<f64>| -> Vec<f32> {
-            if rms.iter().any(|r| *r <= 0.0) {
-                return vec![1.0; rms.len()];
-            }
-            let logs: Vec<f64> = rms.iter().map(|r| f64::from(alpha) * libm::log(*r)).collect();
-            let mean = logs.iter().sum::<f64>() / logs.len() as f64;
-            logs.iter().map(|l| libm::exp(l - mean) as f32).collect()
-        };
-        loudness.iter().map(scale).collect()
-    }
-
     fn trials(&self, moments: &Moments) -> Result<Vec<Trial>> {
         let mut trials = Vec::new();
         for &index in &self.group.readers {
@@ -211,7 +185,7 @@ impl Search<'_> {
             for expert in (0..experts as usize).step_by(step) {
                 let range = expert as u64 * rows..(expert as u64 + 1) * rows;
                 let sample = Sample::read(self.source, index, info, range, wanted)?;
-                let sampled = (sample.values.len() / sample.cols().max(1)).max(1);
+                let sampled = stored_rows(&sample).max(1);
                 let weight = rows as f64 * step as f64 / sampled as f64;
                 // Experts of one stack and a dense layer beside them may share an input.
                 let part = expert.min(moments.len().saturating_sub(1));
@@ -220,25 +194,63 @@ impl Search<'_> {
         }
         Ok(trials)
     }
+}
 
-    /// The error at the outputs with these scales.
-    fn error(&self, trials: &[Trial], moments: &Moments, sets: &Sets) -> Result<f64> {
-        let mut total = 0.0;
-        for trial in trials {
-            let (Some(m), Some(s)) = (moments.get(trial.part), sets.get(trial.part).or(sets.first())) else {
-                continue;
-            };
-            let mut scaled = m.clone();
-            divide(&mut scaled, s);
-            // Rounding is weighed by importance; what it does is judged by all of H.
-            let guide = InputMoments { importance: scaled.importance.clone(), hessian: Vec::new() };
-            let sample = trial.sample.scaled(s);
-            let mut errors = sample.round_trip(trial.codec, trial.options, Some(&guide))?;
-            errors.iter_mut().zip(&sample.values).for_each(|(e, w)| *e -= w);
-            total += trial.weight * output_error(&errors, sample.cols(), Some(&scaled));
-        }
-        Ok(total)
+fn check(first: &TensorInfo, moments: &Moments) -> Result<()> {
+    let fits = moments.iter().all(|m| m.importance.len() as u64 == first.cols())
+        && moments.len() == usize::from(first.experts.max(1));
+    if fits {
+        return Ok(());
     }
+    Err(Error::invalid(format!(
+        "tensor {}: {} sets of {} channels do not go with its shape {:?}: the calibration is of another model",
+        first.name,
+        moments.len(),
+        moments.first().map_or(0, |m| m.importance.len()),
+        first.dims
+    )))
+}
+
+/// `rms^alpha`, with a geometric mean of one.
+fn sets(loudness: &[Vec<f64>], alpha: f32) -> Sets {
+    let scale = |rms: &Vec<f64>| -> Vec<f32> {
+        if rms.iter().any(|r| *r <= 0.0) {
+            return vec![1.0; rms.len()];
+        }
+        let logs: Vec<f64> = rms.iter().map(|r| f64::from(alpha) * libm::log(*r)).collect();
+        let mean = logs.iter().sum::<f64>() / logs.len() as f64;
+        logs.iter().map(|l| libm::exp(l - mean) as f32).collect()
+    };
+    loudness.iter().map(scale).collect()
+}
+
+fn stored_rows(sample: &Sample) -> usize {
+    sample.values.len().checked_div(sample.cols()).unwrap_or(0)
+}
+
+/// The error at the outputs with these scales.
+fn error(trials: &[Trial], moments: &Moments, sets: &Sets) -> Result<f64> {
+    let mut total = 0.0;
+    for trial in trials {
+        let (Some(m), Some(s)) = (moments.get(trial.part), sets.get(trial.part).or(sets.first())) else {
+            continue;
+        };
+        // Rounding is weighed by importance; what it does is judged by all of H.
+        let mut guide = InputMoments { importance: m.importance.clone(), hessian: Vec::new() };
+        divide(&mut guide, s);
+        let sample = trial.sample.scaled(s);
+        let cols = sample.cols();
+        let stored = sample.round_trip(trial.codec, trial.options, Some(&guide))?;
+        let rows = stored.chunks_exact(cols).zip(sample.values.chunks_exact(cols));
+        let step = m.hessian().map_or(1, |h| (stored_rows(&sample) * h.len()).div_ceil(JUDGED));
+        let mut errors = Vec::new();
+        for (stored, scaled) in rows.step_by(step) {
+            // Back in the units of the unscaled weights, where `H` is at hand.
+            errors.extend(stored.iter().zip(scaled).zip(s).map(|((q, w), s)| (q - w) / s));
+        }
+        total += trial.weight * step as f64 * output_error(&errors, cols, Some(m));
+    }
+    Ok(total)
 }
 
 impl Heads {
