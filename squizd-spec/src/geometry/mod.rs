@@ -5,7 +5,7 @@ mod integer;
 mod tca_tbe;
 
 pub use integer::int_layout;
-pub(crate) use integer::{int4, q8};
+pub(crate) use integer::{integer, q8};
 pub use tca_tbe::tbe;
 pub(crate) use tca_tbe::tca_tbe;
 

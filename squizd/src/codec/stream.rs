@@ -45,7 +45,7 @@ pub(super) fn for_row_chunks<B: Send>(
         })
         .collect();
     chunks.into_iter().try_fold(EncodeStats::default(), |sum, chunk| {
-        chunk.map(|c| EncodeStats { signal: sum.signal + c.signal, noise: sum.noise + c.noise })
+        chunk.map(|c| sum + c)
     })
 }
 

@@ -108,16 +108,31 @@ impl Stored {
 
 /// Plans and encodes.
 pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
-    let params = codec.plan(rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())?;
-    encode_as(codec, rows, &params)
+    encode_with(codec, rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())
+}
+
+/// Plans and encodes what is asked for.
+pub(super) fn encode_with(codec: &dyn Codec, rows: &dyn Rows, request: &Request<'_>) -> Result<Stored> {
+    let params = codec.plan(rows, request)?;
+    encode_guided(codec, rows, &params, request)
 }
 
 /// Encodes with given parameters, and checks the length and the stored form.
 pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> Result<Stored> {
+    encode_guided(codec, rows, params, &Request::default())
+}
+
+/// The same as asked for.
+pub(super) fn encode_guided(
+    codec: &dyn Codec,
+    rows: &dyn Rows,
+    params: &Params,
+    request: &Request<'_>,
+) -> Result<Stored> {
     let matrix = rows.matrix();
     let length = codec.id().geometry(matrix, params).unwrap().length.max() as usize;
     let sink = MemoryPayload(Mutex::new((vec![0; length], vec![false; length])));
-    let (written, stats) = codec.encode(rows, params, &Request::default(), &sink)?;
+    let (written, stats) = codec.encode(rows, params, request, &sink)?;
     assert!(codec.id().geometry(matrix, params).unwrap().length.allows(written));
     let (mut data, touched) = sink.0.into_inner().unwrap();
     assert!(!touched[written as usize..].contains(&true), "bytes written behind the payload's end");
