@@ -1,5 +1,6 @@
 //! Everything of squizd that touches the outside: foreign sources, the command
 //! line, evaluation.
+pub mod calibration;
 pub mod cmd;
 mod exit;
 mod output;

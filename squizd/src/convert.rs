@@ -2,9 +2,10 @@
 
 use crate::{
     Error, Result,
-    codec::{EncodeStats, Request, Rows, codec},
+    calibration::Calibration,
+    codec::{EncodeStats, Guide, InputMoments, Request, Rows, codec},
     metadata::{FormatInfo, Metadata, Provenance},
-    plan::{Plan, PlannedTensor, Recipe},
+    plan::{Plan, PlannedTensor, Reason, Recipe},
     source::{TensorInfo, TensorSource},
     writer::{Finished, HeaderInfo, Section, Writer},
 };
@@ -61,7 +62,8 @@ pub struct Outcome {
     pub file: Finished,
 }
 
-/// Converts `source` into `target` as planned.
+/// Converts `source` into `target` as planned. Encoders get what `calibration`
+/// knows of each tensor's inputs; at most one tensor's moments are in memory.
 ///
 /// # Errors
 /// On any error, and when cancelled, nothing is left at or beside the target
@@ -70,6 +72,7 @@ pub fn convert(
     source: &dyn TensorSource,
     plan: &Plan,
     recipe: &Recipe,
+    calibration: Option<&dyn Calibration>,
     target: &Path,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
@@ -83,21 +86,42 @@ pub fn convert(
     let failed = AtomicBool::new(false);
     let stop = || progress.is_cancelled() || failed.load(Ordering::Relaxed);
     let (tensors, digests) = std::thread::scope(|scope| {
-        let hashing = scope.spawn(|| source.hash_files(&stop));
-        let tensors = encode_all(source, plan, &mut writer, progress);
+        let hashing = scope.spawn(|| Digests::take(source, calibration, &stop));
+        let tensors = encode_all(source, plan, calibration, &mut writer, progress);
         failed.store(tensors.is_err(), Ordering::Relaxed);
         let hashed =
             hashing.join().unwrap_or_else(|_| Err(Error::invalid("hashing the source stopped unexpectedly")));
         tensors.and_then(|tensors| Ok((tensors, hashed?)))
     })?;
+    if let Some(digest) = &digests.calibration {
+        writer.set_calibration(digest);
+    }
     let metadata = metadata(source, recipe, &digests).to_bytes()?;
     later.push(Section::plain(SectionKind::METADATA, metadata));
     Ok(Outcome { tensors, file: writer.finish(&later)? })
 }
 
+/// SHA-256 of what a conversion reads.
+struct Digests {
+    files: Vec<[u8; 32]>,
+    calibration: Option<[u8; 32]>,
+}
+
+impl Digests {
+    fn take(
+        source: &dyn TensorSource,
+        calibration: Option<&dyn Calibration>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let calibration = calibration.map(|c| c.sha256(stop)).transpose()?;
+        Ok(Self { files: source.hash_files(stop)?, calibration })
+    }
+}
+
 fn encode_all(
     source: &dyn TensorSource,
     plan: &Plan,
+    calibration: Option<&dyn Calibration>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorOutcome>> {
@@ -108,7 +132,7 @@ fn encode_all(
             .get(planned.index)
             .ok_or_else(|| Error::invalid("the plan does not belong to this source"))?;
         progress.tensor(info, planned);
-        tensors.push(encode(source, info, planned, writer, progress)?);
+        tensors.push(encode(source, info, planned, calibration, writer, progress)?);
     }
     Ok(tensors)
 }
@@ -117,13 +141,19 @@ fn encode(
     source: &dyn TensorSource,
     info: &TensorInfo,
     planned: &PlannedTensor,
+    calibration: Option<&dyn Calibration>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<TensorOutcome> {
     let rows = SourceRows { source, info, index: planned.index, progress };
     let codec = codec(planned.codec)
         .ok_or_else(|| Error::unsupported(format!("this build has no codec {}", planned.codec)))?;
-    let request = Request::from(planned.options);
+    // What is stored exactly has no error to weigh.
+    let calibration = calibration.filter(|_| codec.takes_guide() && planned.reason != Reason::Imported);
+    let moments = calibration.map(|c| c.moments(info)).transpose()?.flatten();
+    let parts: Vec<&InputMoments> = moments.iter().flat_map(|m| m.iter()).collect();
+    let guide = guide(info, &parts)?;
+    let request = Request { options: planned.options, guide };
     let params = codec.plan(&rows, &request)?;
     let mut bytes = 0;
     let stats = writer.tensor(planned.codec, &params, |sink| {
@@ -140,9 +170,26 @@ fn encode(
     })
 }
 
-fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &[[u8; 32]]) -> Metadata {
+/// What calibration says of the rows of `info`.
+fn guide<'a>(info: &TensorInfo, parts: &'a [&'a InputMoments]) -> Result<Guide<'a>> {
+    if parts.is_empty() {
+        return Ok(Guide::NONE);
+    }
+    Guide::new(parts, info.rows(), info.cols()).ok_or_else(|| {
+        Error::invalid(format!(
+            "tensor {}: its shape is {:?}, but the calibration has {} sets of moments of {} channels: it was made \
+             with another model",
+            info.name,
+            info.dims,
+            parts.len(),
+            parts.first().map_or(0, |p| p.importance.len())
+        ))
+    })
+}
+
+fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &Digests) -> Metadata {
     let mut origin = source.provenance().clone();
-    for (file, digest) in origin.files.iter_mut().zip(digests) {
+    for (file, digest) in origin.files.iter_mut().zip(&digests.files) {
         file.sha256 = Some(Hex(digest).to_string());
     }
     Metadata {
@@ -150,7 +197,11 @@ fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &[[u8; 32]]) ->
         model: source.model().clone(),
         source: source.source_files().clone(),
         chat_template: source.chat_template().map(str::to_owned),
-        provenance: Provenance { source: origin, recipe: recipe.to_json(), calibration: None },
+        provenance: Provenance {
+            source: origin,
+            recipe: recipe.to_json(),
+            calibration: digests.calibration.map(|d| Hex(&d).to_string()),
+        },
     }
 }
 
@@ -194,3 +245,6 @@ impl Rows for SourceRows<'_> {
         self.source.release(self.index, rows);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@
 //! assert!(row.iter().all(|w| w.is_finite()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+pub mod calibration;
 pub mod codec;
 pub mod convert;
 mod error;
@@ -35,4 +36,4 @@ pub mod text;
 pub mod validate;
 pub mod writer;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, json_offset};

@@ -246,9 +246,14 @@ fn settle(
     if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {
         return Ok((choice, reason));
     }
-    let kept = CodecChoice::of(CodecId::Q8);
-    let exact = codec_of(CodecId::Q8)?.imports(tensor.dtype, matrix, &kept.options);
-    Ok((kept, if exact { Reason::Imported } else { Reason::Requantized }))
+    // Another codec that takes the blocks over as they are, or the closest one.
+    for id in [CodecId::INT4, CodecId::MXFP4, CodecId::Q8] {
+        let kept = CodecChoice::of(id);
+        if codec_of(id)?.imports(tensor.dtype, matrix, &kept.options) {
+            return Ok((kept, Reason::Imported));
+        }
+    }
+    Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized))
 }
 
 #[cfg(test)]
@@ -294,6 +299,24 @@ mod tests {
         for (dtype, codec) in [(DType::F32, CodecId::RAW_F32), (DType::F16, CodecId::RAW_F16)] {
             let kept = choose(0, &tensor(dtype), &recipe).unwrap();
             assert_eq!((kept.codec, kept.reason), (codec, Reason::SourceType));
+        }
+    }
+
+    #[test]
+    fn quantized_blocks_are_kept_by_whichever_codec_holds_them() {
+        let recipe = Recipe::new("tca-tbe".parse().unwrap());
+        assert!(choose(0, &tensor(DType::Q4_K), &recipe).is_err());
+        for (wish, source, codec, reason) in [
+            ("int4", DType::Q4_K, CodecId::INT4, Reason::Imported),
+            ("mxfp4", DType::Q4_K, CodecId::INT4, Reason::Imported),
+            ("int4", DType::MXFP4, CodecId::MXFP4, Reason::Imported),
+            ("mxfp4", DType::MXFP4, CodecId::MXFP4, Reason::Imported),
+            ("int4", DType::Q8_0, CodecId::Q8, Reason::Imported),
+            ("int4", DType::Q6_K, CodecId::Q8, Reason::Requantized),
+            ("mxfp4", DType::BF16, CodecId::MXFP4, Reason::Recipe),
+        ] {
+            let kept = choose(0, &tensor(source), &Recipe::new(wish.parse().unwrap())).unwrap();
+            assert_eq!((kept.codec, kept.reason), (codec, reason), "{wish} {source}");
         }
     }
 

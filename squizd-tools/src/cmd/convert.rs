@@ -3,23 +3,23 @@
 mod preflight;
 mod report;
 
-use super::{Common, progress};
+pub(super) use preflight::free_bytes;
+
+use super::{Common, interrupt, progress};
 use crate::{
     Exit, Failure,
+    calibration::CalibrationFile,
     source::{self, MappingOptions, ModelSource},
 };
 use indicatif::ProgressBar;
 use regex::Regex;
 use squizd::{
+    calibration::Calibration,
     convert::Progress,
     plan::{CodecChoice, Plan, PlannedTensor, Recipe},
     source::{TensorInfo, TensorSource},
 };
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::{path::PathBuf, time::Instant};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// File to write, or a folder to write into [default: named after the model and codec]
     #[arg(short, long, visible_alias = "outfile", value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), q8, lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32
+    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, q8, lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32
     #[arg(long, visible_alias = "preset", default_value = "int4", value_name = "NAME")]
     codec: String,
     /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: a layout with half a bit of scales]
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Codec of the tensors whose stored name matches REGEX; repeatable, the last match wins
     #[arg(long = "tensor-type", value_name = "REGEX=CODEC")]
     tensor_types: Vec<String>,
+    /// Input statistics from `squizd calibrate`: encoders then weigh errors by what they do to the outputs
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -63,7 +66,12 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let plan = Plan::choose(&source, &recipe)?;
     let target = preflight::target(args.output.as_deref(), &source, &recipe);
-    let forecast = preflight::check(&args.source, &target, &source, &plan)?;
+    let calibration = args.calibration.as_deref().map(CalibrationFile::open).transpose()?;
+    let moments = calibration.as_ref().map_or(0, |c| c.peak_bytes(source.tensors()));
+    if let Some(calibration) = &calibration {
+        report::warn_uncalibrated(&calibration.coverage(source.tensors())?)?;
+    }
+    let forecast = preflight::check(&args.source, &target, &source, &plan, moments)?;
     report::warn_requantized(&source, &plan);
     if args.dry_run {
         report::plan(&source, &plan, &forecast, &target, args.json)?;
@@ -71,7 +79,8 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let started = Instant::now();
     let bar = Bar::new(common, &source);
-    let outcome = squizd::convert::convert(&source, &plan, &recipe, &target, &bar);
+    let calibration = calibration.as_ref().map(|c| c as &dyn Calibration);
+    let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, &bar);
     bar.0.finish_and_clear();
     report::summary(&source, &plan, &outcome?, &target, started.elapsed(), args.json)?;
     Ok(Exit::Done)
@@ -93,16 +102,12 @@ fn recipe(args: &Args) -> Result<Recipe, Failure> {
     Ok(recipe)
 }
 
-/// Set by SIGINT, SIGTERM and SIGHUP.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 /// Progress over weights; watches for interruption.
 struct Bar(ProgressBar);
 
 impl Bar {
     fn new(common: Common, source: &ModelSource) -> Self {
-        // A second handler cannot be installed; the first one serves as well.
-        let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed));
+        interrupt::watch();
         Self(progress::bar(common, source.tensors().iter().map(TensorInfo::elements).sum(), "encoding"))
     }
 }
@@ -117,6 +122,6 @@ impl Progress for Bar {
     }
 
     fn is_cancelled(&self) -> bool {
-        STOP.load(Ordering::Relaxed)
+        interrupt::requested()
     }
 }

@@ -24,6 +24,11 @@ impl<'a> Opened<'a> {
         Ok(Self { file, metadata: Metadata::from_bytes(&metadata)? })
     }
 
+    /// Digest of the tensor records.
+    pub(super) fn weights_digest(&self) -> [u8; 32] {
+        self.file.weights_digest()
+    }
+
     /// Resolves the weights.
     pub(super) fn model(&self) -> Result<Model<'a>, Failure> {
         Ok(Model::of_file(&self.file, &self.metadata.model)?)

@@ -4,6 +4,7 @@ use super::kernels::OCTET;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::kernels::PAIR_ORDER;
 use crate::simd::multiversion;
+use std::{borrow::Cow, sync::OnceLock};
 
 /// How a kernel may read the activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,6 +30,8 @@ pub struct Activation<'a> {
     #[cfg(any(target_arch = "x86_64", test))]
     octets: Vec<Octet>,
     quantized: Quantized,
+    /// The values under the rotation of the first tensor that had one.
+    rotated: OnceLock<((u64, u8), Vec<f32>)>,
 }
 
 /// `x ~ scale * code` per block of 32, zero-padded to whole octets (eight
@@ -85,12 +88,21 @@ impl<'a> Activation<'a> {
             octets: octets(&quantized.scales, &sums),
             sums,
             quantized,
+            rotated: OnceLock::new(),
         }
     }
 
     /// The values.
     pub fn x(&self) -> &'a [f32] {
         self.x
+    }
+
+    /// The values rotated by `rotate`, which `key` identifies: kept for the
+    /// first key asked for, so that matrices that share input and rotation, and
+    /// all the tasks of each, rotate once.
+    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, [f32]> {
+        let (first, kept) = self.rotated.get_or_init(|| (key, rotate(self.x)));
+        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate(self.x)) }
     }
 
     /// How kernels read the values.

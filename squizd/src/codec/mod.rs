@@ -97,9 +97,7 @@ impl std::ops::Add for EncodeStats {
 
     fn add(self, other: Self) -> Self {
         let output = match (self.output, other.output) {
-            (Some(a), Some(b)) => {
-                Some(OutputError { signal: a.signal + b.signal, noise: a.noise + b.noise })
-            }
+            (Some(a), Some(b)) => Some(OutputError { signal: a.signal + b.signal, noise: a.noise + b.noise }),
             (a, b) => a.or(b),
         };
         Self { signal: self.signal + other.signal, noise: self.noise + other.noise, output }
@@ -139,6 +137,12 @@ pub trait Codec: Sync {
     /// The options it takes.
     fn options(&self) -> &'static [OptionKind] {
         &[]
+    }
+
+    /// Whether the encoder reads [`Request::guide`]; otherwise calibration data
+    /// is not loaded for it.
+    fn takes_guide(&self) -> bool {
+        true
     }
 
     /// Whether a tensor of this shape can be stored with this codec, and why not.
@@ -203,15 +207,18 @@ mod half_float;
 mod integer;
 mod kernels;
 mod lanes;
+mod ldlq;
 mod matmul;
+mod mxfp4;
 mod options;
 mod q8;
 mod raw;
 mod sample;
+mod sqint2;
 mod stream;
 pub mod tca_tbe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -222,8 +229,19 @@ pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, integer::INT4, integer::INT3, integer::INT2, tca_tbe::CODEC];
+pub const CODECS: &[&dyn Codec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    q8::CODEC,
+    integer::INT4,
+    integer::INT3,
+    integer::INT2,
+    tca_tbe::CODEC,
+    mxfp4::CODEC,
+    sqint2::CODEC,
+];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

@@ -171,7 +171,10 @@ mod tests {
     #[test]
     fn options_print_as_they_were_written() {
         let all = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level];
-        for text in ["g32", "fine", "compact", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max", "default", "z19"] {
+        for text in [
+            "g32", "fine", "compact", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max",
+            "default", "z19",
+        ] {
             let mut options = EncodeOptions::NONE;
             options.set(text, &all).unwrap();
             assert_eq!(options.to_string(), format!(":{text}"));

@@ -205,6 +205,10 @@ impl Codec for Q8 {
         CodecId::Q8
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }

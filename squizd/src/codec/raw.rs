@@ -185,6 +185,10 @@ impl Codec for Raw {
         self.id
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }

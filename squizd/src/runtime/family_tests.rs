@@ -13,21 +13,21 @@ use squizd_spec::{CodecId, Part, Role};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const FAMILIES: [&str; 9] =
+pub(super) const FAMILIES: [&str; 9] =
     ["llama", "mistral", "qwen2", "qwen3", "qwen3moe", "smollm3", "phi3", "gemma2", "gemma3"];
 
 #[derive(serde::Deserialize)]
-struct Case {
-    model: ModelConfig,
+pub(super) struct Case {
+    pub(super) model: ModelConfig,
     tensors: BTreeMap<String, Vec<u64>>,
-    ids: Vec<u32>,
+    pub(super) ids: Vec<u32>,
     short_length: usize,
     logits: Vec<f32>,
     short: Vec<f32>,
 }
 
 impl Case {
-    fn open(name: &str) -> (Self, MemoryWeights) {
+    pub(super) fn open(name: &str) -> (Self, MemoryWeights) {
         let case: Self = serde_json::from_str(&fixture(name)).unwrap();
         let mut weights = MemoryWeights::default();
         for (name, dims) in &case.tensors {
@@ -179,7 +179,7 @@ fn refusal(name: &str, change: impl FnOnce(&mut ModelConfig, &mut MemoryWeights)
 fn what_cannot_be_run_right_is_refused_by_name() {
     let is = |error: Error, unsupported: bool, parts: &[&str]| {
         let text = error.to_string();
-        assert_eq!(matches!(error, Error::Unsupported(_)), unsupported, "{text}");
+        assert_eq!(error.is_unsupported(), unsupported, "{text}");
         for part in parts {
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }

@@ -43,12 +43,14 @@ pub(super) fn target(given: Option<&Path>, source: &ModelSource, recipe: &Recipe
     }
 }
 
-/// Checks the output's place and the disk; returns what the conversion costs.
+/// Checks the output's place and the disk; returns what the conversion costs,
+/// with `calibration` bytes of moments in memory.
 pub(super) fn check(
     input: &Path,
     target: &Path,
     source: &ModelSource,
     plan: &Plan,
+    calibration: u64,
 ) -> Result<Forecast, Failure> {
     let folder = match target.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -75,7 +77,7 @@ pub(super) fn check(
         )));
     }
     let threads = rayon::current_num_threads() as u64;
-    let peak_memory = BASE_MEMORY + threads * THREAD_MEMORY + 4 * texts as u64 + 2 * tables;
+    let peak_memory = BASE_MEMORY + threads * THREAD_MEMORY + 4 * texts as u64 + 2 * tables + calibration;
     Ok(Forecast { output_bytes, peak_memory, free_disk })
 }
 
@@ -118,7 +120,8 @@ fn refuse_foreign(target: &Path) -> Result<(), Failure> {
     )))
 }
 
-fn free_bytes(folder: &Path) -> Result<u64, Failure> {
+/// Free bytes on the file system of `folder`.
+pub(in crate::cmd) fn free_bytes(folder: &Path) -> Result<u64, Failure> {
     let stat = rustix::fs::statvfs(folder)
         .map_err(|e| Failure::usage(format!("reading free space of {}: {e}", folder.display())))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -1,7 +1,7 @@
 //! The plan before and the summary after a conversion.
 
 use super::preflight::Forecast;
-use crate::{Failure, output, source::ModelSource};
+use crate::{Failure, calibration::Coverage, output, source::ModelSource};
 use serde_json::json;
 use squizd::{
     convert::{Outcome, TensorOutcome},
@@ -34,6 +34,24 @@ pub(super) fn warn_requantized(source: &ModelSource, plan: &Plan) {
             first.dtype
         );
     }
+}
+
+/// Says which linear layers the calibration does not know.
+///
+/// # Errors
+/// If it knows none.
+pub(super) fn warn_uncalibrated(coverage: &Coverage) -> Result<(), Failure> {
+    let Some(first) = coverage.unknown.first() else { return Ok(()) };
+    if coverage.known == 0 {
+        return Err(Failure::usage(format!(
+            "the calibration knows no linear layer of this model ({first}, for instance): it is of another model"
+        )));
+    }
+    eprintln!(
+        "warning: the calibration does not know {} of the linear layers ({first}, for instance)",
+        coverage.unknown.len()
+    );
+    Ok(())
 }
 
 /// `--dry-run`.

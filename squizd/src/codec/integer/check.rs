@@ -69,7 +69,9 @@ fn tail_codes(bits: u32, data: &[u8], row_start: u64, cols: u64) -> Result<(), V
                 return Err(Violation {
                     offset: start + j as u64,
                     code: findings(bits).tail_code,
-                    message: format!("byte {byte:#04x} holds a code past the row's {cols} weights, must be 0"),
+                    message: format!(
+                        "byte {byte:#04x} holds a code past the row's {cols} weights, must be 0"
+                    ),
                 });
             }
         }

@@ -109,10 +109,8 @@ pub(in crate::codec) fn pack_row<const B: u32>(codes: &[u8], out: &mut [u8]) {
     } else {
         for (codes, out) in blocks.iter().zip(low.as_chunks_mut::<8>().0) {
             for j in 0..8 {
-                out[j] = codes[j] & 3
-                    | (codes[j + 8] & 3) << 2
-                    | (codes[j + 16] & 3) << 4
-                    | codes[j + 24] << 6;
+                out[j] =
+                    codes[j] & 3 | (codes[j + 8] & 3) << 2 | (codes[j + 16] & 3) << 4 | codes[j + 24] << 6;
             }
         }
     }

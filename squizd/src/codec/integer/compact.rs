@@ -107,12 +107,7 @@ impl Compact {
             | u128::from(dmin.bits) << 16
             | u128::from(four(low)) << 32
             | u128::from(four(high)) << 80;
-        Scales {
-            words,
-            scale,
-            minus: m * V::splat(dmin.value),
-            overflow: d.overflows() || dmin.overflows(),
-        }
+        Scales { words, scale, minus: m * V::splat(dmin.value), overflow: d.overflows() || dmin.overflows() }
     }
 }
 

@@ -115,9 +115,7 @@ fn superblocks(
     mut encode: impl FnMut(usize, &[f32], Option<&[f32]>, &mut [u8], &mut [u8]),
 ) {
     let rows = values.chunks_exact(cols).zip(out.codes.chunks_exact_mut(out.code_stride));
-    for (row, ((w, codes), scales)) in
-        rows.zip(out.scales.chunks_exact_mut(out.scale_stride)).enumerate()
-    {
+    for (row, ((w, codes), scales)) in rows.zip(out.scales.chunks_exact_mut(out.scale_stride)).enumerate() {
         let parts = w.chunks(SUPERBLOCK).zip(codes.chunks_mut(SUPERBLOCK)).zip(scales.chunks_mut(16));
         for (i, ((w, codes), scales)) in parts.enumerate() {
             let start = i * SUPERBLOCK;
@@ -152,8 +150,7 @@ impl Compact {
         let mut q = [V::zero(); compact::GROUP];
         superblocks(values, cols, importance, out, |row, w, importance, codes, scales| {
             let chosen = self.scales::<V, B>(w, importance, &mut groups, scales);
-            let (signal, noise) =
-                groups.assign::<V, B>(chosen.scale, chosen.minus, self.code_bias, &mut q);
+            let (signal, noise) = groups.assign::<V, B>(chosen.scale, chosen.minus, self.code_bias, &mut q);
             store_codes(&q, codes);
             tally.add(signal, noise, &groups.shift);
             if chosen.overflow {

@@ -201,12 +201,7 @@ impl<const G: usize> Groups<G> {
             Line { slope: V::zero(), start: V::zero(), codes: V::zero(), error: V::splat(f32::MAX) };
         for &(a, b) in clips(B, G) {
             let gain = top(B) / (1.0 - a - b);
-            best = best.better(self.regress::<V, B, WEIGHTED>(
-                &u,
-                sums,
-                V::splat(gain),
-                V::splat(-a * gain),
-            ));
+            best = best.better(self.regress::<V, B, WEIGHTED>(&u, sums, V::splat(gain), V::splat(-a * gain)));
         }
         let gain = best.slope.recip_or_zero();
         best = best.better(self.regress::<V, B, WEIGHTED>(&u, sums, gain, V::zero() - best.start * gain));

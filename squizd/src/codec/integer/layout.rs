@@ -33,9 +33,11 @@ impl FromStr for IntegerLayout {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|(_, name)| *name == text).map(|(layout, _)| layout).ok_or_else(|| {
-            Error::invalid(format!("unknown layout {text:?}; allowed: plain, compact, fine"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|(_, name)| *name == text)
+            .map(|(layout, _)| layout)
+            .ok_or_else(|| Error::invalid(format!("unknown layout {text:?}; allowed: plain, compact, fine")))
     }
 }
 

@@ -14,6 +14,9 @@ mod decode;
 mod encode;
 mod fine;
 mod fit;
+mod guided;
+#[cfg(test)]
+mod guided_tests;
 mod import;
 mod layout;
 mod plain;
@@ -23,7 +26,7 @@ mod unit;
 
 use super::lanes::exponent;
 use super::sample::Sample;
-use super::stream::{for_row_chunks, geometry, out_of_range, read_finite};
+use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
     Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows, Violation,
 };
@@ -35,7 +38,8 @@ pub(super) use layout::{Layout, block_scales};
 pub(super) use plain::ScaleFormat;
 
 use codes::BLOCK;
-use encode::Coded;
+use encode::{Coded, Tally};
+use guided::Inputs;
 use import::Block;
 use layout::{compact_params, fine_params, plain_params};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
@@ -108,7 +112,8 @@ fn plan_plain<const B: u32>(sample: &Sample, group: u8) -> Params {
 /// near 2^5: rows outside the sample may be 2^11 times as large, and `d` keeps
 /// full precision down to 2^-14 of its usual size.
 fn plan_hierarchy<const B: u32>(sample: &Sample, layouts: &[IntegerLayout]) -> Params {
-    let below = |steps: i32| if sample.peak > 0.0 { (exponent(sample.peak) - steps).max(-128) as i8 } else { 0 };
+    let below =
+        |steps: i32| if sample.peak > 0.0 { (exponent(sample.peak) - steps).max(-128) as i8 } else { 0 };
     let candidates = layouts.iter().flat_map(|layout| match layout {
         IntegerLayout::Fine => SCALE_BIASES.map(|bias| fine_params(bias, below(6))),
         _ => [compact_params(32, below(9)), compact_params(0, below(9))],
@@ -213,7 +218,7 @@ impl<const B: u32> Codec for Integer<B> {
         &self,
         rows: &dyn Rows,
         params: &Params,
-        _: &Request<'_>,
+        request: &Request<'_>,
         sink: &dyn PayloadSink,
     ) -> Result<(u64, EncodeStats)> {
         let matrix = rows.matrix();
@@ -226,35 +231,35 @@ impl<const B: u32> Codec for Integer<B> {
         let source = import_params(B, rows.dtype(), matrix, &EncodeOptions::default())
             .filter(|(_, import)| import == params);
         let cols = matrix.cols as usize;
-        let blocks = cols.div_ceil(BLOCK);
-        let (packed_stride, scale_stride) = (code_plane.row_stride as usize, scale_plane.row_stride as usize);
-        let stats = for_row_chunks(rows, Buffers::default, |buffers, range| {
-            let Buffers { values, codes, packed, scales } = buffers;
-            let count = (range.end - range.start) as usize;
-            zeroed(packed, count * packed_stride);
-            zeroed(scales, count * scale_stride);
-            let native = match source {
-                Some((block, _)) => rows.read_native(range.clone())?.map(|bytes| (block, bytes)),
-                None => None,
-            };
-            let stats = if let Some((block, bytes)) = native {
-                repack(rows, &range, block, &bytes, packed, scales)?;
-                decode::energy(B, layout, cols, packed, scales)
-            } else {
-                read_finite(rows, range.clone(), self.id(), values)?;
-                zeroed(codes, count * blocks * BLOCK);
-                let mut out = Coded { codes, code_stride: blocks * BLOCK, scales, scale_stride };
-                let tally = encode::encode_rows::<B>(layout, values, cols, None, &mut out);
-                if let Some(row) = tally.overflow {
-                    return Err(out_of_range(rows, range.start + row as u64, self.id()));
-                }
-                codes::pack_rows(B, codes, blocks, packed);
-                tally.stats
-            };
-            sink.write_at(code_plane.offset + range.start * code_plane.row_stride, packed)?;
-            sink.write_at(scale_plane.offset + range.start * scale_plane.row_stride, scales)?;
-            Ok(stats)
-        })?;
+        let mut stats = EncodeStats::default();
+        for (part, moments) in request.guide.split(0..matrix.rows) {
+            let inputs = moments.filter(|_| source.is_none()).and_then(Inputs::new);
+            let part = for_row_chunks_of(rows, part, 1, Buffers::default, |buffers, range| {
+                let Buffers { packed, scales, .. } = buffers;
+                let count = (range.end - range.start) as usize;
+                zeroed(packed, count * code_plane.row_stride as usize);
+                zeroed(scales, count * scale_plane.row_stride as usize);
+                let native = match source {
+                    Some((block, _)) => rows.read_native(range.clone())?.map(|bytes| (block, bytes)),
+                    None => None,
+                };
+                let stats = if let Some((block, bytes)) = native {
+                    repack(rows, &range, block, &bytes, packed, scales)?;
+                    decode::energy(B, layout, cols, packed, scales)
+                } else {
+                    read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
+                    let tally = buffers.encode::<B>(layout, cols, inputs.as_ref());
+                    if let Some(row) = tally.overflow {
+                        return Err(out_of_range(rows, range.start + row as u64, self.id()));
+                    }
+                    tally.stats
+                };
+                sink.write_at(code_plane.offset + range.start * code_plane.row_stride, &buffers.packed)?;
+                sink.write_at(scale_plane.offset + range.start * scale_plane.row_stride, &buffers.scales)?;
+                Ok(stats)
+            })?;
+            stats = stats + part;
+        }
         Ok((length.max(), stats))
     }
 
@@ -279,6 +284,36 @@ struct Buffers {
     codes: Vec<u8>,
     packed: Vec<u8>,
     scales: Vec<u8>,
+    decoded: Vec<f32>,
+    compensating: guided::Worker,
+}
+
+impl Buffers {
+    /// Encodes the rows of `values`; `packed` and `scales` have their lengths.
+    fn encode<const B: u32>(&mut self, layout: Layout, cols: usize, inputs: Option<&Inputs<'_>>) -> Tally {
+        let Self { values, codes, packed, scales, .. } = self;
+        let (count, blocks) = (values.len() / cols, cols.div_ceil(BLOCK));
+        zeroed(codes, count * blocks * BLOCK);
+        let scale_stride = scales.len() / count.max(1);
+        let mut out = Coded { codes, code_stride: blocks * BLOCK, scales, scale_stride };
+        let importance = inputs.map(Inputs::importance);
+        let mut tally = match (inputs.and_then(Inputs::feedback), importance) {
+            (Some(feedback), Some(importance)) => {
+                self.compensating.encode_rows::<B>(layout, values, cols, importance, feedback, &mut out)
+            }
+            _ => encode::encode_rows::<B>(layout, values, cols, importance, &mut out),
+        };
+        codes::pack_rows(B, codes, blocks, packed);
+        if let Some(inputs) = inputs
+            && tally.stats.output.is_none()
+        {
+            self.decoded.clear();
+            self.decoded.resize(values.len(), 0.0);
+            decode::decode_rows(B, layout, cols, packed, scales, &mut self.decoded);
+            tally.stats.output = Some(inputs.output(values, &self.decoded));
+        }
+        tally
+    }
 }
 
 fn zeroed(bytes: &mut Vec<u8>, length: usize) {

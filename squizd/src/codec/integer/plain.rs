@@ -4,8 +4,8 @@
 #![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
 use super::encode::{Coded, Tally};
-use super::unit::OVERFLOW;
 use super::fit::Groups;
+use super::unit::OVERFLOW;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
 use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i};
 
@@ -146,8 +146,7 @@ impl ScaleFormat {
             if let Some(l) = overflow {
                 tally.overflow(place(first + l).0);
             }
-            let (signal, noise) =
-                groups.assign::<V, B>(V::load(&scale), V::load(&minus), 0.0, &mut codes);
+            let (signal, noise) = groups.assign::<V, B>(V::load(&scale), V::load(&minus), 0.0, &mut codes);
             tally.add(signal, noise, &groups.shift);
             let codes = codes.map(V::store);
             for l in 0..present {

@@ -12,7 +12,9 @@
 #![allow(unsafe_code)] // x86 intrinsics
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
-use super::x86::{OctetScales, Pairs, StoredScales, entries_12, half_pairs, load_32, load_octet, padded, sum};
+use super::x86::{
+    OctetScales, Pairs, StoredScales, entries_12, half_pairs, load_32, load_octet, padded, sum,
+};
 use super::{OCTET, Rows};
 use crate::codec::activation::{Activation, Octet, Precision};
 use crate::codec::integer::{Fine, Layout, ScaleFormat, codes};

@@ -20,6 +20,7 @@ mod gemm;
 mod generic;
 #[cfg(target_arch = "x86_64")]
 mod halves;
+mod mxfp4;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
@@ -99,13 +100,7 @@ pub(super) fn integer<const B: u32>(
     integer_at::<B>(level(), Layout::of(B, tensor.params), x, rows, y);
 }
 
-fn integer_at<const B: u32>(
-    level: Level,
-    layout: Layout,
-    x: &Activation<'_>,
-    rows: Rows<'_>,
-    y: &mut [f32],
-) {
+fn integer_at<const B: u32>(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let done = match level {
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
@@ -147,6 +142,14 @@ fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y
         (Level::Neon, _) => unsafe { neon::q8(scale_bytes, x, rows, y) },
         (_, Precision::F32) => generic::q8_f32(scale_bytes, x, rows, y),
         (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
+    }
+}
+
+/// MXFP4 rows times `x`.
+pub(super) fn mxfp4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y: &mut [f32]) {
+    match Rows::of(CodecId::MXFP4, tensor, x, &range, y) {
+        Some(rows) => mxfp4::at(level(), x, rows, y),
+        None => y.fill(f32::NAN),
     }
 }
 

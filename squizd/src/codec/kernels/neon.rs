@@ -71,7 +71,7 @@ trait StoredScales: Copy {
 
 /// `acc + four products each` of signed bytes.
 #[inline(always)]
-fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(super) fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers in, register out; see the module's comment for the
     // instruction.
     unsafe {
@@ -87,7 +87,7 @@ fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 }
 
 #[inline(always)]
-fn load_4(x: &[f32; 4]) -> float32x4_t {
+pub(super) fn load_4(x: &[f32; 4]) -> float32x4_t {
     // SAFETY: NEON is AArch64's baseline; 16 readable bytes.
     unsafe { vld1q_f32(x.as_ptr()) }
 }
@@ -105,9 +105,17 @@ fn load_bytes(x: &[u8; 16]) -> uint8x16_t {
 }
 
 #[inline(always)]
-fn load_codes(x: &[i8; 16]) -> int8x16_t {
+pub(super) fn load_codes(x: &[i8; 16]) -> int8x16_t {
     // SAFETY: NEON is AArch64's baseline; 16 readable bytes.
     unsafe { vld1q_s8(x.as_ptr()) }
+}
+
+/// Low and high nibbles of 16 bytes.
+#[inline(always)]
+pub(super) fn nibbles(codes: &[u8; 16]) -> [uint8x16_t; 2] {
+    let codes = load_bytes(codes);
+    // SAFETY: NEON is AArch64's baseline.
+    unsafe { [vandq_u8(codes, vdupq_n_u8(15)), vshrq_n_u8::<4>(codes)] }
 }
 
 /// Codes of both halves of block `k` of an octet's planes.
@@ -116,8 +124,7 @@ fn halves<const B: u32>(low: &[u8; 128], high: &[u8; 32], k: usize) -> [uint8x16
     // SAFETY: NEON is AArch64's baseline.
     unsafe {
         if B == 4 {
-            let codes = load_bytes(&padded(low.get(16 * k..).unwrap_or_default()));
-            return [vandq_u8(codes, vdupq_n_u8(15)), vshrq_n_u8::<4>(codes)];
+            return nibbles(&padded(low.get(16 * k..).unwrap_or_default()));
         }
         // Field f of eight bytes is weights 8 f .. 8 f + 8: a half is two
         // copies, each shifted to its field.
@@ -278,10 +285,7 @@ fn dots_f32<const B: u32>(
             }
         }
         sums.map(|[a, b, c, d, e, f, g, h]| {
-            [
-                vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)),
-                vpaddq_f32(vpaddq_f32(e, f), vpaddq_f32(g, h)),
-            ]
+            [vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)), vpaddq_f32(vpaddq_f32(e, f), vpaddq_f32(g, h))]
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Every level against the reference, over odd shapes.
 
 use super::*;
-use crate::codec::testing::{MemoryRows, Stored, encode_as, gaussian};
+use crate::codec::testing::{MemoryRows, Stored, encode, encode_as, gaussian};
 use crate::codec::{CODECS, Codec};
 use squizd_spec::Params;
 
@@ -22,6 +22,7 @@ fn at(level: Level, id: CodecId, stored: &Stored, x: &Activation<'_>, range: Ran
         CodecId::INT4 => integer_at::<4>(level, Layout::of(4, view.params), x, rows, &mut y),
         CodecId::INT3 => integer_at::<3>(level, Layout::of(3, view.params), x, rows, &mut y),
         CodecId::INT2 => integer_at::<2>(level, Layout::of(2, view.params), x, rows, &mut y),
+        CodecId::MXFP4 => mxfp4::at(level, x, rows, &mut y),
         _ => q8_at(level, q8_codec::scale_bytes(view.params), x, rows, &mut y),
     }
     y
@@ -101,6 +102,40 @@ fn q8_levels_agree() {
 }
 
 #[test]
+fn mxfp4_levels_agree() {
+    for (rows, cols) in SHAPES {
+        let source = MemoryRows::f32(rows, cols, gaussian((rows * cols) as usize, cols));
+        compare(CodecId::MXFP4, &encode(of(CodecId::MXFP4), &source, None).unwrap());
+    }
+}
+
+#[test]
+fn mxfp4_scales_of_every_byte_agree() {
+    let mut x = vec![0.0; 256];
+    x[33] = 1.0;
+    for byte in 0..=255u8 {
+        let mut params = Params::default();
+        params[0] = 32;
+        let mut data = vec![0x22; 16 * 8];
+        data.resize(256, 0);
+        data.extend([byte; 8]);
+        let matrix = squizd_spec::Matrix { rows: 1, cols: 256 };
+        let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
+        for precision in [Precision::F32, Precision::Q8] {
+            let x = Activation::new(&x, precision);
+            let reference = at(Level::Scalar, CodecId::MXFP4, &stored, &x, 0..1)[0];
+            for level in Level::supported() {
+                let y = at(level, CodecId::MXFP4, &stored, &x, 0..1)[0];
+                assert!(
+                    (y.is_nan() && byte == 255) || (y - reference).abs() <= 1e-6 * reference,
+                    "{byte} {level}: {y}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_codes_do_not_saturate() {
     // The largest codes, and all q8 codes -128 or 127, against x of one magnitude.
     for sign in [1.0f32, -1.0] {
@@ -108,12 +143,9 @@ fn extreme_codes_do_not_saturate() {
         let q = Activation::new(&x, Precision::Q8);
         let mut params = Params::default();
         let matrix = squizd_spec::Matrix { rows: 1, cols: 256 };
-        for (id, bits, group) in [
-            (CodecId::INT4, 4, 32),
-            (CodecId::INT4, 4, 16),
-            (CodecId::INT3, 3, 32),
-            (CodecId::INT2, 2, 16),
-        ] {
+        for (id, bits, group) in
+            [(CodecId::INT4, 4, 32), (CodecId::INT4, 4, 16), (CodecId::INT3, 3, 32), (CodecId::INT2, 2, 16)]
+        {
             params[..2].copy_from_slice(&[0, group]);
             let mut data = vec![0xff; 32 * bits];
             data.resize(data.len().next_multiple_of(256), 0);
@@ -132,6 +164,17 @@ fn extreme_codes_do_not_saturate() {
         for level in Level::supported() {
             let y = at(level, CodecId::Q8, &stored, &q, 0..1)[0];
             assert!((y + sign * 128.0 * 256.0).abs() < 1.0, "{level}: {y}");
+        }
+        for (codes, value) in [(0x77, 6.0), (0xff, -6.0)] {
+            params[..2].copy_from_slice(&[32, 0]);
+            let mut data = vec![codes; 128];
+            data.resize(256, 0);
+            data.extend([127; 8]);
+            let stored = Stored { params, data, ..stored };
+            for level in Level::supported() {
+                let y = at(level, CodecId::MXFP4, &stored, &q, 0..1)[0];
+                assert!((y - sign * value * 256.0).abs() < 0.1, "{level}: {y}");
+            }
         }
     }
 }

@@ -285,6 +285,10 @@ impl Codec for TcaTbe {
         CodecId::TCA_TBE
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }
