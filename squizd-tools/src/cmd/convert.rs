@@ -30,11 +30,12 @@ pub(super) struct Args {
     /// File to write, or a folder to write into [default: named after the model and codec]
     #[arg(short, long, visible_alias = "outfile", value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Codec of weight matrices: int4, mxfp4, q8, sqint2, sqint2:3:max, lossless, tca-tbe, tca-tbe:tbe2, raw, bf16,
-    /// f16, f32; a mix by role and layer: astc-hybrid, sqint2-routed; or auto, which chooses for every tensor
+    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, q8, sqint2, sqint2:3:max,
+    /// lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32; a mix by role and layer: astc-hybrid, sqint2-routed; or
+    /// auto, which chooses for every tensor
     #[arg(long, visible_alias = "preset", default_value = "int4", value_name = "NAME")]
     codec: String,
-    /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: the compact 4.5-bit layout]
+    /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: a layout with half a bit of scales]
     #[arg(long, value_name = "N")]
     group_size: Option<u16>,
     /// Codec of the tensors whose stored name matches REGEX; repeatable, the last match wins
