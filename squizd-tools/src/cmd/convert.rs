@@ -9,7 +9,7 @@ use super::{Common, interrupt, progress};
 use crate::{
     Exit, Failure,
     calibration::CalibrationFile,
-    source::{self, MappingOptions, ModelSource},
+    source::{self, MappingOptions, ModelSource, imatrix::Imatrix},
 };
 use indicatif::ProgressBar;
 use regex::Regex;
@@ -28,18 +28,24 @@ pub(super) struct Args {
     /// File to write, or a folder to write into [default: named after the model and codec]
     #[arg(short, long, visible_alias = "outfile", value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Codec of weight matrices: int4, mxfp4, q8, lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32
+    /// Codec of weight matrices: int4, mxfp4, q8, lossless, tca-tbe, tca-tbe:tbe2, zplanes, raw, bf16, f16, f32
     #[arg(long, visible_alias = "preset", default_value = "int4", value_name = "NAME")]
     codec: String,
     /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: the compact 4.5-bit layout]
     #[arg(long, value_name = "N")]
     group_size: Option<u16>,
+    /// zstd level of zplanes and lossless, 1 to 22 [default: 3]; pays where values repeat
+    #[arg(long, value_name = "N")]
+    zstd_level: Option<u8>,
     /// Codec of the tensors whose stored name matches REGEX; repeatable, the last match wins
     #[arg(long = "tensor-type", value_name = "REGEX=CODEC")]
     tensor_types: Vec<String>,
     /// Input statistics from `squizd calibrate`: encoders then weigh errors by what they do to the outputs
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// The same from llama.cpp's importance matrix, GGUF or the older .dat
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    imatrix: Option<PathBuf>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -67,10 +73,17 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let plan = Plan::choose(&source, &recipe)?;
     let target = preflight::target(args.output.as_deref(), &source, &recipe);
     let calibration = args.calibration.as_deref().map(CalibrationFile::open).transpose()?;
-    let moments = calibration.as_ref().map_or(0, |c| c.peak_bytes(source.tensors()));
-    if let Some(calibration) = &calibration {
-        report::warn_uncalibrated(&calibration.coverage(source.tensors())?)?;
+    let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let tensors = source.tensors();
+    let coverage = match (&calibration, &imatrix) {
+        (Some(c), _) => Some((c.coverage(tensors)?, c.peak_bytes(tensors))),
+        (_, Some(i)) => Some((i.coverage(tensors)?, i.peak_bytes(tensors))),
+        _ => None,
+    };
+    if let Some((coverage, _)) = &coverage {
+        report::warn_uncalibrated(coverage)?;
     }
+    let moments = coverage.map_or(0, |(_, bytes)| bytes);
     let forecast = preflight::check(&args.source, &target, &source, &plan, moments)?;
     report::warn_requantized(&source, &plan);
     if args.dry_run {
@@ -79,7 +92,8 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let started = Instant::now();
     let bar = Bar::new(common, &source);
-    let calibration = calibration.as_ref().map(|c| c as &dyn Calibration);
+    let imatrix = imatrix.as_ref().map(|i| i as &dyn Calibration);
+    let calibration = calibration.as_ref().map(|c| c as &dyn Calibration).or(imatrix);
     let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, &bar);
     bar.0.finish_and_clear();
     report::summary(&source, &plan, &outcome?, &target, started.elapsed(), args.json)?;
@@ -90,6 +104,11 @@ fn recipe(args: &Args) -> Result<Recipe, Failure> {
     let mut default: CodecChoice = args.codec.parse().map_err(|e| Failure::usage(format!("--codec: {e}")))?;
     if let Some(group) = args.group_size {
         default.options.group_size = Some(group);
+    }
+    if let Some(level) = args.zstd_level {
+        let text = format!("z{level}");
+        let taken = default.option_kinds();
+        default.options.set(&text, &taken).map_err(|e| Failure::usage(format!("--zstd-level: {e}")))?;
     }
     let mut recipe = Recipe::new(default);
     recipe.allow_requantize = args.allow_requantize;
