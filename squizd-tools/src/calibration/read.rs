@@ -230,7 +230,7 @@ fn entries(tensors: &[StoredTensor]) -> Result<BTreeMap<String, Entry>> {
 
 /// Draws each expert's moments towards the mean over all tokens, as if it had
 /// seen [`PRIOR_TOKENS`] more with that mean.
-fn blend(mut sets: Vec<Vec<f32>>, counts: &[u64]) -> Vec<Vec<f32>> {
+pub(crate) fn blend(mut sets: Vec<Vec<f32>>, counts: &[u64]) -> Vec<Vec<f32>> {
     if sets.len() < 2 {
         return sets;
     }

@@ -11,7 +11,7 @@ use super::{Common, interrupt, progress};
 use crate::{
     Exit, Failure,
     calibration::CalibrationFile,
-    source::{self, MappingOptions},
+    source::{self, MappingOptions, imatrix::Imatrix},
 };
 use indicatif::ProgressBar;
 use squizd::{
@@ -31,19 +31,25 @@ pub(super) struct Args {
     #[arg(short, long, visible_alias = "outfile", value_name = "OUT")]
     output: Option<PathBuf>,
     /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, q8, sqint2, sqint2:3:max,
-    /// lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32; a mix by role and layer: astc-hybrid, sqint2-routed; or
-    /// auto, which chooses for every tensor
+    /// lossless, tca-tbe, tca-tbe:tbe2, zplanes, raw, bf16, f16, f32; a mix by role and layer: astc-hybrid,
+    /// sqint2-routed; or auto, which chooses for every tensor
     #[arg(long, visible_alias = "preset", default_value = "int4", value_name = "NAME")]
     codec: String,
     /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: a layout with half a bit of scales]
     #[arg(long, value_name = "N")]
     group_size: Option<u16>,
+    /// zstd level of zplanes and lossless, 1 to 22 [default: 3]; pays where values repeat
+    #[arg(long, value_name = "N")]
+    zstd_level: Option<u8>,
     /// Codec of the tensors whose stored name matches REGEX; repeatable, the last match wins
     #[arg(long = "tensor-type", value_name = "REGEX=CODEC")]
     tensor_types: Vec<String>,
     /// Input statistics from `squizd calibrate`: encoders then weigh errors by what they do to the outputs
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// The same from llama.cpp's importance matrix, GGUF or the older .dat
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    imatrix: Option<PathBuf>,
     /// Scale loud input channels before quantizing (AWQ), folded into what produces them
     #[arg(long, requires = "calibration")]
     awq: bool,
@@ -88,12 +94,20 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let target = preflight::target(args.output.as_deref(), &model, &recipe);
     let calibration = args.calibration.as_deref().map(CalibrationFile::open).transpose()?;
-    let moments = calibration.as_ref().map_or(0, |c| c.peak_bytes(model.tensors()));
-    if let Some(calibration) = &calibration {
-        report::warn_uncalibrated(&calibration.coverage(model.tensors())?)?;
+    let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let tensors = model.tensors();
+    let coverage = match (&calibration, &imatrix) {
+        (Some(c), _) => Some((c.coverage(tensors)?, c.peak_bytes(tensors))),
+        (_, Some(i)) => Some((i.coverage(tensors)?, i.peak_bytes(tensors))),
+        _ => None,
+    };
+    if let Some((coverage, _)) = &coverage {
+        report::warn_uncalibrated(coverage)?;
     }
+    let moments = coverage.map_or(0, |(_, bytes)| bytes);
     let compensated = calibration.as_ref().is_some_and(CalibrationFile::has_hessians);
-    let calibration = calibration.as_ref().map(|c| c as &dyn Calibration);
+    let imatrix = imatrix.as_ref().map(|i| i as &dyn Calibration);
+    let calibration = calibration.as_ref().map(|c| c as &dyn Calibration).or(imatrix);
     interrupt::watch();
     // What stands in the way of writing is found before hours of searching.
     let first = Plan::choose(&model, &recipe)?;

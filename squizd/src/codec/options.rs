@@ -136,6 +136,20 @@ impl EncodeOptions {
         Some(OptionKind::Rate)
     }
 
+    /// The options of kinds in `taken` alone.
+    pub fn only(self, taken: &[OptionKind]) -> Self {
+        let has = |kind| taken.contains(&kind);
+        Self {
+            group_size: self.group_size.filter(|_| has(OptionKind::GroupSize)),
+            layout: self.layout.filter(|_| has(OptionKind::Layout)),
+            profile: self.profile.filter(|_| has(OptionKind::Profile)),
+            rate: self.rate.filter(|_| has(OptionKind::Rate)),
+            quality: self.quality.filter(|_| has(OptionKind::Quality)),
+            level: self.level.filter(|_| has(OptionKind::Level)),
+            nf2: self.nf2 && has(OptionKind::Nf2),
+        }
+    }
+
     /// Whether the options set are all of kinds in `taken`; the first that is not.
     pub fn foreign(&self, taken: &[OptionKind]) -> Option<OptionKind> {
         let set = [
@@ -211,5 +225,11 @@ mod tests {
         let message = options.set("g3", &[]).unwrap_err().to_string();
         assert!(message.contains("takes no options"), "{message}");
         assert_eq!(options.foreign(&[K::Profile]), Some(K::GroupSize));
+        let kinds = [K::GroupSize, K::Profile, K::Rate, K::Quality, K::Level];
+        for (text, kind) in ["g32", "tbe2", "2.5", "max", "z7"].iter().zip(kinds) {
+            options.set(text, &kinds).unwrap();
+            assert_eq!(options.only(&[kind]).to_string(), format!(":{text}"));
+        }
+        assert_eq!(options.only(&kinds), options);
     }
 }

@@ -9,7 +9,7 @@ use squizd::{
     plan::{Plan, Reason},
     source::{TensorInfo, TensorSource},
 };
-use squizd_spec::Hex;
+use squizd_spec::{CodecId, DType, Hex};
 use std::{path::Path, time::Duration};
 
 fn source_bytes(source: &dyn TensorSource) -> u64 {
@@ -142,6 +142,20 @@ fn why(reason: Reason) -> &'static str {
     }
 }
 
+/// Tensors of a lossless codec whose payload is not smaller than their numbers.
+fn unshrunk(source: &dyn TensorSource, plan: &Plan, outcome: &Outcome) -> usize {
+    let plain = |dtype| match dtype {
+        DType::F32 => 4,
+        DType::I8 => 1,
+        _ => 2,
+    };
+    let lossless = [CodecId::TCA_TBE, CodecId::ZPLANES];
+    planned(source, plan)
+        .zip(&outcome.tensors)
+        .filter(|((info, _), t)| lossless.contains(&t.codec) && t.bytes >= t.weights * plain(info.dtype))
+        .count()
+}
+
 /// A conversion that is over.
 pub(super) struct Done<'a> {
     pub(super) outcome: &'a Outcome,
@@ -167,6 +181,7 @@ pub(super) fn summary(
     let mean = lossy.iter().map(|t| t.stats.snr_db()).sum::<f64>() / lossy.len().max(1) as f64;
     let worst = lossy.iter().min_by(|a, b| a.stats.snr_db().total_cmp(&b.stats.snr_db()));
     let imported = plan.tensors.iter().filter(|p| p.reason == Reason::Imported).count();
+    let unshrunk = unshrunk(source, plan, outcome);
     if as_json {
         let tensors: Vec<_> = outcome
             .tensors
@@ -194,6 +209,7 @@ pub(super) fn summary(
             "worst_snr_db": worst.map(|t| t.stats.snr_db()),
             "imported_exactly": imported,
             "awq": scales,
+            "did_not_shrink": unshrunk,
             "tensors": tensors,
         }));
     }
@@ -223,6 +239,9 @@ pub(super) fn summary(
     }
     if imported > 0 {
         output::line(format!("{imported} quantized tensors were imported without loss"))?;
+    }
+    if unshrunk > 0 {
+        output::line(format!("{unshrunk} tensors did not shrink and are stored as plain numbers"))?;
     }
     Ok(())
 }

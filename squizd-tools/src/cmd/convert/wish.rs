@@ -29,6 +29,11 @@ pub(super) fn recipe(args: &Args) -> Result<Recipe, Failure> {
     if let Some(group) = args.group_size {
         recipe.default.options.group_size = Some(group);
     }
+    if let Some(level) = args.zstd_level {
+        let taken = recipe.default.option_kinds();
+        let wrong = |e| Failure::usage(format!("--zstd-level: {e}"));
+        recipe.default.options.set(&format!("z{level}"), &taken).map_err(wrong)?;
+    }
     targets(args, &mut recipe)?;
     if let Some(alphas) = alphas(args) {
         let value = if alphas.len() == 1 { json!(alphas) } else { json!("search") };
