@@ -1,5 +1,6 @@
 //! The function of every family stays; the mistakes that scaling invites do
 //! not come back.
+#![allow(clippy::float_cmp, reason = "these values are exact")]
 
 use super::{search::WORTHWHILE, *};
 use crate::{

@@ -230,10 +230,11 @@ mod tests {
     #[test]
     fn mixes_and_codecs_go_by_name() {
         assert_eq!(Recipe::named("int4:g32").unwrap().label(), "int4:g32");
+        assert_eq!(Recipe::named("sqint2-routed").unwrap().default.to_string(), "int3");
         for mix in MIXES {
             match Recipe::named(mix.name) {
                 Ok(recipe) => {
-                    assert_eq!((recipe.label().as_str(), recipe.routes.len()), (mix.name, mix.routes.len()))
+                    assert_eq!((recipe.label().as_str(), recipe.routes.len()), (mix.name, mix.routes.len()));
                 }
                 Err(e) => assert!(e.to_string().contains("needs codec"), "{e}"),
             }

@@ -15,7 +15,7 @@ pub(super) const SEED: u64 = 0x5351_5a44_5351_3201;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Form {
     pub(super) coding: Coding,
-    log_block: u8,
+    pub(super) log_block: u8,
     pub(super) seed: u64,
     pub(super) scales: Scales,
 }
