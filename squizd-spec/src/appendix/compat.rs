@@ -16,8 +16,8 @@ pub enum Granule {
     Any,
     /// At multiples of this.
     Multiple(u32),
-    /// Integer codecs: at multiples of 256 in the compact layout, of the larger
-    /// of 32 and the group size in the plain one.
+    /// Integer codecs: at multiples of the larger of 32 and the group size in
+    /// the plain layout, of 256 in the others.
     Group,
     /// Nowhere: the codec excludes sparsity, and why.
     Excluded(&'static str),
@@ -42,7 +42,7 @@ impl core::fmt::Display for Granule {
         match self {
             Self::Any => f.write_str("any"),
             Self::Multiple(n) => write!(f, "multiples of {n}"),
-            Self::Group => f.write_str("plain: multiples of max(32, group); compact: of 256"),
+            Self::Group => f.write_str("plain: multiples of max(32, group); else: of 256"),
             Self::Excluded(why) => write!(f, "excluded: {why}"),
         }
     }

@@ -16,6 +16,8 @@ mod logprobs;
 mod output;
 mod scheduler;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use logprobs::{Choice, TokenLogprob};
 pub(crate) use scheduler::{Engine, Settings};

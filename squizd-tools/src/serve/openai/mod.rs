@@ -7,6 +7,8 @@ mod completion;
 mod fields;
 mod params;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use chat::ChatRequest;
 pub(crate) use completion::{CompletionRequest, Prompt};

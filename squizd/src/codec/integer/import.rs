@@ -8,9 +8,10 @@
 //!
 //! Each weight decodes to the number that ggml's own dequantization gives;
 //! only a zero that ggml makes from a negative d loses its sign. -8d is exact
-//! unless it overflows, which is refused.
+//! unless it overflows, which is refused. Q2_K and Q3_K do not fit: their groups
+//! of 16 have 4-bit scales and mins, or 6-bit scales.
 
-use super::OVERFLOW;
+use super::unit::OVERFLOW;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
 use squizd_spec::DType;
 
@@ -23,12 +24,12 @@ pub(super) enum Block {
 }
 
 impl Block {
-    /// The block type of a source type.
-    pub(super) fn of(dtype: DType) -> Option<Self> {
+    /// The block type of a source type that codes of `bits` hold.
+    pub(super) fn of(bits: u32, dtype: DType) -> Option<Self> {
         match dtype {
-            DType::Q4_0 => Some(Self::Q4_0),
-            DType::Q4_1 => Some(Self::Q4_1),
-            DType::Q4_K => Some(Self::Q4K),
+            DType::Q4_0 if bits == 4 => Some(Self::Q4_0),
+            DType::Q4_1 if bits == 4 => Some(Self::Q4_1),
+            DType::Q4_K if bits == 4 => Some(Self::Q4K),
             _ => None,
         }
     }
