@@ -5,7 +5,7 @@
 //! Adding a codec is one line in `wire_codecs!` and one geometry function
 //! (`geometry/`).
 
-use crate::geometry::{int4, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
+use crate::geometry::{integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
 use crate::layout::{PARAMS_SIZE, flags};
 use alloc::{format, string::String};
 
@@ -160,7 +160,11 @@ wire_codecs! {
     /// Signed bytes with one scale per group.
     Q8 = 6, "q8", 0, q8;
     /// 4-bit codes, asymmetric.
-    INT4 = 7, "int4", flags::INT4, int4;
+    INT4 = 7, "int4", flags::INT4, |m, p| integer(m, p, 4);
+    /// 3-bit codes, asymmetric.
+    INT3 = 8, "int3", flags::INT3, |m, p| integer(m, p, 3);
+    /// 2-bit codes, asymmetric.
+    INT2 = 9, "int2", flags::INT2, |m, p| integer(m, p, 2);
     /// BF16 without loss: bit planes of exponent codes, escapes aside.
     TCA_TBE = 11, "tca-tbe", flags::TCA_TBE, tca_tbe;
     /// OCP Microscaling 4-bit floats under a power of two per 32.

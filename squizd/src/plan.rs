@@ -1,11 +1,14 @@
 //! Which codec each tensor gets, and what that will cost, before a byte is written.
 
+mod recipe;
+
+pub use recipe::{Layers, Recipe, Route};
+
 use crate::{
     Error, Result,
     codec::{Codec, EncodeOptions, OptionKind, codec},
     source::{TensorInfo, TensorSource},
 };
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use squizd_spec::{CodecId, DType, Matrix, Params, Part, PayloadLength, Role};
 use std::{fmt, str::FromStr};
@@ -78,34 +81,6 @@ impl fmt::Display for CodecChoice {
     }
 }
 
-/// All options of a conversion that affect the output's bytes.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// Codec of weight matrices.
-    pub default: CodecChoice,
-    /// Overrides by name, last match wins.
-    pub overrides: Vec<(Regex, CodecChoice)>,
-    /// Re-encode tensors that the source already quantized, at a loss.
-    pub allow_requantize: bool,
-}
-
-impl Recipe {
-    /// A recipe without overrides.
-    pub fn new(default: CodecChoice) -> Self {
-        Self { default, overrides: Vec::new(), allow_requantize: false }
-    }
-
-    /// The recipe as recorded in the provenance.
-    pub fn to_json(&self) -> serde_json::Value {
-        let overrides: Vec<_> = self.overrides.iter().map(|(re, c)| format!("{}={c}", re.as_str())).collect();
-        serde_json::json!({
-            "codec": self.default.to_string(),
-            "tensor_types": overrides,
-            "allow_requantize": self.allow_requantize,
-        })
-    }
-}
-
 /// Why a tensor got its codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -153,7 +128,8 @@ impl Plan {
     /// Chooses a codec for each tensor of `source`.
     pub fn choose(source: &dyn TensorSource, recipe: &Recipe) -> Result<Self> {
         let tensors = source.tensors().iter().enumerate();
-        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe)).collect::<Result<_>>()? })
+        let layers = source.model().num_layers;
+        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe, layers)).collect::<Result<_>>()? })
     }
 
     /// Payload bytes of all tensors, each padded to 256.
@@ -185,21 +161,21 @@ fn stays_raw(tensor: &TensorInfo) -> bool {
         || tensor.role.name().is_some_and(|n| n.ends_with("_norm"))
 }
 
-fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedTensor> {
+fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe, num_layers: u16) -> Result<PlannedTensor> {
     let matrix = Matrix::of(&tensor.dims)
         .ok_or_else(|| Error::invalid(format!("tensor {}: {:?} overflows", tensor.name, tensor.dims)))?;
     let named = recipe.overrides.iter().rev().find(|(re, _)| re.is_match(&tensor.name));
     let (choice, reason) = match named {
         Some((_, choice)) => (*choice, Reason::Override),
         None if stays_raw(tensor) => (CodecChoice::RAW, Reason::KeptRaw),
-        None => (recipe.default, Reason::Recipe),
+        None => (recipe.choice(tensor, num_layers), Reason::Recipe),
     };
+    let preset = choice.keep_others;
     let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
     let codec = codec_of(id)?;
     // A preset's options may be meant for several codecs.
-    let options =
-        if recipe.default.keep_others { choice.options.only(codec.options()) } else { choice.options };
+    let options = if preset { choice.options.only(codec.options()) } else { choice.options };
     let params = codec.nominal(matrix, tensor.dtype, &options)?;
     let length = |id: CodecId, params| {
         let geometry = id.geometry(matrix, params);
@@ -339,20 +315,20 @@ mod tests {
             (DType::MXFP4, CodecId::MXFP4, "", Reason::Imported, plain(1)),
             (DType::IQ4_XS, CodecId::RAW_F32, "", Reason::SourceType, plain(4)),
         ] {
-            let kept = choose(0, &tensor(dtype), &recipe).unwrap();
+            let kept = choose(0, &tensor(dtype), &recipe, 1).unwrap();
             assert_eq!((kept.codec, kept.reason), (codec, reason), "{dtype}");
             assert_eq!(kept.options.to_string(), options, "{dtype}");
             assert!(kept.length.max() <= most, "{dtype}");
         }
         let wrong = Recipe::new("zplanes:z23".parse().unwrap());
-        let error = choose(0, &tensor(DType::F16), &wrong).unwrap_err().to_string();
+        let error = choose(0, &tensor(DType::F16), &wrong, 1).unwrap_err().to_string();
         assert!(error.contains("allowed 1 to 22"), "{error}");
     }
 
     #[test]
     fn quantized_blocks_are_kept_by_whichever_codec_holds_them() {
         let recipe = Recipe::new("tca-tbe".parse().unwrap());
-        assert!(choose(0, &tensor(DType::Q4_K), &recipe).is_err());
+        assert!(choose(0, &tensor(DType::Q4_K), &recipe, 1).is_err());
         for (wish, source, codec, reason) in [
             ("int4", DType::Q4_K, CodecId::INT4, Reason::Imported),
             ("mxfp4", DType::Q4_K, CodecId::INT4, Reason::Imported),
@@ -362,7 +338,7 @@ mod tests {
             ("int4", DType::Q6_K, CodecId::Q8, Reason::Requantized),
             ("mxfp4", DType::BF16, CodecId::MXFP4, Reason::Recipe),
         ] {
-            let kept = choose(0, &tensor(source), &Recipe::new(wish.parse().unwrap())).unwrap();
+            let kept = choose(0, &tensor(source), &Recipe::new(wish.parse().unwrap()), 1).unwrap();
             assert_eq!((kept.codec, kept.reason), (codec, reason), "{wish} {source}");
         }
     }
@@ -370,7 +346,7 @@ mod tests {
     #[test]
     fn tca_tbe_by_name_refuses_what_it_would_round() {
         let recipe = Recipe::new("tca-tbe".parse().unwrap());
-        let error = choose(0, &tensor(DType::F32), &recipe).unwrap_err().to_string();
+        let error = choose(0, &tensor(DType::F32), &recipe, 1).unwrap_err().to_string();
         assert!(error.contains("blk.0.attn_q.weight") && error.contains("source is F32"), "{error}");
     }
 }

@@ -8,7 +8,7 @@ mod tca_tbe;
 mod zplanes;
 
 pub use integer::int_layout;
-pub(crate) use integer::{int4, q8};
+pub(crate) use integer::{integer, q8};
 pub(crate) use mxfp4::mxfp4;
 pub use sqint2::sqint;
 pub(crate) use sqint2::sqint2_geometry;

@@ -47,15 +47,22 @@ pub(super) struct Quantized {
     /// codes yields them.
     #[cfg(any(target_arch = "x86_64", test))]
     pub(super) paired: Vec<i8>,
+    /// Codes with the quarters of four neighbouring blocks swapped together:
+    /// first quarters of all, then second ones and so on, as the 2-bit fields
+    /// of a 32-byte load yield them.
+    #[cfg(any(target_arch = "x86_64", test))]
+    pub(super) quartered: Vec<i8>,
 }
 
-/// Eight blocks' scales (0 for [`Precision::F32`]) and sums, in `PAIR_ORDER`.
+/// Eight blocks' scales (0 for [`Precision::F32`]), sums, and sums of the
+/// blocks' halves, in `PAIR_ORDER`.
 #[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
 pub(super) struct Octet {
     pub(super) scales: [f32; 8],
     pub(super) sums: [f32; 8],
+    pub(super) halves: [[f32; 8]; 2],
 }
 
 impl<'a> Activation<'a> {
@@ -122,8 +129,16 @@ impl<'a> Activation<'a> {
 
 #[cfg(any(target_arch = "x86_64", test))]
 impl Quantized {
-    /// Fills `paired`.
+    /// Fills `paired` and `quartered`.
     fn pair(&mut self) {
+        self.quartered = vec![0; self.codes.len()];
+        let fours = self.quartered.as_chunks_mut::<128>().0.iter_mut().zip(self.codes.as_chunks::<128>().0);
+        for (four, codes) in fours {
+            for (i, part) in four.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let (field, block) = (i / 4, i % 4);
+                part.copy_from_slice(&codes[32 * block + 8 * field..][..8]);
+            }
+        }
         self.paired = vec![0; self.codes.len()];
         let pairs = self.paired.as_chunks_mut::<64>().0.iter_mut().zip(self.codes.as_chunks::<64>().0);
         for (pair, codes) in pairs {
@@ -144,6 +159,7 @@ fn octets(scales: &[f32], sums: &[f32]) -> Vec<Octet> {
         .map(|(sums, scales)| Octet {
             scales: PAIR_ORDER.map(|g| scales[g]),
             sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
+            halves: [0, 1].map(|h| PAIR_ORDER.map(|g| sums[2 * g + h])),
         })
         .collect()
 }
@@ -211,6 +227,8 @@ mod tests {
         }
         assert_eq!(q.paired[16..32], q.codes[32..48]);
         assert_eq!(q.paired[32..48], q.codes[16..32]);
+        assert_eq!(q.quartered[8..16], q.codes[32..40]);
+        assert_eq!(q.quartered[40..48], q.codes[40..48]);
     }
 
     #[test]

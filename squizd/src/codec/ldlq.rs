@@ -20,6 +20,7 @@ mod cholesky;
 
 use crate::simd::multiversion;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Columns that feedback is computed for at once.
 pub(super) const WIDTH: usize = 16;
@@ -36,6 +37,10 @@ pub(super) struct Feedback {
     cols: usize,
     /// For each width of columns k: the rows from `k WIDTH` on, 16 numbers each.
     packed: Vec<f32>,
+    /// D, for blocks of one column.
+    pivots: Vec<f64>,
+    /// What was added to H's diagonal.
+    damping: f64,
 }
 
 impl Feedback {
@@ -58,18 +63,20 @@ impl Feedback {
         // with its mirror image.
         damp(&mut h, DAMPING);
         let mut done = cholesky::factor(&mut h, cols);
+        let mut damping = DAMPING * mean;
         for share in STRONGER {
             if !done {
                 cholesky::mirror(&mut h, cols);
                 damp(&mut h, share);
                 done = cholesky::factor(&mut h, cols);
+                damping = share * mean;
             }
         }
-        done.then(|| Self::pack(&h, cols, unit))
+        done.then(|| Self::pack(&h, cols, unit, damping))
     }
 
     /// `L = C diag(C_kk)^-1` from the Cholesky factor C, in order of use.
-    fn pack(c: &[f64], cols: usize, unit: usize) -> Self {
+    fn pack(c: &[f64], cols: usize, unit: usize, damping: f64) -> Self {
         let padded = cols.next_multiple_of(WIDTH);
         let mut packed = vec![0.0; Self::start(padded, padded / WIDTH)];
         let mut parts = Vec::new();
@@ -97,7 +104,8 @@ impl Feedback {
                 }
             }
         });
-        Self { cols: padded, packed }
+        let pivots = c.iter().step_by(cols + 1).map(|c| c * c).collect();
+        Self { cols: padded, packed, pivots, damping }
     }
 
     /// Where the rows of columns `k WIDTH` and on begin.
@@ -111,38 +119,61 @@ impl Feedback {
     }
 
     /// `out[r] += sum over i >= (k + 1) WIDTH of errors[r][i] L[i][k WIDTH..]`
-    /// for the rows `r` of `errors`, each [`Feedback::cols`] long.
+    /// for the rows `r` of `errors`, each as long as the columns padded to whole
+    /// widths.
     pub(super) fn add(&self, k: usize, errors: &[f32], out: &mut [[f32; WIDTH]]) {
-        let start = Self::start(self.cols, k) + WIDTH * WIDTH;
-        let end = Self::start(self.cols, k + 1);
-        if let Some(rows) = self.packed.get(start..end) {
-            accumulate(rows.as_chunks().0, errors, self.cols, out);
+        self.add_part(k, k + 1..self.cols / WIDTH, errors, out);
+    }
+
+    /// The same over the columns of the widths `from`, all behind `k`, only.
+    pub(super) fn add_part(&self, k: usize, from: Range<usize>, errors: &[f32], out: &mut [[f32; WIDTH]]) {
+        let at = |width: usize| Self::start(self.cols, k) + (width - k) * WIDTH * WIDTH;
+        if k < from.start
+            && let Some(rows) = self.packed.get(at(from.start)..at(from.end))
+        {
+            accumulate(rows.as_chunks().0, errors, self.cols, from.start * WIDTH, out);
         }
     }
 
     /// Row `i >= k WIDTH` of L in the columns from `k WIDTH` on.
-    #[cfg(test)]
-    fn row(&self, k: usize, i: usize) -> &[f32] {
-        &self.packed[Self::start(self.cols, k) + (i - k * WIDTH) * WIDTH..][..WIDTH]
+    pub(super) fn row(&self, k: usize, i: usize) -> &[f32] {
+        let start = Self::start(self.cols, k) + (i - k * WIDTH) * WIDTH;
+        self.packed.get(start..start + WIDTH).unwrap_or_default()
+    }
+
+    /// D, where blocks are of one column.
+    pub(super) fn pivots(&self) -> &[f64] {
+        &self.pivots
+    }
+
+    /// What was added to H's diagonal.
+    pub(super) fn damping(&self) -> f64 {
+        self.damping
     }
 }
 
 multiversion! {
-    /// `out[r] += sum_i errors[r][cols - factor.len() + i] factor[i]`, in order of i.
-    fn accumulate(factor: &[[f32; WIDTH]], errors: &[f32], cols: usize, out: &mut [[f32; WIDTH]]) = accumulate_lanes;
+    /// `out[r] += sum_i errors[r][from + i] factor[i]`, in order of i.
+    fn accumulate(factor: &[[f32; WIDTH]], errors: &[f32], cols: usize, from: usize, out: &mut [[f32; WIDTH]]) = accumulate_lanes;
 }
 
 #[inline(always)]
-fn accumulate_lanes(factor: &[[f32; WIDTH]], errors: &[f32], cols: usize, out: &mut [[f32; WIDTH]]) {
+fn accumulate_lanes(
+    factor: &[[f32; WIDTH]],
+    errors: &[f32],
+    cols: usize,
+    from: usize,
+    out: &mut [[f32; WIDTH]],
+) {
     const ROWS: usize = 4;
+    let to = from + factor.len();
     for (errors, out) in errors.chunks(ROWS * cols).zip(out.chunks_mut(ROWS)) {
         if let Ok(out) = <&mut [[f32; WIDTH]; ROWS]>::try_from(&mut *out)
             && errors.len() == ROWS * cols
         {
             let mut sums = *out;
-            let from = cols - factor.len();
             let [a, b, c, d]: [&[f32]; ROWS] =
-                std::array::from_fn(|r| &errors[r * cols + from..(r + 1) * cols]);
+                std::array::from_fn(|r| &errors[r * cols + from..r * cols + to]);
             for ((((l, a), b), c), d) in factor.iter().zip(a).zip(b).zip(c).zip(d) {
                 for (sums, e) in sums.iter_mut().zip([a, b, c, d]) {
                     for (sum, l) in sums.iter_mut().zip(l) {
@@ -153,7 +184,7 @@ fn accumulate_lanes(factor: &[[f32; WIDTH]], errors: &[f32], cols: usize, out: &
             *out = sums;
         } else {
             for (errors, out) in errors.chunks_exact(cols).zip(out) {
-                for (l, e) in factor.iter().zip(&errors[cols - factor.len()..]) {
+                for (l, e) in factor.iter().zip(&errors[from..to]) {
                     for (sum, l) in out.iter_mut().zip(l) {
                         *sum += e * l;
                     }

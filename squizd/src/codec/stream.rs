@@ -50,9 +50,7 @@ pub(super) fn for_row_chunks_of<B: Send>(
             result
         })
         .collect();
-    chunks.into_iter().try_fold(EncodeStats::default(), |sum, chunk| {
-        chunk.map(|c| EncodeStats { signal: sum.signal + c.signal, noise: sum.noise + c.noise })
-    })
+    chunks.into_iter().try_fold(EncodeStats::default(), |sum, chunk| chunk.map(|c| sum + c))
 }
 
 /// Reads `range` as `f32` into `buffer` (resized to fit) and refuses NaN and

@@ -114,16 +114,16 @@ pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>
 /// Plans and encodes what is asked for.
 pub(super) fn encode_with(codec: &dyn Codec, rows: &dyn Rows, request: &Request<'_>) -> Result<Stored> {
     let params = codec.plan(rows, request)?;
-    encode_planned(codec, rows, &params, request)
+    encode_guided(codec, rows, &params, request)
 }
 
 /// Encodes with given parameters.
 pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> Result<Stored> {
-    encode_planned(codec, rows, params, &Request::default())
+    encode_guided(codec, rows, params, &Request::default())
 }
 
-/// Encodes, and checks the length and the stored form.
-fn encode_planned(
+/// Encodes as asked for, and checks the length and the stored form.
+pub(super) fn encode_guided(
     codec: &dyn Codec,
     rows: &dyn Rows,
     params: &Params,

@@ -14,7 +14,7 @@ use super::store::TensorStore;
 use crate::calibration::{Coverage, blend};
 use squizd::{
     Error, Result,
-    calibration::{Calibration, Moments},
+    calibration::Calibration,
     codec::InputMoments,
     source::TensorInfo,
 };
@@ -187,7 +187,7 @@ fn spread(counts: &[f32], sets: u64) -> Option<Vec<u64>> {
 }
 
 impl Calibration for Imatrix {
-    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Moments>> {
+    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Vec<InputMoments>>> {
         let Some((name, entry)) = self.find(tensor) else { return Ok(None) };
         let sets = self.sets(tensor, name, entry)?;
         let values = match self.read(name, entry, sets)? {

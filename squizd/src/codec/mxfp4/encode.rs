@@ -144,7 +144,7 @@ fn encode_group<V: Lanes>(
     }
     *scale = (floor + best + 127) as u8;
     let square = f64::from_bits(((1023 + 2 * floor) as u64) << 52);
-    EncodeStats { signal: signal.store().sum_f64() * square, noise: noise.store().sum_f64() * square }
+    EncodeStats::new(signal.store().sum_f64() * square, noise.store().sum_f64() * square)
 }
 
 /// What is left of `u` after rounding under the scale `2^shift`.

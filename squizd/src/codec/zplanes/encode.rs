@@ -86,7 +86,7 @@ pub(super) fn encode(
         sink.write_at(0, &index)?;
     }
     debug_assert_eq!(index.len() as u64, shape.chunks * shape.planes * zp::ENTRY);
-    Ok((end, EncodeStats { signal, noise: 0.0 }))
+    Ok((end, EncodeStats { signal, ..EncodeStats::default() }))
 }
 
 /// Reads and codes one chunk.
