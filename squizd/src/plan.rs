@@ -170,12 +170,12 @@ fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe, num_layers: u16) -
         None if stays_raw(tensor) => (CodecChoice::RAW, Reason::KeptRaw),
         None => (recipe.choice(tensor, num_layers), Reason::Recipe),
     };
+    let preset = choice.keep_others;
     let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
     let codec = codec_of(id)?;
     // A preset's options may be meant for several codecs.
-    let options =
-        if recipe.default.keep_others { choice.options.only(codec.options()) } else { choice.options };
+    let options = if preset { choice.options.only(codec.options()) } else { choice.options };
     let params = codec.nominal(matrix, tensor.dtype, &options)?;
     let length = |id: CodecId, params| {
         let geometry = id.geometry(matrix, params);

@@ -45,16 +45,16 @@ pub(super) struct Args {
     #[arg(long = "tensor-type", value_name = "REGEX=CODEC")]
     tensor_types: Vec<String>,
     /// Input statistics from `squizd calibrate`: encoders then weigh errors by what they do to the outputs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "statistics")]
     calibration: Option<PathBuf>,
     /// The same from llama.cpp's importance matrix, GGUF or the older .dat
-    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    #[arg(long, value_name = "FILE", group = "statistics")]
     imatrix: Option<PathBuf>,
     /// Scale loud input channels before quantizing (AWQ), folded into what produces them
-    #[arg(long, requires = "calibration")]
+    #[arg(long, requires = "statistics")]
     awq: bool,
     /// Scale every group with this exponent instead of searching it [implies --awq]
-    #[arg(long, value_name = "ALPHA", requires = "calibration")]
+    #[arg(long, value_name = "ALPHA", requires = "statistics")]
     awq_alpha: Option<f32>,
     /// Bits per weight of all tensors together: auto stays below, codecs with a rate aim at it
     #[arg(long, value_name = "BITS")]

@@ -225,8 +225,8 @@ mod tests {
         let message = options.set("g3", &[]).unwrap_err().to_string();
         assert!(message.contains("takes no options"), "{message}");
         assert_eq!(options.foreign(&[K::Profile]), Some(K::GroupSize));
-        let kinds = [K::GroupSize, K::Profile, K::Rate, K::Quality, K::Level];
-        for (text, kind) in ["g32", "tbe2", "2.5", "max", "z7"].iter().zip(kinds) {
+        let kinds = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level, K::Nf2];
+        for (text, kind) in ["g32", "fine", "tbe2", "2.5", "max", "z7", "nf2"].iter().zip(kinds) {
             options.set(text, &kinds).unwrap();
             assert_eq!(options.only(&[kind]).to_string(), format!(":{text}"));
         }
