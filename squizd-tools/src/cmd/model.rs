@@ -1,6 +1,6 @@
 //! A `.squizd` file opened to be run.
 
-use crate::{Exit, Failure};
+use crate::Failure;
 use squizd::{
     codec::Precision,
     metadata::Metadata,
@@ -23,11 +23,16 @@ impl<'a> Opened<'a> {
         let file = super::parse(bytes)?;
         if verify && let Some(finding) = validate(bytes, &Limits::DEFAULT, Level::Decode).first() {
             return Err(
-                Failure { exit: Exit::Negative, message: finding.to_string() }.of(bytes.path().display())
+                Failure { exit: finding.into(), message: finding.to_string() }.of(bytes.path().display())
             );
         }
         let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT)?.unwrap_or_default();
         Ok(Self { file, metadata: Metadata::from_bytes(&metadata)? })
+    }
+
+    /// Digest of the tensor records.
+    pub(super) fn weights_digest(&self) -> [u8; 32] {
+        self.file.weights_digest()
     }
 
     /// Resolves the weights.

@@ -90,13 +90,16 @@ impl<T: Mapped + Sync + Send> TensorStore for T {
     fn read_f32(&self, index: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
         let (tensor, file, range) = self.mapped().locate(index, &rows)?;
         let decode = dequant::decoder(tensor.dtype).ok_or_else(|| {
-            Error::unsupported(format!(
-                "{}: tensor {} is stored as {}, which this build cannot decode to numbers; \
+            Error::refused_unsupported(
+                "source-dtype",
+                format!(
+                    "{}: tensor {} is stored as {}, which this build cannot decode to numbers; \
                  start from a source with F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K tensors",
-                file.path().display(),
-                tensor.name,
-                tensor.dtype_name
-            ))
+                    file.path().display(),
+                    tensor.name,
+                    tensor.dtype_name
+                ),
+            )
         })?;
         let wanted = (rows.end - rows.start).checked_mul(tensor.cols());
         if wanted != Some(out.len() as u64) {
