@@ -234,6 +234,20 @@ fn keys_are_asked_for() {
 }
 
 #[test]
+fn without_a_key_only_this_machine_is_safe() {
+    let warned = |args: &[&str], env: &[(&str, &str)]| {
+        let server = Server::of(&tiny(), args, env);
+        server.signal("TERM");
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(0), "{log}");
+        log.contains("warning: ") && log.contains("--api-key")
+    };
+    assert!(!warned(&[], &[]));
+    assert!(warned(&["--host", "0.0.0.0"], &[]));
+    assert!(!warned(&["--host", "0.0.0.0"], &[("SQUIZD_API_KEY", "secret")]));
+}
+
+#[test]
 fn pages_of_strangers_are_turned_away() {
     let server = Server::start(&["--cors-origin", "https://app.example"]);
     let ask =

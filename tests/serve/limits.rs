@@ -1,18 +1,14 @@
 //! What the server does not put up with.
 
 use crate::http::{Reader, connect, send, write};
-use crate::server::Server;
+use crate::server::{Server, endless};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 const COMPLETIONS: &str = "/v1/completions";
 const JSON: &str = "Content-Type: application/json";
-
-fn endless() -> Value {
-    json!({ "prompt": "And", "stream": true, "max_tokens": 1_000_000, "ignore_eos": true })
-}
 
 #[test]
 fn large_bodies_are_refused() {
@@ -138,7 +134,7 @@ fn what_is_no_http_is_refused() {
         let answer = String::from_utf8_lossy(&answer);
         assert_eq!(answer.split(' ').nth(1), Some(status), "{garbage:?}: {answer}");
     }
-    let long = format!("X-Long: {}", "x".repeat(100_000));
+    let long = format!("X-Long: {}", "x".repeat(200_000));
     assert_eq!(send(server.address, "GET", "/health", &[&long], "").status, 431);
     // Bad chunks, and a body that breaks off.
     let mut stream = connect(server.address);
@@ -175,9 +171,9 @@ fn wrong_options_are_named() {
         (&["--ctx-size", "0"], "--ctx-size is 0"),
         (&["--api-key", ""], "--api-key is empty"),
         (&["--cors-origin", "app.example"], "--cors-origin"),
-        (&["--timeout", "-1"], "0 to 86400 seconds"),
+        (&["--timeout=-1"], "0 to 86400 seconds"),
         (&["--host", "no.such.host.invalid"], "no.such.host.invalid"),
-        (&["--ctx-size", "1000000000000"], "cannot"),
+        (&["--ctx-size", "1000000000000"], "use a smaller --ctx-size"),
     ] {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-qwen3-1m");
         let folder = tempfile::TempDir::new().unwrap();

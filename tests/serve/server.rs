@@ -27,6 +27,11 @@ pub(crate) fn reference() -> Vec<(String, String)> {
     pairs.map(|(prompt, all)| (prompt.clone(), all.strip_prefix(&prompt).unwrap().to_owned())).collect()
 }
 
+/// A stream that goes on until its client leaves.
+pub(crate) fn endless() -> Value {
+    json!({ "prompt": "And", "stream": true, "max_tokens": 1_000_000, "ignore_eos": true })
+}
+
 /// A running `squizd serve` of the tiny model, named `tiny`.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,

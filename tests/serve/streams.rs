@@ -1,17 +1,12 @@
 //! Streams: in order, in time, side by side, cancelled, and at the end.
 
 use crate::http::{Reader, connect, write};
-use crate::server::{Server, checked, reason, reference, text};
+use crate::server::{Server, checked, endless, reason, reference, text};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
-
-/// A request that goes on until its client leaves.
-fn endless() -> Value {
-    json!({ "prompt": "And", "stream": true, "max_tokens": 1_000_000, "ignore_eos": true })
-}
 
 /// Room for an endless answer to be still going on when it is looked at.
 const LONG: [&str; 2] = ["--ctx-size", "30000"];
@@ -60,7 +55,7 @@ fn together_each_gets_what_it_would_get_alone() {
         .chain(["And the king", "In those days", "Let there be", "Now these are"].map(String::from))
         .collect();
     let fields = |i: usize, reuse: bool| {
-        let temperature = if i % 2 == 0 { 0.0 } else { 1.0 };
+        let temperature = if i.is_multiple_of(2) { 0.0 } else { 1.0 };
         json!({ "max_tokens": 60, "temperature": temperature, "seed": i, "cache_prompt": reuse })
     };
     let alone: Vec<Value> = prompts
@@ -112,8 +107,10 @@ fn a_client_that_leaves_frees_its_slot() {
     drop(queued);
     server.await_metric("squizd_queue_depth", 0);
     drop(waiting);
-    server.await_metric(cancelled, 3);
+    server.await_metric("squizd_slots_active", 0);
     server.await_metric("squizd_requests_total{route=\"/v1/completions\",status=\"499\"}", 2);
+    // The one that waited may not have come as far as the engine.
+    assert!((2..=3).contains(&server.metric(cancelled)));
     assert_eq!(server.complete("And", json!({ "max_tokens": 2 }))["usage"]["completion_tokens"], 2);
 }
 

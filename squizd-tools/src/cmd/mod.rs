@@ -26,10 +26,10 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Worker threads [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", display_order = 100)]
     threads: Option<usize>,
     /// No progress on stderr
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 101)]
     quiet: bool,
 }
 

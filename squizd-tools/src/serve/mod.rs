@@ -22,7 +22,7 @@ pub use limits::Limits;
 
 use crate::{Exit, Failure};
 use engine::{Command, Engine, Settings};
-use http::{App, Browsers, Key, Stopped};
+use http::{App, Browsers, Key, Signals, Stopped};
 use metrics::Metrics;
 use squizd::runtime::{Model, Session, SessionOptions};
 use squizd::text::{ChatTemplate, Tokenizer};
@@ -30,12 +30,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 
 /// Threads for connections; the model has its own.
 const IO_THREADS: usize = 2;
+/// Prompts rendered and tokenized at the same time; others wait.
+const PROMPT_THREADS: usize = 4;
 /// Time for tasks that still run when the server stops.
 const TASKS_END: Duration = Duration::from_secs(1);
 
@@ -89,15 +90,17 @@ pub fn serve(served: Served<'_>, options: &Options, ready: impl FnOnce(SocketAdd
 
     let runtime = Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
+        .max_blocking_threads(PROMPT_THREADS)
         .thread_name("http")
         .enable_all()
         .build()
         .map_err(|e| failed("starting the server", e))?;
     let address = format!("{}:{}", options.host, options.port);
     let listener = runtime
-        .block_on(TcpListener::bind((options.host.as_str(), options.port)))
+        .block_on(http::listen(&options.host, options.port))
         .map_err(|e| failed(&format!("listening on {address}"), e))?;
     let local = listener.local_addr().map_err(|e| failed(&address, e))?;
+    let signals = runtime.block_on(async { Signals::new() }).map_err(|e| failed("waiting for signals", e))?;
     let (commands, inbox) = mpsc::channel();
     let app = Arc::new(App {
         model: name.into(),
@@ -121,20 +124,15 @@ pub fn serve(served: Served<'_>, options: &Options, ready: impl FnOnce(SocketAdd
             .spawn_scoped(scope, move || engine.run(&inbox))
             .map_err(|e| failed("starting the engine", e))?;
         ready(local);
-        let stopped = run(runtime, app, listener);
+        let router = http::router(Arc::clone(&app));
+        let stopped = runtime.block_on(http::serve(app, router, listener, signals));
+        runtime.shutdown_timeout(TASKS_END);
         let _ = commands.send(Command::Stop);
-        match stopped.map_err(|e| failed("waiting for signals", e))? {
+        match stopped {
             Stopped::Gracefully => Ok(Exit::Done),
             Stopped::AtOnce => Ok(Exit::Interrupted),
         }
     })
-}
-
-fn run(runtime: Runtime, app: Arc<App>, listener: TcpListener) -> std::io::Result<Stopped> {
-    let router = http::router(Arc::clone(&app));
-    let stopped = runtime.block_on(http::serve(app, router, listener));
-    runtime.shutdown_timeout(TASKS_END);
-    stopped
 }
 
 fn browsers(options: &Options, address: SocketAddr) -> Result<Browsers, Failure> {

@@ -37,7 +37,7 @@ pub(super) enum Step {
     /// The client has not taken what it was sent.
     Waits,
     /// The request is over.
-    Ended(Ending),
+    Ended,
 }
 
 /// What is the same for all steps.
@@ -75,39 +75,52 @@ impl<'t> Generation<'t> {
     /// Computes one piece of the prompt, or one token.
     pub(super) fn step(&mut self, sequence: &mut impl Sequence, around: &Environment<'_>) -> Step {
         if self.job.events.is_closed() {
-            return Step::Ended(Ending::Cancelled);
+            self.close(Ending::Cancelled, None, around.metrics);
+            return Step::Ended;
         }
         if self.job.events.capacity() < ROOM {
             let since = *self.stalled.get_or_insert_with(Instant::now);
-            let given_up = since.elapsed() > around.patience;
-            return if given_up { Step::Ended(Ending::SlowClient) } else { Step::Waits };
+            if since.elapsed() <= around.patience {
+                return Step::Waits;
+            }
+            self.close(Ending::SlowClient, None, around.metrics);
+            return Step::Ended;
         }
         self.stalled = None;
         match self.advance(sequence, around) {
             Ok(None) => Step::Moved,
             Ok(Some(reason)) => {
-                self.finish(reason);
-                Step::Ended(Ending::Finished)
+                self.finish(reason, around.metrics);
+                Step::Ended
             }
             Err(error) => {
-                self.send(Event::Failed(Fault::Model(error)));
-                Step::Ended(Ending::Failed)
+                self.fail(Fault::Model(error), around.metrics);
+                Step::Ended
             }
         }
     }
 
     /// Ends the answer where it is.
-    pub(super) fn finish(&mut self, reason: FinishReason) {
+    pub(super) fn finish(&mut self, reason: FinishReason, metrics: &Metrics) {
         let piece = self.output.finish();
         let reason = if piece.stopped { FinishReason::Stop } else { reason };
         self.hand_out(piece);
         let usage = Usage { prompt: self.job.prompt.len(), cached: self.cached, completion: self.generated };
-        self.send(Event::Finished { reason, usage });
+        self.close(Ending::Finished, Some(Event::Finished { reason, usage }), metrics);
     }
 
-    /// Tells the client of a panic.
-    pub(super) fn fail(&self, fault: Fault) {
-        self.send(Event::Failed(fault));
+    /// Ends the answer without a result.
+    pub(super) fn fail(&mut self, fault: Fault, metrics: &Metrics) {
+        self.close(Ending::Failed, Some(Event::Failed(fault)), metrics);
+    }
+
+    /// Everything is counted and given back when the client hears of the end.
+    fn close(&mut self, ending: Ending, event: Option<Event>, metrics: &Metrics) {
+        self.job.place = None;
+        metrics.ended(ending);
+        if let Some(event) = event {
+            self.send(event);
+        }
     }
 
     fn advance(

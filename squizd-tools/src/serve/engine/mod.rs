@@ -83,8 +83,9 @@ pub(crate) struct Job {
     pub(crate) events: mpsc::Sender<Event>,
     /// When the request came in.
     pub(crate) received: Instant,
-    /// Its place in slots and queue, given back when the job is dropped.
-    pub(crate) _place: OwnedSemaphorePermit,
+    /// Its place in slots and queue; given back before the client is told of
+    /// the end, so that it can come again at once.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 /// What the engine is told.

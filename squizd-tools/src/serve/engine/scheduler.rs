@@ -72,13 +72,12 @@ impl<'t, S: Sequence, F: FnMut() -> squizd::Result<S>> Engine<'t, S, F> {
         }
         for slot in &mut self.slots {
             if let Some(mut generation) = slot.generation.take() {
-                generation.finish(FinishReason::Length);
-                self.metrics.ended(Ending::Finished);
+                generation.finish(FinishReason::Length, self.metrics);
             }
         }
         for job in self.queue.drain(..) {
-            let _ = job.events.try_send(Event::Failed(Fault::ShuttingDown));
             self.metrics.ended(Ending::Failed);
+            let _ = job.events.try_send(Event::Failed(Fault::ShuttingDown));
         }
         self.metrics.active.set(0);
     }
@@ -141,8 +140,8 @@ impl<'t, S: Sequence, F: FnMut() -> squizd::Result<S>> Engine<'t, S, F> {
             match (self.make)() {
                 Ok(sequence) => slot.sequence = Some(sequence),
                 Err(error) => {
-                    let _ = job.events.try_send(Event::Failed(Fault::Model(error)));
                     self.metrics.ended(Ending::Failed);
+                    let _ = job.events.try_send(Event::Failed(Fault::Model(error)));
                     return;
                 }
             }
@@ -165,22 +164,17 @@ impl<'t, S: Sequence, F: FnMut() -> squizd::Result<S>> Engine<'t, S, F> {
         for slot in &mut self.slots {
             let Slot { sequence: Some(sequence), generation: Some(generation), .. } = slot else { continue };
             let step = catch_unwind(AssertUnwindSafe(|| generation.step(sequence, &around)));
-            let ending = match step {
+            match step {
                 Ok(Step::Waits) => continue,
-                Ok(Step::Moved) => None,
-                Ok(Step::Ended(ending)) => Some(ending),
+                Ok(Step::Moved) => {}
+                Ok(Step::Ended) => slot.generation = None,
                 // What the sequence holds may be half written: it is dropped.
                 Err(_) => {
-                    generation.fail(Fault::Panic);
-                    slot.sequence = None;
-                    Some(Ending::Failed)
+                    generation.fail(Fault::Panic, self.metrics);
+                    (slot.sequence, slot.generation) = (None, None);
                 }
-            };
-            moved = true;
-            if let Some(ending) = ending {
-                slot.generation = None;
-                self.metrics.ended(ending);
             }
+            moved = true;
         }
         self.metrics.active.set(self.active() as u64);
         moved

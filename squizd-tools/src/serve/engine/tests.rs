@@ -145,7 +145,7 @@ impl Bench {
         change(&mut params);
         let place = Arc::clone(&self.places).try_acquire_owned().unwrap();
         let prompt = self.ids(prompt);
-        let job = Job { prompt, params, events, received: Instant::now(), _place: place };
+        let job = Job { prompt, params, events, received: Instant::now(), place: Some(place) };
         engine.send(Command::Generate(Box::new(job))).unwrap();
         receiver
     }

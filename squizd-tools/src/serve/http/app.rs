@@ -124,11 +124,13 @@ impl App {
             at_start: kind == Kind::Chat,
         };
         let (sender, mut events) = mpsc::channel(EVENTS);
-        let job = Job { prompt, params, events: sender, received, _place: place };
+        let job = Job { prompt, params, events: sender, received, place: Some(place) };
         self.engine.send(Command::Generate(Box::new(job))).map_err(|_| ApiError::stopping())?;
         match events.recv().await {
             Some(Event::Failed(fault)) => Err(fault.into()),
             Some(_) => Ok(Running { reply, events }),
+            // Sent when the engine had just stopped listening.
+            None if self.stopping.load(Ordering::Relaxed) => Err(ApiError::stopping()),
             None => Err(ApiError::internal()),
         }
     }

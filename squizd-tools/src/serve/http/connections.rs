@@ -11,16 +11,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 /// Largest header of a request; larger ones are answered with 431.
-const MAX_HEADER: usize = 64 << 10;
+const MAX_HEADER: usize = 32 << 10;
+/// Bytes that the system may hold for a client that has not taken them: how far
+/// an answer may run ahead of its reader, beyond its channel.
+const SEND_BUFFER: u32 = 64 << 10;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Pause after a failure to accept, usually for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for the last bytes of answers that were ended.
@@ -35,12 +41,39 @@ pub(crate) enum Stopped {
     AtOnce,
 }
 
-/// Serves until the process is told to stop.
+/// Listens on the first of the host's addresses that can be had.
 ///
 /// # Errors
-/// If signals cannot be received.
-pub(crate) async fn serve(app: Arc<App>, router: Router, listener: TcpListener) -> io::Result<Stopped> {
-    let mut signals = Signals::new()?;
+/// If the host has no address, or none can be listened on.
+pub(crate) async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted server takes its port at once (on Windows this would mean
+    // sharing it with another process).
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until the process is told to stop.
+pub(crate) async fn serve(
+    app: Arc<App>,
+    router: Router,
+    listener: TcpListener,
+    mut signals: Signals,
+) -> Stopped {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(app.limits.connections));
     loop {
@@ -61,14 +94,14 @@ pub(crate) async fn serve(app: Arc<App>, router: Router, listener: TcpListener) 
     app.stopping.store(true, Ordering::Relaxed);
     let mut rest = pin!(graceful.shutdown());
     let stopped = tokio::select! {
-        () = &mut rest => return Ok(Stopped::Gracefully),
+        () = &mut rest => return Stopped::Gracefully,
         () = sleep(app.limits.grace) => Stopped::Gracefully,
         () = signals.next() => Stopped::AtOnce,
     };
     // The engine ends what runs; its clients get the ends of their streams.
     let _ = app.engine.send(Command::Stop);
     let _ = timeout(FLUSH, rest).await;
-    Ok(stopped)
+    stopped
 }
 
 fn connection(
@@ -107,14 +140,15 @@ fn turn_away(stream: &TcpStream) {
 
 /// SIGINT and SIGTERM.
 #[cfg(unix)]
-struct Signals {
+pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// From here on the signals no longer end the process; needs a runtime.
+    pub(crate) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
@@ -129,11 +163,11 @@ impl Signals {
 
 /// Ctrl-C.
 #[cfg(not(unix))]
-struct Signals;
+pub(crate) struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self)
     }
 

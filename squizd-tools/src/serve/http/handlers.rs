@@ -131,3 +131,15 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
 fn json_response(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, JSON)], value.to_string()).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_preparing_is_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let result = runtime.block_on(apart::<()>(|| panic!("a defect")));
+        assert_eq!(result.unwrap_err().into_response().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

@@ -9,7 +9,7 @@ mod sse;
 mod write_timeout;
 
 pub(super) use app::{App, now};
-pub(super) use connections::{Stopped, serve};
+pub(super) use connections::{Signals, Stopped, listen, serve};
 pub(super) use guard::{Browsers, Key};
 
 use super::error::ApiError;

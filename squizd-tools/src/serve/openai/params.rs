@@ -10,6 +10,8 @@ use std::hash::{BuildHasher, RandomState};
 
 /// Most alternatives per token.
 pub(super) const MAX_TOP_LOGPROBS: u64 = 20;
+/// Most tokens with a bias: each costs a little at every token.
+const MAX_BIASES: usize = 1024;
 
 /// How to generate, and how to answer.
 #[derive(Debug)]
@@ -106,8 +108,13 @@ fn sampler(fields: &mut Fields) -> Result<Sampler, ApiError> {
 }
 
 fn penalties(fields: &mut Fields) -> Result<Penalties, ApiError> {
+    let given: Map<String, Value> = fields.take("logit_bias")?.unwrap_or_default();
+    if given.len() > MAX_BIASES {
+        let message = format!("'logit_bias' has {} entries, at most {MAX_BIASES} are allowed.", given.len());
+        return Err(ApiError::param("logit_bias", message));
+    }
     let mut bias = Vec::new();
-    for (id, value) in fields.take::<Map<String, Value>>("logit_bias")?.unwrap_or_default() {
+    for (id, value) in given {
         let pair = id.parse::<u32>().ok().zip(value.as_f64());
         let wrong = || ApiError::param("logit_bias", "'logit_bias' must map token ids to numbers.");
         let (id, value) = pair.ok_or_else(wrong)?;

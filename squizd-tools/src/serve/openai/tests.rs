@@ -67,6 +67,7 @@ fn everything_the_api_lists_is_understood() {
 
 #[test]
 fn parameters_out_of_range_or_unknown_are_named() {
+    let biases: serde_json::Map<_, _> = (0..1025).map(|i| (i.to_string(), json!(1))).collect();
     for (extra, param, what) in [
         (json!({ "temperature": -1 }), None, "temperature is -1"),
         (json!({ "temperature": 1e39 }), None, "temperature is inf"),
@@ -84,6 +85,7 @@ fn parameters_out_of_range_or_unknown_are_named() {
         (json!({ "stop": vec!["x"; 17] }), Some("stop"), "more than 16"),
         (json!({ "presence_penalty": 3 }), None, "presence_penalty is 3"),
         (json!({ "logit_bias": { "x": 1 } }), Some("logit_bias"), "token ids"),
+        (json!({ "logit_bias": biases }), Some("logit_bias"), "1025 entries"),
         (json!({ "logit_bias": { "1": 101 } }), None, "token 1"),
         (json!({ "top_logprobs": 2 }), Some("top_logprobs"), "'logprobs'"),
         (json!({ "logprobs": true, "top_logprobs": 21 }), Some("top_logprobs"), "0 to 20"),
