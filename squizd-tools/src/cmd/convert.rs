@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// File to write, or a folder to write into [default: named after the model and codec]
     #[arg(short, long, visible_alias = "outfile", value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, q8, lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32
+    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, hybrid:3.6, q8, lossless, tca-tbe, tca-tbe:tbe2, raw, bf16, f16, f32
     #[arg(long, visible_alias = "preset", default_value = "int4", value_name = "NAME")]
     codec: String,
     /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: a layout with half a bit of scales]

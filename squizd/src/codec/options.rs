@@ -1,6 +1,6 @@
 //! Codec options and their text form: `int4:g32`, `sqint2:2.5:max`.
 
-use super::{IntegerLayout, tca_tbe};
+use super::{Allocation, IntegerLayout, tca_tbe};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -33,6 +33,9 @@ pub struct EncodeOptions {
     /// Bits per weight to aim at, in thousandths (`2.125`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u16>,
+    /// How HYBRID spends its bits (`variance`; by error otherwise).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
     /// Search effort (`fast`, `default`, `max`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
@@ -52,6 +55,8 @@ pub enum OptionKind {
     Profile,
     /// [`EncodeOptions::rate`].
     Rate,
+    /// [`EncodeOptions::allocation`].
+    Allocation,
     /// [`EncodeOptions::quality`].
     Quality,
     /// [`EncodeOptions::level`].
@@ -66,6 +71,7 @@ impl OptionKind {
             Self::Layout => "a layout: plain, compact, fine",
             Self::Profile => "a profile: tbe3, tbe2",
             Self::Rate => "bits per weight such as 2.125",
+            Self::Allocation => "a rule: variance",
             Self::Quality => "a quality: fast, default, max",
             Self::Level => "a zstd level such as z19",
         }
@@ -74,8 +80,15 @@ impl OptionKind {
 
 impl EncodeOptions {
     /// No wishes.
-    pub const NONE: Self =
-        Self { group_size: None, layout: None, profile: None, rate: None, quality: None, level: None };
+    pub const NONE: Self = Self {
+        group_size: None,
+        layout: None,
+        profile: None,
+        rate: None,
+        allocation: None,
+        quality: None,
+        level: None,
+    };
 
     /// Reads one option of a codec that takes the kinds `taken`.
     pub fn set(&mut self, text: &str, taken: &[OptionKind]) -> Result<()> {
@@ -98,6 +111,10 @@ impl EncodeOptions {
         if quality.is_some() {
             self.quality = quality;
             return Some(OptionKind::Quality);
+        }
+        if let Ok(allocation) = text.parse() {
+            self.allocation = Some(allocation);
+            return Some(OptionKind::Allocation);
         }
         if let Ok(layout) = text.parse() {
             self.layout = Some(layout);
@@ -126,6 +143,7 @@ impl EncodeOptions {
             (self.layout.is_some(), OptionKind::Layout),
             (self.profile.is_some(), OptionKind::Profile),
             (self.rate.is_some(), OptionKind::Rate),
+            (self.allocation.is_some(), OptionKind::Allocation),
             (self.quality.is_some(), OptionKind::Quality),
             (self.level.is_some(), OptionKind::Level),
         ];
@@ -153,6 +171,7 @@ impl fmt::Display for EncodeOptions {
             let text = format!("{}.{:03}", rate / 1000, rate % 1000);
             write!(f, ":{}", text.trim_end_matches('0').trim_end_matches('.'))?;
         }
+        self.allocation.map_or(Ok(()), |a| write!(f, ":{a}"))?;
         match self.quality {
             None => {}
             Some(Quality::Fast) => f.write_str(":fast")?,
@@ -170,10 +189,10 @@ mod tests {
 
     #[test]
     fn options_print_as_they_were_written() {
-        let all = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level];
+        let all = [K::GroupSize, K::Layout, K::Profile, K::Allocation, K::Rate, K::Quality, K::Level];
         for text in [
-            "g32", "fine", "compact", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max",
-            "default", "z19",
+            "g32", "fine", "compact", "variance", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast",
+            "max", "default", "z19",
         ] {
             let mut options = EncodeOptions::NONE;
             options.set(text, &all).unwrap();
