@@ -5,7 +5,7 @@
 //! Adding a codec is one line in `wire_codecs!` and one geometry function
 //! (`geometry/`).
 
-use crate::geometry::{integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
+use crate::geometry::{hybrid_geometry, integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
 use crate::layout::{PARAMS_SIZE, flags};
 use alloc::{format, string::String};
 
@@ -169,6 +169,8 @@ wire_codecs! {
     TCA_TBE = 11, "tca-tbe", flags::TCA_TBE, tca_tbe;
     /// OCP Microscaling 4-bit floats under a power of two per 32.
     MXFP4 = 12, "mxfp4", flags::MXFP4, mxfp4;
+    /// A rate for every 64 columns of 16 rows: 2, 3, 4 or 5 bits, or bfloat16.
+    HYBRID = 13, "hybrid", flags::HYBRID, hybrid_geometry;
     /// 2 to 4 bits a weight: trellis-coded under a Hadamard rotation.
     SQINT2 = 14, "sqint2", flags::SQINT2, sqint2_geometry;
 }

@@ -1,12 +1,15 @@
 //! Planes and payload length of each codec: one file a codec family, all
 //! arithmetic checked.
 
+mod hybrid;
 mod integer;
 mod mxfp4;
 mod sqint2;
 mod tca_tbe;
 mod zplanes;
 
+pub(crate) use hybrid::hybrid_geometry;
+pub use hybrid::hybrid_layout;
 pub use integer::int_layout;
 pub(crate) use integer::{integer, q8};
 pub(crate) use mxfp4::mxfp4;

@@ -212,6 +212,7 @@ mod activation;
 mod check;
 mod guide;
 mod half_float;
+pub mod hybrid;
 mod integer;
 mod kernels;
 mod lanes;
@@ -234,6 +235,7 @@ mod zplanes;
 
 pub use activation::{Activation, Precision};
 pub use guide::{Guide, InputMoments};
+pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
@@ -252,6 +254,7 @@ pub const CODECS: &[&dyn Codec] = &[
     integer::INT2,
     tca_tbe::CODEC,
     mxfp4::CODEC,
+    hybrid::CODEC,
     sqint2::CODEC,
 ];
 

@@ -1,6 +1,6 @@
 //! Codec options and their text form: `int4:g32`, `sqint2:2.5:max`.
 
-use super::{IntegerLayout, tca_tbe};
+use super::{Allocation, IntegerLayout, tca_tbe};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -33,6 +33,9 @@ pub struct EncodeOptions {
     /// Bits per weight to aim at, in thousandths (`2.125`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u16>,
+    /// How HYBRID spends its bits (`variance`; by error otherwise).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
     /// Search effort (`fast`, `default`, `max`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
@@ -55,6 +58,8 @@ pub enum OptionKind {
     Profile,
     /// [`EncodeOptions::rate`].
     Rate,
+    /// [`EncodeOptions::allocation`].
+    Allocation,
     /// [`EncodeOptions::quality`].
     Quality,
     /// [`EncodeOptions::level`].
@@ -71,6 +76,7 @@ impl OptionKind {
             Self::Layout => "a layout: plain, compact, fine",
             Self::Profile => "a profile: tbe3, tbe2",
             Self::Rate => "bits per weight such as 2.125",
+            Self::Allocation => "a rule: variance",
             Self::Quality => "a quality: fast, default, max",
             Self::Level => "a zstd level such as z19",
             Self::Nf2 => "nf2 for four plain levels",
@@ -85,6 +91,7 @@ impl EncodeOptions {
         layout: None,
         profile: None,
         rate: None,
+        allocation: None,
         quality: None,
         level: None,
         nf2: false,
@@ -116,6 +123,10 @@ impl EncodeOptions {
             self.nf2 = true;
             return Some(OptionKind::Nf2);
         }
+        if let Ok(allocation) = text.parse() {
+            self.allocation = Some(allocation);
+            return Some(OptionKind::Allocation);
+        }
         if let Ok(layout) = text.parse() {
             self.layout = Some(layout);
             return Some(OptionKind::Layout);
@@ -144,6 +155,7 @@ impl EncodeOptions {
             layout: self.layout.filter(|_| has(OptionKind::Layout)),
             profile: self.profile.filter(|_| has(OptionKind::Profile)),
             rate: self.rate.filter(|_| has(OptionKind::Rate)),
+            allocation: self.allocation.filter(|_| has(OptionKind::Allocation)),
             quality: self.quality.filter(|_| has(OptionKind::Quality)),
             level: self.level.filter(|_| has(OptionKind::Level)),
             nf2: self.nf2 && has(OptionKind::Nf2),
@@ -157,6 +169,7 @@ impl EncodeOptions {
             (self.layout.is_some(), OptionKind::Layout),
             (self.profile.is_some(), OptionKind::Profile),
             (self.rate.is_some(), OptionKind::Rate),
+            (self.allocation.is_some(), OptionKind::Allocation),
             (self.quality.is_some(), OptionKind::Quality),
             (self.level.is_some(), OptionKind::Level),
             (self.nf2, OptionKind::Nf2),
@@ -185,6 +198,7 @@ impl fmt::Display for EncodeOptions {
             let text = format!("{}.{:03}", rate / 1000, rate % 1000);
             write!(f, ":{}", text.trim_end_matches('0').trim_end_matches('.'))?;
         }
+        self.allocation.map_or(Ok(()), |a| write!(f, ":{a}"))?;
         match self.quality {
             None => {}
             Some(Quality::Fast) => f.write_str(":fast")?,
@@ -203,10 +217,10 @@ mod tests {
 
     #[test]
     fn options_print_as_they_were_written() {
-        let all = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level, K::Nf2];
+        let all = [K::GroupSize, K::Layout, K::Profile, K::Allocation, K::Rate, K::Quality, K::Level, K::Nf2];
         for text in [
-            "g32", "fine", "compact", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max",
-            "default", "z19", "nf2",
+            "g32", "fine", "compact", "variance", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast",
+            "max", "default", "z19", "nf2",
         ] {
             let mut options = EncodeOptions::NONE;
             options.set(text, &all).unwrap();

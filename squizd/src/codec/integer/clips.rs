@@ -10,7 +10,7 @@
 //! | 2 | 11.87 | 10.58 | 9.91 | 9.58 |
 //! | 3 | 18.61 | 16.84 | 15.68 | 15.03 |
 //!
-//! Eight more would gain less than 0.03 dB. A pair that clips one end only is
+//! Groups of 16 with 5 bits (31.8) are HYBRID's. Eight more would gain less than 0.03 dB. A pair that clips one end only is
 //! worth more than one that clips both: groups are seldom symmetric.
 
 type Clips = [(f32, f32); 8];
@@ -27,6 +27,7 @@ pub(super) const fn clips(bits: u32, group: usize) -> &'static Clips {
         (3, 32) => &THREE[1],
         (3, 64) => &THREE[2],
         (3, _) => &THREE[3],
+        (5, _) => &FIVE,
         (_, 16) => &FOUR[0],
         (_, 32) => &FOUR[1],
         (_, 64) => &FOUR[2],
@@ -159,4 +160,14 @@ const FOUR: [Clips; 4] = [
         (0.045, 0.015),
         (0.015, 0.03),
     ],
+];
+const FIVE: Clips = [
+    (0.0, 0.0),
+    (0.0, -0.03),
+    (-0.03, -0.03),
+    (-0.01, 0.01),
+    (0.01, -0.01),
+    (-0.03, -0.01),
+    (-0.01, -0.03),
+    (0.01, 0.01),
 ];

@@ -5,8 +5,7 @@ use super::fine::{self, Fine};
 use super::fit::{Groups, store_codes};
 use super::layout::{Layout, SUPERBLOCK};
 use crate::codec::EncodeStats;
-use crate::codec::lanes::{F32x8, LANES, Lanes};
-use crate::simd;
+use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level};
 
 /// Output of some rows: zeroed bytes, and bytes per row.
 pub(super) struct Coded<'a> {
@@ -47,41 +46,11 @@ impl Tally {
     }
 }
 
-/// Defines `$name`, which runs `$body`, generic over lanes and bits, with the
-/// lanes of the level in use.
-macro_rules! at_each_level {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $body:ident;) => {
-        $(#[$meta])*
-        #[allow(unsafe_code, reason = "calls the copy compiled for a detected level")]
-        pub(super) fn $name<const B: u32>($($arg: $ty),*) -> $ret {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
-            fn avx2<const B: u32>($($arg: $ty),*) -> $ret {
-                $body::<crate::codec::lanes::Avx, B>($($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512<const B: u32>($($arg: $ty),*) -> $ret {
-                $body::<crate::codec::lanes::Avx, B>($($arg),*)
-            }
-            match simd::level() {
-                // SAFETY: the level is only ever one this CPU supports.
-                #[cfg(target_arch = "x86_64")]
-                simd::Level::Avx2 => unsafe { avx2::<B>($($arg),*) },
-                // SAFETY: the level is only ever one this CPU supports.
-                #[cfg(target_arch = "x86_64")]
-                simd::Level::Avx512 => unsafe { avx512::<B>($($arg),*) },
-                _ => $body::<F32x8, B>($($arg),*),
-            }
-        }
-    };
-}
-
 at_each_level! {
     /// Encodes whole rows of `cols` columns, each weight to the nearest value.
     /// With `importance`, one for each column, scales minimise the error that
     /// it weighs.
-    fn encode_rows(layout: Layout, values: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Coded<'_>) -> Tally = encode_lanes;
+    pub(super) fn encode_rows(layout: Layout, values: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Coded<'_>) -> Tally = encode_lanes;
 }
 
 #[inline(always)]

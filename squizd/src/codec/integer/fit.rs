@@ -25,24 +25,24 @@ use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i, exponent};
 const SINGULAR: f32 = 1e-5;
 
 /// The largest code.
-pub(super) const fn top(bits: u32) -> f32 {
+pub(in crate::codec) const fn top(bits: u32) -> f32 {
     ((1 << bits) - 1) as f32
 }
 
 /// Eight groups of `G` weights.
-pub(super) struct Groups<const G: usize> {
+pub(in crate::codec) struct Groups<const G: usize> {
     /// Weight `i` of each group; what lies past a short group's end repeats
     /// its first weight.
-    pub(super) w: [F32x8; G],
+    pub(in crate::codec) w: [F32x8; G],
     /// Importance of each weight; 0 past a group's end.
     importance: [F32x8; G],
     /// Sum of the importances of each group; 1 if there are none.
     count: F32x8,
     /// Smallest and largest weight of each group.
-    pub(super) lo: F32x8,
-    pub(super) hi: F32x8,
+    pub(in crate::codec) lo: F32x8,
+    pub(in crate::codec) hi: F32x8,
     /// `w` was multiplied by `2^-shift` per lane.
-    pub(super) shift: [i32; LANES],
+    pub(in crate::codec) shift: [i32; LANES],
     /// Some importance is not 1.
     weighted: bool,
     /// [`SINGULAR`], or 0 where all importances are 0 or 1.
@@ -50,24 +50,24 @@ pub(super) struct Groups<const G: usize> {
 }
 
 /// The best line of each group: `w = scale * q + offset(scale)`.
-pub(super) struct Fit {
-    pub(super) scale: F32x8,
-    pub(super) mean: F32x8,
+pub(in crate::codec) struct Fit {
+    pub(in crate::codec) scale: F32x8,
+    pub(in crate::codec) mean: F32x8,
     /// The mean code, which belongs to the mean weight.
-    pub(super) mean_code: F32x8,
+    pub(in crate::codec) mean_code: F32x8,
 }
 
 impl Fit {
     /// The best offset for the codes found and any `scale`: the regression
     /// line passes through the mean.
     #[inline(always)]
-    pub(super) fn offset<V: Lanes>(&self, scale: V) -> V {
+    pub(in crate::codec) fn offset<V: Lanes>(&self, scale: V) -> V {
         V::load(&self.mean) - scale * V::load(&self.mean_code)
     }
 }
 
 impl<const G: usize> Groups<G> {
-    pub(super) const EMPTY: Self = Self {
+    pub(in crate::codec) const EMPTY: Self = Self {
         w: [F32x8::ZERO; G],
         importance: [F32x8::ZERO; G],
         count: F32x8::ZERO,
@@ -81,7 +81,7 @@ impl<const G: usize> Groups<G> {
     /// Loads up to eight groups (each of 1 to `G` weights; missing ones count
     /// as absent) and, if given, as many importances.
     #[inline(always)]
-    pub(super) fn load<'a, V: Lanes>(
+    pub(in crate::codec) fn load<'a, V: Lanes>(
         &mut self,
         mut groups: impl Iterator<Item = &'a [f32]>,
         importance: Option<impl Iterator<Item = &'a [f32]>>,
@@ -146,14 +146,14 @@ impl<const G: usize> Groups<G> {
 
     /// The largest magnitude of each group.
     #[inline(always)]
-    pub(super) fn peaks<V: Lanes>(&self) -> F32x8 {
+    pub(in crate::codec) fn peaks<V: Lanes>(&self) -> F32x8 {
         V::load(&self.hi).abs().max(V::load(&self.lo).abs()).store()
     }
 
     /// Scales each group by a power of two where the squares of weights up to
     /// its `peak` could leave the range of `f32`.
     #[inline(always)]
-    pub(super) fn normalise<V: Lanes>(&mut self, peaks: F32x8) {
+    pub(in crate::codec) fn normalise<V: Lanes>(&mut self, peaks: F32x8) {
         let safe = |p: f32| p == 0.0 || (exp2i(-40)..exp2i(40)).contains(&p);
         if peaks.0.into_iter().all(safe) {
             return;
@@ -172,7 +172,7 @@ impl<const G: usize> Groups<G> {
     /// Fits every group. With `below_zero` offsets cannot be positive, so
     /// ranges begin at 0 or less.
     #[inline(always)]
-    pub(super) fn fit<V: Lanes, const B: u32>(&self, below_zero: bool) -> Fit {
+    pub(in crate::codec) fn fit<V: Lanes, const B: u32>(&self, below_zero: bool) -> Fit {
         if self.weighted {
             self.fit_lanes::<V, B, true>(below_zero)
         } else {
@@ -241,7 +241,12 @@ impl<const G: usize> Groups<G> {
 
     /// What rounding to `w = scale * (q - bias) - minus` would come to.
     #[inline(always)]
-    pub(super) fn attempt<V: Lanes, const B: u32>(&self, scale: V, minus: V, bias: f32) -> Attempt<V> {
+    pub(in crate::codec) fn attempt<V: Lanes, const B: u32>(
+        &self,
+        scale: V,
+        minus: V,
+        bias: f32,
+    ) -> Attempt<V> {
         if self.weighted {
             self.attempt_lanes::<V, B, true>(scale, minus, bias)
         } else {
@@ -279,14 +284,14 @@ impl<const G: usize> Groups<G> {
 
     /// Sums of the importances.
     #[inline(always)]
-    pub(super) fn counts<V: Lanes>(&self) -> V {
+    pub(in crate::codec) fn counts<V: Lanes>(&self) -> V {
         V::load(&self.count)
     }
 
     /// Codes nearest to the weights under `w = scale * (q - bias) - minus`,
     /// with the energy and the squared error of each group.
     #[inline(always)]
-    pub(super) fn assign<V: Lanes, const B: u32>(
+    pub(in crate::codec) fn assign<V: Lanes, const B: u32>(
         &self,
         scale: V,
         minus: V,
@@ -345,15 +350,15 @@ fn quantize<V: Lanes, const B: u32>(t: V) -> V {
 /// Sums over each group after rounding, with importances `v` and codes `q`
 /// relative to their bias.
 #[derive(Clone, Copy)]
-pub(super) struct Attempt<V> {
+pub(in crate::codec) struct Attempt<V> {
     /// `sum(v e e)`.
-    pub(super) error: V,
+    pub(in crate::codec) error: V,
     /// `sum(v q)`.
-    pub(super) codes: V,
+    pub(in crate::codec) codes: V,
     /// `sum(v q q)`.
-    pub(super) squares: V,
+    pub(in crate::codec) squares: V,
     /// `sum(v q w)`.
-    pub(super) products: V,
+    pub(in crate::codec) products: V,
 }
 
 /// A regression line in `u`, the sum of its codes, and its squared error.
@@ -381,7 +386,7 @@ impl<V: Lanes> Line<V> {
 
 /// Writes the codes of up to eight groups behind one another, one byte each.
 #[inline(always)]
-pub(super) fn store_codes<V: Lanes, const G: usize>(codes: &[V; G], out: &mut [u8]) {
+pub(in crate::codec) fn store_codes<V: Lanes, const G: usize>(codes: &[V; G], out: &mut [u8]) {
     // Below 2^8, so the low byte of the sum with 2^23.
     let magic = V::splat(8_388_608.0);
     if let Some(out) = out.get_mut(..LANES * G) {

@@ -58,18 +58,23 @@ impl<'a> Inputs<'a> {
 
     /// The error of outputs for weights `w` decoded as `v`, from importances.
     pub(super) fn output(&self, w: &[f32], v: &[f32]) -> OutputError {
-        let importance = &self.moments.importance;
-        let rows = w.chunks_exact(importance.len()).zip(v.chunks_exact(importance.len()));
-        let mut sum = OutputError::default();
-        for (w, v) in rows {
-            for ((w, v), h) in w.iter().zip(v).zip(importance) {
-                let (w, v, h) = (f64::from(*w), f64::from(*v), f64::from(*h));
-                sum.signal += w * w * h;
-                sum.noise += (w - v) * (w - v) * h;
-            }
-        }
-        sum
+        output_error(&self.moments.importance, w, v)
     }
+}
+
+/// The error of outputs for rows of weights `w` decoded as `v`, from the
+/// `importance` of each column.
+pub(in crate::codec) fn output_error(importance: &[f32], w: &[f32], v: &[f32]) -> OutputError {
+    let cols = importance.len().max(1);
+    let mut sum = OutputError::default();
+    for (w, v) in w.chunks_exact(cols).zip(v.chunks_exact(cols)) {
+        for ((w, v), h) in w.iter().zip(v).zip(importance) {
+            let (w, v, h) = (f64::from(*w), f64::from(*v), f64::from(*h));
+            sum.signal += w * w * h;
+            sum.noise += (w - v) * (w - v) * h;
+        }
+    }
+    sum
 }
 
 /// One worker's memory.

@@ -13,8 +13,8 @@ mod compact;
 mod decode;
 mod encode;
 mod fine;
-mod fit;
-mod guided;
+pub(super) mod fit;
+pub(super) mod guided;
 #[cfg(test)]
 mod guided_tests;
 mod import;

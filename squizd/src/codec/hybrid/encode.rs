@@ -1,0 +1,276 @@
+//! Two passes over the rows: what every tile would make of each rate, then
+//! codes at the rates chosen.
+
+use super::allocate::{RATES, Tile};
+use super::block::{BLOCK, Blocks, encode_bf16};
+use crate::codec::guide::Guide;
+use crate::codec::half_float::{bf16_to_f32, f32_to_bf16};
+use crate::codec::lanes::{Lanes, at_each_level};
+use crate::codec::stream::{for_row_chunks_of, read_finite};
+use crate::codec::{EncodeStats, Rows};
+use crate::{Error, Result};
+use squizd_spec::hybrid_layout::{STRIP, UNIT, UNITS};
+use squizd_spec::{CodecId, DType, Matrix};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
+
+/// Share of the mean that is added to every importance: a channel that
+/// calibration never saw still counts.
+const FLOOR: f64 = 0.01;
+
+/// Importances of the columns by rows, 1 on average over all of them; empty
+/// where nothing is known.
+pub(super) struct Importances(Vec<(Range<u64>, Vec<f32>)>);
+
+impl Importances {
+    pub(super) fn new(guide: Guide<'_>, rows: u64) -> Self {
+        let parts: Vec<_> = guide.split(0..rows).collect();
+        let sum = |v: &[f32]| v.iter().map(|v| f64::from(*v)).sum::<f64>();
+        let count: usize = parts.iter().filter_map(|(_, m)| m.map(|m| m.importance.len())).sum();
+        let mean = parts.iter().filter_map(|(_, m)| m.map(|m| sum(&m.importance))).sum::<f64>()
+            / count.max(1) as f64;
+        if !(mean > 0.0 && mean.is_finite()) {
+            return Self(Vec::new());
+        }
+        let relative = |v: &f32| (f64::from(*v) / mean + FLOOR) as f32;
+        Self(
+            parts
+                .into_iter()
+                .filter_map(|(rows, m)| Some((rows, m?.importance.iter().map(relative).collect())))
+                .collect(),
+        )
+    }
+
+    pub(super) fn at(&self, row: u64) -> Option<&[f32]> {
+        self.0.iter().find(|(rows, _)| rows.contains(&row)).map(|(_, v)| v.as_slice())
+    }
+}
+
+/// The rows, kept for a second pass.
+struct Kept<'a>(&'a dyn Rows);
+
+impl Rows for Kept<'_> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn matrix(&self) -> Matrix {
+        self.0.matrix()
+    }
+
+    fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
+
+    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
+        self.0.read_f32(rows, out)
+    }
+
+    fn read_native(&self, rows: Range<u64>) -> Result<Option<Cow<'_, [u8]>>> {
+        self.0.read_native(rows)
+    }
+
+    fn release(&self, _: Range<u64>) {}
+}
+
+/// What a first pass finds.
+pub(super) struct Survey {
+    /// Tiles strip by strip.
+    pub(super) tiles: Vec<Tile>,
+    /// Sum of squares about the mean of each tile.
+    pub(super) variances: Vec<f64>,
+    /// Energy of the weights, by importance.
+    pub(super) signal: f64,
+}
+
+at_each_level! {
+    /// Errors of a row's blocks at `B` bits.
+    fn survey_row(w: &[f32], importance: Option<&[f32]>, exponent: i32, errors: &mut [[f64; RATES]]) = survey_lanes;
+}
+
+#[inline(always)]
+fn survey_lanes<V: Lanes, const B: u32>(
+    w: &[f32],
+    importance: Option<&[f32]>,
+    exponent: i32,
+    errors: &mut [[f64; RATES]],
+) {
+    let mut blocks = Blocks::EMPTY;
+    for (i, errors) in errors.chunks_mut(2).enumerate() {
+        let pair = |x| [part(x, 2 * i), part(x, 2 * i + 1)];
+        blocks.load::<V>(pair(w), importance.map(pair));
+        let chosen = blocks.choose::<V, B>(exponent);
+        for (errors, error) in errors.iter_mut().zip(chosen.errors) {
+            errors[B as usize - 2] = error;
+        }
+    }
+}
+
+/// Block `index` of a row, as far as it is there.
+#[inline(always)]
+fn part(row: &[f32], index: usize) -> &[f32] {
+    row.get(index * BLOCK..((index + 1) * BLOCK).min(row.len())).unwrap_or_default()
+}
+
+/// Reads all rows and measures every tile.
+pub(super) fn survey(rows: &dyn Rows, exponent: i32, importances: &Importances) -> Result<Survey> {
+    let matrix = rows.matrix();
+    let cols = matrix.cols as usize;
+    let blocks = cols.div_ceil(BLOCK);
+    let chunks = Mutex::new(BTreeMap::new());
+    let buffers = || (Vec::new(), vec![[0.0; RATES]; blocks]);
+    for_row_chunks_of(&Kept(rows), 0..matrix.rows, STRIP, buffers, |(values, errors), range| {
+        read_finite(rows, range.clone(), CodecId::HYBRID, values)?;
+        let (mut tiles, mut variances, mut signal) = (Vec::new(), Vec::new(), 0.0);
+        for (s, strip) in values.chunks(STRIP as usize * cols).enumerate() {
+            let first = range.start + s as u64 * STRIP;
+            let count = strip.len() / cols.max(1);
+            let mut own = vec![Tile { errors: [0.0; RATES], rows: count as u64 }; blocks];
+            let mut moments = vec![[0.0f64; 2]; blocks];
+            for (row, w) in (first..).zip(strip.chunks_exact(cols)) {
+                let importance = importances.at(row);
+                survey_row::<2>(w, importance, exponent, errors);
+                survey_row::<3>(w, importance, exponent, errors);
+                survey_row::<4>(w, importance, exponent, errors);
+                survey_row::<5>(w, importance, exponent, errors);
+                for (b, ((tile, errors), moments)) in
+                    own.iter_mut().zip(&*errors).zip(&mut moments).enumerate()
+                {
+                    for (sum, error) in tile.errors.iter_mut().zip(errors) {
+                        *sum += error;
+                    }
+                    let importance = importance.map(|v| part(v, b));
+                    for (i, w) in part(w, b).iter().enumerate() {
+                        let v = importance.and_then(|v| v.get(i)).map_or(1.0, |v| f64::from(*v));
+                        let rounded = f64::from(bf16_to_f32(f32_to_bf16(*w)));
+                        let w = f64::from(*w);
+                        // An infinite error rules bfloat16 out.
+                        tile.errors[RATES - 1] += v * (w - rounded) * (w - rounded);
+                        signal += v * w * w;
+                        moments[0] += w;
+                        moments[1] += w * w;
+                    }
+                }
+            }
+            for (b, [sum, squares]) in moments.into_iter().enumerate() {
+                let weights = (count * part(&strip[..cols], b).len()).max(1) as f64;
+                variances.push(squares / weights - (sum / weights) * (sum / weights));
+            }
+            tiles.append(&mut own);
+        }
+        let found = Survey { tiles, variances, signal };
+        chunks.lock().unwrap_or_else(PoisonError::into_inner).insert(range.start, found);
+        Ok(EncodeStats::default())
+    })?;
+    let mut all = Survey { tiles: Vec::new(), variances: Vec::new(), signal: 0.0 };
+    for found in chunks.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+        all.tiles.extend(found.tiles);
+        all.variances.extend(found.variances);
+        all.signal += found.signal;
+    }
+    if all.tiles.len() as u64 > u64::from(u32::MAX) {
+        return Err(Error::unsupported(format!(
+            "tensor {}: {} tiles of 16 x 64 weights, at most 2^32 can be given rates",
+            rows.name(),
+            all.tiles.len()
+        )));
+    }
+    Ok(all)
+}
+
+/// A row on its way out.
+pub(super) struct RowOut<'a> {
+    /// Scale words of its blocks.
+    pub(super) words: &'a mut [u8],
+    /// Codes of its blocks.
+    pub(super) codes: &'a mut [u8],
+    /// Signal and noise so far.
+    pub(super) stats: EncodeStats,
+    /// Whether a step or a bfloat16 overflowed.
+    pub(super) overflow: bool,
+}
+
+at_each_level! {
+    /// Encodes those blocks of a row that have `B` bits; `places` says where
+    /// each block's codes begin.
+    fn encode_blocks(w: &[f32], importance: Option<&[f32]>, exponent: i32, rates: &[u8], places: &[usize], out: &mut RowOut<'_>) = encode_lanes;
+}
+
+#[inline(always)]
+fn encode_lanes<V: Lanes, const B: u32>(
+    w: &[f32],
+    importance: Option<&[f32]>,
+    exponent: i32,
+    rates: &[u8],
+    places: &[usize],
+    out: &mut RowOut<'_>,
+) {
+    let mut blocks = Blocks::EMPTY;
+    let mut own = rates.iter().enumerate().filter(|(_, r)| u32::from(**r) + 2 == B).map(|(b, _)| b);
+    while let Some(first) = own.next() {
+        let second = own.next();
+        let pair = |x| [part(x, first), second.map_or(&[][..], |b| part(x, b))];
+        blocks.load::<V>(pair(w), importance.map(pair));
+        let chosen = blocks.choose::<V, B>(exponent);
+        let indices = [Some(first), second];
+        for (index, (word, overflow)) in
+            indices.into_iter().zip(chosen.words.into_iter().zip(chosen.overflow))
+        {
+            let Some(index) = index else { continue };
+            out.overflow |= overflow;
+            if let Some(words) = out.words.get_mut(4 * index..4 * index + 4) {
+                words.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        let (signal, noise) = blocks.assign::<V, B>(&chosen, |b, packed| {
+            let place = indices[b].and_then(|index| places.get(index)).copied();
+            if let Some(codes) = place.and_then(|at| out.codes.get_mut(at..at + packed.len())) {
+                codes.copy_from_slice(packed);
+            }
+        });
+        out.stats.signal += signal;
+        out.stats.noise += noise;
+    }
+}
+
+/// Encodes a row with a rate for each block.
+pub(super) fn encode_row(
+    w: &[f32],
+    importance: Option<&[f32]>,
+    exponent: i32,
+    rates: &[u8],
+    places: &[usize],
+    out: &mut RowOut<'_>,
+) {
+    encode_blocks::<2>(w, importance, exponent, rates, places, out);
+    encode_blocks::<3>(w, importance, exponent, rates, places, out);
+    encode_blocks::<4>(w, importance, exponent, rates, places, out);
+    encode_blocks::<5>(w, importance, exponent, rates, places, out);
+    for (b, at) in
+        rates.iter().zip(places).enumerate().filter(|(_, (r, _))| **r == 4).map(|(b, (_, at))| (b, *at))
+    {
+        let w = part(w, b);
+        if let Some(codes) = out.codes.get_mut(at..at + 2 * BLOCK) {
+            out.overflow |= !encode_bf16(w, codes);
+        }
+        for w in w {
+            let rounded = f64::from(bf16_to_f32(f32_to_bf16(*w)));
+            let w = f64::from(*w);
+            out.stats.signal += w * w;
+            out.stats.noise += (w - rounded) * (w - rounded);
+        }
+    }
+}
+
+/// Where each block's codes begin in a row, and where they end.
+pub(super) fn places(rates: &[u8]) -> (Vec<usize>, usize) {
+    let mut end = 0;
+    let starts = rates
+        .iter()
+        .map(|r| {
+            let start = end;
+            end += UNITS.get(usize::from(*r)).map_or(0, |u| (u * UNIT) as usize);
+            start
+        })
+        .collect();
+    (starts, end)
+}
