@@ -4,6 +4,7 @@
 //!
 //! Adding a codec here is one line in `wire_codecs!` and one geometry function.
 
+use crate::geometry::astc;
 use crate::layout::{PARAMS_SIZE, TENSOR_ALIGN, flags};
 use alloc::{format, string::String};
 
@@ -32,7 +33,8 @@ impl Matrix {
     }
 }
 
-/// One plane of a payload: `rows` runs of `row_stride` bytes from `offset`.
+/// One plane of a payload: `rows` runs of `row_stride` bytes from `offset`
+/// (ASTC's block and column planes have other runs, see [`crate::astc`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plane {
     /// Offset from the start of the payload, a multiple of 256.
@@ -157,6 +159,8 @@ wire_codecs! {
     Q8 = 6, "q8", 0, q8;
     /// 4-bit codes, asymmetric.
     INT4 = 7, "int4", flags::INT4, int4;
+    /// ASTC 6x6 textures of luminance blocks, scales per row and column.
+    ASTC = 10, "astc", flags::ASTC, astc::geometry;
     /// BF16 without loss: bit planes of exponent codes, escapes aside.
     TCA_TBE = 11, "tca-tbe", flags::TCA_TBE, tca_tbe;
 }
@@ -189,7 +193,7 @@ impl core::fmt::Debug for CodecId {
 }
 
 /// Refuses a non-zero byte among `params[from..]`.
-fn rest_zero(params: &Params, from: usize) -> Result<(), GeometryError> {
+pub(crate) fn rest_zero(params: &Params, from: usize) -> Result<(), GeometryError> {
     match params.iter().enumerate().skip(from).find(|(_, b)| **b != 0) {
         Some((i, b)) => Err(GeometryError::param(i, format!("parameter byte {i} is {b}, must be 0"))),
         None => Ok(()),
@@ -197,7 +201,12 @@ fn rest_zero(params: &Params, from: usize) -> Result<(), GeometryError> {
 }
 
 /// `params[index]` if it is one of `allowed`.
-fn one_of(params: &Params, index: usize, field: &str, allowed: &[u8]) -> Result<u8, GeometryError> {
+pub(crate) fn one_of(
+    params: &Params,
+    index: usize,
+    field: &str,
+    allowed: &[u8],
+) -> Result<u8, GeometryError> {
     let value = params.get(index).copied().unwrap_or(0);
     if allowed.contains(&value) {
         Ok(value)
@@ -206,18 +215,27 @@ fn one_of(params: &Params, index: usize, field: &str, allowed: &[u8]) -> Result<
     }
 }
 
-/// Lays planes of the given row strides one after the other, each at a
-/// multiple of 256; the payload ends where the last plane ends.
+/// Lays planes of the given row strides one after the other.
 fn stacked(rows: u64, strides: &[u64]) -> GeometryResult {
+    let mut runs = [(0, 0); 4];
+    for (run, stride) in runs.iter_mut().zip(strides) {
+        *run = (rows, *stride);
+    }
+    stacked_runs(&runs[..strides.len()])
+}
+
+/// Lays planes one after the other, each at a multiple of 256 and given by its
+/// number of runs and their bytes; the payload ends where the last plane ends.
+pub(crate) fn stacked_runs(runs: &[(u64, u64)]) -> GeometryResult {
     let mut planes = [Plane::default(); 4];
     let mut end = 0u64;
-    for (plane, &row_stride) in planes.iter_mut().zip(strides) {
+    for (plane, &(count, row_stride)) in planes.iter_mut().zip(runs) {
         let offset = end.checked_next_multiple_of(TENSOR_ALIGN).ok_or(GeometryError::Overflow)?;
-        let bytes = rows.checked_mul(row_stride).ok_or(GeometryError::Overflow)?;
+        let bytes = count.checked_mul(row_stride).ok_or(GeometryError::Overflow)?;
         end = offset.checked_add(bytes).ok_or(GeometryError::Overflow)?;
         *plane = Plane { offset, row_stride };
     }
-    Ok(Geometry { planes, plane_count: strides.len(), length: PayloadLength::Exact(end) })
+    Ok(Geometry { planes, plane_count: runs.len(), length: PayloadLength::Exact(end) })
 }
 
 fn raw(m: Matrix, params: &Params, size: u64) -> GeometryResult {

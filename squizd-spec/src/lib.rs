@@ -41,6 +41,7 @@ mod codec_id;
 mod contents;
 pub mod digest;
 mod error;
+mod geometry;
 mod ids;
 pub mod layout;
 mod limits;
@@ -53,6 +54,7 @@ pub use check::section_rules;
 pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane, int_layout, tbe};
 pub use contents::{contents, section_bytes};
 pub use error::{Code, ErrorKind, Result, SquizdError};
+pub use geometry::astc;
 pub use ids::{ArchId, DType, NO_LAYER, Part, Role, SectionKind, canonical_name};
 pub use limits::Limits;
 #[cfg(feature = "mmap")]

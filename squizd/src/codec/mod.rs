@@ -138,6 +138,7 @@ pub struct Violation {
 }
 
 mod activation;
+mod astc;
 mod check;
 mod half_float;
 mod int4;
@@ -159,7 +160,7 @@ pub use matmul::matmul;
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC];
+    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, astc::CODEC, tca_tbe::CODEC];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

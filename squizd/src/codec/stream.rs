@@ -25,8 +25,17 @@ pub(super) fn for_row_chunks<B: Send>(
     buffer: impl Fn() -> B + Sync + Send,
     encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
 ) -> Result<EncodeStats> {
+    for_row_chunks_of(rows_per_chunk(rows.matrix()), rows, buffer, encode)
+}
+
+/// [`for_row_chunks`] with ranges of `step` rows (at least one).
+pub(super) fn for_row_chunks_of<B: Send>(
+    step: u64,
+    rows: &dyn Rows,
+    buffer: impl Fn() -> B + Sync + Send,
+    encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
+) -> Result<EncodeStats> {
     let matrix = rows.matrix();
-    let step = rows_per_chunk(matrix);
     let first_failure = AtomicU64::new(u64::MAX);
     let chunks: Vec<Result<EncodeStats>> = (0..matrix.rows.div_ceil(step))
         .into_par_iter()

@@ -2,7 +2,7 @@
 
 use super::{Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows};
 use crate::{Error, Result};
-use squizd_spec::{DType, Matrix, Params};
+use squizd_spec::{DType, Geometry, Matrix, Params};
 use std::{borrow::Cow, ops::Range, sync::Mutex};
 
 /// A matrix in memory.
@@ -68,6 +68,14 @@ impl Rows for MemoryRows {
 
 /// A payload in memory that refuses writing a byte twice or out of range.
 pub(super) struct MemoryPayload(Mutex<(Vec<u8>, Vec<bool>)>);
+
+impl MemoryPayload {
+    /// Room for the longest payload of a geometry.
+    pub(super) fn sized(geometry: &Geometry) -> Self {
+        let length = geometry.length.max() as usize;
+        Self(Mutex::new((vec![0; length], vec![false; length])))
+    }
+}
 
 impl PayloadSink for MemoryPayload {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,3 @@
+//! Payload geometry of codecs that need more than one function for it.
+
+pub mod astc;
