@@ -1,7 +1,7 @@
 //! What the encoder knows beforehand of each block mode it uses: endpoint
 //! values in order, and the partitionings worth trying.
 
-use super::block::{Levels, endpoint_range, endpoint_value};
+use super::block::{Levels, endpoint_range, endpoint_value, texel};
 use super::{SIDE, TEXELS, partition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -14,10 +14,17 @@ pub(super) struct Mode {
     pub(super) steps: [f32; 6],
     /// Endpoint values, ascending.
     pub(super) values: Vec<u8>,
+    /// The same as floats.
+    pub(super) reals: Vec<f32>,
     /// Code of each value.
     pub(super) codes: Vec<u8>,
+    /// Texels of each pair of values at each level, halved to 15 bits: pair
+    /// (i, j) is entry `i * values.len() + j`.
+    pub(super) texels: Vec<[u16; 6]>,
     /// Index of the value nearest to each byte.
     nearest: [u8; 256],
+    /// Index of the largest value but the last not above each byte.
+    below: [u8; 256],
     /// The partitionings; empty for one partition.
     pub(super) partitionings: &'static Partitionings,
 }
@@ -34,19 +41,42 @@ impl Mode {
             let distance = |v: u8| usize::from(v).abs_diff(byte);
             (0..values.len()).min_by_key(|i| distance(values[*i])).unwrap_or(0) as u8
         });
+        let last = values.len().saturating_sub(2);
+        let below = std::array::from_fn(|byte| {
+            values.partition_point(|v| usize::from(*v) <= byte).saturating_sub(1).min(last) as u8
+        });
+        // One partition is fitted, not surveyed, and its table would be large.
+        let surveyed = if partitions > 1 { values.as_slice() } else { &[] };
+        let texels = surveyed.iter().flat_map(|low| {
+            surveyed.iter().map(|high| {
+                let mut texels = [0; 6];
+                for (t, step) in texels.iter_mut().zip(format.steps) {
+                    *t = (texel(*low, *high, *step) / 2).min(32_767) as u16;
+                }
+                texels
+            })
+        });
+        let texels = texels.collect();
         let mut steps = [1.0; 6];
         for (step, weight) in steps.iter_mut().zip(format.steps) {
             *step = *weight as f32 / 64.0;
         }
         let codes = pairs.iter().map(|p| p.1).collect();
         let partitionings = Partitionings::of(partitions);
-        Self { levels, partitions, steps, values, codes, nearest, partitionings }
+        let reals = values.iter().map(|v| f32::from(*v)).collect();
+        Self { levels, partitions, steps, values, reals, codes, texels, nearest, below, partitionings }
     }
 
     /// Index of the value nearest to `x` (any number; NaN counts as 0).
     #[inline(always)]
     pub(super) fn index(&self, x: f32) -> usize {
         usize::from(self.nearest[usize::from((x + 0.5) as u8)])
+    }
+
+    /// Index of the largest value but the last not above `x`; 0 if there is none.
+    #[inline(always)]
+    pub(super) fn below(&self, x: f32) -> usize {
+        usize::from(self.below[usize::from(x as u8)])
     }
 }
 
@@ -79,6 +109,9 @@ pub(super) struct Partitionings {
     pub(super) members: Vec<[u16; 3]>,
     /// Seed of each partitioning.
     pub(super) seeds: Vec<u16>,
+    /// Texels of each partitioning, ordered by the partitions of its map, and
+    /// where each partition ends.
+    texels: Vec<([u8; TEXELS], [u8; 4])>,
 }
 
 impl Partitionings {
@@ -120,8 +153,35 @@ impl Partitionings {
         });
         let mut pairs: Vec<_> = members.zip(found.values().copied()).collect();
         pairs.sort_unstable();
-        let (members, seeds) = pairs.into_iter().unzip();
-        Self { uppers, lowers, subsets, members, seeds }
+        let (members, seeds): (_, Vec<_>) = pairs.into_iter().unzip();
+        let texels = seeds.iter().map(|seed| {
+            let map = partition::map(partitions, usize::from(*seed));
+            let mut order: [u8; TEXELS] = std::array::from_fn(|i| i as u8);
+            order.sort_by_key(|i| map[usize::from(*i)]);
+            let end = |p: usize| map.iter().filter(|of| usize::from(**of) <= p).count() as u8;
+            (order, std::array::from_fn(end))
+        });
+        let texels = texels.collect();
+        Self { uppers, lowers, subsets, members, seeds, texels }
+    }
+
+    /// Texels of each partition of partitioning `index`, in the order of its map.
+    pub(super) fn texels(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        self.texels.get(index).into_iter().flat_map(|(order, ends)| {
+            let mut start = 0;
+            ends.iter().map(move |end| {
+                let part = order.get(start..usize::from(*end)).unwrap_or_default();
+                start = usize::from(*end);
+                part
+            })
+        })
+    }
+
+    /// A texel of explicit subset `index`.
+    pub(super) fn first_texel(&self, index: u16) -> usize {
+        let masks = self.masks(index);
+        let row = masks.iter().position(|m| *m != 0).unwrap_or(0);
+        row * SIDE + masks[row].trailing_zeros() as usize % SIDE
     }
 
     /// Masks of explicit subset `index`.

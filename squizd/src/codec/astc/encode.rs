@@ -5,6 +5,7 @@ use super::block::{Block, GREY, Levels, Symbols, from_unorm16, texel};
 use super::fit::{Fit, Subset, fit};
 use super::survey::{Candidate, Request, Workspace, survey};
 use super::{Quality, TEXELS, partition};
+use crate::simd::multiversion;
 
 /// Texels in units of 1/65536 per endpoint unit.
 pub(super) const UNIT: f32 = 257.0;
@@ -36,7 +37,7 @@ impl Effort {
     fn of(quality: Quality) -> Self {
         match quality {
             Quality::Fast => Self { modes: 1, starts: 3, rounds: 6, pairs: 0, keep: 0 },
-            Quality::Default => Self { modes: 3, starts: 2, rounds: 4, pairs: 48, keep: 2 },
+            Quality::Default => Self { modes: 3, starts: 2, rounds: 3, pairs: 32, keep: 2 },
             Quality::Max => Self { modes: 7, starts: 5, rounds: 8, pairs: 64, keep: 8 },
         }
     }
@@ -64,17 +65,28 @@ pub(super) fn encode(target: &Target, quality: Quality, workspace: &mut Workspac
         return best.block;
     }
     let [single, others @ ..] = modes() else { return best.block };
-    let subset = Subset::collect(target.values.into_iter().zip(target.weights));
+    let subset = Subset::of(target, 0..TEXELS);
     let found = fit_whole(target, &subset, single, effort);
     settle(target, single, 0, &[found], &mut best);
     for mode in others.iter().take(effort.modes - 1) {
         let request = Request::new(&target.values, &target.weights, best.cost, effort.pairs, effort.keep);
         let Some(request) = request else { break };
         let candidates = survey(workspace, mode, &request);
-        let refined = candidates.iter().map(|c| (c.partitioning, refine(target, mode, c, effort)));
-        let cost = |fits: &[Fit; 4]| fits.iter().map(|f| f.cost).sum::<f32>();
-        if let Some((index, fits)) = refined.min_by(|a, b| cost(&a.1).total_cmp(&cost(&b.1))) {
-            let seed = mode.partitionings.seeds.get(index).copied().unwrap_or(0);
+        let rounds = if candidates.complete { 0 } else { effort.rounds };
+        let mut least = f32::INFINITY;
+        let mut chosen = None;
+        for candidate in candidates.iter() {
+            let (seed, fits) = refine(target, mode, candidate, rounds);
+            if rounds == 0 {
+                settle(target, mode, seed, &fits, &mut best);
+                continue;
+            }
+            let cost = fits.iter().map(|f| f.cost).sum::<f32>();
+            if cost < least {
+                (least, chosen) = (cost, Some((seed, fits)));
+            }
+        }
+        if let Some((seed, fits)) = chosen {
             settle(target, mode, seed, &fits, &mut best);
         }
     }
@@ -119,30 +131,34 @@ fn fit_whole(target: &Target, subset: &Subset, mode: &Mode, effort: Effort) -> F
     best
 }
 
-/// Endpoints of each partition of a candidate, in the order of its map.
-fn refine(target: &Target, mode: &Mode, candidate: &Candidate, effort: Effort) -> [Fit; 4] {
+/// Seed of a candidate and the endpoints of each partition, in the order of its
+/// map, refined in at most `rounds` rounds.
+fn refine(target: &Target, mode: &Mode, candidate: &Candidate, rounds: usize) -> (u16, [Fit; 4]) {
     let list = mode.partitionings;
     let mut fits = [Fit { cost: 0.0, low: 0, high: 1 }; 4];
-    let (Some(seed), Some(members)) =
+    let (Some(&seed), Some(members)) =
         (list.seeds.get(candidate.partitioning), list.members.get(candidate.partitioning))
     else {
-        return fits;
+        return (0, fits);
     };
-    let map = partition::map(mode.partitions, usize::from(*seed));
-    let mut start = [(0, 1); 4];
+    let map = partition::map(mode.partitions, usize::from(seed));
+    let mut start = |texel: usize, (low, high): (u8, u8)| {
+        let fit = &mut fits[usize::from(map[texel] & 3)];
+        (fit.low, fit.high) = (usize::from(low), usize::from(high));
+    };
     // The subset that none of the explicit ones is holds texel 0.
-    start[usize::from(map[0] & 3)] = candidate.pairs[mode.partitions - 1];
+    start(0, candidate.pairs[mode.partitions - 1]);
     for (member, pair) in members.iter().zip(candidate.pairs).take(mode.partitions - 1) {
-        let masks = list.masks(*member);
-        let first = (0..TEXELS).find(|i| masks[i / 6] >> (i % 6) & 1 == 1).unwrap_or(0);
-        start[usize::from(map[first] & 3)] = pair;
+        start(list.first_texel(*member), pair);
     }
-    for (p, (fit_, (low, high))) in fits.iter_mut().zip(start).take(mode.partitions).enumerate() {
-        let texels = target.values.iter().zip(&target.weights).zip(map);
-        let inside = texels.filter(|(_, of)| usize::from(**of) == p).map(|((v, w), _)| (*v, *w));
-        *fit_ = fit(&Subset::collect(inside), mode, (usize::from(low), usize::from(high)), effort.rounds);
+    if rounds > 0 {
+        let texels = list.texels(candidate.partitioning);
+        for (found, texels) in fits.iter_mut().zip(texels) {
+            let subset = Subset::of(target, texels.iter().map(|t| usize::from(*t)));
+            *found = fit(&subset, mode, (found.low, found.high), rounds);
+        }
     }
-    fits
+    (seed, fits)
 }
 
 /// Assigns levels with the decoder's exact texels and offers the block.
@@ -155,18 +171,7 @@ fn settle(target: &Target, mode: &Mode, seed: u16, fits: &[Fit], best: &mut Choi
         }
     }
     let map = partition::map(mode.partitions, usize::from(seed));
-    let (mut cost, mut levels) = (0.0, [0; TEXELS]);
-    let texels = target.values.iter().zip(&target.weights).zip(map);
-    for (level, ((v, w), of)) in levels.iter_mut().zip(texels) {
-        let mut least = f32::INFINITY;
-        for (i, value) in palette[usize::from(of & 3)].iter().enumerate().take(mode.levels) {
-            let error = (value - v) * (value - v);
-            if error < least {
-                (least, *level) = (error, i as u8);
-            }
-        }
-        cost += least * w;
-    }
+    let (cost, levels) = assign(target, &palette, map, mode.levels);
     best.offer(cost, || {
         let mut endpoints = [0; 8];
         for (ends, fit) in endpoints.as_chunks_mut::<2>().0.iter_mut().zip(fits).take(mode.partitions) {
@@ -174,4 +179,39 @@ fn settle(target: &Target, mode: &Mode, seed: u16, fits: &[Fit], best: &mut Choi
         }
         Block::Levels(Symbols { levels: mode.levels, partitions: mode.partitions, seed, endpoints, texels: levels })
     });
+}
+
+multiversion! {
+    /// The nearest of the first `count` values of each texel's palette, and the
+    /// error they leave.
+    fn assign(target: &Target, palette: &[[f32; 8]; 4], map: &[u8; TEXELS], count: usize) -> (f32, [u8; TEXELS]) = assign_lanes;
+}
+
+#[inline(always)]
+fn assign_lanes(
+    target: &Target,
+    palette: &[[f32; 8]; 4],
+    map: &[u8; TEXELS],
+    count: usize,
+) -> (f32, [u8; TEXELS]) {
+    let (mut least, mut levels) = ([f32::INFINITY; TEXELS], [0u32; TEXELS]);
+    for level in 0..count {
+        let mut values = [0.0; TEXELS];
+        for i in 0..TEXELS {
+            values[i] = palette[usize::from(map[i] & 3)][level & 7];
+        }
+        for i in 0..TEXELS {
+            let error = (values[i] - target.values[i]) * (values[i] - target.values[i]);
+            levels[i] = if error < least[i] { level as u32 } else { levels[i] };
+            least[i] = if error < least[i] { error } else { least[i] };
+        }
+    }
+    let mut sums = [0.0f32; 4];
+    for (errors, weights) in least.as_chunks::<4>().0.iter().zip(target.weights.as_chunks::<4>().0) {
+        for l in 0..4 {
+            sums[l] += errors[l] * weights[l];
+        }
+    }
+    let [a, b, c, d] = sums;
+    ((a + c) + (b + d), levels.map(|l| l as u8))
 }

@@ -10,13 +10,14 @@
 //! subsets of the cheapest pair.
 
 use super::alphabet::{Mode, Partitionings};
-use super::block::{Levels, texel};
 use super::words::{U16x16, WORDS, Words};
 use super::{SIDE, TEXELS};
 use crate::simd;
 
 /// Lanes at most.
 const MAX_PAIRS: usize = 64;
+/// Steps of the grid of endpoints at most: 55 pairs, neighbours left out.
+const MAX_STEPS: usize = 11;
 /// Cost that stands for the error to beat; all 36 texels at [`CAP`] stay below
 /// 2^16.
 const TARGET: f32 = 6000.0;
@@ -34,7 +35,7 @@ pub(super) struct Request {
     /// roots of costs, in 1/65536.
     gains: [u16; TEXELS],
     shift: u32,
-    /// Pairs tried at most, 48 or 64.
+    /// Pairs tried at most, 32 or 64.
     pairs: usize,
     /// Candidates kept.
     keep: usize,
@@ -81,6 +82,9 @@ pub(super) struct Candidate {
 pub(super) struct Candidates {
     list: [Candidate; MAX_KEPT],
     count: usize,
+    /// Whether all endpoints in question were tried (neighbours as pairs apart),
+    /// so that there is nothing to refine.
+    pub(super) complete: bool,
 }
 
 impl Candidates {
@@ -203,42 +207,70 @@ pub(super) fn survey(workspace: &mut Workspace, mode: &Mode, request: &Request) 
 #[inline(always)]
 fn survey_words<W: Words>(workspace: &mut Workspace, mode: &Mode, request: &Request) -> Candidates {
     let mut pairs = [(0, 0); MAX_PAIRS];
-    match choose_pairs(mode, request, &mut pairs) {
+    let (count, complete) = choose_pairs(mode, request, &mut pairs);
+    let found = match count {
         0..=32 => search::<W, 2>(&mut workspace.narrow, mode, request, &pairs),
         33..=48 => search::<W, 3>(&mut workspace.middle, mode, request, &pairs),
         _ => search::<W, 4>(&mut workspace.wide, mode, request, &pairs),
-    }
+    };
+    Candidates { complete, ..found }
 }
 
 /// Pairs of endpoints from a grid over the values' range and one step beyond;
-/// returns their number and repeats the last in the lanes left.
-fn choose_pairs(mode: &Mode, request: &Request, pairs: &mut [(u8, u8); MAX_PAIRS]) -> usize {
-    let (mut low, mut high) = (u16::MAX, 0);
+/// returns their number, repeats the last in the lanes left, and says whether
+/// the grid has every value there.
+///
+/// Where only half the lanes are to be used, the pairs are those around the
+/// mean: endpoints of a subset that lies on one side of it are rarely best.
+fn choose_pairs(mode: &Mode, request: &Request, pairs: &mut [(u8, u8); MAX_PAIRS]) -> (usize, bool) {
+    let (mut low, mut high, mut sum, mut weight) = (u16::MAX, 0, 0u64, 0u64);
     for (v, g) in request.values.iter().zip(&request.gains) {
         if *g > 0 {
             (low, high) = (low.min(*v), high.max(*v));
+            sum += u64::from(*v) * u64::from(*g);
+            weight += u64::from(*g);
         }
     }
     let top = mode.values.len() - 1;
     let first = mode.index(f32::from(low) / 128.5).saturating_sub(1).min(top - 1);
     let last = (mode.index(f32::from(high) / 128.5) + 1).clamp(first + 1, top);
     let span = last - first;
-    let steps = span.min(if request.pairs > 48 { 11 } else { 10 });
-    // Neighbours make pairs where there is room for them.
-    let gap = if steps * (steps + 1) / 2 <= request.pairs.min(48) { 1 } else { 2 };
-    let at = |i: usize| (first + (i * span + steps / 2) / steps) as u8;
+    let steps = span.min(MAX_STEPS);
+    let mut grid = [0; MAX_STEPS + 1];
+    for (i, value) in grid.iter_mut().enumerate().take(steps + 1) {
+        *value = (first + (i * span + steps / 2) / steps) as u8;
+    }
+    let grid = &grid[..=steps];
     let mut count = 0;
-    for i in 0..=steps {
-        for j in i + gap..=steps {
-            if let Some(pair) = pairs.get_mut(count) {
-                *pair = (at(i), at(j));
+    if request.pairs > MAX_PAIRS / 2 {
+        // Neighbours make pairs where there is room for them: of 12 values 55
+        // pairs are none, of 10 values all 45 fit.
+        let gap = if steps > 9 { 2 } else { 1 };
+        for (i, low) in grid.iter().enumerate() {
+            for (pair, high) in pairs[count..].iter_mut().zip(&grid[(i + gap).min(steps + 1)..]) {
+                *pair = (*low, *high);
                 count += 1;
+            }
+        }
+    } else {
+        let mean = (sum / weight.max(1)) as f32 / 128.5;
+        let split = grid.partition_point(|v| mode.reals[usize::from(*v)] <= mean).clamp(1, steps);
+        let (lows, highs) = grid.split_at(split);
+        // At most 36; then the narrowest three and the widest are left out.
+        let crowded = lows.len() * highs.len() > MAX_PAIRS / 2;
+        for (i, low) in lows.iter().enumerate() {
+            for (j, high) in highs.iter().enumerate() {
+                let width = split - i + j;
+                if !crowded || (3..steps).contains(&width) {
+                    pairs[count] = (*low, *high);
+                    count += 1;
+                }
             }
         }
     }
     let repeated = pairs[count.saturating_sub(1)];
     pairs[count..].fill(repeated);
-    count
+    (count, steps == span)
 }
 
 #[inline(always)]
@@ -287,9 +319,9 @@ fn tabulate<W: Words, const V: usize, const L: usize>(
 ) {
     let mut levels = [[U16x16::ZERO; V]; L];
     for (n, &(low, high)) in pairs[..V * WORDS].iter().enumerate() {
-        let [low, high] = [low, high].map(|i| mode.values[usize::from(i)]);
-        for (level, step) in levels.iter_mut().zip(Levels::of(L).steps) {
-            level[n / WORDS].0[n % WORDS] = (texel(low, high, *step) / 2).min(32_767) as u16;
+        let texels = &mode.texels[usize::from(low) * mode.values.len() + usize::from(high)];
+        for (level, texel) in levels.iter_mut().zip(texels) {
+            level[n / WORDS].0[n % WORDS] = *texel;
         }
     }
     let most = W::splat(u16::MAX >> request.shift);

@@ -24,9 +24,36 @@ fn scratch_speed() {
         })
     };
     run(Quality::Fast);
-    for q in [Quality::Fast, Quality::Default, Quality::Max] {
+    let all = [Quality::Fast, Quality::Default, Quality::Max];
+    let only = std::env::var("Q").ok().map(|q| q.parse::<usize>().unwrap());
+    for q in all.into_iter().enumerate().filter(|(i, _)| only.is_none_or(|o| o == *i)).map(|x| x.1) {
         let (stats, s) = run(q);
         println!("{q:?} {:.3} dB {:.2} Mw/s", stats.snr_db(), (m * n) as f64 / s / 1e6);
     }
     let _ = snr_db;
+}
+
+#[test]
+fn scratch_pairs() {
+    let (m, n) = (192, 768);
+    let w = gaussian(m * n, 5);
+    let rows = MemoryRows::f32(m as u64, n as u64, w.clone());
+    let params = params(0, 0);
+    let stored = super::super::testing::encode_as(CODEC, &rows, &params).unwrap();
+    let mut h = [[0u32; 12]; 12];
+    let mut modes = std::collections::BTreeMap::new();
+    for b in stored.data[..m / 6 * n / 6 * 16].as_chunks::<16>().0 {
+        if let Ok(block::Block::Levels(s)) = block::Block::unpack(b) {
+            *modes.entry((s.partitions, s.levels)).or_insert(0) += 1;
+            if (s.partitions, s.levels) == (2, 5) {
+                let md = &alphabet::modes()[1];
+                for e in s.endpoints[..4].as_chunks::<2>().0 {
+                    let [a, b] = e.map(|c| md.codes.iter().position(|x| *x == c).unwrap());
+                    h[a][b] += 1;
+                }
+            }
+        }
+    }
+    println!("{modes:?}");
+    for r in h { println!("{r:?}"); }
 }
