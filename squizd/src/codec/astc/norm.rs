@@ -7,7 +7,7 @@
 //!
 //! All of it in units of `2^e`, the tensor's exponent.
 
-use super::Quality;
+use super::{Quality, SIDE};
 use crate::Result;
 use crate::codec::Rows;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
@@ -145,56 +145,88 @@ fn mean_square_lanes(row: &[f32], unit: f32, inverses: &[f32]) -> f64 {
 }
 
 /// A row's half-range in root mean squares, and the noise-to-signal ratio that
-/// blocks of Gaussian weights have there (measured, clipping aside).
+/// the default encoder's blocks of Gaussian weights have there, without what
+/// clipping adds (measured).
 const HALF_RANGES: [(f32, f32); 16] = [
-    (2.2, 0.0339),
-    (2.5, 0.0334),
-    (2.8, 0.0330),
-    (3.0, 0.0330),
-    (3.2, 0.0334),
-    (3.5, 0.0341),
-    (4.0, 0.0353),
-    (4.5, 0.0370),
-    (5.0, 0.0389),
-    (6.0, 0.0398),
-    (8.0, 0.0427),
-    (12.0, 0.0440),
-    (20.0, 0.0460),
-    (50.0, 0.0700),
-    (120.0, 0.1500),
-    (256.0, 0.3000),
+    (2.2, 0.0290),
+    (2.4, 0.0301),
+    (2.6, 0.0310),
+    (2.8, 0.0317),
+    (3.0, 0.0323),
+    (3.2, 0.0330),
+    (3.5, 0.0338),
+    (4.0, 0.0350),
+    (5.0, 0.0369),
+    (6.0, 0.0385),
+    (8.0, 0.0408),
+    (12.0, 0.0434),
+    (20.0, 0.0450),
+    (50.0, 0.0492),
+    (120.0, 0.0554),
+    (256.0, 0.0650),
 ];
 
+/// Rows of a strip that would gain this much from their own half-range get it;
+/// the others share one, for rows of a block share endpoints.
+const OWN: f32 = 0.8;
+
 multiversion! {
-    /// The f16 bits of the scale of a row, 0 for a row of zeros; infinite where
-    /// the row is too large for the exponent.
-    pub(super) fn row_scale(row: &[f32], unit: f32, columns: &Columns, quality: Quality) -> u16 = row_scale_lanes;
+    /// The f16 bits of the scales of up to six rows of a strip, 0 for a row of
+    /// zeros; infinite where a row is too large for the exponent.
+    pub(super) fn row_scales(strip: &[f32], unit: f32, columns: &Columns, quality: Quality) -> [u16; SIDE] = row_scales_lanes;
 }
 
 #[inline(always)]
-fn row_scale_lanes(row: &[f32], unit: f32, columns: &Columns, quality: Quality) -> u16 {
-    let rms = mean_square_lanes(row, unit, &columns.inverses).sqrt();
-    if rms <= 0.0 {
-        return 0;
-    }
-    let inverse = (1.0 / rms) as f32;
-    let peak = row.iter().zip(&columns.inverses).fold(0.0f32, |peak, (v, i)| {
-        let a = (v * unit * i).abs();
-        if a > peak { a } else { peak }
-    }) * inverse;
-    let (mut best, mut least) = (1.0, f32::INFINITY);
-    for (k, coarse) in HALF_RANGES {
-        // Endpoints of one partition have 8 bits: their coarseness is constant.
-        let coarse = if quality == Quality::Fast { 0.0 } else { coarse };
-        if coarse >= least {
-            continue;
-        }
-        let clipped = if peak > k { clipping(row, &columns.inverses, unit * inverse, k) } else { 0.0 };
-        if coarse + clipped < least {
-            (best, least) = (k, coarse + clipped);
+fn row_scales_lanes(strip: &[f32], unit: f32, columns: &Columns, quality: Quality) -> [u16; SIDE] {
+    let cols = columns.inverses.len().max(1);
+    let mut rms = [0.0f64; SIDE];
+    // Noise of each row at each half-range, relative to its energy.
+    let mut noise = [[0.0f32; HALF_RANGES.len()]; SIDE];
+    for ((row, rms), noise) in strip.chunks_exact(cols).zip(&mut rms).zip(&mut noise) {
+        *rms = mean_square_lanes(row, unit, &columns.inverses).sqrt();
+        if *rms > 0.0 {
+            let inverse = (1.0 / *rms) as f32;
+            let peak = peak_lanes(row, unit * inverse, &columns.inverses);
+            for (noise, (k, coarse)) in noise.iter_mut().zip(HALF_RANGES) {
+                // Endpoints of one partition have 8 bits, in any range.
+                let coarse = if quality == Quality::Fast { 0.0 } else { coarse };
+                let clips = peak > k;
+                *noise = coarse + if clips { clipping(row, &columns.inverses, unit * inverse, k) } else { 0.0 };
+            }
         }
     }
-    f32_to_f16((rms * f64::from(best)) as f32)
+    let own = noise.map(|noise| noise.into_iter().fold(f32::INFINITY, |m, n| if n < m { n } else { m }));
+    let (mut common, mut least) = (0, f64::INFINITY);
+    for k in 0..HALF_RANGES.len() {
+        let mut total = 0.0;
+        for y in 0..SIDE {
+            let alone = own[y] / OWN;
+            total += rms[y] * rms[y] * f64::from(if noise[y][k] < alone { noise[y][k] } else { alone });
+        }
+        if total < least {
+            (common, least) = (k, total);
+        }
+    }
+    let mut bits = [0; SIDE];
+    for y in 0..SIDE {
+        let alone = noise[y].iter().position(|n| *n == own[y]).unwrap_or(common);
+        let k = if own[y] < OWN * noise[y][common] { alone } else { common };
+        bits[y] = f32_to_f16((rms[y] * f64::from(HALF_RANGES[k].0)) as f32);
+    }
+    bits
+}
+
+/// The largest magnitude of a row times `unit` under column scales.
+#[inline(always)]
+fn peak_lanes(row: &[f32], unit: f32, inverses: &[f32]) -> f32 {
+    let mut peaks = [0.0f32; 8];
+    for (row, inverses) in row.chunks(8).zip(inverses.chunks(8)) {
+        for ((peak, v), i) in peaks.iter_mut().zip(row).zip(inverses) {
+            let a = (v * unit * i).abs();
+            *peak = if a > *peak { a } else { *peak };
+        }
+    }
+    peaks.into_iter().fold(0.0, |m, p| if p > m { p } else { m })
 }
 
 /// Mean square of what exceeds `k` among the row's magnitudes times `unit`.

@@ -2,7 +2,7 @@
 
 use super::block::GREY;
 use super::encode::{Target, UNIT, encode};
-use super::norm::{Columns, row_scale};
+use super::norm::{Columns, row_scales};
 use super::survey::Workspace;
 use super::{Quality, SIDE, TEXELS};
 use crate::codec::EncodeStats;
@@ -73,8 +73,8 @@ impl Buffers {
         self.targets.clear();
         self.targets.resize(cols.div_ceil(SIDE), empty);
         let mut scales = [0.0f32; SIDE];
-        for (y, (row, scale)) in values.chunks_exact(cols).zip(&mut scales).enumerate() {
-            let bits = row_scale(row, plan.unit(), plan.columns, plan.quality);
+        let stored = row_scales(values, plan.unit(), plan.columns, plan.quality);
+        for (y, ((row, bits), scale)) in values.chunks_exact(cols).zip(stored).zip(&mut scales).enumerate() {
             if bits >= 0x7c00 {
                 return Err(y);
             }

@@ -57,3 +57,30 @@ fn scratch_pairs() {
     println!("{modes:?}");
     for r in h { println!("{r:?}"); }
 }
+
+#[test]
+fn scratch_real() {
+    let file = std::env::var("F").unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let st = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (mut sums, mut count) = ([0.0; 3], 0.0);
+    let every: usize = std::env::var("E").map_or(1, |e| e.parse().unwrap());
+    for (i, (name, view)) in st.tensors().into_iter().enumerate() {
+        if view.shape().len() != 2 || i % every != 0 { continue; }
+        let (m, n) = (view.shape()[0].min(1536), view.shape()[1]);
+        let w: Vec<f32> = view.data().chunks_exact(2).take(m * n).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect();
+        let rows = MemoryRows::f32(m as u64, n as u64, w);
+        let planned = plan::plan(&rows).unwrap();
+        let mut line = format!("{name} {m}x{n} mode {}", planned[1]);
+        for (i, (params, q)) in [(params(0, exponent(&planned) as i8), Quality::Default), (params(1, exponent(&planned) as i8), Quality::Default), (planned, Quality::Max)].into_iter().enumerate() {
+            if i == 2 && std::env::var("M").is_err() { continue; }
+            let sink = super::super::testing::MemoryPayload::sized(&CODEC.id().geometry(rows.matrix, &params).unwrap());
+            let (_, stats) = Astc.encode_as(&rows, &params, &sink, q, None).unwrap();
+            line += &format!(" {:.2}", stats.snr_db());
+            sums[i] += stats.snr_db();
+        }
+        count += 1.0;
+        println!("{line}");
+    }
+    println!("mean {:?}", sums.map(|s| s / count));
+}
