@@ -80,11 +80,11 @@ impl Mode {
     }
 }
 
-/// Modes in the order the encoder tries them. Other allowed modes never win
-/// (fewer levels without finer endpoints or more partitions).
+/// Modes in the order the encoder tries them, which is that of what they gain
+/// on weights; those with three levels or fewer gain nothing measurable.
 pub(super) fn modes() -> &'static [Mode] {
     static MODES: OnceLock<Vec<Mode>> = OnceLock::new();
-    const TRIED: [(usize, usize); 7] = [(6, 1), (5, 2), (4, 3), (4, 2), (4, 4), (3, 4), (3, 3)];
+    const TRIED: [(usize, usize); 5] = [(6, 1), (5, 2), (4, 4), (4, 3), (4, 2)];
     MODES.get_or_init(|| TRIED.iter().map(|&(levels, partitions)| Mode::new(levels, partitions)).collect())
 }
 
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn modes_are_those_of_the_format() {
         let sizes: Vec<_> = modes().iter().map(|m| (m.levels, m.partitions, m.values.len())).collect();
-        let expected = [(6, 1, 256), (5, 2, 12), (4, 3, 20), (4, 2, 96), (4, 4, 10), (3, 4, 32), (3, 3, 96)];
+        let expected = [(6, 1, 256), (5, 2, 12), (4, 4, 10), (4, 3, 20), (4, 2, 96)];
         assert_eq!(sizes, expected);
         let mode = &modes()[1];
         assert_eq!((mode.index(f32::NAN), mode.index(-5.0), mode.index(300.0)), (0, 0, 11));

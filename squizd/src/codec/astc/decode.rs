@@ -1,6 +1,7 @@
 //! Blocks and scales to weights, by ranges of rows.
 
-use super::block::{Block, GREY};
+use super::block::Block;
+use super::strip::value;
 use super::{SIDE, Scales, TEXELS};
 use crate::Result;
 use crate::codec::stream::checked_geometry;
@@ -15,8 +16,7 @@ const TILE: usize = 64;
 /// that is not allowed.
 pub(super) fn values(stored: &[u8; 16]) -> [f32; TEXELS] {
     match Block::unpack(stored) {
-        // Exact: 17 significant bits at most.
-        Ok(block) => block.texels().map(|t| (t as i32 - GREY as i32) as f32 / GREY as f32),
+        Ok(block) => block.texels().map(value),
         Err(_) => [0.0; TEXELS],
     }
 }

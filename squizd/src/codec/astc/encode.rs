@@ -38,7 +38,7 @@ impl Effort {
         match quality {
             Quality::Fast => Self { modes: 1, starts: 3, rounds: 6, pairs: 0, keep: 0 },
             Quality::Default => Self { modes: 3, starts: 2, rounds: 3, pairs: 32, keep: 2 },
-            Quality::Max => Self { modes: 7, starts: 5, rounds: 8, pairs: 64, keep: 8 },
+            Quality::Max => Self { modes: 5, starts: 3, rounds: 6, pairs: 64, keep: 2 },
         }
     }
 }

@@ -127,6 +127,8 @@ impl Astc {
         } else {
             Columns::ones(matrix.cols as usize)
         };
+        let equal = if importance.is_some() { Vec::new() } else { vec![1.0; matrix.cols as usize] };
+        let importance = importance.unwrap_or(&equal);
         let plan = Plan { exponent: exponent(params), columns: &columns, quality, importance };
         let step = (TASK_WEIGHTS / matrix.cols).next_multiple_of(astc::SIDE).max(astc::SIDE);
         let stats = for_row_chunks_of(step, rows, Buffers::new, |buffers, range| {

@@ -173,25 +173,25 @@ const OWN: f32 = 0.8;
 multiversion! {
     /// The f16 bits of the scales of up to six rows of a strip, 0 for a row of
     /// zeros; infinite where a row is too large for the exponent.
-    pub(super) fn row_scales(strip: &[f32], unit: f32, columns: &Columns, quality: Quality) -> [u16; SIDE] = row_scales_lanes;
+    pub(super) fn row_scales(strip: &[f32], columns: &Columns, quality: Quality) -> [u16; SIDE] = row_scales_lanes;
 }
 
 #[inline(always)]
-fn row_scales_lanes(strip: &[f32], unit: f32, columns: &Columns, quality: Quality) -> [u16; SIDE] {
+fn row_scales_lanes(strip: &[f32], columns: &Columns, quality: Quality) -> [u16; SIDE] {
     let cols = columns.inverses.len().max(1);
     let mut rms = [0.0f64; SIDE];
     // Noise of each row at each half-range, relative to its energy.
     let mut noise = [[0.0f32; HALF_RANGES.len()]; SIDE];
     for ((row, rms), noise) in strip.chunks_exact(cols).zip(&mut rms).zip(&mut noise) {
-        *rms = mean_square_lanes(row, unit, &columns.inverses).sqrt();
+        *rms = mean_square_lanes(row, 1.0, &columns.inverses).sqrt();
         if *rms > 0.0 {
             let inverse = (1.0 / *rms) as f32;
-            let peak = peak_lanes(row, unit * inverse, &columns.inverses);
+            let peak = peak_lanes(row, inverse, &columns.inverses);
             for (noise, (k, coarse)) in noise.iter_mut().zip(HALF_RANGES) {
                 // Endpoints of one partition have 8 bits, in any range.
                 let coarse = if quality == Quality::Fast { 0.0 } else { coarse };
                 let clips = peak > k;
-                *noise = coarse + if clips { clipping(row, &columns.inverses, unit * inverse, k) } else { 0.0 };
+                *noise = coarse + if clips { clipping(row, inverse, &columns.inverses, k) } else { 0.0 };
             }
         }
     }
@@ -231,7 +231,7 @@ fn peak_lanes(row: &[f32], unit: f32, inverses: &[f32]) -> f32 {
 
 /// Mean square of what exceeds `k` among the row's magnitudes times `unit`.
 #[inline(always)]
-fn clipping(row: &[f32], inverses: &[f32], unit: f32, k: f32) -> f32 {
+fn clipping(row: &[f32], unit: f32, inverses: &[f32], k: f32) -> f32 {
     let mut sums = [0.0f32; 8];
     for (row, inverses) in row.chunks(8).zip(inverses.chunks(8)) {
         for ((sum, v), i) in sums.iter_mut().zip(row).zip(inverses) {

@@ -39,10 +39,11 @@ pub(super) fn plan(rows: &dyn Rows) -> Result<Params> {
         astc::ROW
     } else {
         let cols = matrix.cols as usize;
+        let equal = vec![1.0; cols];
         let noise = |columns: &Columns, values: &[f32]| {
             let mut buffers = Buffers::new();
             buffers.values.extend_from_slice(values);
-            let plan = Plan { exponent: e, columns, quality: Quality::Fast, importance: None };
+            let plan = Plan { exponent: e, columns, quality: Quality::Fast, importance: &equal };
             buffers.encode(&plan).map_or(f64::INFINITY, |stats| stats.noise)
         };
         let columns = Columns::of_values(&estimate, cols, exp2i(-e))?;

@@ -1,13 +1,14 @@
 //! Six rows of the matrix to one row of blocks and their scales.
 
-use super::block::GREY;
+use super::block::{GREY, Texel};
 use super::encode::{Target, UNIT, encode};
 use super::norm::{Columns, row_scales};
 use super::survey::Workspace;
 use super::{Quality, SIDE, TEXELS};
 use crate::codec::EncodeStats;
-use crate::codec::half_float::f16_to_f32;
+use crate::codec::half_float::{f16_to_f32, f32_to_f16};
 use crate::codec::lanes::exp2i;
+use crate::simd::multiversion;
 
 /// The value that stands for the weight 0, in endpoint units.
 const MIDDLE: f32 = GREY as f32 / UNIT;
@@ -19,8 +20,8 @@ pub(super) struct Plan<'a> {
     pub(super) exponent: i32,
     pub(super) columns: &'a Columns,
     pub(super) quality: Quality,
-    /// Weight of each column's squared error; all 1 where there is none.
-    pub(super) importance: Option<&'a [f32]>,
+    /// Weight of each column's squared error, finite and not negative.
+    pub(super) importance: &'a [f32],
 }
 
 impl Plan<'_> {
@@ -32,10 +33,13 @@ impl Plan<'_> {
 
 /// One worker's buffers.
 pub(super) struct Buffers {
+    /// Weights to encode; scaled to units of the exponent by [`Buffers::encode`].
     pub(super) values: Vec<f32>,
     pub(super) blocks: Vec<u8>,
     pub(super) scales: Vec<u8>,
     targets: Vec<Target>,
+    /// Decoded values of a strip, six rows of whole blocks.
+    decoded: Vec<f32>,
     workspace: Workspace,
 }
 
@@ -46,6 +50,7 @@ impl Buffers {
             blocks: Vec::new(),
             scales: Vec::new(),
             targets: Vec::new(),
+            decoded: Vec::new(),
             workspace: Workspace::new(),
         }
     }
@@ -58,73 +63,128 @@ impl Buffers {
         self.blocks.clear();
         self.scales.clear();
         let mut stats = EncodeStats::default();
-        let values = std::mem::take(&mut self.values);
+        let mut values = std::mem::take(&mut self.values);
+        for v in &mut values {
+            *v *= plan.unit();
+        }
         for (i, strip) in values.chunks(SIDE * cols).enumerate() {
             let part = self.strip(plan, strip, cols).map_err(|row| i * SIDE + row)?;
             stats.signal += part.signal;
             stats.noise += part.noise;
         }
         self.values = values;
-        Ok(stats)
-    }
-
-    fn strip(&mut self, plan: &Plan<'_>, values: &[f32], cols: usize) -> Result<EncodeStats, usize> {
-        let empty = Target { values: [MIDDLE; TEXELS], weights: [0.0; TEXELS] };
-        self.targets.clear();
-        self.targets.resize(cols.div_ceil(SIDE), empty);
-        let mut scales = [0.0f32; SIDE];
-        let stored = row_scales(values, plan.unit(), plan.columns, plan.quality);
-        for (y, ((row, bits), scale)) in values.chunks_exact(cols).zip(stored).zip(&mut scales).enumerate() {
-            if bits >= 0x7c00 {
-                return Err(y);
-            }
-            self.scales.extend(bits.to_le_bytes());
-            *scale = f16_to_f32(bits);
-            self.normalise(plan, y, row, *scale);
-        }
-        let mut stats = EncodeStats::default();
-        for (b, target) in self.targets.iter_mut().enumerate() {
-            let most = target.weights.iter().fold(0.0f32, |m, w| if *w > m { *w } else { m });
-            let inverse = if most > 0.0 { 1.0 / most } else { 0.0 };
-            for w in &mut target.weights {
-                *w *= inverse;
-            }
-            let block = encode(target, plan.quality, &mut self.workspace);
-            self.blocks.extend(block.pack());
-            let texels = block.texels();
-            let (mut signal, mut noise) = (0.0f32, 0.0f32);
-            for (y, (row, scale)) in values.chunks_exact(cols).zip(scales).enumerate() {
-                let texels = texels.get(y * SIDE..).unwrap_or_default();
-                let row = row.iter().zip(&plan.columns.scales).skip(b * SIDE);
-                for ((v, c), t) in row.take(SIDE).zip(texels) {
-                    let v = v * plan.unit();
-                    let error = v - scale * c * ((*t as i32 - GREY as i32) as f32 / GREY as f32);
-                    signal += v * v;
-                    noise += error * error;
-                }
-            }
-            stats.signal += f64::from(signal);
-            stats.noise += f64::from(noise);
-        }
         let square = f64::from_bits(((1023 + 2 * plan.exponent) as u64) << 52);
         Ok(EncodeStats { signal: stats.signal * square, noise: stats.noise * square })
     }
 
-    /// Puts row `y` of the strip into the targets.
-    fn normalise(&mut self, plan: &Plan<'_>, y: usize, row: &[f32], scale: f32) {
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    /// Encodes up to six rows, in units of the exponent.
+    fn strip(&mut self, plan: &Plan<'_>, values: &[f32], cols: usize) -> Result<EncodeStats, usize> {
+        let mut scales = row_scales(values, plan.columns, plan.quality);
+        if let Some(row) = scales.iter().position(|s| *s >= 0x7c00) {
+            return Err(row);
+        }
+        self.normalise(plan, values, cols, &scales);
+        let stride = cols.next_multiple_of(SIDE);
+        self.decoded.resize(SIDE * stride, 0.0);
+        for (b, target) in self.targets.iter().enumerate() {
+            let block = encode(target, plan.quality, &mut self.workspace);
+            self.blocks.extend(block.pack());
+            let texels = block.texels().map(value);
+            for (row, texels) in self.decoded.chunks_exact_mut(stride).zip(texels.as_chunks::<SIDE>().0) {
+                if let Some((to, _)) = row.get_mut(b * SIDE..).and_then(|row| row.split_first_chunk_mut()) {
+                    *to = *texels;
+                }
+            }
+        }
+        let mut stats = EncodeStats::default();
+        let rows = values.chunks_exact(cols).zip(self.decoded.chunks_exact(stride));
+        for ((weights, decoded), scale) in rows.zip(&mut scales) {
+            *scale = refit(weights, decoded, plan.columns, plan.importance, *scale);
+            self.scales.extend(scale.to_le_bytes());
+            let part = error(weights, decoded, plan.columns, f16_to_f32(*scale));
+            stats.signal += part.signal;
+            stats.noise += part.noise;
+        }
+        Ok(stats)
+    }
+
+    /// Fills the targets of a strip: `w / (2 r c) + 1/2` as texels, and weights
+    /// `(r c)^2` times the column's importance, at most 1 in each block.
+    fn normalise(&mut self, plan: &Plan<'_>, values: &[f32], cols: usize, stored: &[u16; SIDE]) {
+        let empty = Target { values: [MIDDLE; TEXELS], weights: [0.0; TEXELS] };
+        self.targets.clear();
+        self.targets.resize(cols.div_ceil(SIDE), empty);
         let Columns { scales, inverses, .. } = plan.columns;
-        let columns = scales.chunks(SIDE).zip(inverses.chunks(SIDE));
-        for ((b, target), (row, (scales, inverses))) in
-            self.targets.iter_mut().enumerate().zip(row.chunks(SIDE).zip(columns))
-        {
-            for (x, ((v, c), i)) in row.iter().zip(scales).zip(inverses).enumerate() {
-                let weight = (scale * c) * (scale * c);
-                let at = y * SIDE + x;
-                let importance = plan.importance.and_then(|w| w.get(b * SIDE + x)).copied().unwrap_or(1.0);
-                target.weights[at] = weight * importance;
-                target.values[at] = MIDDLE + v * plan.unit() * (inverse * i) * MIDDLE;
+        for (y, (row, bits)) in values.chunks_exact(cols).zip(stored).enumerate() {
+            let scale = f16_to_f32(*bits);
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let columns = scales.chunks(SIDE).zip(inverses.chunks(SIDE)).zip(plan.importance.chunks(SIDE));
+            for (target, (row, ((scales, inverses), importance))) in
+                self.targets.iter_mut().zip(row.chunks(SIDE).zip(columns))
+            {
+                let texels = target.values.iter_mut().zip(&mut target.weights).skip(y * SIDE);
+                let columns = scales.iter().zip(inverses).zip(importance);
+                for ((value, weight), (w, ((c, i), importance))) in texels.zip(row.iter().zip(columns)) {
+                    *value = MIDDLE + w * (inverse * i) * MIDDLE;
+                    *weight = (scale * c) * (scale * c) * importance;
+                }
+            }
+        }
+        for target in &mut self.targets {
+            let most = target.weights.iter().fold(0.0f32, |m, w| if *w > m { *w } else { m });
+            let inverse = if most > 1e-30 { 1.0 / most } else { 0.0 };
+            for w in &mut target.weights {
+                *w *= inverse;
             }
         }
     }
+}
+
+/// The value of a texel, in `[-1, 1]`.
+pub(super) fn value(texel: Texel) -> f32 {
+    // Exact: 17 significant bits at most.
+    (texel as i32 - GREY as i32) as f32 / GREY as f32
+}
+
+multiversion! {
+    /// The f16 scale that fits a row's weights to its decoded values best, or
+    /// `bits` where none does.
+    fn refit(weights: &[f32], decoded: &[f32], columns: &Columns, importance: &[f32], bits: u16) -> u16 = refit_lanes;
+}
+
+#[inline(always)]
+fn refit_lanes(weights: &[f32], decoded: &[f32], columns: &Columns, importance: &[f32], bits: u16) -> u16 {
+    let (mut products, mut squares) = ([0.0f64; 8], [0.0f64; 8]);
+    let chunks = weights.chunks(8).zip(decoded.chunks(8));
+    for ((w, v), (c, k)) in chunks.zip(columns.scales.chunks(8).zip(importance.chunks(8))) {
+        let sums = products.iter_mut().zip(&mut squares);
+        for ((product, square), ((w, v), (c, k))) in sums.zip(w.iter().zip(v).zip(c.iter().zip(k))) {
+            let v = f64::from(c * v);
+            *product += f64::from(*k) * f64::from(*w) * v;
+            *square += f64::from(*k) * v * v;
+        }
+    }
+    let ratio = products.iter().sum::<f64>() / squares.iter().sum::<f64>();
+    let fitted = f32_to_f16(ratio as f32);
+    if bits != 0 && (1..0x7c00).contains(&fitted) { fitted } else { bits }
+}
+
+multiversion! {
+    /// Energy of a row and of its error.
+    fn error(weights: &[f32], decoded: &[f32], columns: &Columns, scale: f32) -> EncodeStats = error_lanes;
+}
+
+#[inline(always)]
+fn error_lanes(weights: &[f32], decoded: &[f32], columns: &Columns, scale: f32) -> EncodeStats {
+    let (mut signal, mut noise) = ([0.0f64; 8], [0.0f64; 8]);
+    let chunks = weights.chunks(8).zip(decoded.chunks(8));
+    for ((w, v), c) in chunks.zip(columns.scales.chunks(8)) {
+        let sums = signal.iter_mut().zip(&mut noise);
+        for ((signal, noise), ((w, v), c)) in sums.zip(w.iter().zip(v).zip(c)) {
+            let error = f64::from(w - scale * c * v);
+            *signal += f64::from(*w) * f64::from(*w);
+            *noise += error * error;
+        }
+    }
+    EncodeStats { signal: signal.iter().sum(), noise: noise.iter().sum() }
 }

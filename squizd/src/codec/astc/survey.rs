@@ -400,8 +400,13 @@ fn compare<W: Words, const V: usize, const E: usize>(
     for (index, members) in list.members.iter().enumerate() {
         let (mut rest, mut cost) = (all, 0u32);
         for member in &members[..E] {
-            rest = rest.minus(&tables.subsets[usize::from(*member)]);
             cost = cost.wrapping_add(u32::from(tables.least[usize::from(*member)]));
+        }
+        if cost >= best.costs[best.keep - 1] {
+            continue;
+        }
+        for member in &members[..E] {
+            rest = rest.minus(&tables.subsets[usize::from(*member)]);
         }
         best.offer(index, cost.wrapping_add(u32::from(rest.least())));
     }

@@ -65,7 +65,9 @@ fn scratch_real() {
     let st = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let (mut sums, mut count) = ([0.0; 3], 0.0);
     let every: usize = std::env::var("E").map_or(1, |e| e.parse().unwrap());
-    for (i, (name, view)) in st.tensors().into_iter().enumerate() {
+    let mut all = st.tensors();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    for (i, (name, view)) in all.into_iter().enumerate() {
         if view.shape().len() != 2 || i % every != 0 { continue; }
         let (m, n) = (view.shape()[0].min(1536), view.shape()[1]);
         let w: Vec<f32> = view.data().chunks_exact(2).take(m * n).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect();
