@@ -6,6 +6,7 @@
             quantizer (Q4_K, pure, one thread); Mweights/s of process CPU time.
   decode:   tokens/s of one-token steps, two threads, on a GGUF (for instance
             SmolLM2 Q4_1) as it is in llama.cpp and converted by squizd.
+  prefill:  tokens/s over a prompt of about 480 tokens of the same model.
 
 Runs alternate A B A B ...; medians and the ratio are printed. Needs the PyPI
 packages numpy, gguf, llama-cpp-python.
@@ -99,6 +100,21 @@ print(json.dumps(steps / (time.perf_counter() - start)))
 """
 
 
+LLAMA_PREFILL = """
+import sys, time, json
+from llama_cpp import Llama
+m = Llama(sys.argv[1], n_threads=2, n_threads_batch=2, n_ctx=1024, n_batch=512, verbose=False)
+ids = m.tokenize(open(sys.argv[2], "rb").read())
+m.eval(ids[:64])
+m.reset()
+start = time.perf_counter()
+m.eval(ids)
+print(json.dumps(len(ids) / (time.perf_counter() - start)))
+"""
+
+PROMPT = "The little dog ran over the green hill to find the red ball that its friend had thrown. " * 24
+
+
 def cpu_seconds(command: list) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -135,6 +151,22 @@ def decode(args, folder: str) -> None:
     report(f"decode of {os.path.basename(args.gguf)}, tokens/s, 2 threads", ours, theirs)
 
 
+def prefill(args, folder: str) -> None:
+    ours, theirs = [], []
+    out, text = os.path.join(folder, "model.squizd"), os.path.join(folder, "prompt.txt")
+    with open(text, "w") as f:
+        f.write(PROMPT)
+    for _ in range(args.runs):
+        run = subprocess.run(
+            [args.squizd, "run", out, "--prompt-file", text, "-n", "1", "--threads", "2", "--stats"],
+            check=True, capture_output=True, text=True)
+        ours.append(float(re.search(r"prompt \d+ tokens, ([0-9.]+) tok/s", run.stderr).group(1)))
+        run = subprocess.run([sys.executable, "-c", LLAMA_PREFILL, args.gguf, text],
+                             check=True, capture_output=True, text=True)
+        theirs.append(json.loads(run.stdout.strip().splitlines()[-1]))
+    report(f"prefill of {os.path.basename(args.gguf)}, tokens/s, 2 threads", ours, theirs)
+
+
 def report(what: str, ours: list, theirs: list) -> None:
     a, b = statistics.median(ours), statistics.median(theirs)
     ratios = [x / y for x, y in zip(ours, theirs)]
@@ -145,7 +177,7 @@ def report(what: str, ours: list, theirs: list) -> None:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--squizd", default="target/release/squizd")
-    ap.add_argument("--gguf", help="model for the decode comparison")
+    ap.add_argument("--gguf", help="model for the decode and prefill comparisons")
     ap.add_argument("--runs", type=int, default=5)
     ap.add_argument("--steps", type=int, default=96)
     args = ap.parse_args()
@@ -154,6 +186,7 @@ def main() -> None:
         quantize(args, folder)
         if args.gguf:
             decode(args, folder)
+            prefill(args, folder)
     print(f"({time.time() - started:.0f} s)")
 
 

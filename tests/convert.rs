@@ -53,9 +53,18 @@ fn files_in(folder: &Path) -> Vec<String> {
 fn every_preset_converts_validates_and_diffs() {
     let folder = TempDir::new().unwrap();
     let raw = convert(&folder, "raw.squizd", &["--codec", "raw"]);
-    for (codec, low, high) in
-        [("int4", 20.0, 26.0), ("int4:g16", 20.0, 28.0), ("int4:g128", 17.0, 26.0), ("q8", 40.0, 55.0)]
-    {
+    for (codec, low, high) in [
+        ("int4", 20.0, 26.0),
+        ("int4:g16", 20.0, 28.0),
+        ("int4:g128", 17.0, 26.0),
+        ("mxfp4", 18.0, 21.0),
+        ("q8", 40.0, 55.0),
+        ("astc:fast", 12.5, 18.0),
+        ("astc", 14.2, 19.0),
+        ("sqint2:fast", 11.0, 13.0),
+        ("sqint2:3", 16.5, 18.5),
+        ("sqint2:nf2", 9.0, 10.0),
+    ] {
         let out = convert(&folder, &format!("{}.squizd", codec.replace(':', "-")), &["--codec", codec]);
         squizd(&["validate", "--level", "numerics", text(&out)]).assert().success();
         let diff =
@@ -95,7 +104,7 @@ fn norms_stay_raw_and_the_plan_is_kept() {
 #[test]
 fn same_bytes_for_any_thread_count_and_instruction_set() {
     let folder = TempDir::new().unwrap();
-    for codec in ["int4", "int4:g32", "q8"] {
+    for codec in ["int4", "int4:g32", "mxfp4", "q8", "sqint2:fast", "astc"] {
         let reference =
             fs::read(convert(&folder, "a.squizd", &["--codec", codec, "--threads", "1"])).unwrap();
         assert!(

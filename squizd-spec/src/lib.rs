@@ -51,10 +51,10 @@ mod validate;
 mod view;
 
 pub use check::section_rules;
-pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane, int_layout, tbe};
+pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane};
 pub use contents::{contents, section_bytes};
 pub use error::{Code, ErrorKind, Result, SquizdError};
-pub use geometry::astc;
+pub use geometry::{astc, int_layout, sqint, tbe};
 pub use ids::{ArchId, DType, NO_LAYER, Part, Role, SectionKind, canonical_name};
 pub use limits::Limits;
 #[cfg(feature = "mmap")]

@@ -71,7 +71,7 @@ impl From<Error> for Failure {
         let exit = match &e {
             Error::Format(e) => e.into(),
             Error::Io { .. } => Exit::Usage,
-            Error::Unsupported(_) => Exit::Unsupported,
+            e if e.is_unsupported() => Exit::Unsupported,
             Error::Cancelled => Exit::Interrupted,
             _ => Exit::Negative,
         };

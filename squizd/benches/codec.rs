@@ -5,7 +5,7 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use squizd::codec::{
-    Activation, CODECS, Codec, EncodeOptions, Encoded, PayloadSink, Precision, Rows, matmul,
+    Activation, CODECS, Codec, EncodeOptions, Encoded, PayloadSink, Precision, Request, Rows, matmul,
 };
 use squizd_spec::{DType, Matrix, Params};
 use std::{borrow::Cow, hint::black_box, ops::Range, time::Duration};
@@ -69,12 +69,11 @@ fn variants() -> Vec<(String, &'static dyn Codec, EncodeOptions)> {
     let mut variants = Vec::new();
     for codec in CODECS {
         variants.push((codec.id().to_string(), *codec, EncodeOptions::default()));
-        if codec.id().flag() == squizd_spec::layout::flags::INT4 {
-            variants.push((
-                format!("{}-g32", codec.id()),
-                *codec,
-                EncodeOptions { group_size: Some(32), ..EncodeOptions::default() },
-            ));
+        for option in ["fine", "g32"] {
+            let mut options = EncodeOptions::default();
+            if options.set(option, codec.options()).is_ok() {
+                variants.push((format!("{}-{option}", codec.id()), *codec, options));
+            }
         }
     }
     variants
@@ -85,10 +84,11 @@ fn encoded(
     weights: &Weights,
     options: &EncodeOptions,
 ) -> squizd::Result<(Params, Vec<u8>)> {
-    let params = codec.plan(weights, options)?;
+    let request = Request::from(*options);
+    let params = codec.plan(weights, &request)?;
     let length = codec.id().geometry(MATRIX, &params).map_or(0, |g| g.length.max());
     let payload = Payload(vec![0; length as usize].into());
-    codec.encode(weights, &params, &payload)?;
+    codec.encode(weights, &params, &request, &payload)?;
     Ok((params, payload.0.into_inner().unwrap_or_default()))
 }
 

@@ -5,7 +5,7 @@
 //! The weights are random: speed depends on shapes and codecs only.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use squizd::codec::{EncodeOptions, PayloadSink, Precision, Rows, codec};
+use squizd::codec::{PayloadSink, Precision, Request, Rows, codec};
 use squizd::model::ModelConfig;
 use squizd::runtime::{KvType, Model, Session, SessionOptions, Stored, Weights};
 use squizd_spec::{CodecId, DType, Matrix, Params, Part, Role};
@@ -125,9 +125,9 @@ fn synthetic(id: CodecId) -> squizd::Result<Synthetic> {
 fn encode(id: CodecId, matrix: Matrix) -> squizd::Result<(Params, Vec<u8>)> {
     let codec = codec(id).ok_or_else(|| squizd::Error::unsupported("codec"))?;
     let rows = Random(matrix);
-    let params = codec.plan(&rows, &EncodeOptions::default())?;
+    let params = codec.plan(&rows, &Request::default())?;
     let payload = Payload(Mutex::default());
-    codec.encode(&rows, &params, &payload)?;
+    codec.encode(&rows, &params, &Request::default(), &payload)?;
     Ok((params, payload.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))
 }
 

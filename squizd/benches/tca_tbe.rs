@@ -10,7 +10,7 @@
 
 use criterion::{Criterion, Throughput};
 use squizd::codec::{
-    Activation, EncodeOptions, Encoded, PayloadSink, Precision, Rows, codec,
+    Activation, EncodeOptions, Encoded, PayloadSink, Precision, Request, Rows, codec,
     tca_tbe::{Profile, decode_bf16},
 };
 use squizd_spec::{CodecId, DType, Matrix, Params};
@@ -75,10 +75,11 @@ impl Stored {
     fn of(rows: &Memory, profile: Profile) -> Self {
         let codec = codec(CodecId::TCA_TBE).unwrap();
         let options = EncodeOptions { profile: Some(profile), ..EncodeOptions::default() };
-        let params = codec.plan(rows, &options).unwrap();
+        let request = Request::from(options);
+        let params = codec.plan(rows, &request).unwrap();
         let most = CodecId::TCA_TBE.geometry(rows.matrix, &params).unwrap().length.max();
         let sink = Sink(Mutex::new(vec![0; most as usize]));
-        let (length, _) = codec.encode(rows, &params, &sink).unwrap();
+        let (length, _) = codec.encode(rows, &params, &request, &sink).unwrap();
         let mut data = sink.0.into_inner().unwrap();
         data.truncate(length as usize);
         Self { matrix: rows.matrix, params, data }

@@ -1,6 +1,6 @@
 //! Errors of the SDK.
 
-use squizd_spec::SquizdError;
+use squizd_spec::{Code, ErrorKind, SquizdError};
 
 /// What went wrong, and where.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,18 @@ pub enum Error {
     /// Input that contradicts itself or the request.
     #[error("{0}")]
     Invalid(String),
+    /// A file of a source, or text from a file, is not what it must be.
+    #[error("{message} [{code}]")]
+    Refused {
+        /// Stable code, explained in `docs/findings.md`.
+        code: Code,
+        /// Absolute byte offset of the field at fault, where one is known.
+        offset: Option<u64>,
+        /// Well-formed, but not for this build.
+        unsupported: bool,
+        /// File, field, value found, value allowed.
+        message: String,
+    },
 }
 
 impl Error {
@@ -62,6 +74,69 @@ impl Error {
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::Unsupported(message.into())
     }
+
+    /// An [`Error::Refused`] for malformed input.
+    pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Refused { code: Code(code), offset: None, unsupported: false, message: message.into() }
+    }
+
+    /// An [`Error::Refused`] for well-formed input that this build cannot take.
+    pub fn refused_unsupported(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Refused { code: Code(code), offset: None, unsupported: true, message: message.into() }
+    }
+
+    /// States the byte at fault, of an [`Error::Refused`].
+    #[must_use]
+    pub fn at(mut self, byte: u64) -> Self {
+        if let Self::Refused { offset, .. } = &mut self {
+            *offset = Some(byte);
+        }
+        self
+    }
+
+    /// Puts `place` before the message, of an [`Error::Refused`].
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        if let Self::Refused { message, .. } = &mut self {
+            *message = format!("{place}: {message}");
+        }
+        self
+    }
+
+    /// The finding code, of errors about a file's bytes.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Format(e) => Some(e.code()),
+            Self::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// Absolute byte offset of the field at fault, where one is known.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Format(e) => Some(e.offset()),
+            Self::Refused { offset, .. } => *offset,
+            _ => None,
+        }
+    }
+
+    /// Whether the input may be fine, and only this build cannot take it.
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Format(e) => e.kind() == ErrorKind::Unsupported,
+            Self::Refused { unsupported, .. } => *unsupported,
+            Self::Unsupported(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Offset in `text` at which `serde_json` stopped.
+pub fn json_offset(text: &[u8], e: &serde_json::Error) -> u64 {
+    let before: usize =
+        text.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    (before + e.column().saturating_sub(1)) as u64
 }
 
 /// Result of the SDK.

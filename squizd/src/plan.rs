@@ -1,11 +1,14 @@
 //! Which codec each tensor gets, and what that will cost, before a byte is written.
 
+mod recipe;
+
+pub use recipe::{Layers, Recipe, Route};
+
 use crate::{
     Error, Result,
     codec::{Codec, EncodeOptions, codec},
     source::{TensorInfo, TensorSource},
 };
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use squizd_spec::{CodecId, DType, Matrix, Params, Part, PayloadLength, Role};
 use std::{fmt, str::FromStr};
@@ -25,8 +28,7 @@ pub struct CodecChoice {
 
 impl CodecChoice {
     /// Keeps the source's own precision.
-    pub const RAW: Self =
-        Self { codec: None, options: EncodeOptions { group_size: None, profile: None }, keep_others: false };
+    pub const RAW: Self = Self { codec: None, options: EncodeOptions::NONE, keep_others: false };
     /// TCA-TBE for BF16 tensors, the plain numbers for others.
     pub const LOSSLESS: Self = Self { codec: Some(CodecId::TCA_TBE), keep_others: true, ..Self::RAW };
 
@@ -39,7 +41,8 @@ impl FromStr for CodecChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (name, option) = text.split_once(':').map_or((text, None), |(n, o)| (n, Some(o)));
+        let mut parts = text.split(':');
+        let name = parts.next().unwrap_or_default();
         let mut choice = match name {
             "raw" => Self::RAW,
             "lossless" => Self::LOSSLESS,
@@ -51,17 +54,10 @@ impl FromStr for CodecChoice {
                 ))
             })?),
         };
-        match option {
-            None => {}
-            Some(o) if choice.codec == Some(CodecId::TCA_TBE) => choice.options.profile = Some(o.parse()?),
-            Some(o) => {
-                let group = o.strip_prefix('g').and_then(|g| g.parse().ok()).ok_or_else(|| {
-                    Error::invalid(format!(
-                        "unknown codec option {o:?} in {text:?}; write for instance int4:g32"
-                    ))
-                })?;
-                choice.options.group_size = Some(group);
-            }
+        let taken = choice.codec.and_then(codec).map_or(&[][..], Codec::options);
+        for option in parts {
+            let named = |e| Error::invalid(format!("codec {text:?}: {e}"));
+            choice.options.set(option, taken).map_err(named)?;
         }
         Ok(choice)
     }
@@ -74,36 +70,7 @@ impl fmt::Display for CodecChoice {
             Some(_) if self.keep_others => f.write_str("lossless")?,
             Some(codec) => write!(f, "{codec}")?,
         }
-        self.options.profile.map_or(Ok(()), |p| write!(f, ":{p}"))?;
-        self.options.group_size.map_or(Ok(()), |g| write!(f, ":g{g}"))
-    }
-}
-
-/// All options of a conversion that affect the output's bytes.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// Codec of weight matrices.
-    pub default: CodecChoice,
-    /// Overrides by name, last match wins.
-    pub overrides: Vec<(Regex, CodecChoice)>,
-    /// Re-encode tensors that the source already quantized, at a loss.
-    pub allow_requantize: bool,
-}
-
-impl Recipe {
-    /// A recipe without overrides.
-    pub fn new(default: CodecChoice) -> Self {
-        Self { default, overrides: Vec::new(), allow_requantize: false }
-    }
-
-    /// The recipe as recorded in the provenance.
-    pub fn to_json(&self) -> serde_json::Value {
-        let overrides: Vec<_> = self.overrides.iter().map(|(re, c)| format!("{}={c}", re.as_str())).collect();
-        serde_json::json!({
-            "codec": self.default.to_string(),
-            "tensor_types": overrides,
-            "allow_requantize": self.allow_requantize,
-        })
+        self.options.fmt(f)
     }
 }
 
@@ -154,7 +121,8 @@ impl Plan {
     /// Chooses a codec for each tensor of `source`.
     pub fn choose(source: &dyn TensorSource, recipe: &Recipe) -> Result<Self> {
         let tensors = source.tensors().iter().enumerate();
-        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe)).collect::<Result<_>>()? })
+        let layers = source.model().num_layers;
+        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe, layers)).collect::<Result<_>>()? })
     }
 
     /// Payload bytes of all tensors, each padded to 256.
@@ -186,14 +154,14 @@ fn stays_raw(tensor: &TensorInfo) -> bool {
         || tensor.role.name().is_some_and(|n| n.ends_with("_norm"))
 }
 
-fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedTensor> {
+fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe, num_layers: u16) -> Result<PlannedTensor> {
     let matrix = Matrix::of(&tensor.dims)
         .ok_or_else(|| Error::invalid(format!("tensor {}: {:?} overflows", tensor.name, tensor.dims)))?;
     let named = recipe.overrides.iter().rev().find(|(re, _)| re.is_match(&tensor.name));
     let (choice, reason) = match named {
         Some((_, choice)) => (*choice, Reason::Override),
         None if stays_raw(tensor) => (CodecChoice::RAW, Reason::KeptRaw),
-        None => (recipe.default, Reason::Recipe),
+        None => (recipe.choice(tensor, num_layers), Reason::Recipe),
     };
     let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
@@ -254,9 +222,14 @@ fn settle(
     if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {
         return Ok((choice, reason));
     }
-    let kept = CodecChoice::of(CodecId::Q8);
-    let exact = codec_of(CodecId::Q8)?.imports(tensor.dtype, matrix, &kept.options);
-    Ok((kept, if exact { Reason::Imported } else { Reason::Requantized }))
+    // Another codec that takes the blocks over as they are, or the closest one.
+    for id in [CodecId::INT4, CodecId::MXFP4, CodecId::Q8] {
+        let kept = CodecChoice::of(id);
+        if codec_of(id)?.imports(tensor.dtype, matrix, &kept.options) {
+            return Ok((kept, Reason::Imported));
+        }
+    }
+    Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized))
 }
 
 #[cfg(test)]
@@ -285,8 +258,8 @@ mod tests {
         assert_eq!("lossless:tbe2".parse::<CodecChoice>().unwrap().options.profile, Some(Profile::Tbe2));
         for (text, message) in [
             ("int9", "known are raw, lossless, f32"),
-            ("int4:tbe2", "write for instance int4:g32"),
-            ("tca-tbe:g32", "allowed: tbe3, tbe2"),
+            ("int4:tbe2", "takes a group size such as g32"),
+            ("tca-tbe:g32", "takes a profile: tbe3, tbe2"),
         ] {
             let error = text.parse::<CodecChoice>().unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
@@ -296,19 +269,37 @@ mod tests {
     #[test]
     fn lossless_codes_bf16_and_keeps_the_rest() {
         let recipe = Recipe::new("lossless".parse().unwrap());
-        let coded = choose(0, &tensor(DType::BF16), &recipe).unwrap();
+        let coded = choose(0, &tensor(DType::BF16), &recipe, 1).unwrap();
         assert_eq!((coded.codec, coded.reason), (CodecId::TCA_TBE, Reason::Recipe));
         assert!(coded.length.max() <= 2048 * 2048 * 2);
         for (dtype, codec) in [(DType::F32, CodecId::RAW_F32), (DType::F16, CodecId::RAW_F16)] {
-            let kept = choose(0, &tensor(dtype), &recipe).unwrap();
+            let kept = choose(0, &tensor(dtype), &recipe, 1).unwrap();
             assert_eq!((kept.codec, kept.reason), (codec, Reason::SourceType));
+        }
+    }
+
+    #[test]
+    fn quantized_blocks_are_kept_by_whichever_codec_holds_them() {
+        let recipe = Recipe::new("tca-tbe".parse().unwrap());
+        assert!(choose(0, &tensor(DType::Q4_K), &recipe, 1).is_err());
+        for (wish, source, codec, reason) in [
+            ("int4", DType::Q4_K, CodecId::INT4, Reason::Imported),
+            ("mxfp4", DType::Q4_K, CodecId::INT4, Reason::Imported),
+            ("int4", DType::MXFP4, CodecId::MXFP4, Reason::Imported),
+            ("mxfp4", DType::MXFP4, CodecId::MXFP4, Reason::Imported),
+            ("int4", DType::Q8_0, CodecId::Q8, Reason::Imported),
+            ("int4", DType::Q6_K, CodecId::Q8, Reason::Requantized),
+            ("mxfp4", DType::BF16, CodecId::MXFP4, Reason::Recipe),
+        ] {
+            let kept = choose(0, &tensor(source), &Recipe::new(wish.parse().unwrap()), 1).unwrap();
+            assert_eq!((kept.codec, kept.reason), (codec, reason), "{wish} {source}");
         }
     }
 
     #[test]
     fn tca_tbe_by_name_refuses_what_it_would_round() {
         let recipe = Recipe::new("tca-tbe".parse().unwrap());
-        let error = choose(0, &tensor(DType::F32), &recipe).unwrap_err().to_string();
+        let error = choose(0, &tensor(DType::F32), &recipe, 1).unwrap_err().to_string();
         assert!(error.contains("blk.0.attn_q.weight") && error.contains("source is F32"), "{error}");
     }
 }

@@ -4,7 +4,8 @@
 //! Parameters: 0 = footprint, 1 = scale mode, 2 = exponent e (signed: scales
 //! are multiplied by 2^e).
 
-use crate::codec_id::{Geometry, GeometryError, Matrix, Params, one_of, rest_zero, stacked_runs};
+use super::{one_of, rest_zero, stacked_runs};
+use crate::codec_id::{GeometryError, GeometryResult, Matrix, Params};
 
 /// Texels of a block along each side; also rows of the matrix per row of blocks.
 pub const SIDE: u64 = 6;
@@ -23,14 +24,14 @@ pub const TEXTURE_BLOCKS: u64 = 2730;
 /// Plane 0 holds ⌈rows/6⌉ runs of ⌈cols/6⌉ blocks (its `row_stride` counts a row
 /// of blocks), plane 1 a scale per row, plane 2 (rank-1) one run: a scale per
 /// column.
-pub(crate) fn geometry(m: Matrix, params: &Params) -> Result<Geometry, GeometryError> {
+pub(crate) fn geometry(m: Matrix, params: &Params) -> GeometryResult {
     one_of(params, 0, "footprint", &[FOOTPRINT])?;
     let mode = one_of(params, 1, "scale mode", &[ROW, RANK_1])?;
     rest_zero(params, 3)?;
     let stride = m.cols.div_ceil(SIDE).checked_mul(BLOCK_BYTES).ok_or(GeometryError::Overflow)?;
     let columns = m.cols.checked_mul(2).ok_or(GeometryError::Overflow)?;
     let runs = [(m.rows.div_ceil(SIDE), stride), (m.rows, 2), (1, columns)];
-    stacked_runs(if mode == ROW { &runs[..2] } else { &runs })
+    stacked_runs(runs.into_iter().take(if mode == ROW { 2 } else { 3 }))
 }
 
 /// A part of the block plane that fits one texture.
@@ -70,14 +71,9 @@ pub fn textures(matrix: Matrix) -> impl Iterator<Item = Texture> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::geometry::test_params as params;
     use crate::{CodecId, PayloadLength, Plane};
     use alloc::vec::Vec;
-
-    fn params(head: &[u8]) -> Params {
-        let mut p = Params::default();
-        p[..head.len()].copy_from_slice(head);
-        p
-    }
 
     #[test]
     fn blocks_rows_columns() {

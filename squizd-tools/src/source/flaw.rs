@@ -1,11 +1,13 @@
 //! What is wrong with a file, and at which byte; and checks that containers share.
 
 use squizd::Error;
-use std::path::Path;
+use std::fmt::Display;
 
 /// A refusal, before the path is added.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Flaw {
+    /// Stable code, explained in `docs/findings.md`.
+    pub(super) code: &'static str,
     /// Absolute offset of the field at fault.
     pub(super) byte: u64,
     /// Well-formed, but not for this build.
@@ -15,18 +17,20 @@ pub(super) struct Flaw {
 }
 
 impl Flaw {
-    pub(super) fn invalid(byte: u64, message: impl Into<String>) -> Self {
-        Self { byte, unsupported: false, message: message.into() }
+    pub(super) fn invalid(code: &'static str, byte: u64, message: impl Into<String>) -> Self {
+        Self { code, byte, unsupported: false, message: message.into() }
     }
 
-    pub(super) fn unsupported(byte: u64, message: impl Into<String>) -> Self {
-        Self { byte, unsupported: true, message: message.into() }
+    pub(super) fn unsupported(code: &'static str, byte: u64, message: impl Into<String>) -> Self {
+        Self { unsupported: true, ..Self::invalid(code, byte, message) }
     }
 
-    /// `PATH: byte N: message`.
-    pub(super) fn in_file(self, path: &Path) -> Error {
-        let text = format!("{}: byte {}: {}", path.display(), self.byte, self.message);
-        if self.unsupported { Error::Unsupported(text) } else { Error::Invalid(text) }
+    /// `FILE: byte N: message [code]`.
+    pub(super) fn in_file(self, file: impl Display) -> Error {
+        let Self { code, byte, unsupported, message } = self;
+        let text = format!("{file}: byte {byte}: {message}");
+        let refuse = if unsupported { Error::refused_unsupported } else { Error::refused };
+        refuse(code, text).at(byte)
     }
 }
 

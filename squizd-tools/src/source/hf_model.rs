@@ -38,8 +38,9 @@ pub(super) fn open(
     format: &str,
     options: MappingOptions,
 ) -> Result<ModelSource> {
-    let config_text = read(dir, "config.json", json::MAX_CONFIG_BYTES)?
-        .ok_or_else(|| Error::invalid(format!("{}: config.json is missing", dir.display())))?;
+    let config_text = read(dir, "config.json", json::MAX_CONFIG_BYTES)?.ok_or_else(|| {
+        Error::refused("source-no-config", format!("{}: config.json is missing", dir.display()))
+    })?;
     let mut config = config::hf::parse(&config_text, options.allow_unmapped)?;
     let generation = read(dir, "generation_config.json", json::MAX_CONFIG_BYTES)?;
 
@@ -77,7 +78,8 @@ pub(super) fn open(
     let mut files = BTreeMap::new();
     for (name, bytes) in [("config.json", Some(config_text)), ("generation_config.json", generation)] {
         let Some(bytes) = bytes else { continue };
-        let text = String::from_utf8(bytes).map_err(|e| Error::invalid(format!("{name}: not UTF-8: {e}")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| Error::refused("source-utf8", format!("{name}: not UTF-8: {e}")))?;
         files.insert(name.to_owned(), text);
     }
     let (repo, revision) = cached_repo(dir).unzip();
@@ -99,7 +101,7 @@ fn read(dir: &Path, name: &str, cap: usize) -> Result<Option<Vec<u8>>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(context())(e)),
         Ok(meta) if !meta.is_file() => {
-            return Err(Error::invalid(format!("{} is not a regular file", path.display())));
+            return Err(Error::refused("source-kind", format!("{} is not a regular file", path.display())));
         }
         Ok(_) => {}
     }
@@ -107,7 +109,10 @@ fn read(dir: &Path, name: &str, cap: usize) -> Result<Option<Vec<u8>>> {
     let file = File::open(&path).map_err(Error::io(context()))?;
     file.take(cap as u64 + 1).read_to_end(&mut bytes).map_err(Error::io(context()))?;
     if bytes.len() > cap {
-        return Err(Error::invalid(format!("{} has more than the {cap} bytes allowed", path.display())));
+        return Err(Error::refused(
+            "source-size",
+            format!("{} has more than the {cap} bytes allowed", path.display()),
+        ));
     }
     Ok(Some(bytes))
 }

@@ -67,7 +67,10 @@ impl MappedFile {
         let opened = file.metadata().map_err(Error::io(format!("reading the size of {shown}")))?;
         refuse_special(path, opened.file_type())?;
         if opened.len() == 0 {
-            return Err(Error::invalid(format!("{shown} is empty: was its download interrupted?")));
+            return Err(Error::refused(
+                "source-empty",
+                format!("{shown} is empty: was its download interrupted?"),
+            ));
         }
         let length = usize::try_from(opened.len()).map_err(|_| {
             Error::unsupported(format!("{shown} has {} bytes, more than this platform can map", opened.len()))
@@ -132,9 +135,12 @@ impl MappedFile {
         let shown = self.path.display();
         let now = self.file.metadata().map_err(Error::io(format!("checking {shown}")))?;
         if Identity::of(&now) != self.identity {
-            return Err(Error::invalid(format!(
-                "{shown} was changed while it was being read: convert again once nothing writes to it"
-            )));
+            return Err(Error::refused(
+                "source-changed",
+                format!(
+                    "{shown} was changed while it was being read: convert again once nothing writes to it"
+                ),
+            ));
         }
         usize::try_from(range.start)
             .ok()
@@ -185,7 +191,10 @@ fn refuse_special(path: &Path, kind: FileType) -> Result<()> {
     } else {
         "not a regular file"
     };
-    Err(Error::invalid(format!("{} is {what}; a weight file must be a regular file", path.display())))
+    Err(Error::refused(
+        "source-kind",
+        format!("{} is {what}; a weight file must be a regular file", path.display()),
+    ))
 }
 
 #[cfg(test)]

@@ -23,10 +23,13 @@ pub fn open(path: &Path, options: MappingOptions) -> Result<ModelSource> {
         return open_dir(path, options);
     }
     if !meta.is_file() {
-        return Err(Error::invalid(format!(
-            "{} is neither a regular file nor a directory (a pipe, socket or device)",
-            path.display()
-        )));
+        return Err(Error::refused(
+            "source-kind",
+            format!(
+                "{} is neither a regular file nor a directory (a pipe, socket or device)",
+                path.display()
+            ),
+        ));
     }
     if is_index(path) {
         return open_safetensors(path, options);
@@ -52,34 +55,46 @@ fn sniff(path: &Path) -> Result<Kind> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let is_safetensors = head.get(8) == Some(&b'{') && head.get(4..8) == Some(&[0; 4]);
     match head.as_slice() {
-        [] => Err(Error::invalid(format!("{shown} is empty"))),
+        [] => Err(Error::refused("source-empty", format!("{shown} is empty"))),
         [b'G', b'G', b'U', b'F', ..] => Ok(Kind::Gguf),
-        [b'S', b'Q', b'Z', b'D', ..] => Err(Error::invalid(format!(
-            "{shown} is a .squizd file already; convert from the original checkpoint"
-        ))),
+        [b'S', b'Q', b'Z', b'D', ..] => Err(Error::refused(
+            "source-squizd",
+            format!("{shown} is a .squizd file already; convert from the original checkpoint"),
+        )),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Err(pickle(path)),
-        [b'g', b'g', b'm' | b'j', ..] | [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => Err(
-            Error::unsupported(format!("{shown} is a ggml file from before GGUF; convert it to GGUF first")),
-        ),
-        [0x89, b'H', b'D', b'F', ..] => {
-            Err(Error::unsupported(format!("{shown} is an HDF5 (Keras) file; safetensors and GGUF are read")))
+        [b'g', b'g', b'm' | b'j', ..] | [b'l', b'm', b'g', b'g', ..] | [b't', b'j', b'g', b'g', ..] => {
+            Err(Error::refused_unsupported(
+                "gguf-lineage",
+                format!("{shown} is a ggml file from before GGUF; convert it to GGUF first"),
+            ))
         }
+        [0x89, b'H', b'D', b'F', ..] => Err(Error::refused_unsupported(
+            "source-format",
+            format!("{shown} is an HDF5 (Keras) file; safetensors and GGUF are read"),
+        )),
         _ if is_safetensors || extension == "safetensors" => Ok(Kind::Safetensors),
-        _ if extension == "gguf" => Err(Error::invalid(format!(
-            "{shown} does not begin with GGUF: its download is damaged, or it is a Git LFS pointer"
-        ))),
+        _ if extension == "gguf" => Err(Error::refused(
+            "gguf-magic",
+            format!("{shown} does not begin with GGUF: its download is damaged, or it is a Git LFS pointer"),
+        )),
         _ if matches!(extension.as_str(), "bin" | "pt" | "pth" | "ckpt" | "pkl") => Err(pickle(path)),
-        _ => Err(Error::unsupported(format!(
-            "{shown} is of no known kind; a model is a directory with config.json and safetensors, a .gguf file, or a .safetensors file beside its config.json"
-        ))),
+        _ => Err(Error::refused_unsupported(
+            "source-format",
+            format!(
+                "{shown} is of no known kind; a model is a directory with config.json and safetensors, a .gguf file, or a .safetensors file beside its config.json"
+            ),
+        )),
     }
 }
 
 fn pickle(path: &Path) -> Error {
-    Error::unsupported(format!(
-        "{} is a PyTorch pickle, which can run code when it is loaded; it is never opened here. Take the safetensors version of the model",
-        path.display()
-    ))
+    Error::refused_unsupported(
+        "source-pickle",
+        format!(
+            "{} is a PyTorch pickle, which can run code when it is loaded; it is never opened here. Take the safetensors version of the model",
+            path.display()
+        ),
+    )
 }
 
 fn open_safetensors(path: &Path, options: MappingOptions) -> Result<ModelSource> {
@@ -88,10 +103,13 @@ fn open_safetensors(path: &Path, options: MappingOptions) -> Result<ModelSource>
         _ => Path::new("."),
     };
     if !dir.join("config.json").exists() {
-        return Err(Error::invalid(format!(
-            "{} has no config.json beside it; a checkpoint's weights alone do not say what model they are",
-            path.display()
-        )));
+        return Err(Error::refused(
+            "source-no-config",
+            format!(
+                "{} has no config.json beside it; a checkpoint's weights alone do not say what model they are",
+                path.display()
+            ),
+        ));
     }
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let store = if is_index(path) {
@@ -136,15 +154,18 @@ fn open_dir(dir: &Path, options: MappingOptions) -> Result<ModelSource> {
     if let Some(first) = pickles.first() {
         return Err(pickle(&dir.join(first)));
     }
-    Err(Error::invalid(if names.contains("adapter_config.json") {
-        format!("{} holds a LoRA adapter; merge it into its base model first", dir.display())
-    } else if names.contains("config.json") {
-        format!("{} has a config.json but no .safetensors weights", dir.display())
-    } else if !weights.is_empty() {
-        format!("{} has safetensors but no config.json, which says what model they are", dir.display())
-    } else {
-        format!("{} holds no model: no config.json, no safetensors, no GGUF", dir.display())
-    }))
+    Err(Error::refused(
+        "source-none",
+        if names.contains("adapter_config.json") {
+            format!("{} holds a LoRA adapter; merge it into its base model first", dir.display())
+        } else if names.contains("config.json") {
+            format!("{} has a config.json but no .safetensors weights", dir.display())
+        } else if !weights.is_empty() {
+            format!("{} has safetensors but no config.json, which says what model they are", dir.display())
+        } else {
+            format!("{} holds no model: no config.json, no safetensors, no GGUF", dir.display())
+        },
+    ))
 }
 
 /// The one GGUF model among `names` (vision projectors aside): a file or the
@@ -161,11 +182,14 @@ fn single_gguf(dir: &Path, names: &[&String]) -> Result<Option<PathBuf>> {
     match (models.first(), stems.len()) {
         (None, _) => Ok(None),
         (Some(first), 1) => Ok(Some(dir.join(first))),
-        (Some(_), count) => Err(Error::invalid(format!(
-            "{} holds {count} GGUF models; name one of {}",
-            dir.display(),
-            super::arch::some_of(&models)
-        ))),
+        (Some(_), count) => Err(Error::refused(
+            "source-ambiguous",
+            format!(
+                "{} holds {count} GGUF models; name one of {}",
+                dir.display(),
+                super::arch::some_of(&models)
+            ),
+        )),
     }
 }
 

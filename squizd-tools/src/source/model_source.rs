@@ -106,18 +106,22 @@ fn settle_rope(
         let tensor = store.tensors().get(index).ok_or_else(|| Error::invalid("rope factors are gone"))?;
         let wanted = u64::from(model.rope.dim / 2);
         if tensor.dims.iter().product::<u64>() != wanted || tensor.rows() != 1 {
-            return Err(Error::invalid(format!(
-                "tensor {} has dimensions {:?}; rope factors are half the rotary width, [{wanted}]",
-                tensor.name, tensor.dims
-            )));
+            return Err(Error::refused(
+                "source-rope-factors",
+                format!(
+                    "tensor {} has dimensions {:?}; rope factors are half the rotary width, [{wanted}]",
+                    tensor.name, tensor.dims
+                ),
+            ));
         }
         let mut values = vec![0.0f32; wanted as usize];
         store.read_f32(index, 0..1, &mut values)?;
         let bad = values.iter().find(|v| !(v.is_finite() && **v > 0.0));
         match bad {
-            Some(v) => {
-                Err(Error::invalid(format!("tensor {} holds {v}; rope factors are positive", tensor.name)))
-            }
+            Some(v) => Err(Error::refused(
+                "source-rope-factors",
+                format!("tensor {} holds {v}; rope factors are positive", tensor.name),
+            )),
             None => Ok(values.into_iter().map(config::gguf::decimal).collect()),
         }
     };
@@ -135,15 +139,17 @@ fn settle_rope(
         }
         ((None, None), None) => return Ok(()),
         _ => {
-            return Err(Error::invalid(
+            return Err(Error::refused(
+                "source-rope-factors",
                 "rope factors are incomplete: rope_factors_short and rope_factors_long go together, without rope_freqs",
             ));
         }
     };
     if let Some(other) = &model.rope.scaling {
-        return Err(Error::invalid(format!(
-            "rope factors are given both as tensors and as metadata ({other:?})"
-        )));
+        return Err(Error::refused(
+            "source-rope-factors",
+            format!("rope factors are given both as tensors and as metadata ({other:?})"),
+        ));
     }
     model.rope.scaling = Some(scaling);
     Ok(())

@@ -71,26 +71,35 @@ impl MappedTensors {
     }
 }
 
-impl TensorStore for MappedTensors {
+/// A source whose tensors lie in mapped files; it is a [`TensorStore`].
+pub(super) trait Mapped {
+    /// The files and tensors.
+    fn mapped(&self) -> &MappedTensors;
+}
+
+impl<T: Mapped + Sync + Send> TensorStore for T {
     fn tensors(&self) -> &[StoredTensor] {
-        &self.tensors
+        &self.mapped().tensors
     }
 
     fn row_bytes(&self, index: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let (_, file, range) = self.locate(index, &rows)?;
+        let (_, file, range) = self.mapped().locate(index, &rows)?;
         Ok(Cow::Borrowed(file.slice(range)?))
     }
 
     fn read_f32(&self, index: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        let (tensor, file, range) = self.locate(index, &rows)?;
+        let (tensor, file, range) = self.mapped().locate(index, &rows)?;
         let decode = dequant::decoder(tensor.dtype).ok_or_else(|| {
-            Error::unsupported(format!(
-                "{}: tensor {} is stored as {}, which this build cannot decode to numbers; \
+            Error::refused_unsupported(
+                "source-dtype",
+                format!(
+                    "{}: tensor {} is stored as {}, which this build cannot decode to numbers; \
                  start from a source with F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K tensors",
-                file.path().display(),
-                tensor.name,
-                tensor.dtype_name
-            ))
+                    file.path().display(),
+                    tensor.name,
+                    tensor.dtype_name
+                ),
+            )
         })?;
         let wanted = (rows.end - rows.start).checked_mul(tensor.cols());
         if wanted != Some(out.len() as u64) {
@@ -107,16 +116,20 @@ impl TensorStore for MappedTensors {
     }
 
     fn release(&self, index: usize, rows: Range<u64>) {
-        if let Ok((_, file, range)) = self.locate(index, &rows) {
+        if let Ok((_, file, range)) = self.mapped().locate(index, &rows) {
             file.release(range);
         }
     }
 
     fn files(&self) -> Vec<SourceFile> {
-        self.files.iter().map(|f| SourceFile { name: f.name(), bytes: f.bytes(), sha256: None }).collect()
+        self.mapped()
+            .files
+            .iter()
+            .map(|f| SourceFile { name: f.name(), bytes: f.bytes(), sha256: None })
+            .collect()
     }
 
     fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
-        self.files.iter().map(|f| f.sha256(stop)).collect()
+        self.mapped().files.iter().map(|f| f.sha256(stop)).collect()
     }
 }

@@ -30,15 +30,19 @@ pub trait PayloadSink: Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
-/// What the user asked of a codec.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct EncodeOptions {
-    /// Group size of the plain integer layouts; `None` chooses the compact layout.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_size: Option<u16>,
-    /// Profile of TCA-TBE; `None` chooses TBE3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<tca_tbe::Profile>,
+/// What an encoder is asked to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// What the user asked for.
+    pub options: EncodeOptions,
+    /// What calibration says of the inputs.
+    pub guide: Guide<'a>,
+}
+
+impl From<EncodeOptions> for Request<'_> {
+    fn from(options: EncodeOptions) -> Self {
+        Self { options, guide: Guide::NONE }
+    }
 }
 
 /// Squared error and energy of an encoded tensor, summed in f64 in row order
@@ -49,12 +53,54 @@ pub struct EncodeStats {
     pub signal: f64,
     /// Sum of `(w - w')^2`.
     pub noise: f64,
+    /// The same as the layer's outputs see it, where calibration guided the
+    /// encoder.
+    pub output: Option<OutputError>,
+}
+
+/// Expected energy and squared error of a layer's outputs, by the second
+/// moments `H` of its inputs (their diagonal where no more is known).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OutputError {
+    /// `tr(W H W^T)`.
+    pub signal: f64,
+    /// `tr(E H E^T)`, `E` being the error of the weights.
+    pub noise: f64,
+}
+
+/// `10 log10(signal / noise)`; infinite without noise.
+fn decibels(signal: f64, noise: f64) -> f64 {
+    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
 }
 
 impl EncodeStats {
+    /// Energy and squared error of weights, nothing known of outputs.
+    pub fn new(signal: f64, noise: f64) -> Self {
+        Self { signal, noise, output: None }
+    }
+
     /// `10 log10(signal / noise)` in decibels; infinite for an exact encoding.
     pub fn snr_db(&self) -> f64 {
-        if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
+        decibels(self.signal, self.noise)
+    }
+}
+
+impl OutputError {
+    /// `10 log10(signal / noise)` in decibels; infinite for an exact encoding.
+    pub fn snr_db(&self) -> f64 {
+        decibels(self.signal, self.noise)
+    }
+}
+
+impl std::ops::Add for EncodeStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let output = match (self.output, other.output) {
+            (Some(a), Some(b)) => Some(OutputError { signal: a.signal + b.signal, noise: a.noise + b.noise }),
+            (a, b) => a.or(b),
+        };
+        Self { signal: self.signal + other.signal, noise: self.noise + other.noise, output }
     }
 }
 
@@ -88,6 +134,17 @@ pub trait Codec: Sync {
     /// Wire id.
     fn id(&self) -> CodecId;
 
+    /// The options it takes.
+    fn options(&self) -> &'static [OptionKind] {
+        &[]
+    }
+
+    /// Whether the encoder reads [`Request::guide`]; otherwise calibration data
+    /// is not loaded for it.
+    fn takes_guide(&self) -> bool {
+        true
+    }
+
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
@@ -107,11 +164,17 @@ pub trait Codec: Sync {
     fn nominal(&self, matrix: Matrix, dtype: DType, options: &EncodeOptions) -> Result<Params>;
 
     /// Chooses the parameters for a tensor before encoding it (may read rows).
-    fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params>;
+    fn plan(&self, rows: &dyn Rows, request: &Request<'_>) -> Result<Params>;
 
     /// Encodes all rows. Parallel, and bit-identical for any thread count and
     /// instruction set. Returns the payload length and the error made.
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)>;
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        request: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)>;
 
     /// Decodes `rows` into `out` (`rows.len() * cols` values).
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()>;
@@ -140,27 +203,49 @@ pub struct Violation {
 mod activation;
 mod astc;
 mod check;
+mod guide;
 mod half_float;
-mod int4;
+mod integer;
 mod kernels;
 mod lanes;
+mod ldlq;
 mod matmul;
+mod mxfp4;
+mod options;
 mod q8;
 mod raw;
 mod sample;
+mod sqint2;
 mod stream;
 pub mod tca_tbe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use activation::{Activation, Precision};
+pub use guide::{Guide, InputMoments};
+pub use integer::IntegerLayout;
 pub use matmul::matmul;
+pub use options::{EncodeOptions, OptionKind, Quality};
+pub(crate) use trial::{Sample, output_error};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, astc::CODEC, tca_tbe::CODEC];
+pub const CODECS: &[&dyn Codec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    q8::CODEC,
+    integer::INT4,
+    integer::INT3,
+    integer::INT2,
+    astc::CODEC,
+    tca_tbe::CODEC,
+    mxfp4::CODEC,
+    sqint2::CODEC,
+];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

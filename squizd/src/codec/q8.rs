@@ -10,7 +10,7 @@ use super::sample::Sample;
 use super::stream::{
     checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
@@ -126,7 +126,7 @@ fn encode_group(w: &[f32; GROUP], stored: &mut [u8], codes: &mut [u8; GROUP]) ->
     }
     let total = |lanes: [f32; 8]| lanes.into_iter().map(f64::from).sum::<f64>();
     let square = f64::from_bits(((1023 + 2 * shift) as u64) << 52);
-    (d, EncodeStats { signal: total(signal) * square, noise: total(noise) * square })
+    (d, EncodeStats::new(total(signal) * square, total(noise) * square))
 }
 
 multiversion! {
@@ -205,6 +205,10 @@ impl Codec for Q8 {
         CodecId::Q8
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }
@@ -219,7 +223,7 @@ impl Codec for Q8 {
 
     /// f16 scales, unless the largest sampled weight exceeds [`F16_PEAK`] or
     /// they make more than [`F16_NOISE`] times the noise of f32 scales.
-    fn plan(&self, rows: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
+    fn plan(&self, rows: &dyn Rows, _: &Request<'_>) -> Result<Params> {
         let matrix = rows.matrix();
         if matrix.rows > 0 && imports_exactly(rows.dtype(), matrix) && rows.read_native(0..1)?.is_some() {
             return Ok(params(0));
@@ -229,7 +233,13 @@ impl Codec for Q8 {
         Ok(params(u8::from(!half)))
     }
 
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        _: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)> {
         let matrix = rows.matrix();
         let Geometry { planes: [code_plane, scale_plane, ..], length, .. } =
             geometry(self.id(), rows.name(), matrix, params)?;
@@ -248,7 +258,7 @@ impl Codec for Q8 {
                 import(rows, &range, &blocks, codes, scales)?;
                 values.resize(count as usize * cols, 0.0);
                 decode_rows(codes, scales, cols, size, values);
-                EncodeStats { signal: energy(values), noise: 0.0 }
+                EncodeStats::new(energy(values), 0.0)
             } else {
                 read_finite(rows, range.clone(), self.id(), values)?;
                 let (stats, overflow) = encode_rows(values, cols, size, codes, scales);

@@ -8,7 +8,7 @@ use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::stream::{
     checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows, Violation};
 use crate::{Error, Result, simd::multiversion};
 use squizd_spec::{CodecId, DType, Matrix, Params};
 use std::ops::Range;
@@ -82,7 +82,7 @@ macro_rules! element {
                     noise[l] += error * error;
                 }
             }
-            EncodeStats { signal: signal.iter().sum(), noise: noise.iter().sum() }
+            EncodeStats::new(signal.iter().sum(), noise.iter().sum())
         }
 
         #[inline(always)]
@@ -176,13 +176,17 @@ impl Raw {
         }
         sink.write_at(offset, &bytes)?;
         (self.decode)(&bytes, values);
-        Ok(Some(EncodeStats { signal: energy(values), noise: 0.0 }))
+        Ok(Some(EncodeStats::new(energy(values), 0.0)))
     }
 }
 
 impl Codec for Raw {
     fn id(&self) -> CodecId {
         self.id
+    }
+
+    fn takes_guide(&self) -> bool {
+        false
     }
 
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
@@ -200,11 +204,17 @@ impl Codec for Raw {
         Ok(Params::default())
     }
 
-    fn plan(&self, _: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
+    fn plan(&self, _: &dyn Rows, _: &Request<'_>) -> Result<Params> {
         Ok(Params::default())
     }
 
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        _: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)> {
         let geometry = geometry(self.id, rows.name(), rows.matrix(), params)?;
         let stride = geometry.planes[0].row_stride;
         let stats = for_row_chunks(rows, <(Vec<f32>, Vec<u8>)>::default, |(values, bytes), range| {
@@ -219,7 +229,7 @@ impl Codec for Raw {
                 bytes.resize(values.len() * self.size, 0);
                 (self.encode)(values, bytes);
                 sink.write_at(offset, bytes)?;
-                return Ok(EncodeStats { signal: energy(values), noise: 0.0 });
+                return Ok(EncodeStats::new(energy(values), 0.0));
             }
             read_finite(rows, range.clone(), self.id, values)?;
             bytes.resize(values.len() * self.size, 0);

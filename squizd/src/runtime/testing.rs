@@ -1,7 +1,7 @@
 //! Test models: checkpoints held in memory.
 
 use super::weights::{Stored, Weights};
-use crate::codec::{self, EncodeOptions, Encoded, PayloadSink, Rows};
+use crate::codec::{self, Encoded, PayloadSink, Request, Rows};
 use crate::model::ModelConfig;
 use safetensors::{Dtype, SafeTensors};
 use squizd_spec::{CodecId, DType, Matrix, Params, Part, Role};
@@ -43,9 +43,9 @@ impl MemoryTensor {
         }
         let codec = codec::codec(id).unwrap();
         let rows = Values(Matrix::of(&self.dims).unwrap(), self.values());
-        let params = codec.plan(&rows, &EncodeOptions::default()).unwrap();
+        let params = codec.plan(&rows, &Request::default()).unwrap();
         let payload = Payload::default();
-        codec.encode(&rows, &params, &payload).unwrap();
+        codec.encode(&rows, &params, &Request::default(), &payload).unwrap();
         Self { codec: id, params, data: payload.0.into_inner().unwrap(), ..self.clone() }
     }
 }

@@ -319,7 +319,7 @@ fn unknown_tensors_are_named_or_carried() {
     assert_eq!(
         message,
         "2 of 26 tensors are not known for architecture qwen3: model.layers.0.self_attn.sinks, \
-         model.layers.7.input_layernorm.weight; pass --allow-unmapped to carry them raw"
+         model.layers.7.input_layernorm.weight; pass --allow-unmapped to carry them raw [source-unknown]"
     );
     let options = MappingOptions { allow_unmapped: true, text_only: false };
     let carried = map(&store, Naming::Hf, &cfg, options).unwrap();
@@ -382,7 +382,7 @@ fn wrong_shapes_and_repetitions_are_named() {
     assert_eq!(
         refusal(&store, Naming::Hf, &cfg),
         "tensor model.layers.1.self_attn.q_proj.weight has dimensions [1024, 2048], \
-         the configuration of this qwen3 model calls for [2048, 1024]"
+         the configuration of this qwen3 model calls for [2048, 1024] [source-shape]"
     );
     let mut store = Virtual::new(&c["hf"], zeros);
     store.push("language_model.model.norm.weight", &[1024], zeros(""));

@@ -93,10 +93,10 @@ pub fn map(
             Class::Known(target, layer, expert) => {
                 let plan = assemble::plan(cfg, naming, target, layer, expert, out.vocab_size);
                 let Some(plan) = plan else {
-                    return Err(Error::invalid(format!(
-                        "tensor {} has no place in this {} configuration",
-                        tensor.name, family.name
-                    )));
+                    return Err(Error::refused(
+                        "source-unexpected",
+                        format!("tensor {} has no place in this {} configuration", tensor.name, family.name),
+                    ));
                 };
                 check_dims(tensor, &plan.dims, family)?;
                 for (key, runs) in plan.parts {
@@ -163,19 +163,25 @@ fn vocab_rows(tensors: &[StoredTensor], classes: &[Class], cfg: &SourceConfig) -
     let found = tensors.iter().zip(classes).find(|(_, c)| is_embedding(c));
     let Some((tensor, _)) = found else {
         let names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
-        return Err(Error::invalid(format!(
-            "no token embedding for architecture {} among {} tensors: {}",
-            cfg.family.name,
-            names.len(),
-            some_of(&names)
-        )));
+        return Err(Error::refused(
+            "source-missing",
+            format!(
+                "no token embedding for architecture {} among {} tensors: {}",
+                cfg.family.name,
+                names.len(),
+                some_of(&names)
+            ),
+        ));
     };
     match *tensor.dims.as_slice() {
         [rows, _] if rows > 0 && u32::try_from(rows).is_ok() => Ok(rows),
-        _ => Err(Error::invalid(format!(
-            "tensor {} has dimensions {:?}; an embedding is [vocab, hidden]",
-            tensor.name, tensor.dims
-        ))),
+        _ => Err(Error::refused(
+            "source-shape",
+            format!(
+                "tensor {} has dimensions {:?}; an embedding is [vocab, hidden]",
+                tensor.name, tensor.dims
+            ),
+        )),
     }
 }
 
@@ -195,7 +201,10 @@ fn finish(
 ) -> Result<MappedTensor> {
     let name = key.name();
     let dims = shape::dims(cfg, key, vocab).ok_or_else(|| {
-        Error::invalid(format!("{name} has no place in this {} configuration", cfg.family.name))
+        Error::refused(
+            "source-unexpected",
+            format!("{name} has no place in this {} configuration", cfg.family.name),
+        )
     })?;
     let mut pieces: Vec<Piece> = slot
         .runs
@@ -208,7 +217,10 @@ fn finish(
     for (i, piece) in pieces.iter().enumerate() {
         if piece.dst < end {
             let before = i.checked_sub(1).and_then(|j| pieces.get(j)).map_or("?", source);
-            return Err(Error::invalid(format!("{} and {before} are both {name}", source(piece))));
+            return Err(Error::refused(
+                "source-duplicate",
+                format!("{} and {before} are both {name}", source(piece)),
+            ));
         }
         if piece.dst > end {
             break;
@@ -218,10 +230,13 @@ fn finish(
     let rows = assemble::units(&dims);
     if end != rows {
         let given: Vec<&str> = pieces.iter().map(source).collect();
-        return Err(Error::invalid(format!(
-            "{name} is incomplete: its source tensors leave rows from {end} of {rows} unfilled; found {}",
-            some_of(&given)
-        )));
+        return Err(Error::refused(
+            "source-missing",
+            format!(
+                "{name} is incomplete: its source tensors leave rows from {end} of {rows} unfilled; found {}",
+                some_of(&given)
+            ),
+        ));
     }
     let first = pieces.first().and_then(|p| tensors.get(p.tensor));
     let add_one = naming == Naming::Hf && cfg.family.hf_norm_offset && is_gain(key.role);
@@ -339,13 +354,16 @@ impl Mapping {
             self.tensors.iter().map(|t| t.info.name.clone()).collect();
         for (index, tensor) in indices.into_iter().filter_map(|i| tensors.get(i).map(|t| (i, t))) {
             if let Some(what) = bad_name(&tensor.name, Limits::DEFAULT.name.into()) {
-                return Err(Error::invalid(format!("unmapped tensor cannot be stored: its name {what}")));
+                return Err(Error::refused(
+                    "source-name",
+                    format!("unmapped tensor cannot be stored: its name {what}"),
+                ));
             }
             if taken.contains(&tensor.name) {
-                return Err(Error::invalid(format!(
-                    "unmapped tensor {} has the stored name of a mapped one",
-                    tensor.name
-                )));
+                return Err(Error::refused(
+                    "source-duplicate",
+                    format!("unmapped tensor {} has the stored name of a mapped one", tensor.name),
+                ));
             }
             let info = TensorInfo {
                 name: tensor.name.clone(),

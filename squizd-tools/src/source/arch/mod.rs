@@ -103,7 +103,6 @@ pub(super) enum Window {
 
 /// An architecture family.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "independent switches of a table")]
 pub struct Family {
     /// `ModelConfig::family`.
     pub name: &'static str,

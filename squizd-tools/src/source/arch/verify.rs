@@ -20,16 +20,22 @@ pub(super) fn check_shape(tensor: &StoredTensor) -> Result<()> {
     let elements = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
     let fits = elements.is_some_and(|n| n > 0 && n <= limits.elements);
     if tensor.dims.is_empty() || tensor.dims.len() > 6 || !fits {
-        return Err(Error::invalid(format!(
-            "tensor {} has dimensions {:?}; 1 to 6 dimensions, none of them 0 and no more than {} elements are allowed",
-            tensor.name, tensor.dims, limits.elements
-        )));
+        return Err(Error::refused(
+            "source-shape",
+            format!(
+                "tensor {} has dimensions {:?}; 1 to 6 dimensions, none of them 0 and no more than {} elements are allowed",
+                tensor.name, tensor.dims, limits.elements
+            ),
+        ));
     }
     if tensor.dtype_name.starts_with("F8") {
-        return Err(Error::unsupported(format!(
-            "tensor {} is {}: already quantized to 8-bit floats; convert from the original BF16 checkpoint",
-            tensor.name, tensor.dtype_name
-        )));
+        return Err(Error::refused_unsupported(
+            "source-quantized",
+            format!(
+                "tensor {} is {}: already quantized to 8-bit floats; convert from the original BF16 checkpoint",
+                tensor.name, tensor.dtype_name
+            ),
+        ));
     }
     Ok(())
 }
@@ -40,10 +46,13 @@ pub(super) fn check_dims(tensor: &StoredTensor, expected: &[u64], family: &Famil
     if squeezed(&tensor.dims) == squeezed(expected) {
         return Ok(());
     }
-    Err(Error::invalid(format!(
-        "tensor {} has dimensions {:?}, the configuration of this {} model calls for {expected:?}",
-        tensor.name, tensor.dims, family.name
-    )))
+    Err(Error::refused(
+        "source-shape",
+        format!(
+            "tensor {} has dimensions {:?}, the configuration of this {} model calls for {expected:?}",
+            tensor.name, tensor.dims, family.name
+        ),
+    ))
 }
 
 /// Suffixes that only quantized checkpoints have, and who writes them.
@@ -65,23 +74,30 @@ pub(super) fn unmapped(tensors: &[StoredTensor], unknown: &[usize], family: &Fam
     let names = names_of(tensors, unknown);
     for name in &names {
         if let Some((_, by)) = QUANTIZER_SUFFIXES.iter().find(|(suffix, _)| name.ends_with(suffix)) {
-            return Error::unsupported(format!(
-                "tensor {name} says that this checkpoint is already quantized ({by}); convert from the original BF16 checkpoint"
-            ));
+            return Error::refused_unsupported(
+                "source-quantized",
+                format!(
+                    "tensor {name} says that this checkpoint is already quantized ({by}); convert from the original BF16 checkpoint"
+                ),
+            );
         }
         if name.contains(".lora_A.") || name.contains(".lora_B.") {
-            return Error::unsupported(format!(
-                "tensor {name} belongs to a LoRA adapter; merge it into its base model first"
-            ));
+            return Error::refused_unsupported(
+                "source-adapter",
+                format!("tensor {name} belongs to a LoRA adapter; merge it into its base model first"),
+            );
         }
     }
-    Error::unsupported(format!(
-        "{} of {} tensors are not known for architecture {}: {}; pass --allow-unmapped to carry them raw",
-        names.len(),
-        tensors.len(),
-        family.name,
-        some_of(&names)
-    ))
+    Error::refused_unsupported(
+        "source-unknown",
+        format!(
+            "{} of {} tensors are not known for architecture {}: {}; pass --allow-unmapped to carry them raw",
+            names.len(),
+            tensors.len(),
+            family.name,
+            some_of(&names)
+        ),
+    )
 }
 
 /// Every tensor that the configuration calls for is there, and no other weight.
@@ -103,12 +119,15 @@ pub(super) fn check_required(
         })
         .collect();
     if !missing.is_empty() {
-        return Err(Error::invalid(format!(
-            "{} tensors of this {} model are missing: {}",
-            missing.len(),
-            cfg.family.name,
-            some_of(&missing)
-        )));
+        return Err(Error::refused(
+            "source-missing",
+            format!(
+                "{} tensors of this {} model are missing: {}",
+                missing.len(),
+                cfg.family.name,
+                some_of(&missing)
+            ),
+        ));
     }
     let unexpected: Vec<String> = tensors
         .iter()
@@ -118,12 +137,15 @@ pub(super) fn check_required(
     if unexpected.is_empty() {
         return Ok(());
     }
-    Err(Error::invalid(format!(
-        "{} tensors have no place in this {} configuration: {}",
-        unexpected.len(),
-        cfg.family.name,
-        some_of(&unexpected)
-    )))
+    Err(Error::refused(
+        "source-unexpected",
+        format!(
+            "{} tensors have no place in this {} configuration: {}",
+            unexpected.len(),
+            cfg.family.name,
+            some_of(&unexpected)
+        ),
+    ))
 }
 
 /// The usual source name of a stored tensor, for messages.

@@ -105,5 +105,5 @@ fn scaling(origin: &str, model: &ModelConfig) -> Result<()> {
 }
 
 fn wrong(origin: &str, what: &str, found: &dyn std::fmt::Display, allowed: &str) -> Error {
-    Error::invalid(format!("{origin}: {what} is {found}; it must be {allowed}"))
+    Error::refused("config-range", format!("{origin}: {what} is {found}; it must be {allowed}"))
 }

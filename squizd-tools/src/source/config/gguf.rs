@@ -56,9 +56,12 @@ impl Keys<'_> {
         let Some(values) = self.meta.ints(&key)? else { return Ok(None) };
         let Some(&first) = values.first() else { return Err(self.meta.mismatch(&key, "a non-empty list")) };
         if values.iter().any(|&v| v != first) {
-            return Err(Error::unsupported(format!(
-                "metadata key `{key}` differs between layers; models with uneven layers are not supported"
-            )));
+            return Err(Error::refused_unsupported(
+                "config-arch",
+                format!(
+                    "metadata key `{key}` differs between layers; models with uneven layers are not supported"
+                ),
+            ));
         }
         u32::try_from(first).map(Some).map_err(|_| self.meta.mismatch(&key, "a whole number below 2^32"))
     }
@@ -87,7 +90,10 @@ pub fn parse(meta: &GgufMetadata, carry_unknown: bool) -> Result<SourceConfig> {
         .str("general.architecture")?
         .ok_or_else(|| meta.mismatch("general.architecture", "the name of an architecture"))?;
     if let Some(kind) = meta.str("general.type")?.filter(|k| *k != "model") {
-        return Err(Error::unsupported(format!("this GGUF file holds a {kind} (general.type), not a model")));
+        return Err(Error::refused_unsupported(
+            "config-arch",
+            format!("this GGUF file holds a {kind} (general.type), not a model"),
+        ));
     }
     let k = Keys { meta, arch };
     let Some(family) = family(&k, carry_unknown)? else {
@@ -166,25 +172,34 @@ fn family(k: &Keys<'_>, carry_unknown: bool) -> Result<Option<&'static Family>> 
     match Family::of_gguf(k.arch) {
         Some(family) if family.name == "llama" => {
             if k.u32("expert_count")?.unwrap_or(0) > 0 {
-                return Err(Error::unsupported("llama with experts (Mixtral) is not supported"));
+                return Err(Error::refused_unsupported(
+                    "config-arch",
+                    "llama with experts (Mixtral) is not supported",
+                ));
             }
             let label = if is_mistral(k.meta)? { Family::of_name("mistral") } else { None };
             Ok(Some(label.unwrap_or(family)))
         }
         Some(family) if family.reads_gguf() => Ok(Some(family)),
         _ if carry_unknown => Ok(None),
-        Some(family) => Err(Error::unsupported(format!(
-            "GGUF keeps the linear-attention heads of {} in another order than this build undoes; convert from the safetensors checkpoint instead",
-            family.name
-        ))),
+        Some(family) => Err(Error::refused_unsupported(
+            "config-arch",
+            format!(
+                "GGUF keeps the linear-attention heads of {} in another order than this build undoes; convert from the safetensors checkpoint instead",
+                family.name
+            ),
+        )),
         None => {
             let readable = FAMILIES.iter().filter(|f| f.reads_gguf());
             let known: Vec<&str> = readable.flat_map(|f| f.gguf_archs.iter().copied()).collect();
-            Err(Error::unsupported(format!(
-                "architecture {} (general.architecture) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
-                k.arch,
-                known.join(", ")
-            )))
+            Err(Error::refused_unsupported(
+                "config-arch",
+                format!(
+                    "architecture {} (general.architecture) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
+                    k.arch,
+                    known.join(", ")
+                ),
+            ))
         }
     }
 }
@@ -320,10 +335,13 @@ fn scaling(k: &Keys<'_>, family: &Family, max_positions: u32) -> Result<Option<R
             })
         }
         other => {
-            return Err(Error::unsupported(format!(
-                "rope scaling `{other}` (metadata key `{}`); known are none, linear, yarn, longrope",
-                k.key("rope.scaling.type")
-            )));
+            return Err(Error::refused_unsupported(
+                "config-rope",
+                format!(
+                    "rope scaling `{other}` (metadata key `{}`); known are none, linear, yarn, longrope",
+                    k.key("rope.scaling.type")
+                ),
+            ));
         }
     })
 }

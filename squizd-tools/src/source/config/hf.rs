@@ -43,8 +43,12 @@ pub fn parse(text: &[u8], carry_unknown: bool) -> Result<SourceConfig> {
         None if carry_unknown => return unknown::hf(&f, model_type),
         None => return Err(unsupported(&outer, model_type)?),
     };
-    let d = Defaults::of(model_type)
-        .ok_or_else(|| Error::unsupported(format!("config.json: no defaults for model_type {model_type}")))?;
+    let d = Defaults::of(model_type).ok_or_else(|| {
+        Error::refused_unsupported(
+            "config-arch",
+            format!("config.json: no defaults for model_type {model_type}"),
+        )
+    })?;
     let mut warnings = Vec::new();
     for fields in [outer, f] {
         if fields.get("auto_map").is_some() {
@@ -110,7 +114,8 @@ pub fn parse(text: &[u8], carry_unknown: bool) -> Result<SourceConfig> {
     };
     window(&f, family, d, &mut model)?;
     if is_gemma && f.bool("use_bidirectional_attention")? == Some(true) {
-        return Err(Error::unsupported(
+        return Err(Error::refused_unsupported(
+            "config-arch",
             "config.json: use_bidirectional_attention makes this an embedding model; only decoders are supported",
         ));
     }
@@ -152,9 +157,12 @@ fn refuse_quantized(f: &Fields<'_>) -> Result<()> {
         let Some(config) = f.object(key)? else { continue };
         let q = Fields::new(key, config);
         let method = q.str("quant_method")?.or(q.str("quantization_status")?).unwrap_or("an unnamed method");
-        return Err(Error::unsupported(format!(
-            "config.json: {key} says that this checkpoint is already quantized with {method}; convert from the original BF16 checkpoint"
-        )));
+        return Err(Error::refused_unsupported(
+            "config-quantized",
+            format!(
+                "config.json: {key} says that this checkpoint is already quantized with {method}; convert from the original BF16 checkpoint"
+            ),
+        ));
     }
     Ok(())
 }
@@ -177,10 +185,13 @@ fn model_type<'a>(
 fn unsupported(outer: &Fields<'_>, model_type: &str) -> Result<Error> {
     let known: Vec<&str> = FAMILIES.iter().flat_map(|f| f.hf_types.iter().copied()).collect();
     let class = outer.strs("architectures")?.and_then(|a| a.first().copied()).unwrap_or("no class named");
-    Ok(Error::unsupported(format!(
-        "config.json: architecture {model_type} ({class}) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
-        known.join(", ")
-    )))
+    Ok(Error::refused_unsupported(
+        "config-arch",
+        format!(
+            "config.json: architecture {model_type} ({class}) is not supported; known are {}; pass --allow-unmapped to carry its tensors raw",
+            known.join(", ")
+        ),
+    ))
 }
 
 fn activation(f: &Fields<'_>, is_gemma: bool, d: &Defaults) -> Result<Activation> {
@@ -381,9 +392,10 @@ fn linear(f: &Fields<'_>, family: &Family, layers: u16) -> Result<Option<LinearA
         .iter()
         .any(|&n| n == 0 || n > 1 << 16)
     {
-        return Err(Error::invalid(format!(
-            "config.json: linear attention of {a:?}: each must be 1 to 65536"
-        )));
+        return Err(Error::refused(
+            "config-range",
+            format!("config.json: linear attention of {a:?}: each must be 1 to 65536"),
+        ));
     }
     Ok(Some(attention))
 }

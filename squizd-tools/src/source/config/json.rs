@@ -2,7 +2,7 @@
 //! file, key and value.
 
 use serde_json::{Map, Value};
-use squizd::{Error, Result};
+use squizd::{Error, Result, json_offset};
 
 /// Largest accepted configuration file.
 pub const MAX_CONFIG_BYTES: usize = 16 << 20;
@@ -11,12 +11,15 @@ pub const MAX_CONFIG_BYTES: usize = 16 << 20;
 /// keys the last one counts, as in Python.
 pub fn parse(file: &str, text: &[u8]) -> Result<Map<String, Value>> {
     if text.len() > MAX_CONFIG_BYTES {
-        return Err(Error::invalid(format!("{file}: {} bytes, {MAX_CONFIG_BYTES} are allowed", text.len())));
+        return Err(Error::refused(
+            "config-size",
+            format!("{file}: {} bytes, {MAX_CONFIG_BYTES} are allowed", text.len()),
+        ));
     }
     match serde_json::from_slice(text) {
         Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(Error::invalid(format!("{file}: not a JSON object"))),
-        Err(e) => Err(Error::invalid(format!("{file}: {e}"))),
+        Ok(_) => Err(Error::refused("config-json", format!("{file}: not a JSON object"))),
+        Err(e) => Err(Error::refused("config-json", format!("{file}: {e}")).at(json_offset(text, &e))),
     }
 }
 
@@ -47,7 +50,7 @@ impl<'a> Fields<'a> {
     /// An error about `key` that shows the value found.
     pub fn wrong(&self, key: &str, wanted: &str) -> Error {
         let found = self.map.get(key).map_or_else(|| "missing".to_owned(), |v| shorten(&v.to_string()));
-        Error::invalid(format!("{}: {key} is {found}; it must be {wanted}", self.at))
+        Error::refused("config-value", format!("{}: {key} is {found}; it must be {wanted}", self.at))
     }
 
     fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
@@ -147,7 +150,7 @@ mod tests {
         assert_eq!(f.u32("a").unwrap(), Some(4096));
         assert_eq!(
             f.u32("b").unwrap_err().to_string(),
-            "c.json: b is -1; it must be a whole number below 2^32"
+            "c.json: b is -1; it must be a whole number below 2^32 [config-value]"
         );
         assert!(f.u32("c").is_err());
         assert_eq!(f.u32("e").unwrap(), None);

@@ -30,7 +30,10 @@ pub(super) fn parse(f: &Fields<'_>, d: &Defaults, head_dim: u32, max_positions: 
             let l = Fields::new("rope_parameters sliding_attention", map);
             let kind = l.str("rope_type")?.or(l.str("type")?).unwrap_or("default");
             if kind != "default" {
-                return Err(Error::unsupported(format!("rope scaling `{kind}` on sliding-window layers")));
+                return Err(Error::refused_unsupported(
+                    "config-rope",
+                    format!("rope scaling `{kind}` on sliding-window layers"),
+                ));
             }
             Some(l.f64("rope_theta")?.or(d.local_theta).unwrap_or(theta))
         }
@@ -106,9 +109,10 @@ fn scaling(f: &Fields<'_>, d: &Defaults, p: &Fields<'_>, max_positions: u32) -> 
             attention_factor: p.f64("attention_factor")?,
         },
         other => {
-            return Err(Error::unsupported(format!(
-                "rope scaling `{other}`; known are linear, dynamic, llama3, yarn, longrope"
-            )));
+            return Err(Error::refused_unsupported(
+                "config-rope",
+                format!("rope scaling `{other}`; known are linear, dynamic, llama3, yarn, longrope"),
+            ));
         }
     }))
 }

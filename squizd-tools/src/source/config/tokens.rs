@@ -3,7 +3,7 @@
 use super::json::{self, Fields};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use squizd::{Error, Result, model::SpecialTokens};
+use squizd::{Error, Result, json_offset, model::SpecialTokens};
 
 /// Largest accepted chat template.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -66,8 +66,9 @@ pub fn complete(tokens: &mut SpecialTokens, config_states_eos: bool, files: &Tok
     });
 
     let parsed = match files.tokenizer {
-        Some(text) => serde_json::from_slice::<TokenizerJson>(text)
-            .map_err(|e| Error::invalid(format!("tokenizer.json: {e}")))?,
+        Some(text) => serde_json::from_slice::<TokenizerJson>(text).map_err(|e| {
+            Error::refused("tokenizer-json", format!("tokenizer.json: {e}")).at(json_offset(text, &e))
+        })?,
         None => TokenizerJson::default(),
     };
     let empty = Map::new();
@@ -114,7 +115,7 @@ fn leading_token(processor: &Value) -> Option<u32> {
 pub fn chat_template(files: &TokenFiles<'_>) -> Result<Option<String>> {
     let found = if let Some(text) = files.template {
         let text = std::str::from_utf8(text)
-            .map_err(|e| Error::invalid(format!("chat_template.jinja: not UTF-8: {e}")))?;
+            .map_err(|e| Error::refused("source-utf8", format!("chat_template.jinja: not UTF-8: {e}")))?;
         Some(("chat_template.jinja", text.to_owned()))
     } else {
         let sources =
@@ -127,9 +128,10 @@ pub fn chat_template(files: &TokenFiles<'_>) -> Result<Option<String>> {
                 found = Some((
                     name,
                     pick(value).ok_or_else(|| {
-                        Error::invalid(format!(
-                            "{name}: chat_template is neither a text nor a list of named texts"
-                        ))
+                        Error::refused(
+                            "config-value",
+                            format!("{name}: chat_template is neither a text nor a list of named texts"),
+                        )
                     })?,
                 ));
                 break;
@@ -138,10 +140,10 @@ pub fn chat_template(files: &TokenFiles<'_>) -> Result<Option<String>> {
         found
     };
     match found {
-        Some((name, text)) if text.len() > MAX_TEMPLATE_BYTES => Err(Error::invalid(format!(
-            "{name}: the chat template has {} bytes, {MAX_TEMPLATE_BYTES} are allowed",
-            text.len()
-        ))),
+        Some((name, text)) if text.len() > MAX_TEMPLATE_BYTES => Err(Error::refused(
+            "template-size",
+            format!("{name}: the chat template has {} bytes, {MAX_TEMPLATE_BYTES} are allowed", text.len()),
+        )),
         found => Ok(found.map(|(_, text)| text)),
     }
 }

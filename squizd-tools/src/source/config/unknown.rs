@@ -25,10 +25,13 @@ pub(super) fn hf(f: &Fields<'_>, model_type: &str) -> Result<SourceConfig> {
                 return Ok(n);
             }
         }
-        Err(Error::unsupported(format!(
-            "config.json: architecture {model_type} is unknown and names none of {}; it cannot be carried",
-            keys.join(", ")
-        )))
+        Err(Error::refused_unsupported(
+            "config-arch",
+            format!(
+                "config.json: architecture {model_type} is unknown and names none of {}; it cannot be carried",
+                keys.join(", ")
+            ),
+        ))
     };
     let small = |keys: &[&str]| -> Result<u16> {
         let n = any(keys)?;

@@ -16,6 +16,7 @@ pub(super) fn alignment(pairs: &[(String, Value, u64)], limits: &GgufLimits) -> 
     match value {
         Value::U32(a) if a.is_power_of_two() && u64::from(*a) <= limits.alignment => Ok(u64::from(*a)),
         other => Err(Flaw::invalid(
+            "gguf-alignment",
             *byte,
             format!(
                 "`general.alignment` is {}, allowed a u32 power of two up to {}",
@@ -40,6 +41,7 @@ pub(super) fn place(infos: &[Info], end: u64, alignment: u64, file_bytes: u64) -
     for ((before, _), (after, info)) in order.iter().zip(order.iter().skip(1)) {
         if before.start + before.tensor.bytes > after.start {
             return Err(Flaw::invalid(
+                "gguf-overlap",
                 info.byte,
                 format!(
                     "tensor {} (bytes {}..{}) overlaps {} (bytes {}..{})",
@@ -58,36 +60,44 @@ pub(super) fn place(infos: &[Info], end: u64, alignment: u64, file_bytes: u64) -
         if a.tensor.name == b.tensor.name {
             let (byte, other) = (first.byte.max(second.byte), first.byte.min(second.byte));
             let message = format!("a second tensor {}; the first is at byte {other}", b.tensor.name);
-            return Err(Flaw::invalid(byte, message));
+            return Err(Flaw::invalid("gguf-tensor-duplicate", byte, message));
         }
     }
     Ok(placed)
 }
 
 fn place_one(info: &Info, data: u64, alignment: u64, file_bytes: u64) -> Result<Placed, Flaw> {
-    let fail = |message: String| Flaw::invalid(info.byte, format!("tensor {}: {message}", info.name));
-    let kind =
-        ggml_type(info.kind).map_err(|why| Flaw { unsupported: true, ..fail(format!("stored as {why}")) })?;
+    let fail =
+        |code, message: String| Flaw::invalid(code, info.byte, format!("tensor {}: {message}", info.name));
+    let kind = ggml_type(info.kind)
+        .map_err(|why| Flaw { unsupported: true, ..fail("gguf-type", format!("stored as {why}")) })?;
     let cols = info.dims.first().copied().unwrap_or(0);
     if !cols.is_multiple_of(kind.block) {
-        return Err(fail(format!(
-            "rows of {cols} weights are not whole {} blocks of {}",
-            kind.name, kind.block
-        )));
+        return Err(fail(
+            "gguf-block",
+            format!("rows of {cols} weights are not whole {} blocks of {}", kind.name, kind.block),
+        ));
     }
-    let (row_bytes, bytes) = size(&info.dims, cols, kind)
-        .ok_or_else(|| fail(format!("dimensions {:?} of {} overflow", info.dims, kind.name)))?;
+    let (row_bytes, bytes) = size(&info.dims, cols, kind).ok_or_else(|| {
+        fail("gguf-overflow", format!("dimensions {:?} of {} overflow", info.dims, kind.name))
+    })?;
     if !info.offset.is_multiple_of(alignment) {
-        return Err(fail(format!("offset is {}, not a multiple of the alignment {alignment}", info.offset)));
+        return Err(fail(
+            "gguf-offset",
+            format!("offset is {}, not a multiple of the alignment {alignment}", info.offset),
+        ));
     }
     let start = data.checked_add(info.offset);
     let end = start.and_then(|s| s.checked_add(bytes)).filter(|e| *e <= file_bytes);
     let (Some(start), Some(_)) = (start, end) else {
-        return Err(fail(format!(
-            "{bytes} bytes at offset {} of the data section (byte {data} of the file) end outside the file's \
+        return Err(fail(
+            "gguf-past-end",
+            format!(
+                "{bytes} bytes at offset {} of the data section (byte {data} of the file) end outside the file's \
              {file_bytes}: was its download interrupted?",
-            info.offset
-        )));
+                info.offset
+            ),
+        ));
     };
     let tensor = StoredTensor {
         name: info.name.clone(),

@@ -10,11 +10,11 @@ use super::{
 use crate::source::{
     flaw::Flaw,
     mapped::MappedFile,
-    store::{StoredTensor, TensorStore},
-    tensors::{MappedTensors, Placed},
+    store::StoredTensor,
+    tensors::{Mapped, MappedTensors, Placed},
 };
-use squizd::{Error, Result, source::SourceFile};
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
+use squizd::{Error, Result};
+use std::{collections::BTreeMap, path::Path};
 
 /// An open GGUF model.
 ///
@@ -37,19 +37,38 @@ struct Part {
     tensors: Vec<Placed>,
 }
 
+/// Reads and checks the header of one file, of which `bytes` are all.
+fn read(
+    bytes: &[u8],
+    shown: &str,
+    limits: &GgufLimits,
+) -> std::result::Result<(GgufMetadata, Vec<Placed>, u64), Flaw> {
+    let header = parse::header(bytes, limits)?;
+    let alignment = data::alignment(&header.pairs, limits)?;
+    let tensors = data::place(&header.infos, header.end, alignment, bytes.len() as u64)?;
+    let metadata = GgufMetadata::new(shown.to_owned(), header.pairs).map_err(|(key, byte)| {
+        Flaw::invalid("gguf-key-duplicate", byte, format!("a second metadata key `{key}`"))
+    })?;
+    Ok((metadata, tensors, header.end))
+}
+
+/// Metadata and tensors of a GGUF file (or one part of a split one) in memory,
+/// checked as [`GgufFile::open`] checks a file's; `name` is for messages.
+///
+/// # Errors
+/// As [`GgufFile::open`].
+pub fn contents(bytes: &[u8], name: &str, limits: &GgufLimits) -> Result<(GgufMetadata, Vec<StoredTensor>)> {
+    let (metadata, placed, _) = read(bytes, name, limits).map_err(|f| f.in_file(name))?;
+    Ok((metadata, placed.into_iter().map(|p| p.tensor).collect()))
+}
+
 impl Part {
     fn open(path: &Path, limits: &GgufLimits) -> Result<Self> {
         let file = MappedFile::open(path)?;
-        let bytes = file.contents()?;
-        let header = parse::header(bytes, limits).map_err(|f| f.in_file(path))?;
-        let alignment = data::alignment(&header.pairs, limits).map_err(|f| f.in_file(path))?;
-        let tensors =
-            data::place(&header.infos, header.end, alignment, file.bytes()).map_err(|f| f.in_file(path))?;
-        file.release(0..header.end);
-        let metadata =
-            GgufMetadata::new(path.display().to_string(), header.pairs).map_err(|(key, byte)| {
-                Flaw::invalid(byte, format!("a second metadata key `{key}`")).in_file(path)
-            })?;
+        let shown = path.display().to_string();
+        let (metadata, tensors, end) =
+            read(file.contents()?, &shown, limits).map_err(|f| f.in_file(&shown))?;
+        file.release(0..end);
         Ok(Self { file, metadata, tensors })
     }
 }
@@ -71,23 +90,24 @@ impl GgufFile {
             (1, None) => Self::join(vec![opened], limits),
             (1, Some(name)) if name.count == 1 => Self::join(vec![opened], limits),
             (_, Some(name)) => Self::open_split(opened, &name, limits),
-            (count, None) => Err(Error::invalid(format!(
-                "{} is one part of a model split into {count}; name its parts STEM-00001-of-{count:05}.gguf and so on, \
+            (count, None) => Err(Error::refused(
+                "gguf-split",
+                format!(
+                    "{} is one part of a model split into {count}; name its parts STEM-00001-of-{count:05}.gguf and so on, \
                  as they were published",
-                path.display()
-            ))),
+                    path.display()
+                ),
+            )),
         }
     }
 
     fn open_split(opened: Part, name: &PartName, limits: &GgufLimits) -> Result<Self> {
         let path = opened.file.path().to_owned();
         if name.count > limits.parts {
-            return Err(Error::invalid(format!(
-                "{}: {} parts, allowed at most {}",
-                path.display(),
-                name.count,
-                limits.parts
-            )));
+            return Err(Error::refused(
+                "gguf-split",
+                format!("{}: {} parts, allowed at most {}", path.display(), name.count, limits.parts),
+            ));
         }
         split::check_part(&opened.metadata, &path, name.number, name.count, None)?;
         let mut opened = Some(opened);
@@ -109,10 +129,10 @@ impl GgufFile {
     fn join(parts: Vec<Part>, limits: &GgufLimits) -> Result<Self> {
         let total: u64 = parts.iter().map(|p| p.tensors.len() as u64).sum();
         if total > limits.tensors {
-            return Err(Error::invalid(format!(
-                "{total} tensors in all parts, allowed at most {}",
-                limits.tensors
-            )));
+            return Err(Error::refused(
+                "gguf-count",
+                format!("{total} tensors in all parts, allowed at most {}", limits.tensors),
+            ));
         }
         let mut metadata = None;
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -120,12 +140,15 @@ impl GgufFile {
         for (number, part) in parts.into_iter().enumerate() {
             for Placed { tensor, .. } in &part.tensors {
                 if let Some(other) = seen.insert(tensor.name.clone(), number) {
-                    return Err(Error::invalid(format!(
-                        "{}: tensor {} is also in part {}",
-                        part.file.path().display(),
-                        tensor.name,
-                        other + 1
-                    )));
+                    return Err(Error::refused(
+                        "gguf-tensor-duplicate",
+                        format!(
+                            "{}: tensor {} is also in part {}",
+                            part.file.path().display(),
+                            tensor.name,
+                            other + 1
+                        ),
+                    ));
                 }
             }
             joined.add(part.file, part.tensors);
@@ -146,28 +169,8 @@ impl GgufFile {
     }
 }
 
-impl TensorStore for GgufFile {
-    fn tensors(&self) -> &[StoredTensor] {
-        self.tensors.tensors()
-    }
-
-    fn row_bytes(&self, index: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        self.tensors.row_bytes(index, rows)
-    }
-
-    fn read_f32(&self, index: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        self.tensors.read_f32(index, rows, out)
-    }
-
-    fn release(&self, index: usize, rows: Range<u64>) {
-        self.tensors.release(index, rows);
-    }
-
-    fn files(&self) -> Vec<SourceFile> {
-        self.tensors.files()
-    }
-
-    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
-        self.tensors.hash_files(stop)
+impl Mapped for GgufFile {
+    fn mapped(&self) -> &MappedTensors {
+        &self.tensors
     }
 }

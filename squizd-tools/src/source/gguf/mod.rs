@@ -12,7 +12,7 @@ mod split;
 mod types;
 mod value;
 
-pub use file::GgufFile;
+pub use file::{GgufFile, contents};
 pub use limits::GgufLimits;
 pub use types::{GgmlType, TYPES, ggml_type};
 pub use value::{Array, GgufMetadata, Strings, Value};

@@ -29,24 +29,29 @@ use nom::{
 struct Fault {
     /// Bytes from the offending field to the end of the input.
     left: usize,
+    code: &'static str,
     unsupported: bool,
     message: String,
 }
 
 impl Fault {
-    fn invalid(at: &[u8], message: impl Into<String>) -> Self {
-        Self { left: at.len(), unsupported: false, message: message.into() }
+    fn invalid(code: &'static str, at: &[u8], message: impl Into<String>) -> Self {
+        Self { left: at.len(), code, unsupported: false, message: message.into() }
     }
 
-    fn unsupported(at: &[u8], message: impl Into<String>) -> Self {
-        Self { left: at.len(), unsupported: true, message: message.into() }
+    fn unsupported(code: &'static str, at: &[u8], message: impl Into<String>) -> Self {
+        Self { unsupported: true, ..Self::invalid(code, at, message) }
     }
 }
 
 impl ParseError<&[u8]> for Fault {
     /// nom's own parsers stop for one reason here: too few bytes.
     fn from_error_kind(at: &[u8], _: ErrorKind) -> Self {
-        Self::invalid(at, format!("the file ends inside this field ({} bytes left)", at.len()))
+        Self::invalid(
+            "gguf-truncated",
+            at,
+            format!("the file ends inside this field ({} bytes left)", at.len()),
+        )
     }
 
     fn append(_: &[u8], _: ErrorKind, other: Self) -> Self {
@@ -63,8 +68,8 @@ impl ContextError<&[u8]> for Fault {
 
 type Parsed<'a, T> = IResult<&'a [u8], T, Fault>;
 
-fn invalid<T>(at: &[u8], message: impl Into<String>) -> Parsed<'_, T> {
-    Err(Halt::Error(Fault::invalid(at, message)))
+fn invalid<'a, T>(code: &'static str, at: &'a [u8], message: impl Into<String>) -> Parsed<'a, T> {
+    Err(Halt::Error(Fault::invalid(code, at, message)))
 }
 
 /// A tensor info as written.
@@ -93,11 +98,13 @@ pub(super) struct Header {
 /// Parses the header at the start of `file` (the whole file's bytes).
 pub(super) fn header(file: &[u8], limits: &GgufLimits) -> Result<Header, Flaw> {
     header_of(file, limits).map(|(_, header)| header).map_err(|halt| match halt {
-        Halt::Error(Fault { left, unsupported, message })
-        | Halt::Failure(Fault { left, unsupported, message }) => {
-            Flaw { byte: (file.len() - left) as u64, unsupported, message }
+        Halt::Error(Fault { left, code, unsupported, message })
+        | Halt::Failure(Fault { left, code, unsupported, message }) => {
+            Flaw { code, byte: (file.len() - left) as u64, unsupported, message }
         }
-        Halt::Incomplete(_) => Flaw::invalid(file.len() as u64, "the file ends inside the header"),
+        Halt::Incomplete(_) => {
+            Flaw::invalid("gguf-truncated", file.len() as u64, "the file ends inside the header")
+        }
     })
 }
 
@@ -136,7 +143,7 @@ fn capped(at: &[u8], end: u64, limits: &GgufLimits) -> Result<(), Halt<Fault>> {
         return Ok(());
     }
     let message = format!("the header passes {end} bytes here, allowed at most {}", limits.header);
-    Err(Halt::Error(Fault::invalid(at, message)))
+    Err(Halt::Error(Fault::invalid("gguf-header-size", at, message)))
 }
 
 /// Prepends a step of the path to an error.
@@ -152,20 +159,28 @@ fn magic_and_version(input: &[u8]) -> Parsed<'_, ()> {
     match magic {
         b"GGUF" => {}
         b"FUGG" => {
-            let fault =
-                Fault::unsupported(input, "magic is FUGG: the file is byte-swapped (wrong endianness)");
+            let fault = Fault::unsupported(
+                "gguf-endianness",
+                input,
+                "magic is FUGG: the file is byte-swapped (wrong endianness)",
+            );
             return Err(Halt::Error(fault));
         }
         b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => {
             let message = "this is a ggml file from before GGUF; convert it with llama.cpp's \
                            convert_llama_ggml_to_gguf.py, or start from the original checkpoint";
-            return Err(Halt::Error(Fault::unsupported(input, message)));
+            return Err(Halt::Error(Fault::unsupported("gguf-lineage", input, message)));
         }
         other => {
-            return invalid(input, format!("magic is \"{}\", not \"GGUF\"", other.escape_ascii()));
+            return invalid(
+                "gguf-magic",
+                input,
+                format!("magic is \"{}\", not \"GGUF\"", other.escape_ascii()),
+            );
         }
     }
     let (rest, version) = context("version", le_u32).parse(at)?;
+    let code = if matches!(version.swap_bytes(), 1..=0xffff) { "gguf-endianness" } else { "gguf-version" };
     let refusal = match version {
         2 | 3 => return Ok((rest, ())),
         // A big-endian 3 reads as 0x03000000.
@@ -177,14 +192,14 @@ fn magic_and_version(input: &[u8]) -> Parsed<'_, ()> {
         1 => "version 1 (August 2023) is not read; this build reads 2 and 3: requantize the model".to_owned(),
         v => format!("version is {v}; this build reads 2 and 3"),
     };
-    Err(Halt::Error(Fault::unsupported(at, refusal)))
+    Err(Halt::Error(Fault::unsupported(code, at, refusal)))
 }
 
 /// A u64 count under a cap.
 fn count<'a>(at: &'a [u8], field: &'static str, cap: u64) -> Parsed<'a, u64> {
     let (rest, n) = context(field, le_u64).parse(at)?;
     if n > cap {
-        return invalid(at, format!("{field} is {n}, allowed at most {cap}"));
+        return invalid("gguf-count", at, format!("{field} is {n}, allowed at most {cap}"));
     }
     Ok((rest, n))
 }
@@ -195,24 +210,28 @@ fn room(at: &[u8], field: &str, n: u64, least: u64) -> Result<(), Halt<Fault>> {
         return Ok(());
     }
     let message = format!("{field} is {n}, more than the {} bytes left can hold", at.len());
-    Err(Halt::Error(Fault::invalid(at, message)))
+    Err(Halt::Error(Fault::invalid("gguf-count", at, message)))
 }
 
 /// A length-prefixed string of at most `cap` bytes.
 fn string(at: &[u8], cap: u64) -> Parsed<'_, &str> {
     let (rest, length) = context("string length", le_u64).parse(at)?;
     if length > cap {
-        return invalid(at, format!("string length is {length}, allowed at most {cap}"));
+        return invalid("gguf-string", at, format!("string length is {length}, allowed at most {cap}"));
     }
     if length > rest.len() as u64 {
-        return invalid(at, format!("string length is {length}, but only {} bytes are left", rest.len()));
+        return invalid(
+            "gguf-string",
+            at,
+            format!("string length is {length}, but only {} bytes are left", rest.len()),
+        );
     }
     let (after, bytes) = take(length)(rest)?;
     match std::str::from_utf8(bytes) {
         Ok(s) => Ok((after, s)),
         Err(e) => {
             let bad = rest.get(e.valid_up_to()..).unwrap_or_default();
-            invalid(bad, "string is not UTF-8")
+            invalid("gguf-utf8", bad, "string is not UTF-8")
         }
     }
 }
@@ -221,7 +240,7 @@ fn string(at: &[u8], cap: u64) -> Parsed<'_, &str> {
 fn identifier<'a>(at: &'a [u8], what: &'static str, cap: u64) -> Parsed<'a, String> {
     let (rest, name) = string(at, cap).map_err(|e| step(e, what))?;
     if let Some(why) = bad_name(name, cap as usize) {
-        return invalid(at, format!("{what} {why}"));
+        return invalid("gguf-name", at, format!("{what} {why}"));
     }
     Ok((rest, name.to_owned()))
 }
@@ -252,7 +271,7 @@ fn scalar<'a>(kind_at: &'a [u8], at: &'a [u8], kind: u32, limits: &GgufLimits) -
         10 => map(le_u64, Value::U64).parse(at),
         11 => map(le_i64, Value::I64).parse(at),
         12 => map(le_f64, Value::F64).parse(at),
-        other => invalid(kind_at, format!("value type is {other}, allowed 0 to 12")),
+        other => invalid("gguf-value-type", kind_at, format!("value type is {other}, allowed 0 to 12")),
     }
 }
 
@@ -260,7 +279,7 @@ fn boolean(at: &[u8]) -> Parsed<'_, bool> {
     let (rest, b) = le_u8(at)?;
     match b {
         0 | 1 => Ok((rest, b == 1)),
-        other => invalid(at, format!("bool is {other}, allowed 0 or 1")),
+        other => invalid("gguf-bool", at, format!("bool is {other}, allowed 0 or 1")),
     }
 }
 
@@ -272,8 +291,14 @@ fn array<'a>(at: &'a [u8], limits: &GgufLimits) -> Parsed<'a, Array> {
         2 | 3 => 2,
         4..=6 => 4,
         8 | 10..=12 => 8,
-        9 => return invalid(at, "arrays of arrays are not allowed"),
-        other => return invalid(at, format!("array element type is {other}, allowed 0 to 8 and 10 to 12")),
+        9 => return invalid("gguf-array", at, "arrays of arrays are not allowed"),
+        other => {
+            return invalid(
+                "gguf-array",
+                at,
+                format!("array element type is {other}, allowed 0 to 8 and 10 to 12"),
+            );
+        }
     };
     room(rest, "array length", n, width)?;
     let n = n as usize;
@@ -313,7 +338,7 @@ fn strings<'a>(mut at: &'a [u8], n: usize, limits: &GgufLimits) -> Parsed<'a, Ar
         if text > limits.header || !all.push(s) {
             let message =
                 format!("element {i}: the array's text takes {text} bytes, allowed {}", limits.header);
-            return invalid(at, message);
+            return invalid("gguf-header-size", at, message);
         }
         at = rest;
     }
@@ -329,13 +354,13 @@ fn info<'a>(at: &'a [u8], limits: &GgufLimits) -> Parsed<'a, Info> {
 fn geometry<'a>(at: &'a [u8], limits: &GgufLimits) -> Parsed<'a, (Vec<u64>, u32, u64)> {
     let (mut rest, rank) = context("rank", le_u32).parse(at)?;
     if rank == 0 || rank > limits.dims {
-        return invalid(at, format!("rank is {rank}, allowed 1 to {}", limits.dims));
+        return invalid("gguf-rank", at, format!("rank is {rank}, allowed 1 to {}", limits.dims));
     }
     let mut dims = Vec::with_capacity(rank as usize);
     for d in 0..rank {
         let (after, dim) = context("dimension", le_u64).parse(rest)?;
         if dim == 0 {
-            return invalid(rest, format!("dimension {d} is 0"));
+            return invalid("gguf-dims", rest, format!("dimension {d} is 0"));
         }
         dims.push(dim);
         rest = after;

@@ -65,10 +65,13 @@ pub(super) fn check_part(
             Some(v) if v == value => {}
             Some(v) => return Err(part.mismatch(key, &format!("{}, as in the first part", v.describe()))),
             None => {
-                return Err(Error::invalid(format!(
-                    "{}: metadata key `{key}` is not in the first part; do all parts belong to one model?",
-                    path.display()
-                )));
+                return Err(Error::refused(
+                    "gguf-split",
+                    format!(
+                        "{}: metadata key `{key}` is not in the first part; do all parts belong to one model?",
+                        path.display()
+                    ),
+                ));
             }
         }
     }

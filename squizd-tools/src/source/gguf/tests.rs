@@ -78,7 +78,7 @@ fn tensors_are_found_and_decoded() {
             ("quant.Q8_0", DType::Q8_0, &[2, 32]),
             ("quant.Q4_K", DType::Q4_K, &[2, 256]),
             ("quant.Q6_K", DType::Q6_K, &[1, 512]),
-            ("carried.IQ4_NL", DType::GGML_OTHER, &[1, 32]),
+            ("carried.Q1_0", DType::GGML_OTHER, &[1, 128]),
         ]
     );
     let ramp: Vec<f32> = (0..24u8).map(f32::from).collect();
@@ -101,11 +101,11 @@ fn tensors_are_found_and_decoded() {
 #[test]
 fn unreadable_types_and_bad_requests_are_named() {
     let file = GgufFile::open(&fixture("all_types.gguf")).unwrap();
-    let iq4 = index(&file, "carried.IQ4_NL");
-    assert_eq!(file.row_bytes(iq4, 0..1).unwrap().to_vec(), (0..18).collect::<Vec<u8>>());
-    let refused = file.read_f32(iq4, 0..1, &mut [0.0; 32]).unwrap_err();
-    assert!(matches!(refused, squizd::Error::Unsupported(_)));
-    assert!(refused.to_string().contains("tensor carried.IQ4_NL is stored as IQ4_NL"), "{refused}");
+    let q1 = index(&file, "carried.Q1_0");
+    assert_eq!(file.row_bytes(q1, 0..1).unwrap().to_vec(), (0..18).collect::<Vec<u8>>());
+    let refused = file.read_f32(q1, 0..1, &mut [0.0; 128]).unwrap_err();
+    assert!(refused.is_unsupported());
+    assert!(refused.to_string().contains("tensor carried.Q1_0 is stored as Q1_0"), "{refused}");
     let error = |r: squizd::Result<()>| r.unwrap_err().to_string();
     assert_eq!(
         error(file.read_f32(0, 0..1, &mut [0.0; 5])),
@@ -178,7 +178,12 @@ fn inconsistent_splits_are_refused() {
         "{total}"
     );
     let again = split_refusal(3, |b| replace(b, b"quant.Q6_K", b"quant.Q8_0"));
-    assert!(again.ends_with("split-00003-of-00003.gguf: tensor quant.Q8_0 is also in part 2"), "{again}");
+    assert!(
+        again.ends_with(
+            "split-00003-of-00003.gguf: tensor quant.Q8_0 is also in part 2 [gguf-tensor-duplicate]"
+        ),
+        "{again}"
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let lone = dir.path().join("split-00002-of-00003.gguf");

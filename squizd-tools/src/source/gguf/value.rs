@@ -226,15 +226,20 @@ impl GgufMetadata {
     /// (`wanted`: "at least 1", "one of llama, qwen3").
     pub fn mismatch(&self, key: &str, wanted: &str) -> Error {
         match self.entry(key) {
-            Some(e) => Error::invalid(format!(
-                "{}: byte {}: metadata key `{key}` is {}; it must be {wanted}",
-                self.file,
-                e.byte,
-                e.value.describe()
-            )),
-            None => {
-                Error::invalid(format!("{}: metadata key `{key}` is missing; it must be {wanted}", self.file))
-            }
+            Some(e) => Error::refused(
+                "gguf-value",
+                format!(
+                    "{}: byte {}: metadata key `{key}` is {}; it must be {wanted}",
+                    self.file,
+                    e.byte,
+                    e.value.describe()
+                ),
+            )
+            .at(e.byte),
+            None => Error::refused(
+                "gguf-value",
+                format!("{}: metadata key `{key}` is missing; it must be {wanted}", self.file),
+            ),
         }
     }
 
@@ -386,11 +391,11 @@ mod tests {
         let m = sample();
         assert_eq!(
             m.u64("m.neg").unwrap_err().to_string(),
-            "m.gguf: byte 80: metadata key `m.neg` is i16 -3; it must be a non-negative integer"
+            "m.gguf: byte 80: metadata key `m.neg` is i16 -3; it must be a non-negative integer [gguf-value]"
         );
         assert_eq!(
             m.bool("a.name").unwrap_err().to_string(),
-            "m.gguf: byte 40: metadata key `a.name` is string \"llama\"; it must be a bool"
+            "m.gguf: byte 40: metadata key `a.name` is string \"llama\"; it must be a bool [gguf-value]"
         );
         assert!(m.ints("h.big").unwrap_err().to_string().contains("array of 1 u64"));
         assert!(m.mismatch("nope", "a string").to_string().contains("`nope` is missing"));

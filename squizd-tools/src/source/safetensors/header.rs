@@ -3,7 +3,7 @@
 
 use super::{
     dtype::{Element, element},
-    json::{self, Described, Header},
+    json::{Described, Header},
     limits,
 };
 use crate::source::{
@@ -11,6 +11,7 @@ use crate::source::{
     store::StoredTensor,
     tensors::Placed,
 };
+use squizd::json_offset;
 use std::collections::BTreeMap;
 
 /// A checked file, tensors by ascending offset.
@@ -26,7 +27,7 @@ pub(super) struct Contents {
 pub(super) fn read(file: &[u8]) -> Result<Contents, Flaw> {
     let (text, data) = split(file)?;
     let header: Header = serde_json::from_slice(text)
-        .map_err(|e| Flaw::invalid(8 + json::offset(text, &e), format!("header: {e}")))?;
+        .map_err(|e| Flaw::invalid("safetensors-json", 8 + json_offset(text, &e), format!("header: {e}")))?;
     let mut described: Vec<(String, Described)> = header.tensors.into_iter().collect();
     described.sort_by_key(|(_, d)| d.data_offsets);
     let data_bytes = file.len() as u64 - data;
@@ -34,12 +35,13 @@ pub(super) fn read(file: &[u8]) -> Result<Contents, Flaw> {
     let mut expected = 0;
     for (name, d) in described {
         let [begin, end] = d.data_offsets;
-        let fail = |what: String| Flaw::invalid(data + begin, format!("tensor {name}: {what}"));
+        let fail = |code, what: String| Flaw::invalid(code, data + begin, format!("tensor {name}: {what}"));
         if let Some(why) = bad_name(&name, limits::NAME) {
-            return Err(Flaw::invalid(8, format!("header: tensor name {why}")));
+            return Err(Flaw::invalid("safetensors-name", 8, format!("header: tensor name {why}")));
         }
         if begin > end || end > data_bytes {
             return Err(Flaw::invalid(
+                "safetensors-past-end",
                 8,
                 format!(
                     "tensor {name}: data_offsets {begin}..{end} of {data_bytes} bytes of data: was the download interrupted?"
@@ -47,21 +49,31 @@ pub(super) fn read(file: &[u8]) -> Result<Contents, Flaw> {
             ));
         }
         if begin != expected {
-            let what =
-                if begin < expected { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            return Err(fail(format!("data_offsets {begin}..{end} {what}, which ends at {expected}")));
+            let (code, what) = if begin < expected {
+                ("safetensors-overlap", "overlaps the tensor before it")
+            } else {
+                ("safetensors-gap", "leaves a gap before it")
+            };
+            return Err(fail(code, format!("data_offsets {begin}..{end} {what}, which ends at {expected}")));
         }
         let kind = element(&d.dtype).ok_or_else(|| {
-            Flaw::unsupported(data + begin, format!("tensor {name}: unknown dtype {:?}", d.dtype))
+            Flaw::unsupported(
+                "safetensors-dtype",
+                data + begin,
+                format!("tensor {name}: unknown dtype {:?}", d.dtype),
+            )
         })?;
-        let (row_bytes, bytes) = size(&d.shape.0, kind).map_err(fail)?;
+        let (row_bytes, bytes) = size(&d.shape.0, kind).map_err(|what| fail("safetensors-shape", what))?;
         if bytes != end - begin {
-            return Err(fail(format!(
-                "{} {:?} takes {bytes} bytes, data_offsets {begin}..{end} give {}",
-                kind.name,
-                d.shape.0,
-                end - begin
-            )));
+            return Err(fail(
+                "safetensors-size",
+                format!(
+                    "{} {:?} takes {bytes} bytes, data_offsets {begin}..{end} give {}",
+                    kind.name,
+                    d.shape.0,
+                    end - begin
+                ),
+            ));
         }
         expected = end;
         // A scalar is a vector of one.
@@ -71,6 +83,7 @@ pub(super) fn read(file: &[u8]) -> Result<Contents, Flaw> {
     }
     if expected != data_bytes {
         return Err(Flaw::invalid(
+            "safetensors-trailing",
             data + expected,
             format!("{} bytes follow the last tensor and belong to none", data_bytes - expected),
         ));
@@ -81,11 +94,16 @@ pub(super) fn read(file: &[u8]) -> Result<Contents, Flaw> {
 /// The header's text and where the data begins.
 fn split(file: &[u8]) -> Result<(&[u8], u64), Flaw> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(Flaw::invalid(0, format!("{} bytes are too few for a safetensors file", file.len())));
+        return Err(Flaw::invalid(
+            "safetensors-truncated",
+            0,
+            format!("{} bytes are too few for a safetensors file", file.len()),
+        ));
     };
     let length = u64::from_le_bytes(*length);
     if length > limits::HEADER {
         return Err(Flaw::invalid(
+            "safetensors-length",
             0,
             format!(
                 "header length is {length}, allowed at most {}; is this a safetensors file?",
@@ -95,6 +113,7 @@ fn split(file: &[u8]) -> Result<(&[u8], u64), Flaw> {
     }
     let Some(text) = usize::try_from(length).ok().and_then(|n| rest.get(..n)) else {
         return Err(Flaw::invalid(
+            "safetensors-truncated",
             0,
             format!(
                 "header length is {length}, but {} bytes follow: was the download interrupted?",
@@ -104,8 +123,10 @@ fn split(file: &[u8]) -> Result<(&[u8], u64), Flaw> {
     };
     match text.first() {
         Some(b'{') => Ok((text, 8 + length)),
-        Some(b) => Err(Flaw::invalid(8, format!("header begins with byte {b:#04x}, not '{{'"))),
-        None => Err(Flaw::invalid(0, "header length is 0")),
+        Some(b) => {
+            Err(Flaw::invalid("safetensors-json", 8, format!("header begins with byte {b:#04x}, not '{{'")))
+        }
+        None => Err(Flaw::invalid("safetensors-length", 0, "header length is 0")),
     }
 }
 

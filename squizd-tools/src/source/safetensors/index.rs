@@ -1,7 +1,8 @@
 //! `model.safetensors.index.json` and the shards it names.
 
 use super::{json::Index, limits};
-use crate::source::{flaw::Flaw, safetensors::json};
+use crate::source::flaw::Flaw;
+use squizd::json_offset;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tensor names by shard file name, shards in name order.
@@ -9,12 +10,13 @@ pub(super) type Shards = BTreeMap<String, BTreeSet<String>>;
 
 /// Reads and checks the index.
 pub(super) fn read(text: &[u8]) -> Result<Shards, Flaw> {
-    let index: Index =
-        serde_json::from_slice(text).map_err(|e| Flaw::invalid(json::offset(text, &e), e.to_string()))?;
+    let index: Index = serde_json::from_slice(text)
+        .map_err(|e| Flaw::invalid("index-json", json_offset(text, &e), e.to_string()))?;
     let mut shards = Shards::new();
     for (tensor, shard) in index.weight_map.0 {
         if !is_plain_name(&shard) {
             return Err(Flaw::invalid(
+                "index-path",
                 0,
                 format!(
                     "weight_map puts tensor {tensor:?} into {shard:?}; a shard must be a .safetensors file beside the index"
@@ -24,10 +26,14 @@ pub(super) fn read(text: &[u8]) -> Result<Shards, Flaw> {
         shards.entry(shard).or_default().insert(tensor);
     }
     if shards.is_empty() {
-        return Err(Flaw::invalid(0, "weight_map names no tensor"));
+        return Err(Flaw::invalid("index-empty", 0, "weight_map names no tensor"));
     }
     if shards.len() > limits::SHARDS {
-        return Err(Flaw::invalid(0, format!("{} shards, allowed at most {}", shards.len(), limits::SHARDS)));
+        return Err(Flaw::invalid(
+            "index-shards",
+            0,
+            format!("{} shards, allowed at most {}", shards.len(), limits::SHARDS),
+        ));
     }
     complete(&shards)?;
     Ok(shards)
@@ -54,7 +60,11 @@ fn complete(shards: &Shards) -> Result<(), Flaw> {
     let mut sets: BTreeMap<(&str, u32), BTreeSet<u32>> = BTreeMap::new();
     for (stem, number, count) in shards.keys().filter_map(|name| numbered(name)) {
         if number == 0 || number > count {
-            return Err(Flaw::invalid(0, format!("weight_map names shard {number} of {count} of {stem}")));
+            return Err(Flaw::invalid(
+                "index-shards",
+                0,
+                format!("weight_map names shard {number} of {count} of {stem}"),
+            ));
         }
         sets.entry((stem, count)).or_default().insert(number);
     }
@@ -63,6 +73,7 @@ fn complete(shards: &Shards) -> Result<(), Flaw> {
         if numbers.len() as u64 != u64::from(count) {
             let missing = (1..=count).find(|n| !numbers.contains(n)).unwrap_or(count);
             return Err(Flaw::invalid(
+                "index-shards",
                 0,
                 format!(
                     "weight_map names {} of the {count} shards of {stem}; number {missing} is missing",

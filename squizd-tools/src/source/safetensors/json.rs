@@ -139,10 +139,3 @@ pub(super) struct Index {
 fn ignored<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
     IgnoredAny::deserialize(d).map(drop)
 }
-
-/// Absolute offset in the JSON text at which serde stopped.
-pub(super) fn offset(text: &[u8], e: &serde_json::Error) -> u64 {
-    let before: usize =
-        text.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
-    (before + e.column().saturating_sub(1)) as u64
-}

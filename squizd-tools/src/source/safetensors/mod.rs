@@ -12,4 +12,4 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use store::SafetensorsStore;
+pub use store::{SafetensorsStore, contents, shards};

@@ -7,14 +7,12 @@ use super::{
 };
 use crate::source::{
     mapped::MappedFile,
-    store::{StoredTensor, TensorStore},
-    tensors::MappedTensors,
+    store::StoredTensor,
+    tensors::{Mapped, MappedTensors},
 };
-use squizd::{Error, Result, source::SourceFile};
+use squizd::{Error, Result};
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     path::Path,
 };
 
@@ -35,10 +33,29 @@ pub struct SafetensorsStore {
     tensors: MappedTensors,
 }
 
+/// Tensors of a safetensors file in memory, by ascending offset, checked as
+/// [`SafetensorsStore::open_file`] checks a file's; `name` is for messages.
+///
+/// # Errors
+/// As [`SafetensorsStore::open_file`].
+pub fn contents(bytes: &[u8], name: &str) -> Result<Vec<StoredTensor>> {
+    let read = header::read(bytes).map_err(|f| f.in_file(name))?;
+    Ok(read.tensors.into_iter().map(|p| p.tensor).collect())
+}
+
+/// Names of tensors by the shard that `model.safetensors.index.json` puts
+/// them into; `name` is for messages.
+///
+/// # Errors
+/// As [`SafetensorsStore::open_index`].
+pub fn shards(text: &[u8], name: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    index::read(text).map_err(|f| f.in_file(name))
+}
+
 fn open_one(path: &Path) -> Result<(MappedFile, Contents)> {
     refuse_pickle(path)?;
     let file = MappedFile::open(path)?;
-    let contents = header::read(file.contents()?).map_err(|f| f.in_file(path))?;
+    let contents = header::read(file.contents()?).map_err(|f| f.in_file(path.display()))?;
     file.release(0..contents.data);
     Ok((file, contents))
 }
@@ -47,11 +64,14 @@ fn open_one(path: &Path) -> Result<(MappedFile, Contents)> {
 fn refuse_pickle(path: &Path) -> Result<()> {
     let suffix = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     if matches!(suffix.as_str(), "bin" | "pt" | "pth" | "ckpt" | "pkl") {
-        return Err(Error::unsupported(format!(
-            "{} is a PyTorch pickle, which can run any code when it is read, so it never is; take the model's \
+        return Err(Error::refused_unsupported(
+            "source-pickle",
+            format!(
+                "{} is a PyTorch pickle, which can run any code when it is read, so it never is; take the model's \
              .safetensors files, or convert it where you trust it with safetensors' own converter",
-            path.display()
-        )));
+                path.display()
+            ),
+        ));
     }
     Ok(())
 }
@@ -86,14 +106,17 @@ impl SafetensorsStore {
                 if let Some(pickle) = names.iter().find(|n| refuse_pickle(Path::new(n)).is_err()) {
                     refuse_pickle(&dir.join(pickle))?;
                 }
-                Err(Error::invalid(format!("{} holds no .safetensors file", dir.display())))
+                Err(Error::refused("source-none", format!("{} holds no .safetensors file", dir.display())))
             }
-            [first, .., last] => Err(Error::invalid(format!(
-                "{} holds {} .safetensors files ({first} to {last}) but no {INDEX_NAME}; name the one to convert, or \
+            [first, .., last] => Err(Error::refused(
+                "source-ambiguous",
+                format!(
+                    "{} holds {} .safetensors files ({first} to {last}) but no {INDEX_NAME}; name the one to convert, or \
                  fetch the index",
-                dir.display(),
-                candidates.len()
-            ))),
+                    dir.display(),
+                    candidates.len()
+                ),
+            )),
         }
     }
 
@@ -101,26 +124,30 @@ impl SafetensorsStore {
     pub fn open_index(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
         if file.bytes() > limits::INDEX {
-            return Err(Error::invalid(format!(
-                "{} has {} bytes, allowed at most {}",
-                path.display(),
-                file.bytes(),
-                limits::INDEX
-            )));
+            return Err(Error::refused(
+                "index-size",
+                format!("{} has {} bytes, allowed at most {}", path.display(), file.bytes(), limits::INDEX),
+            ));
         }
-        let shards = index::read(file.contents()?).map_err(|f| f.in_file(path))?;
+        let shards = index::read(file.contents()?).map_err(|f| f.in_file(path.display()))?;
         let dir = path.parent().unwrap_or(Path::new(""));
         let beside = file_names(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })?;
         if let Some(extra) = index::extra(&shards, &beside) {
-            return Err(Error::invalid(format!(
-                "{}: shard {extra} lies beside the index but is not in it; is it left from another download?",
-                path.display()
-            )));
+            return Err(Error::refused(
+                "index-shards",
+                format!(
+                    "{}: shard {extra} lies beside the index but is not in it; is it left from another download?",
+                    path.display()
+                ),
+            ));
         }
         let (mut metadata, mut tensors) = (None, MappedTensors::default());
         for name in shards.keys() {
             if !beside.contains(name) {
-                return Err(Error::invalid(format!("{}: shard {name} is missing", path.display())));
+                return Err(Error::refused(
+                    "index-shards",
+                    format!("{}: shard {name} is missing", path.display()),
+                ));
             }
             let (file, contents) = open_one(&dir.join(name))?;
             check_shard(&file, &contents, name, &shards)?;
@@ -142,18 +169,18 @@ fn check_shard(file: &MappedFile, contents: &Contents, name: &str, shards: &Shar
     let listed = shards.get(name).unwrap_or(&empty);
     let held: BTreeSet<&str> = contents.tensors.iter().map(|p| p.tensor.name.as_str()).collect();
     if let Some(absent) = listed.iter().find(|t| !held.contains(t.as_str())) {
-        return Err(Error::invalid(format!(
-            "{}: tensor {absent}, which the index puts here, is not in it",
-            file.path().display()
-        )));
+        return Err(Error::refused(
+            "index-tensor",
+            format!("{}: tensor {absent}, which the index puts here, is not in it", file.path().display()),
+        ));
     }
     let Some(unlisted) = held.iter().find(|t| !listed.contains(**t)) else { return Ok(()) };
     let elsewhere = shards.iter().find(|(_, tensors)| tensors.contains(*unlisted));
     let place = elsewhere.map_or("nowhere".to_owned(), |(shard, _)| format!("into {shard}"));
-    Err(Error::invalid(format!(
-        "{} holds tensor {unlisted}, which the index puts {place}",
-        file.path().display()
-    )))
+    Err(Error::refused(
+        "index-tensor",
+        format!("{} holds tensor {unlisted}, which the index puts {place}", file.path().display()),
+    ))
 }
 
 /// Names of everything in a folder that is not itself a folder.
@@ -170,28 +197,8 @@ fn file_names(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-impl TensorStore for SafetensorsStore {
-    fn tensors(&self) -> &[StoredTensor] {
-        self.tensors.tensors()
-    }
-
-    fn row_bytes(&self, index: usize, rows: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        self.tensors.row_bytes(index, rows)
-    }
-
-    fn read_f32(&self, index: usize, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        self.tensors.read_f32(index, rows, out)
-    }
-
-    fn release(&self, index: usize, rows: Range<u64>) {
-        self.tensors.release(index, rows);
-    }
-
-    fn files(&self) -> Vec<SourceFile> {
-        self.tensors.files()
-    }
-
-    fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
-        self.tensors.hash_files(stop)
+impl Mapped for SafetensorsStore {
+    fn mapped(&self) -> &MappedTensors {
+        &self.tensors
     }
 }

@@ -15,21 +15,24 @@ pub(super) const MAX_CHARSMAP: usize = 4 << 20;
 /// Ids by spelling; refuses empty, overlong and repeated tokens by index.
 pub(super) fn index_tokens<'a>(tokens: &[&'a str]) -> Result<HashMap<&'a str, u32>> {
     if tokens.is_empty() || tokens.len() > MAX_TOKENS {
-        return Err(Error::invalid(format!(
-            "the vocabulary has {} tokens, allowed 1..={MAX_TOKENS}",
-            tokens.len()
-        )));
+        return Err(Error::refused(
+            "tokenizer-size",
+            format!("the vocabulary has {} tokens, allowed 1..={MAX_TOKENS}", tokens.len()),
+        ));
     }
     let mut ids = HashMap::with_capacity(tokens.len());
     for (id, &token) in (0u32..).zip(tokens) {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-            return Err(Error::invalid(format!(
-                "token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}",
-                token.len()
-            )));
+            return Err(Error::refused(
+                "tokenizer-token",
+                format!("token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}", token.len()),
+            ));
         }
         if let Some(first) = ids.insert(token, id) {
-            return Err(Error::invalid(format!("token {id} {token:?} repeats token {first}")));
+            return Err(Error::refused(
+                "tokenizer-duplicate",
+                format!("token {id} {token:?} repeats token {first}"),
+            ));
         }
     }
     Ok(ids)
@@ -38,7 +41,9 @@ pub(super) fn index_tokens<'a>(tokens: &[&'a str]) -> Result<HashMap<&'a str, u3
 /// Refuses NaN and infinity by index.
 pub(super) fn check_scores(scores: &[f32]) -> Result<()> {
     match scores.iter().enumerate().find(|(_, s)| !s.is_finite()) {
-        Some((i, score)) => Err(Error::invalid(format!("the score of token {i} is {score}, not a number"))),
+        Some((i, score)) => {
+            Err(Error::refused("tokenizer-score", format!("the score of token {i} is {score}, not a number")))
+        }
         None => Ok(()),
     }
 }
@@ -46,10 +51,10 @@ pub(super) fn check_scores(scores: &[f32]) -> Result<()> {
 /// Refuses an overlong character map.
 pub(super) fn check_charsmap(map: &[u8]) -> Result<()> {
     if map.len() > MAX_CHARSMAP {
-        return Err(Error::invalid(format!(
-            "precompiled_charsmap has {} bytes, at most {MAX_CHARSMAP} are allowed",
-            map.len()
-        )));
+        return Err(Error::refused(
+            "tokenizer-charsmap",
+            format!("precompiled_charsmap has {} bytes, at most {MAX_CHARSMAP} are allowed", map.len()),
+        ));
     }
     Ok(())
 }

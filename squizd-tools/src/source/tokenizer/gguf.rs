@@ -67,9 +67,12 @@ pub fn build(vocab: &GgufVocab<'_>) -> Result<Vec<u8>> {
         "gpt2" => checked.byte_level(),
         "llama" => checked.sentencepiece(false),
         "t5" => checked.sentencepiece(true),
-        other => Err(Error::unsupported(format!(
-            "tokenizer.ggml.model is {other:?}; supported are gpt2 (byte-level BPE), llama (SentencePiece) and t5 (unigram): convert from the Hugging Face checkpoint instead"
-        ))),
+        other => Err(Error::refused_unsupported(
+            "tokenizer-component",
+            format!(
+                "tokenizer.ggml.model is {other:?}; supported are gpt2 (byte-level BPE), llama (SentencePiece) and t5 (unigram): convert from the Hugging Face checkpoint instead"
+            ),
+        )),
     }
 }
 
@@ -83,39 +86,46 @@ struct Checked<'a> {
     unknown: Option<(u32, &'a str)>,
 }
 
-fn bad(key: &str, what: std::fmt::Arguments<'_>) -> Error {
-    Error::invalid(format!("tokenizer.ggml.{key}: {what}"))
+fn bad(code: &'static str, key: &str, what: std::fmt::Arguments<'_>) -> Error {
+    Error::refused(code, format!("tokenizer.ggml.{key}: {what}"))
 }
 
 impl<'a> Checked<'a> {
     fn new(vocab: &'a GgufVocab<'a>) -> Result<Self> {
         let n = vocab.tokens.len();
-        let within = |key: &'static str| move |e: Error| Error::invalid(format!("tokenizer.ggml.{key}: {e}"));
+        let within = |key: &'static str| move |e: Error| e.within(&format!("tokenizer.ggml.{key}"));
         let ids = index_tokens(&vocab.tokens).map_err(within("tokens"))?;
         for (key, len) in [("scores", vocab.scores.len()), ("token_type", vocab.token_types.len())] {
             if len != 0 && len != n {
-                return Err(bad(key, format_args!("{len} entries for {n} tokens")));
+                return Err(bad("tokenizer-size", key, format_args!("{len} entries for {n} tokens")));
             }
         }
         check_scores(&vocab.scores).map_err(within("scores"))?;
         check_charsmap(&vocab.precompiled_charsmap).map_err(within("precompiled_charsmap"))?;
         if vocab.merges.len() > MAX_MERGES {
             let len = vocab.merges.len();
-            return Err(bad("merges", format_args!("{len} merges, at most {MAX_MERGES} are allowed")));
+            return Err(bad(
+                "tokenizer-size",
+                "merges",
+                format_args!("{len} merges, at most {MAX_MERGES} are allowed"),
+            ));
         }
         let kinds = if vocab.token_types.is_empty() {
             vec![Kind::Normal; n]
         } else {
             let kind = |(i, &t): (usize, &i64)| {
-                Kind::from_number(t)
-                    .ok_or_else(|| bad("token_type", format_args!("entry {i} is {t}, allowed 0..=6")))
+                Kind::from_number(t).ok_or_else(|| {
+                    bad("tokenizer-token", "token_type", format_args!("entry {i} is {t}, allowed 0..=6"))
+                })
             };
             vocab.token_types.iter().enumerate().map(kind).collect::<Result<Vec<_>>>()?
         };
         let special = |key: &str, id: Option<u64>| -> Result<Option<(u32, &'a str)>> {
             let Some(id) = id else { return Ok(None) };
             let token = usize::try_from(id).ok().and_then(|i| vocab.tokens.get(i));
-            let token = token.ok_or_else(|| bad(key, format_args!("id {id} is outside the {n} tokens")))?;
+            let token = token.ok_or_else(|| {
+                bad("tokenizer-special", key, format_args!("id {id} is outside the {n} tokens"))
+            })?;
             Ok(Some((id as u32, token)))
         };
         let bos = special("bos_token_id", vocab.bos)?;
@@ -128,7 +138,7 @@ impl<'a> Checked<'a> {
     fn byte_level(&self) -> Result<Vec<u8>> {
         let pre = self.vocab.pre.unwrap_or("");
         let prepared = preparation(pre).ok_or_else(|| {
-            Error::unsupported(format!(
+            Error::refused_unsupported("tokenizer-component", format!(
                 "tokenizer.ggml.pre is {pre:?}, a word splitter that this version does not know: convert from the Hugging Face checkpoint, which has a tokenizer.json"
             ))
         })?;
@@ -142,7 +152,11 @@ impl<'a> Checked<'a> {
     /// Llama's and T5's kinds: SentencePiece BPE or unigram.
     fn sentencepiece(&self, unigram: bool) -> Result<Vec<u8>> {
         if unigram && self.vocab.scores.is_empty() {
-            return Err(bad("scores", format_args!("missing; a unigram vocabulary needs one per token")));
+            return Err(bad(
+                "tokenizer-score",
+                "scores",
+                format_args!("missing; a unigram vocabulary needs one per token"),
+            ));
         }
         let pieces = PieceModel {
             tokens: self.vocab.tokens.clone(),
@@ -171,6 +185,7 @@ impl<'a> Checked<'a> {
             let (a, b) = merge.split_at(at);
             let Some(b) = b.strip_prefix(' ').filter(|b| !b.is_empty()) else {
                 return Err(bad(
+                    "tokenizer-merge",
                     "merges",
                     format_args!("merge {i} is {merge:?}, not two tokens with a space between"),
                 ));
@@ -180,9 +195,11 @@ impl<'a> Checked<'a> {
             joined.push_str(b);
             match [a, b, &joined].into_iter().find(|t| !self.ids.contains_key(t)) {
                 None => Ok((a, b)),
-                Some(missing) => {
-                    Err(bad("merges", format_args!("merge {i} ({merge:?}): {missing:?} is not a token")))
-                }
+                Some(missing) => Err(bad(
+                    "tokenizer-merge",
+                    "merges",
+                    format_args!("merge {i} ({merge:?}): {missing:?} is not a token"),
+                )),
             }
         };
         self.vocab.merges.iter().enumerate().map(pair).collect()

@@ -19,7 +19,6 @@ pub(super) struct Spec<'a> {
 }
 
 /// A token cut out of the text before the model sees it.
-#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Serialize)]
 pub(super) struct AddedToken<'a> {
     pub(super) id: u32,

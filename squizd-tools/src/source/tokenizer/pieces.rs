@@ -83,9 +83,12 @@ impl PieceModel<'_> {
     pub(super) fn checked(mut self) -> Result<Self> {
         for (i, (token, kind)) in self.tokens.iter().zip(&self.kinds).enumerate() {
             if *kind == Kind::Byte && !is_byte_piece(token) {
-                return Err(Error::invalid(format!(
-                    "token {i} is {token:?}, but its type is byte: it must be \"<0x00>\" to \"<0xFF>\""
-                )));
+                return Err(Error::refused(
+                    "tokenizer-byte",
+                    format!(
+                        "token {i} is {token:?}, but its type is byte: it must be \"<0x00>\" to \"<0xFF>\""
+                    ),
+                ));
             }
         }
         self.spell_joined_bytes();
@@ -99,7 +102,10 @@ impl PieceModel<'_> {
     pub(super) fn spec(&self) -> Result<Spec<'_>> {
         let model = if self.unigram {
             let Some(unk_id) = self.unknown else {
-                return Err(Error::invalid("the unigram vocabulary names no unknown token, and needs one"));
+                return Err(Error::refused(
+                    "tokenizer-special",
+                    "the unigram vocabulary names no unknown token, and needs one",
+                ));
             };
             let scores = self.scores.iter().map(|&s| f64::from(s));
             let vocab = self.tokens.iter().copied().zip(scores).collect();
@@ -209,7 +215,10 @@ fn merges_from_scores<'a>(
             }
         }
         if merges.len() > MAX_MERGES {
-            return Err(Error::invalid(format!("the pieces have more than {MAX_MERGES} merges")));
+            return Err(Error::refused(
+                "tokenizer-size",
+                format!("the pieces have more than {MAX_MERGES} merges"),
+            ));
         }
     }
     Ok(merges)

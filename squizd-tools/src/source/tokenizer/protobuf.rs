@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
 
 /// An error of `tokenizer.model` at a byte.
 pub(super) fn error(at: usize, what: std::fmt::Arguments<'_>) -> Error {
-    Error::invalid(format!("tokenizer.model, byte {at}: {what}"))
+    Error::refused("tokenizer-protobuf", format!("tokenizer.model, byte {at}: {what}")).at(at as u64)
 }
 
 #[cfg(test)]

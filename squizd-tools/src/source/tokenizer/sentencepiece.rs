@@ -27,8 +27,6 @@ struct Config {
     #[serde(default)]
     legacy: Option<bool>,
 }
-
-#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Deserialize)]
 struct ConfigToken {
     content: String,
@@ -55,10 +53,10 @@ struct ConfigToken {
 /// type other than BPE and unigram; and when an added token leaves a gap.
 pub fn from_sentencepiece(model: &[u8], config: Option<&[u8]>, added: Option<&[u8]>) -> Result<Vec<u8>> {
     if model.len() > MAX_BYTES {
-        return Err(Error::invalid(format!(
-            "tokenizer.model has {} bytes, at most {MAX_BYTES} are allowed",
-            model.len()
-        )));
+        return Err(Error::refused(
+            "tokenizer-size",
+            format!("tokenizer.model has {} bytes, at most {MAX_BYTES} are allowed", model.len()),
+        ));
     }
     let mut config: Config = parse_json("tokenizer_config.json", config)?;
     let more: BTreeMap<String, u32> = parse_json("added_tokens.json", added)?;
@@ -79,7 +77,7 @@ pub fn from_sentencepiece(model: &[u8], config: Option<&[u8]>, added: Option<&[u
 fn parse_json<T: Default + for<'de> Deserialize<'de>>(name: &str, bytes: Option<&[u8]>) -> Result<T> {
     bytes.map_or_else(
         || Ok(T::default()),
-        |b| serde_json::from_slice(b).map_err(|e| Error::invalid(format!("{name}: {e}"))),
+        |b| serde_json::from_slice(b).map_err(|e| Error::refused("tokenizer-json", format!("{name}: {e}"))),
     )
 }
 
@@ -185,8 +183,12 @@ impl<'a> Proto<'a> {
     }
 
     fn build(&self, config: &Config) -> Result<Vec<u8>> {
-        let unsupported =
-            |what: &str| Err(Error::unsupported(format!("tokenizer.model: {what} is not supported")));
+        let unsupported = |what: &str| {
+            Err(Error::refused_unsupported(
+                "tokenizer-component",
+                format!("tokenizer.model: {what} is not supported"),
+            ))
+        };
         let unigram = match self.trainer.model_type {
             1 => true,
             2 => false,
@@ -222,15 +224,18 @@ impl<'a> Proto<'a> {
                     kinds.push(kind);
                 }
                 _ => {
-                    return Err(Error::invalid(format!(
-                        "tokenizer_config.json: added token {:?} has id {id}, which leaves a gap after {} tokens",
-                        added.content,
-                        tokens.len()
-                    )));
+                    return Err(Error::refused(
+                        "tokenizer-id",
+                        format!(
+                            "tokenizer_config.json: added token {:?} has id {id}, which leaves a gap after {} tokens",
+                            added.content,
+                            tokens.len()
+                        ),
+                    ));
                 }
             }
         }
-        let ids = index_tokens(&tokens).map_err(|e| Error::invalid(format!("tokenizer.model: {e}")))?;
+        let ids = index_tokens(&tokens).map_err(|e| e.within("tokenizer.model"))?;
         let prefix =
             match (self.normalizer.add_dummy_prefix && config.add_prefix_space != Some(false), config.legacy)
             {

@@ -206,7 +206,8 @@ impl Block {
         let levels = LEVELS.iter().find(|l| mode & MODE_MASK == MODE && l.mode == range);
         let levels = levels.ok_or(fault("block mode is not a 6x6 grid of 2 to 6 levels in one plane"))?;
         let partitions = field(11, 2) as usize + 1;
-        let (seed, endpoint_mode) = if partitions == 1 { (0, field(13, 4)) } else { (field(13, 10), field(23, 6)) };
+        let (seed, endpoint_mode) =
+            if partitions == 1 { (0, field(13, 4)) } else { (field(13, 10), field(23, 6)) };
         if endpoint_mode != 0 {
             return Err(fault("endpoint mode is not 0 (luminance) for all partitions"));
         }
@@ -224,7 +225,10 @@ impl Block {
         levels.range.unpack(word.reverse_bits(), &mut symbols.texels);
         let spare = 128 - levels.size() - start - size;
         if word >> (start + size) & ((1 << spare) - 1) != 0 {
-            return Err(Fault { code: "astc-spare-bits", message: "bits between endpoints and levels are not 0" });
+            return Err(Fault {
+                code: "astc-spare-bits",
+                message: "bits between endpoints and levels are not 0",
+            });
         }
         for texel in &mut symbols.texels {
             *texel = levels.by_code.get(usize::from(*texel)).copied().unwrap_or(0);
@@ -237,7 +241,7 @@ impl Block {
         match self {
             Self::Constant(value) => {
                 let extent = u128::from(u64::MAX >> 12) << 12;
-                let grey = u128::from(*value) * 0x0001_0001_0001 | 0xffff << 48;
+                let grey = (u128::from(*value) * 0x0001_0001_0001) | (0xffff << 48);
                 (u128::from(CONSTANT) | extent | grey << 64).to_le_bytes()
             }
             Self::Levels(symbols) => symbols.pack().to_le_bytes(),
@@ -251,9 +255,7 @@ impl Block {
             Self::Levels(symbols) => {
                 let palette = symbols.palette();
                 let map = partition::map(symbols.partitions, usize::from(symbols.seed));
-                std::array::from_fn(|i| {
-                    palette[usize::from(map[i] & 3)][usize::from(symbols.texels[i] & 7)]
-                })
+                std::array::from_fn(|i| palette[usize::from(map[i] & 3)][usize::from(symbols.texels[i] & 7)])
             }
         }
     }
@@ -281,7 +283,8 @@ impl Symbols {
         let mut palette = [[0; 8]; 4];
         let levels = Levels::of(self.levels);
         let Some(range) = endpoint_range(levels, self.partitions) else { return palette };
-        for (palette, ends) in palette.iter_mut().zip(self.endpoints.as_chunks::<2>().0).take(self.partitions) {
+        for (palette, ends) in palette.iter_mut().zip(self.endpoints.as_chunks::<2>().0).take(self.partitions)
+        {
             let [low, high] = ends.map(|code| endpoint_value(range, code));
             for (texel_, step) in palette.iter_mut().zip(levels.steps) {
                 *texel_ = texel(low, high, *step);
@@ -302,7 +305,7 @@ impl Symbols {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -335,19 +338,21 @@ mod tests {
     fn texels_round_to_f16_toward_zero() {
         for c in 0..0xffff {
             let exact = half::f16::from_f32(c as f32 / 65536.0);
-            let down = if exact.to_f32() > c as f32 / 65536.0 { exact.to_bits() - 1 } else { exact.to_bits() };
-            assert_eq!(from_unorm16(c) as f32 / 65536.0, half::f16::from_bits(down).to_f32(), "{c}");
+            let down =
+                if exact.to_f32() > c as f32 / 65536.0 { exact.to_bits() - 1 } else { exact.to_bits() };
+            let down = half::f16::from_bits(down).to_f32();
+            assert_eq!((from_unorm16(c) as f32 / 65536.0).to_bits(), down.to_bits(), "{c}");
         }
         assert_eq!(from_unorm16(0xffff), 1 << 16);
     }
 
-    pub(super) fn symbols() -> impl Strategy<Value = Symbols> {
+    pub(in crate::codec::astc) fn symbols() -> impl Strategy<Value = Symbols> {
         let modes: Vec<(usize, usize)> = (2..7)
             .flat_map(|l| (1..5).map(move |p| (l, p)))
             .filter(|&(l, p)| endpoint_range(Levels::of(l), p).is_some())
             .collect();
-        (prop::sample::select(modes), 0u16..1024, any::<[u8; 8]>(), any::<[u8; 32]>(), any::<[u8; 4]>()).prop_map(
-            |((levels, partitions), seed, mut endpoints, a, b)| {
+        (prop::sample::select(modes), 0u16..1024, any::<[u8; 8]>(), any::<[u8; 32]>(), any::<[u8; 4]>())
+            .prop_map(|((levels, partitions), seed, mut endpoints, a, b)| {
                 let range = endpoint_range(Levels::of(levels), partitions).unwrap();
                 for (i, e) in endpoints.iter_mut().enumerate() {
                     *e = if i < 2 * partitions { (usize::from(*e) % range.len()) as u8 } else { 0 };
@@ -358,8 +363,7 @@ mod tests {
                 }
                 let seed = if partitions == 1 { 0 } else { seed };
                 Symbols { levels, partitions, seed, endpoints, texels }
-            },
-        )
+            })
     }
 
     proptest! {

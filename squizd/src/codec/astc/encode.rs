@@ -4,7 +4,8 @@ use super::alphabet::{Mode, modes};
 use super::block::{Block, GREY, Levels, Symbols, from_unorm16, texel};
 use super::fit::{Fit, Subset, fit};
 use super::survey::{Candidate, Request, Workspace, survey};
-use super::{Quality, TEXELS, partition};
+use super::{TEXELS, partition};
+use crate::codec::Quality;
 use crate::simd::multiversion;
 
 /// Texels in units of 1/65536 per endpoint unit.
@@ -177,7 +178,13 @@ fn settle(target: &Target, mode: &Mode, seed: u16, fits: &[Fit], best: &mut Choi
         for (ends, fit) in endpoints.as_chunks_mut::<2>().0.iter_mut().zip(fits).take(mode.partitions) {
             *ends = [mode.codes[fit.low], mode.codes[fit.high]];
         }
-        Block::Levels(Symbols { levels: mode.levels, partitions: mode.partitions, seed, endpoints, texels: levels })
+        Block::Levels(Symbols {
+            levels: mode.levels,
+            partitions: mode.partitions,
+            seed,
+            endpoints,
+            texels: levels,
+        })
     });
 }
 

@@ -29,8 +29,7 @@ impl Subset {
             (*v, *w) = (target.values[texel], target.weights[texel]);
             count += 1;
         }
-        let mut subset =
-            Self { values: [F32x8::ZERO; VECTORS], weights: [F32x8::ZERO; VECTORS], vectors: 0 };
+        let mut subset = Self { values: [F32x8::ZERO; VECTORS], weights: [F32x8::ZERO; VECTORS], vectors: 0 };
         for (to, from) in subset.values.iter_mut().zip(values.as_chunks().0) {
             *to = F32x8(*from);
         }
@@ -75,7 +74,6 @@ pub(super) fn fit(subset: &Subset, mode: &Mode, start: (usize, usize), rounds: u
 #[inline(always)]
 fn fit_levels<V: Lanes>(subset: &Subset, mode: &Mode, start: (usize, usize), rounds: usize) -> Fit {
     match mode.levels {
-        3 => fit_lanes::<V, 3>(subset, mode, start, rounds),
         4 => fit_lanes::<V, 4>(subset, mode, start, rounds),
         5 => fit_lanes::<V, 5>(subset, mode, start, rounds),
         _ => fit_lanes::<V, 6>(subset, mode, start, rounds),

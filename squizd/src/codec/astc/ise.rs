@@ -141,7 +141,7 @@ const fn quints() -> [[u8; 5]; 128] {
     let mut table = [[0; 5]; 128];
     let mut q = 0;
     while q < 128 {
-        let (q2, q1, q0) = if q >> 1 & 3 == 3 && q >> 5 & 3 == 0 {
+        let (q2, q1, q0) = if q >> 1 & 3 == 3 && q >> 5 == 0 {
             let low = q & 1;
             (low << 2 | (q >> 4 & 1 & !low) << 1 | (q >> 3 & 1 & !low), 4, 4)
         } else {
@@ -198,9 +198,15 @@ mod tests {
 
     #[test]
     fn sizes_are_the_specifications() {
-        assert_eq!([Range::Trits(1).size(36), Range::Quints(0).size(36), Range::Bits(2).size(36)], [94, 84, 72]);
+        assert_eq!(
+            [Range::Trits(1).size(36), Range::Quints(0).size(36), Range::Bits(2).size(36)],
+            [94, 84, 72]
+        );
         assert_eq!([Range::Trits(0).size(36), Range::Bits(1).size(36)], [58, 36]);
-        assert_eq!([Range::Trits(2).size(4), Range::Quints(1).size(8), Range::Trits(6).size(8)], [15, 27, 61]);
+        assert_eq!(
+            [Range::Trits(2).size(4), Range::Quints(1).size(8), Range::Trits(6).size(8)],
+            [15, 27, 61]
+        );
         assert_eq!([Range::Trits(2).len(), Range::Quints(2).len(), Range::Bits(5).len()], [12, 20, 32]);
     }
 

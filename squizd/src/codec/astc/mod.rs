@@ -15,18 +15,23 @@ mod encode;
 mod fit;
 mod ise;
 mod norm;
+#[cfg(all(test, feature = "arm-astcenc"))]
+mod oracle;
 mod partition;
 mod plan;
 mod strip;
 mod survey;
-mod words;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use super::half_float::f16_to_f32;
 use super::lanes::exp2i;
-use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation};
+use super::stream::{for_row_steps, geometry, out_of_range, read_finite};
+use super::{
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Quality, Request, Rows,
+    Violation,
+};
 use crate::Result;
 use norm::Columns;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, astc};
@@ -43,18 +48,6 @@ const TEXELS: usize = SIDE * SIDE;
 const TASK_WEIGHTS: u64 = 1 << 14;
 
 struct Astc;
-
-/// How much time to spend on a tensor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Quality {
-    /// One partition.
-    Fast,
-    /// One partition, and two or three by exhaustive search.
-    #[default]
-    Default,
-    /// Every useful mode.
-    Max,
-}
 
 /// Scales of a stored tensor.
 struct Scales<'a> {
@@ -102,51 +95,13 @@ fn params(mode: u8, exponent: i8) -> Params {
     params
 }
 
-impl Astc {
-    /// Encodes with a quality and the weight of each column's error.
-    fn encode_as(
-        &self,
-        rows: &dyn Rows,
-        params: &Params,
-        sink: &dyn PayloadSink,
-        quality: Quality,
-        importance: Option<&[f32]>,
-    ) -> Result<(u64, EncodeStats)> {
-        let matrix = rows.matrix();
-        let Geometry { planes: [block_plane, row_plane, column_plane, _], plane_count, length } =
-            geometry(self.id(), rows.name(), matrix, params)?;
-        if matrix.elements() == 0 {
-            return Ok((length.max(), EncodeStats::default()));
-        }
-        let unit = exp2i(-exponent(params));
-        let columns = if plane_count == 3 {
-            let columns = Columns::of_rows(rows, unit)?;
-            let bytes: Vec<u8> = columns.bits.iter().flat_map(|b| b.to_le_bytes()).collect();
-            sink.write_at(column_plane.offset, &bytes)?;
-            columns
-        } else {
-            Columns::ones(matrix.cols as usize)
-        };
-        let equal = if importance.is_some() { Vec::new() } else { vec![1.0; matrix.cols as usize] };
-        let importance = importance.unwrap_or(&equal);
-        let plan = Plan { exponent: exponent(params), columns: &columns, quality, importance };
-        let step = (TASK_WEIGHTS / matrix.cols).next_multiple_of(astc::SIDE).max(astc::SIDE);
-        let stats = for_row_chunks_of(step, rows, Buffers::new, |buffers, range| {
-            read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
-            let stats = buffers
-                .encode(&plan)
-                .map_err(|row| out_of_range(rows, range.start + row as u64, self.id()))?;
-            sink.write_at(range.start / astc::SIDE * block_plane.row_stride, &buffers.blocks)?;
-            sink.write_at(row_plane.offset + range.start * row_plane.row_stride, &buffers.scales)?;
-            Ok(stats)
-        })?;
-        Ok((length.max(), stats))
-    }
-}
-
 impl Codec for Astc {
     fn id(&self) -> CodecId {
         CodecId::ASTC
+    }
+
+    fn options(&self) -> &'static [OptionKind] {
+        &[OptionKind::Quality]
     }
 
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
@@ -161,12 +116,48 @@ impl Codec for Astc {
         Ok(plan::nominal(matrix))
     }
 
-    fn plan(&self, rows: &dyn Rows, _: &EncodeOptions) -> Result<Params> {
+    fn plan(&self, rows: &dyn Rows, _: &Request<'_>) -> Result<Params> {
         plan::plan(rows)
     }
 
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
-        self.encode_as(rows, params, sink, Quality::Default, None)
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        request: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)> {
+        let matrix = rows.matrix();
+        let Geometry { planes: [block_plane, row_plane, column_plane, _], plane_count, length } =
+            geometry(self.id(), rows.name(), matrix, params)?;
+        if matrix.elements() == 0 {
+            return Ok((length.max(), EncodeStats::default()));
+        }
+        let columns = if plane_count == 3 {
+            let columns = Columns::of_rows(rows, exp2i(-exponent(params)))?;
+            let bytes: Vec<u8> = columns.bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+            sink.write_at(column_plane.offset, &bytes)?;
+            columns
+        } else {
+            Columns::ones(matrix.cols as usize)
+        };
+        let plan = Plan {
+            exponent: exponent(params),
+            columns: &columns,
+            quality: request.options.quality.unwrap_or(Quality::Default),
+            guide: request.guide,
+        };
+        let step = (TASK_WEIGHTS / matrix.cols).next_multiple_of(astc::SIDE).max(astc::SIDE);
+        let stats = for_row_steps(rows, 0..matrix.rows, step, Buffers::new, |buffers, range| {
+            read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
+            let stats = buffers
+                .encode(&plan, range.start)
+                .map_err(|row| out_of_range(rows, range.start + row as u64, self.id()))?;
+            sink.write_at(range.start / astc::SIDE * block_plane.row_stride, &buffers.blocks)?;
+            sink.write_at(row_plane.offset + range.start * row_plane.row_stride, &buffers.scales)?;
+            Ok(stats)
+        })?;
+        Ok((length.max(), stats))
     }
 
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {

@@ -7,11 +7,11 @@
 //!
 //! All of it in units of `2^e`, the tensor's exponent.
 
-use super::{Quality, SIDE};
+use super::SIDE;
 use crate::Result;
-use crate::codec::Rows;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
 use crate::codec::stream::read_finite;
+use crate::codec::{Quality, Rows};
 use crate::simd::multiversion;
 use rayon::prelude::*;
 use squizd_spec::CodecId;
@@ -195,12 +195,19 @@ fn row_scales_lanes(strip: &[f32], columns: &Columns, quality: Quality) -> [u16;
             }
         }
     }
-    let own = noise.map(|noise| noise.into_iter().fold(f32::INFINITY, |m, n| if n < m { n } else { m }));
+    let mut own = [(0, f32::INFINITY); SIDE];
+    for (own, noise) in own.iter_mut().zip(&noise) {
+        for (k, noise) in noise.iter().enumerate() {
+            if *noise < own.1 {
+                *own = (k, *noise);
+            }
+        }
+    }
     let (mut common, mut least) = (0, f64::INFINITY);
     for k in 0..HALF_RANGES.len() {
         let mut total = 0.0;
         for y in 0..SIDE {
-            let alone = own[y] / OWN;
+            let alone = own[y].1 / OWN;
             total += rms[y] * rms[y] * f64::from(if noise[y][k] < alone { noise[y][k] } else { alone });
         }
         if total < least {
@@ -209,8 +216,7 @@ fn row_scales_lanes(strip: &[f32], columns: &Columns, quality: Quality) -> [u16;
     }
     let mut bits = [0; SIDE];
     for y in 0..SIDE {
-        let alone = noise[y].iter().position(|n| *n == own[y]).unwrap_or(common);
-        let k = if own[y] < OWN * noise[y][common] { alone } else { common };
+        let k = if own[y].1 < OWN * noise[y][common] { own[y].0 } else { common };
         bits[y] = f32_to_f16((rms[y] * f64::from(HALF_RANGES[k].0)) as f32);
     }
     bits

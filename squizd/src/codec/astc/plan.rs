@@ -1,12 +1,12 @@
 //! Scale mode and exponent of a tensor, from a sample of its rows.
 
 use super::norm::Columns;
+use super::params;
 use super::strip::{Buffers, Plan};
-use super::{Quality, params};
 use crate::Result;
-use crate::codec::Rows;
 use crate::codec::lanes::{exp2i, exponent};
 use crate::codec::stream::read_finite;
+use crate::codec::{Guide, Quality, Rows};
 use squizd_spec::{CodecId, Matrix, Params, astc};
 
 /// Rows from which on column scales may pay: below, they are an eighth of a bit
@@ -39,12 +39,11 @@ pub(super) fn plan(rows: &dyn Rows) -> Result<Params> {
         astc::ROW
     } else {
         let cols = matrix.cols as usize;
-        let equal = vec![1.0; cols];
         let noise = |columns: &Columns, values: &[f32]| {
             let mut buffers = Buffers::new();
             buffers.values.extend_from_slice(values);
-            let plan = Plan { exponent: e, columns, quality: Quality::Fast, importance: &equal };
-            buffers.encode(&plan).map_or(f64::INFINITY, |stats| stats.noise)
+            let plan = Plan { exponent: e, columns, quality: Quality::Fast, guide: Guide::NONE };
+            buffers.encode(&plan, 0).map_or(f64::INFINITY, |stats| stats.noise)
         };
         let columns = Columns::of_values(&estimate, cols, exp2i(-e))?;
         let worth = libm::exp2(-2.0 * 16.0 / matrix.rows as f64);

@@ -1,7 +1,7 @@
 //! Exhaustive search over partitionings and pairs of endpoints, in 16-bit
 //! integers.
 //!
-//! For a set of pairs of endpoints (32, 48 or 64 lanes) the cost of each texel
+//! For a set of pairs of endpoints (32 or 64 lanes) the cost of each texel
 //! under each pair, its squared distance to the nearest level, is computed once.
 //! Costs add up over texels, so a table per row of the block gives the cost of
 //! any subset of that row, and the cost of any subset of the block, for all
@@ -164,28 +164,18 @@ struct Tables<const V: usize> {
     least: Vec<u16>,
 }
 
-impl<const V: usize> Tables<V> {
-    fn new() -> Box<Self> {
-        Box::new(Self {
-            rows: [[[U16x16::ZERO; V]; 1 << SIDE]; SIDE],
-            lowers: Vec::new(),
-            subsets: Vec::new(),
-            least: Vec::new(),
-        })
+impl<const V: usize> Default for Tables<V> {
+    fn default() -> Self {
+        let rows = [[[U16x16::ZERO; V]; 1 << SIDE]; SIDE];
+        Self { rows, lowers: Vec::new(), subsets: Vec::new(), least: Vec::new() }
     }
 }
 
-/// One worker's tables.
+/// One worker's tables, for half and all of the lanes.
+#[derive(Default)]
 pub(super) struct Workspace {
-    narrow: Box<Tables<2>>,
-    middle: Box<Tables<3>>,
-    wide: Box<Tables<4>>,
-}
-
-impl Workspace {
-    pub(super) fn new() -> Self {
-        Self { narrow: Tables::new(), middle: Tables::new(), wide: Tables::new() }
-    }
+    half: Box<Tables<2>>,
+    all: Box<Tables<4>>,
 }
 
 /// The candidates of `mode` with the smallest costs, the smallest first.
@@ -209,9 +199,8 @@ fn survey_words<W: Words>(workspace: &mut Workspace, mode: &Mode, request: &Requ
     let mut pairs = [(0, 0); MAX_PAIRS];
     let (count, complete) = choose_pairs(mode, request, &mut pairs);
     let found = match count {
-        0..=32 => search::<W, 2>(&mut workspace.narrow, mode, request, &pairs),
-        33..=48 => search::<W, 3>(&mut workspace.middle, mode, request, &pairs),
-        _ => search::<W, 4>(&mut workspace.wide, mode, request, &pairs),
+        0..=32 => search::<W, 2>(&mut workspace.half, mode, request, &pairs),
+        _ => search::<W, 4>(&mut workspace.all, mode, request, &pairs),
     };
     Candidates { complete, ..found }
 }
@@ -281,7 +270,6 @@ fn search<W: Words, const V: usize>(
     pairs: &[(u8, u8); MAX_PAIRS],
 ) -> Candidates {
     match mode.levels {
-        3 => tabulate::<W, V, 3>(tables, mode, request, pairs),
         4 => tabulate::<W, V, 4>(tables, mode, request, pairs),
         _ => tabulate::<W, V, 5>(tables, mode, request, pairs),
     }

@@ -180,8 +180,10 @@ mod x86 {
         fn least(self) -> u16 {
             // SAFETY: an `Avx` exists only where AVX2 is available.
             unsafe {
-                let halves =
-                    x::_mm_min_epu16(x::_mm256_castsi256_si128(self.0), x::_mm256_extracti128_si256::<1>(self.0));
+                let halves = x::_mm_min_epu16(
+                    x::_mm256_castsi256_si128(self.0),
+                    x::_mm256_extracti128_si256::<1>(self.0),
+                );
                 x::_mm_cvtsi128_si32(x::_mm_minpos_epu16(halves)) as u16
             }
         }

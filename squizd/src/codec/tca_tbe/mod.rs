@@ -24,7 +24,10 @@ mod x86;
 use super::half_float::bf16_to_f32;
 use super::sample::Sample;
 use super::stream::{checked_geometry, chunk_elements, energy, for_row_chunks, geometry};
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Rows, Violation, raw};
+use super::{
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows,
+    Violation, raw,
+};
 use crate::{Error, Result};
 use decode::Corrupt;
 use encode::{Coding, Encoder};
@@ -282,12 +285,20 @@ impl Codec for TcaTbe {
         CodecId::TCA_TBE
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }
 
     fn accepts_dtype(&self, dtype: DType) -> std::result::Result<(), String> {
         only_bf16(dtype)
+    }
+
+    fn options(&self) -> &'static [OptionKind] {
+        &[OptionKind::Profile]
     }
 
     fn imports(&self, dtype: DType, _: Matrix, _: &EncodeOptions) -> bool {
@@ -302,10 +313,10 @@ impl Codec for TcaTbe {
     /// The palette, and whether coding saves anything, are decided from a
     /// sample; so a tensor whose other rows are unlike it may end up larger
     /// than plain, but never wrong.
-    fn plan(&self, rows: &dyn Rows, options: &EncodeOptions) -> Result<Params> {
+    fn plan(&self, rows: &dyn Rows, request: &Request<'_>) -> Result<Params> {
         only_bf16(rows.dtype())
             .map_err(|why| Error::unsupported(format!("tensor {}: {why}", rows.name())))?;
-        let profile = options.profile.unwrap_or_default().wire();
+        let profile = request.options.profile.unwrap_or_default().wire();
         let sample = Sample::read(rows)?;
         let words: Vec<u16> = sample.trial.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
         let cols = sample.trial_cols;
@@ -315,12 +326,18 @@ impl Codec for TcaTbe {
         Ok(if plain { Params::default() } else { params })
     }
 
-    fn encode(&self, rows: &dyn Rows, params: &Params, sink: &dyn PayloadSink) -> Result<(u64, EncodeStats)> {
+    fn encode(
+        &self,
+        rows: &dyn Rows,
+        params: &Params,
+        request: &Request<'_>,
+        sink: &dyn PayloadSink,
+    ) -> Result<(u64, EncodeStats)> {
         only_bf16(rows.dtype())
             .map_err(|why| Error::unsupported(format!("tensor {}: {why}", rows.name())))?;
         let coding = coding(params);
         if coding.profile == tbe::PLAIN {
-            return raw::BF16.encode(rows, params, sink);
+            return raw::BF16.encode(rows, params, request, sink);
         }
         let matrix = rows.matrix();
         let geometry = geometry(self.id(), rows.name(), matrix, params)?;
@@ -335,7 +352,7 @@ impl Codec for TcaTbe {
                 sink.write_at(base_plane.offset + range.start * base_plane.row_stride, &buffers.bases)?;
                 sink.write_at(fixed_plane.offset + range.start * fixed_plane.row_stride, &buffers.fixed)?;
                 tails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(range.start, tail);
-                Ok(EncodeStats { signal: energy(&buffers.values), noise: 0.0 })
+                Ok(EncodeStats::new(energy(&buffers.values), 0.0))
             },
         )?;
         let tails = tails.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -75,7 +75,7 @@ fn weights_cost_what_they_should() {
     for (profile, most) in [(Profile::Tbe3, 11.14), (Profile::Tbe2, 10.74)] {
         let options = EncodeOptions { profile: Some(profile), ..EncodeOptions::default() };
         let rows = source(512, 1024, &words);
-        let params = the_codec().plan(&rows, &options).unwrap();
+        let params = the_codec().plan(&rows, &options.into()).unwrap();
         let stored = encode_as(the_codec(), &rows, &params).unwrap();
         let bpw = stored.data.len() as f64 * 8.0 / words.len() as f64;
         assert!(bpw < most, "{profile}: {bpw}");
@@ -106,7 +106,7 @@ fn what_does_not_shrink_stays_plain() {
 fn other_types_are_refused_with_a_way_out() {
     let rows = MemoryRows::f32(2, 32, vec![0.5; 64]);
     for message in [
-        the_codec().plan(&rows, &EncodeOptions::default()).unwrap_err().to_string(),
+        the_codec().plan(&rows, &EncodeOptions::NONE.into()).unwrap_err().to_string(),
         encode_as(the_codec(), &rows, &coded(Profile::Tbe3)).unwrap_err().to_string(),
     ] {
         assert!(

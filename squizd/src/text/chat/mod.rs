@@ -160,7 +160,8 @@ impl ChatTemplate {
             let mut out = Capped(Vec::new());
             let template = self.env.get_template(NAME).map_err(|e| describe(&e))?;
             template.render_captured_to(Value::from_pairs(variables), &mut out).map_err(|e| describe(&e))?;
-            String::from_utf8(out.0).map_err(|e| Error::invalid(format!("chat template: {e}")))
+            String::from_utf8(out.0)
+                .map_err(|e| Error::refused("template-error", format!("chat template: {e}")))
         })
     }
 }
@@ -174,7 +175,9 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T>
             .spawn_scoped(scope, work)
             .map_err(Error::io("starting the thread for the chat template"))?
             .join()
-            .unwrap_or_else(|_| Err(Error::invalid("chat template: the template engine failed")))
+            .unwrap_or_else(|_| {
+                Err(Error::refused("template-error", "chat template: the template engine failed"))
+            })
     })
 }
 
@@ -197,16 +200,18 @@ const REFUSAL: &str = "the template refuses the messages: ";
 fn describe(error: &minijinja::Error) -> Error {
     let detail = error.detail().unwrap_or_default();
     if detail.starts_with(REFUSAL) {
-        return Error::invalid(format!("chat template: {detail}"));
+        return Error::refused("template-refused", format!("chat template: {detail}"));
     }
     if error.kind() == ErrorKind::OutOfFuel {
-        return Error::invalid(format!(
-            "chat template: it does more work than {FUEL} steps, which no known template needs"
-        ));
+        return Error::refused(
+            "template-fuel",
+            format!("chat template: it does more work than {FUEL} steps, which no known template needs"),
+        );
     }
     let line = error.line().map(|l| format!(", line {l}")).unwrap_or_default();
     let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
-    Error::invalid(format!("chat template{line}: {}: {detail}{cause}", error.kind()))
+    let code = if error.kind() == ErrorKind::SyntaxError { "template-syntax" } else { "template-error" };
+    Error::refused(code, format!("chat template{line}: {}: {detail}{cause}", error.kind()))
 }
 
 /// A buffer that refuses to grow past [`MAX_OUTPUT`].

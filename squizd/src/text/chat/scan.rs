@@ -29,10 +29,10 @@ const MAX_BRACKETS: usize = 64;
 /// Checks `source` and rewrites `generation` blocks.
 pub(super) fn prepare(source: &str) -> Result<String> {
     if source.len() > MAX_SOURCE {
-        return Err(Error::invalid(format!(
-            "chat template: {} bytes, at most {MAX_SOURCE} are allowed",
-            source.len()
-        )));
+        return Err(Error::refused(
+            "template-size",
+            format!("chat template: {} bytes, at most {MAX_SOURCE} are allowed", source.len()),
+        ));
     }
     let mut scan =
         Scan { source, at: 0, out: String::with_capacity(source.len()), open: Vec::new(), depth: 0 };
@@ -96,9 +96,9 @@ impl<'a> Scan<'a> {
         self.source.get(self.at..).unwrap_or_default()
     }
 
-    fn error(&self, what: &str) -> Error {
+    fn error(&self, code: &'static str, what: &str) -> Error {
         let line = 1 + self.source.get(..self.at).unwrap_or_default().matches('\n').count();
-        Error::invalid(format!("chat template, line {line}: {what}"))
+        Error::refused(code, format!("chat template, line {line}: {what}")).at(self.at as u64)
     }
 
     /// Copies `bytes` of the source to the output.
@@ -153,7 +153,8 @@ impl<'a> Scan<'a> {
             };
             let symbol = rest.get(..length).unwrap_or_default();
             if symbol.starts_with(RESERVED) {
-                return Err(self.error(&format!("names that begin with {RESERVED} are reserved")));
+                return Err(self
+                    .error("template-reserved", &format!("names that begin with {RESERVED} are reserved")));
             }
             self.copy(length);
             match c {
@@ -181,10 +182,15 @@ impl<'a> Scan<'a> {
                 (count, before) = (count + 1, c);
             }
             if brackets > MAX_BRACKETS {
-                return Err(self.error(&format!("more than {MAX_BRACKETS} brackets inside each other")));
+                return Err(self.error(
+                    "template-depth",
+                    &format!("more than {MAX_BRACKETS} brackets inside each other"),
+                ));
             }
             if count > MAX_SYMBOLS {
-                return Err(self.error(&format!("a tag has more than {MAX_SYMBOLS} symbols")));
+                return Err(
+                    self.error("template-size", &format!("a tag has more than {MAX_SYMBOLS} symbols"))
+                );
             }
         }
     }
@@ -198,9 +204,16 @@ impl<'a> Scan<'a> {
         let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
         let name = rest.get(..length).unwrap_or_default();
         match name {
-            "with" => return Err(self.error("`with` is not available to chat templates: use `set`")),
+            "with" => {
+                return Err(
+                    self.error("template-forbidden", "`with` is not available to chat templates: use `set`")
+                );
+            }
             "include" | "import" | "from" | "extends" => {
-                return Err(self.error(&format!("`{name}` is not allowed: a template may not load others")));
+                return Err(self.error(
+                    "template-forbidden",
+                    &format!("`{name}` is not allowed: a template may not load others"),
+                ));
             }
             "generation" | "endgeneration" => {
                 self.out.push_str(if name == "generation" { "if true" } else { "endif" });
@@ -255,7 +268,10 @@ impl<'a> Scan<'a> {
     fn deepen(&mut self) -> Result<()> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(self.error(&format!("more than {MAX_DEPTH} blocks and branches inside each other")));
+            return Err(self.error(
+                "template-depth",
+                &format!("more than {MAX_DEPTH} blocks and branches inside each other"),
+            ));
         }
         Ok(())
     }
@@ -329,7 +345,9 @@ mod tests {
             let found = message(&format!("a\n{{%- {name} 'x' %}}"));
             assert_eq!(
                 found,
-                format!("chat template, line 2: `{name}` is not allowed: a template may not load others")
+                format!(
+                    "chat template, line 2: `{name}` is not allowed: a template may not load others [template-forbidden]"
+                )
             );
         }
     }

@@ -188,7 +188,7 @@ fn nothing_is_loaded_and_nothing_leaks() {
 fn errors_name_the_line_and_the_cause() {
     assert_eq!(
         failure("a\n{{ raise_exception('No system role: ' ~ messages[0].role) }}"),
-        "chat template: the template refuses the messages: No system role: user"
+        "chat template: the template refuses the messages: No system role: user [template-refused]"
     );
     assert!(failure("a\nb\n{{ missing.field }}").starts_with("chat template, line 3: undefined value"));
     assert!(failure("a\n{% if %}").starts_with("chat template, line 2: syntax error"));

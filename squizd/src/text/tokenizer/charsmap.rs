@@ -26,15 +26,22 @@ impl Charsmap {
     /// Decodes and verifies.
     pub(super) fn from_base64(text: &str) -> Result<Self> {
         if text.len() > MAX_BYTES {
-            return Err(bad(format_args!(
-                "precompiled_charsmap has {} characters, at most {MAX_BYTES} are allowed",
-                text.len()
-            )));
+            return Err(bad(
+                "tokenizer-charsmap",
+                format_args!(
+                    "precompiled_charsmap has {} characters, at most {MAX_BYTES} are allowed",
+                    text.len()
+                ),
+            ));
         }
-        let bytes = decode_base64(text)
-            .ok_or_else(|| bad(format_args!("precompiled_charsmap is not padded standard base64")))?;
+        let bytes = decode_base64(text).ok_or_else(|| {
+            bad("tokenizer-charsmap", format_args!("precompiled_charsmap is not padded standard base64"))
+        })?;
         let longest = verify(&bytes).ok_or_else(|| {
-            bad(format_args!("precompiled_charsmap points outside itself, or is truncated"))
+            bad(
+                "tokenizer-charsmap",
+                format_args!("precompiled_charsmap points outside itself, or is truncated"),
+            )
         })?;
         Ok(Self { bytes, longest })
     }

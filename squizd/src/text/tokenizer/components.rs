@@ -48,7 +48,10 @@ impl Pattern {
     fn check(&self) -> Result<()> {
         let (Self::String(s) | Self::Regex(s)) = self;
         if s.is_empty() || s.len() > MAX_PATTERN {
-            return Err(bad(format_args!("a pattern has {} bytes, allowed 1..={MAX_PATTERN}", s.len())));
+            return Err(bad(
+                "tokenizer-pattern",
+                format_args!("a pattern has {} bytes, allowed 1..={MAX_PATTERN}", s.len()),
+            ));
         }
         Ok(())
     }
@@ -95,9 +98,10 @@ impl Normalizer {
         let (mut steps, mut growth) = (0, 1usize);
         let built = self.convert(&mut steps, &mut growth)?;
         if growth > MAX_GROWTH {
-            return Err(bad(format_args!(
-                "normalizer: a text may grow {growth} times, at most {MAX_GROWTH} is allowed"
-            )));
+            return Err(bad(
+                "tokenizer-growth",
+                format_args!("normalizer: a text may grow {growth} times, at most {MAX_GROWTH} is allowed"),
+            ));
         }
         Ok(built)
     }
@@ -148,7 +152,7 @@ impl Normalizer {
                     }
                 };
                 Replace::new(pattern, content)
-                    .map_err(|e| bad(format_args!("normalizer Replace: {e}")))?
+                    .map_err(|e| bad("tokenizer-pattern", format_args!("normalizer Replace: {e}")))?
                     .into()
             }
             Self::Precompiled { precompiled_charsmap: None } => norm::Sequence::new(Vec::new()).into(),
@@ -156,7 +160,7 @@ impl Normalizer {
                 let map = Charsmap::from_base64(&base64)?;
                 grow(map.longest_replacement());
                 let map = Precompiled::from(map.bytes())
-                    .map_err(|e| bad(format_args!("precompiled_charsmap: {e}")))?;
+                    .map_err(|e| bad("tokenizer-charsmap", format_args!("precompiled_charsmap: {e}")))?;
                 map.into()
             }
             Self::Sequence { normalizers } => {
@@ -241,7 +245,7 @@ impl PreTokenizer {
                     Pattern::Regex(r) => SplitPattern::Regex(r),
                 };
                 Split::new(pattern, behavior, invert)
-                    .map_err(|e| bad(format_args!("pre_tokenizer Split: {e}")))?
+                    .map_err(|e| bad("tokenizer-pattern", format_args!("pre_tokenizer Split: {e}")))?
                     .into()
             }
             Self::Whitespace => Whitespace.into(),
@@ -325,18 +329,27 @@ fn flatten(decoder: Decoder, flat: &mut Decoding, steps: &mut usize) -> Result<(
             check_content(&pattern)?;
             check_content(&content)?;
             if flat.replace.is_some() || pattern.is_empty() {
-                return Err(bad(format_args!("decoder: more than one Replace, or one of nothing")));
+                return Err(bad(
+                    "tokenizer-component",
+                    format_args!("decoder: more than one Replace, or one of nothing"),
+                ));
             }
             flat.replace = Some((pattern, content));
         }
         Decoder::Replace { pattern: Pattern::Regex(r), .. } => {
-            return Err(bad(format_args!("decoder Replace: regex {r:?} is not supported, only a string")));
+            return Err(bad(
+                "tokenizer-component",
+                format_args!("decoder Replace: regex {r:?} is not supported, only a string"),
+            ));
         }
         Decoder::Strip { content: ' ', start, stop: 0 } if start <= 1 => flat.strip_start |= start == 1,
         Decoder::Strip { content, start, stop } => {
-            return Err(bad(format_args!(
-                "decoder Strip of {content:?}, start {start}, stop {stop}: only one leading space is supported"
-            )));
+            return Err(bad(
+                "tokenizer-component",
+                format_args!(
+                    "decoder Strip of {content:?}, start {start}, stop {stop}: only one leading space is supported"
+                ),
+            ));
         }
         Decoder::Metaspace { replacement, add_prefix_space, prepend_scheme } => {
             flat.replace = Some((replacement.to_string(), " ".into()));
@@ -354,17 +367,17 @@ fn flatten(decoder: Decoder, flat: &mut Decoding, steps: &mut usize) -> Result<(
 fn count_step(steps: &mut usize) -> Result<()> {
     *steps += 1;
     if *steps > MAX_STEPS {
-        return Err(bad(format_args!("a component has more than {MAX_STEPS} steps")));
+        return Err(bad("tokenizer-component", format_args!("a component has more than {MAX_STEPS} steps")));
     }
     Ok(())
 }
 
 fn check_content(content: &str) -> Result<()> {
     if content.len() > MAX_CONTENT {
-        return Err(bad(format_args!(
-            "a replacement has {} bytes, at most {MAX_CONTENT} are allowed",
-            content.len()
-        )));
+        return Err(bad(
+            "tokenizer-growth",
+            format_args!("a replacement has {} bytes, at most {MAX_CONTENT} are allowed", content.len()),
+        ));
     }
     Ok(())
 }

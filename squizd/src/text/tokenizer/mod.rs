@@ -13,7 +13,7 @@ mod pieces;
 #[cfg(test)]
 mod tests;
 
-use crate::{Error, Result, model::SpecialTokens};
+use crate::{Error, Result, json_offset, model::SpecialTokens};
 use components::{Decoder, Normalizer, PreTokenizer};
 use model::{AddedToken, ModelSpec};
 use pieces::PieceTable;
@@ -70,7 +70,7 @@ impl Tokenizer {
         vocab_size: u32,
     ) -> Result<Self> {
         let json = files.get("tokenizer.json").ok_or_else(|| {
-            Error::unsupported(
+            Error::refused_unsupported("tokenizer-missing",
                 "the tokenizer section has no tokenizer.json: convert the model again from a source that has a tokenizer",
             )
         })?;
@@ -83,21 +83,29 @@ impl Tokenizer {
     /// As [`Tokenizer::from_files`].
     pub fn from_json(json: &[u8], tokens: &SpecialTokens, vocab_size: u32) -> Result<Self> {
         if json.len() > MAX_JSON_BYTES {
-            return Err(bad(format_args!("{} bytes, at most {MAX_JSON_BYTES} are allowed", json.len())));
+            return Err(bad(
+                "tokenizer-size",
+                format_args!("{} bytes, at most {MAX_JSON_BYTES} are allowed", json.len()),
+            ));
         }
-        let file: TokenizerJson = serde_json::from_slice(json).map_err(|e| bad(format_args!("{e}")))?;
+        let file: TokenizerJson = serde_json::from_slice(json)
+            .map_err(|e| bad("tokenizer-json", format_args!("{e}")).at(json_offset(json, &e)))?;
         for id in tokens.bos.iter().chain(&tokens.eos) {
             if *id >= vocab_size {
-                return Err(Error::invalid(format!(
-                    "special token id {id} is outside the vocabulary of {vocab_size}"
-                )));
+                return Err(Error::refused(
+                    "tokenizer-special",
+                    format!("special token id {id} is outside the vocabulary of {vocab_size}"),
+                ));
             }
         }
         if file.added_tokens.len() > MAX_ADDED {
-            return Err(bad(format_args!(
-                "added_tokens has {} entries, at most {MAX_ADDED} are allowed",
-                file.added_tokens.len()
-            )));
+            return Err(bad(
+                "tokenizer-size",
+                format_args!(
+                    "added_tokens has {} entries, at most {MAX_ADDED} are allowed",
+                    file.added_tokens.len()
+                ),
+            ));
         }
         let normalizer = file.normalizer.map(Normalizer::build).transpose()?;
         let pre_tokenizer = file.pre_tokenizer.map(PreTokenizer::build).transpose()?;
@@ -108,11 +116,13 @@ impl Tokenizer {
         let pieces = PieceTable::new(vocabulary.tokens(), &added, &decoding);
 
         let mut inner = tokenizers::Tokenizer::new(vocabulary.model);
-        inner.with_normalizer(normalizer).map_err(|e| bad(format_args!("normalizer: {e}")))?;
+        inner
+            .with_normalizer(normalizer)
+            .map_err(|e| bad("tokenizer-component", format_args!("normalizer: {e}")))?;
         inner.with_pre_tokenizer(pre_tokenizer);
         inner
             .add_tokens(added.into_iter().map(AddedToken::into_library))
-            .map_err(|e| bad(format_args!("added_tokens: {e}")))?;
+            .map_err(|e| bad("tokenizer-component", format_args!("added_tokens: {e}")))?;
         Ok(Self { inner, pieces, bos: tokens.bos, add_bos: tokens.add_bos })
     }
 
@@ -177,6 +187,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Bytes that `id` stands for in a text, not necessarily whole characters;
+    /// none for an id without a token.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.pieces.piece(id).0
+    }
+
     /// One past the largest id that has a token.
     pub fn vocab_size(&self) -> usize {
         self.pieces.len()
@@ -184,6 +200,6 @@ impl Tokenizer {
 }
 
 /// An error of `tokenizer.json`.
-fn bad(what: std::fmt::Arguments<'_>) -> Error {
-    Error::invalid(format!("tokenizer.json: {what}"))
+fn bad(code: &'static str, what: std::fmt::Arguments<'_>) -> Error {
+    Error::refused(code, format!("tokenizer.json: {what}"))
 }

@@ -18,7 +18,6 @@ use tokenizers::{
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An entry of `added_tokens`: recognised in the text before anything else.
-#[allow(clippy::struct_excessive_bools, reason = "the fields of the file format")]
 #[derive(Deserialize)]
 pub(super) struct AddedToken {
     pub(super) id: u32,
@@ -106,11 +105,17 @@ impl ModelSpec {
             ("end_of_word_suffix", &self.end_of_word_suffix),
         ] {
             if value.as_ref().is_some_and(|v| !v.is_empty()) {
-                return Err(bad(format_args!("model.{key} is {value:?}: not used by language models")));
+                return Err(bad(
+                    "tokenizer-component",
+                    format_args!("model.{key} is {value:?}: not used by language models"),
+                ));
             }
         }
         if self.dropout.is_some_and(|p| p != 0.0) {
-            return Err(bad(format_args!("model.dropout is set: encoding would be random")));
+            return Err(bad(
+                "tokenizer-component",
+                format_args!("model.dropout is set: encoding would be random"),
+            ));
         }
         added.retain(|t| t.id < vocab_size);
         for t in added.iter() {
@@ -123,7 +128,10 @@ impl ModelSpec {
                 if let Some(unk) = &self.unk_token
                     && !vocab.contains_key(unk)
                 {
-                    return Err(bad(format_args!("model.unk_token {unk:?} is not in the vocabulary")));
+                    return Err(bad(
+                        "tokenizer-special",
+                        format_args!("model.unk_token {unk:?} is not in the vocabulary"),
+                    ));
                 }
                 let mut builder = BPE::builder()
                     .vocab_and_merges(vocab, self.merges)
@@ -133,28 +141,30 @@ impl ModelSpec {
                 if let Some(unk) = self.unk_token {
                     builder = builder.unk_token(unk);
                 }
-                let model = builder.build().map_err(|e| bad(format_args!("model: {e}")))?;
+                let model =
+                    builder.build().map_err(|e| bad("tokenizer-component", format_args!("model: {e}")))?;
                 Ok(Vocabulary { model: model.into(), spellings })
             }
             (Some("Unigram"), VocabSpec::List(mut list)) => {
                 let spellings = place_in_list(&mut list, added, vocab_size)?;
                 if self.unk_id.is_none_or(|id| id >= list.len()) {
-                    return Err(bad(format_args!(
-                        "model.unk_id is {:?}, allowed 0..{}",
-                        self.unk_id,
-                        list.len()
-                    )));
+                    return Err(bad(
+                        "tokenizer-special",
+                        format_args!("model.unk_id is {:?}, allowed 0..{}", self.unk_id, list.len()),
+                    ));
                 }
                 let model = Unigram::from(list, self.unk_id, self.byte_fallback.unwrap_or(false))
-                    .map_err(|e| bad(format_args!("model: {e}")))?;
+                    .map_err(|e| bad("tokenizer-component", format_args!("model: {e}")))?;
                 Ok(Vocabulary { model: model.into(), spellings })
             }
-            (Some("BPE" | "Unigram") | None, _) => {
-                Err(bad(format_args!("model.vocab has the wrong form: BPE needs a map, Unigram a list")))
-            }
-            (Some(other), _) => {
-                Err(bad(format_args!("model.type is {other:?}, supported are BPE and Unigram")))
-            }
+            (Some("BPE" | "Unigram") | None, _) => Err(bad(
+                "tokenizer-component",
+                format_args!("model.vocab has the wrong form: BPE needs a map, Unigram a list"),
+            )),
+            (Some(other), _) => Err(bad(
+                "tokenizer-component",
+                format_args!("model.type is {other:?}, supported are BPE and Unigram"),
+            )),
         }
     }
 }
@@ -164,18 +174,21 @@ fn place(vocab: &mut Vocab, added: &[AddedToken], vocab_size: u32) -> Result<Vec
     for t in added {
         let id = *vocab.entry(t.content.clone()).or_insert(t.id);
         if id != t.id {
-            return Err(bad(format_args!(
-                "added token {:?} has id {} but the vocabulary gives it {id}",
-                t.content, t.id
-            )));
+            return Err(bad(
+                "tokenizer-id",
+                format_args!("added token {:?} has id {} but the vocabulary gives it {id}", t.content, t.id),
+            ));
         }
     }
     let len = vocab.values().max().map_or(0, |&id| id as usize + 1);
     if len > MAX_TOKENS || len > vocab_size as usize {
-        return Err(bad(format_args!(
-            "the vocabulary has ids up to {}, but the model has {vocab_size} embedding rows (limit {MAX_TOKENS})",
-            len - 1
-        )));
+        return Err(bad(
+            "tokenizer-size",
+            format_args!(
+                "the vocabulary has ids up to {}, but the model has {vocab_size} embedding rows (limit {MAX_TOKENS})",
+                len - 1
+            ),
+        ));
     }
     let mut spellings = vec![String::new(); len];
     for (token, &id) in vocab.iter() {
@@ -184,7 +197,7 @@ fn place(vocab: &mut Vocab, added: &[AddedToken], vocab_size: u32) -> Result<Vec
         if !slot.is_empty() {
             // The map's order is random: name the pair in a stable order.
             let (a, b) = if slot.as_str() < token.as_str() { (&*slot, token) } else { (token, &*slot) };
-            return Err(bad(format_args!("tokens {a:?} and {b:?} share id {id}")));
+            return Err(bad("tokenizer-duplicate", format_args!("tokens {a:?} and {b:?} share id {id}")));
         }
         slot.clone_from(token);
     }
@@ -203,37 +216,49 @@ fn place_in_list(
         match list.get(id) {
             Some((spelling, _)) if *spelling == t.content => {}
             Some((spelling, _)) => {
-                return Err(bad(format_args!(
-                    "added token {:?} has id {id}, where the vocabulary has {spelling:?}",
-                    t.content
-                )));
+                return Err(bad(
+                    "tokenizer-id",
+                    format_args!(
+                        "added token {:?} has id {id}, where the vocabulary has {spelling:?}",
+                        t.content
+                    ),
+                ));
             }
             // Added tokens are cut out of the text before the model sees it,
             // so their score only has to be finite.
             None if id == list.len() => list.push((t.content.clone(), 0.0)),
             None => {
-                return Err(bad(format_args!(
-                    "added token {:?} has id {id}, which leaves a gap after {} tokens",
-                    t.content,
-                    list.len()
-                )));
+                return Err(bad(
+                    "tokenizer-id",
+                    format_args!(
+                        "added token {:?} has id {id}, which leaves a gap after {} tokens",
+                        t.content,
+                        list.len()
+                    ),
+                ));
             }
         }
     }
     if list.len() > vocab_size as usize {
-        return Err(bad(format_args!(
-            "the vocabulary has {} tokens, but the model has {vocab_size} embedding rows",
-            list.len()
-        )));
+        return Err(bad(
+            "tokenizer-size",
+            format_args!(
+                "the vocabulary has {} tokens, but the model has {vocab_size} embedding rows",
+                list.len()
+            ),
+        ));
     }
     let mut seen = Vocab::default();
     for (id, (token, score)) in list.iter().enumerate() {
         check_spelling(token, id as u32)?;
         if !score.is_finite() {
-            return Err(bad(format_args!("token {id} {token:?} has score {score}")));
+            return Err(bad("tokenizer-score", format_args!("token {id} {token:?} has score {score}")));
         }
         if let Some(first) = seen.insert(token.clone(), id as u32) {
-            return Err(bad(format_args!("token {token:?} has two ids, {first} and {id}")));
+            return Err(bad(
+                "tokenizer-duplicate",
+                format_args!("token {token:?} has two ids, {first} and {id}"),
+            ));
         }
     }
     Ok(list.iter().map(|(token, _)| token.clone()).collect())
@@ -241,7 +266,10 @@ fn place_in_list(
 
 fn check_spelling(token: &str, id: u32) -> Result<()> {
     if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-        return Err(bad(format_args!("token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}", token.len())));
+        return Err(bad(
+            "tokenizer-token",
+            format_args!("token {id} has {} bytes, allowed 1..={MAX_TOKEN_BYTES}", token.len()),
+        ));
     }
     Ok(())
 }
@@ -255,7 +283,10 @@ fn check_merges(vocab: &Vocab, merges: &[(String, String)]) -> Result<()> {
         joined.push_str(a);
         joined.push_str(b);
         if let Some(missing) = [a, b, &joined].into_iter().find(|t| !vocab.contains_key(*t)) {
-            return Err(bad(format_args!("merge {i} ({a:?}, {b:?}): {missing:?} is not in the vocabulary")));
+            return Err(bad(
+                "tokenizer-merge",
+                format_args!("merge {i} ({a:?}, {b:?}): {missing:?} is not in the vocabulary"),
+            ));
         }
     }
     Ok(())
