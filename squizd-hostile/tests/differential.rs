@@ -59,7 +59,10 @@ const STRICTER: [(&str, &str); 14] = [
     ("gguf-rank", "rank 0, or over ggml's 4"),
     ("gguf-string", "lengths past the file's end: slices again"),
     ("gguf-utf8", "the package decodes strings only when they are looked at"),
-    ("safetensors-json", "the package keeps the last of two equal keys, and takes other fields and ranks over 8"),
+    (
+        "safetensors-json",
+        "the package keeps the last of two equal keys, and takes other fields and ranks over 8",
+    ),
     ("safetensors-name", "names that are empty, overlong, have control characters or look like paths"),
     ("safetensors-shape", "dimensions of 0, also beside one of 2^63"),
 ];
