@@ -121,7 +121,7 @@ fn sources() {
                 Input::File(bytes) if case.target() == "safetensors" => {
                     let bases = &Corpus::load().unwrap().bases;
                     let beside = |n: &str| put(n, &bases[&format!("hf/{n}")]);
-                    ["config.json", "tokenizer.json", "tokenizer_config.json"].map(beside);
+                    ["config.json", "tokenizer.json", "tokenizer_config.json"].into_iter().for_each(beside);
                     put("model.safetensors", bytes);
                     model.clone()
                 }

@@ -5,7 +5,7 @@
 //! Adding a codec is one line in `wire_codecs!` and one geometry function
 //! (`geometry/`).
 
-use crate::geometry::{int4, q8, raw, tca_tbe};
+use crate::geometry::{integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
 use crate::layout::{PARAMS_SIZE, flags};
 use alloc::{format, string::String};
 
@@ -39,7 +39,7 @@ impl Matrix {
 pub struct Plane {
     /// Offset from the start of the payload, a multiple of 256.
     pub offset: u64,
-    /// Bytes per matrix row.
+    /// Bytes per matrix row; 0 where rows lie interleaved in tiles.
     pub row_stride: u64,
 }
 
@@ -155,12 +155,22 @@ wire_codecs! {
     RAW_BF16 = 3, "bf16", 0, |m, p| raw(m, p, 2);
     /// Signed bytes.
     RAW_I8 = 4, "i8", 0, |m, p| raw(m, p, 1);
+    /// Any plain numbers: byte planes, coded chunk by chunk, for keeping.
+    ZPLANES = 5, "zplanes", 0, zplanes_geometry;
     /// Signed bytes with one scale per group.
     Q8 = 6, "q8", 0, q8;
     /// 4-bit codes, asymmetric.
-    INT4 = 7, "int4", flags::INT4, int4;
+    INT4 = 7, "int4", flags::INT4, |m, p| integer(m, p, 4);
+    /// 3-bit codes, asymmetric.
+    INT3 = 8, "int3", flags::INT3, |m, p| integer(m, p, 3);
+    /// 2-bit codes, asymmetric.
+    INT2 = 9, "int2", flags::INT2, |m, p| integer(m, p, 2);
     /// BF16 without loss: bit planes of exponent codes, escapes aside.
     TCA_TBE = 11, "tca-tbe", flags::TCA_TBE, tca_tbe;
+    /// OCP Microscaling 4-bit floats under a power of two per 32.
+    MXFP4 = 12, "mxfp4", flags::MXFP4, mxfp4;
+    /// 2 to 4 bits a weight: trellis-coded under a Hadamard rotation.
+    SQINT2 = 14, "sqint2", flags::SQINT2, sqint2_geometry;
 }
 
 impl CodecId {

@@ -69,12 +69,11 @@ fn variants() -> Vec<(String, &'static dyn Codec, EncodeOptions)> {
     let mut variants = Vec::new();
     for codec in CODECS {
         variants.push((codec.id().to_string(), *codec, EncodeOptions::default()));
-        if codec.id().flag() == squizd_spec::layout::flags::INT4 {
-            variants.push((
-                format!("{}-g32", codec.id()),
-                *codec,
-                EncodeOptions { group_size: Some(32), ..EncodeOptions::default() },
-            ));
+        for option in ["fine", "g32"] {
+            let mut options = EncodeOptions::default();
+            if options.set(option, codec.options()).is_ok() {
+                variants.push((format!("{}-{option}", codec.id()), *codec, options));
+            }
         }
     }
     variants

@@ -2,13 +2,18 @@
 
 use crate::{
     Error, Result,
-    codec::{EncodeStats, Request, Rows, codec},
+    calibration::{Calibration, Shared},
+    codec::{EncodeStats, Guide, InputMoments, Request, Rows, codec},
     metadata::{FormatInfo, Metadata, Provenance},
-    plan::{Plan, PlannedTensor, Recipe},
+    plan::{Plan, PlannedTensor, Reason, Recipe},
     source::{TensorInfo, TensorSource},
     writer::{Finished, HeaderInfo, Section, Writer},
 };
-use squizd_spec::{CodecId, DType, Hex, Matrix, SectionKind, appendix::Bundle};
+use squizd_spec::{
+    CodecId, DType, Hex, Matrix, SectionKind,
+    appendix::Bundle,
+    layout::{HEADER_SIZE, PAGE, SectionEntry, TensorRecord},
+};
 use std::{
     borrow::Cow,
     ops::Range,
@@ -61,7 +66,8 @@ pub struct Outcome {
     pub file: Finished,
 }
 
-/// Converts `source` into `target` as planned.
+/// Converts `source` into `target` as planned. Encoders get what `calibration`
+/// knows of each tensor's inputs; at most one tensor's moments are in memory.
 ///
 /// # Errors
 /// On any error, and when cancelled, nothing is left at or beside the target
@@ -70,34 +76,80 @@ pub fn convert(
     source: &dyn TensorSource,
     plan: &Plan,
     recipe: &Recipe,
+    calibration: Option<&dyn Calibration>,
     target: &Path,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    let mut later = Vec::new();
-    if !source.tokenizer_files().is_empty() {
-        let files = source.tokenizer_files().iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
-        later.push(Section::zstd(SectionKind::TOKENIZER, &Bundle::write(files)?)?);
-    }
+    let mut later: Vec<_> = tokenizer(source)?.into_iter().collect();
     let kinds: Vec<_> = later.iter().map(|s| s.kind).chain([SectionKind::METADATA]).collect();
     let mut writer = Writer::create(target, HeaderInfo::of(source.model()), source.tensors(), &kinds)?;
     let failed = AtomicBool::new(false);
     let stop = || progress.is_cancelled() || failed.load(Ordering::Relaxed);
     let (tensors, digests) = std::thread::scope(|scope| {
-        let hashing = scope.spawn(|| source.hash_files(&stop));
-        let tensors = encode_all(source, plan, &mut writer, progress);
+        let hashing = scope.spawn(|| Digests::take(source, calibration, &stop));
+        let shared = calibration.map(|c| Shared::new(c, source.model().tie_embeddings));
+        let tensors = encode_all(source, plan, shared.as_ref(), &mut writer, progress);
         failed.store(tensors.is_err(), Ordering::Relaxed);
         let hashed =
             hashing.join().unwrap_or_else(|_| Err(Error::invalid("hashing the source stopped unexpectedly")));
         tensors.and_then(|tensors| Ok((tensors, hashed?)))
     })?;
+    if let Some(digest) = &digests.calibration {
+        writer.set_calibration(digest);
+    }
     let metadata = metadata(source, recipe, &digests).to_bytes()?;
     later.push(Section::plain(SectionKind::METADATA, metadata));
     Ok(Outcome { tensors, file: writer.finish(&later)? })
 }
 
+/// The tokenizer section, where the model has a tokenizer.
+fn tokenizer(source: &dyn TensorSource) -> Result<Option<Section>> {
+    if source.tokenizer_files().is_empty() {
+        return Ok(None);
+    }
+    let files = source.tokenizer_files().iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+    Section::zstd(SectionKind::TOKENIZER, &Bundle::write(files)?).map(Some)
+}
+
+/// Bytes of the file beside its payloads, at most: header, tables, tokenizer,
+/// metadata, and the padding around them.
+///
+/// # Errors
+/// If the tokenizer cannot be compressed or the metadata not be written.
+pub fn overhead(source: &dyn TensorSource, recipe: &Recipe) -> Result<u64> {
+    let names: u64 = source.tensors().iter().map(|t| t.name.len() as u64).sum();
+    let records = source.tensors().len() as u64 * size_of::<TensorRecord>() as u64;
+    let directory = 8 * size_of::<SectionEntry>() as u64;
+    let digests =
+        Digests { files: vec![[0; 32]; source.provenance().files.len()], calibration: Some([0; 32]) };
+    let texts = metadata(source, recipe, &digests).to_bytes()?.len() as u64;
+    let tokenizer = tokenizer(source)?.map_or(0, |s| s.stored.len() as u64);
+    // One page in front of the payload, one behind it, one for the alignment of
+    // the other sections.
+    Ok(HEADER_SIZE + directory + names + records + texts + tokenizer + 3 * PAGE)
+}
+
+/// SHA-256 of what a conversion reads.
+struct Digests {
+    files: Vec<[u8; 32]>,
+    calibration: Option<[u8; 32]>,
+}
+
+impl Digests {
+    fn take(
+        source: &dyn TensorSource,
+        calibration: Option<&dyn Calibration>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let calibration = calibration.map(|c| c.sha256(stop)).transpose()?;
+        Ok(Self { files: source.hash_files(stop)?, calibration })
+    }
+}
+
 fn encode_all(
     source: &dyn TensorSource,
     plan: &Plan,
+    calibration: Option<&Shared<'_>>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorOutcome>> {
@@ -108,7 +160,7 @@ fn encode_all(
             .get(planned.index)
             .ok_or_else(|| Error::invalid("the plan does not belong to this source"))?;
         progress.tensor(info, planned);
-        tensors.push(encode(source, info, planned, writer, progress)?);
+        tensors.push(encode(source, info, planned, calibration, writer, progress)?);
     }
     Ok(tensors)
 }
@@ -117,13 +169,19 @@ fn encode(
     source: &dyn TensorSource,
     info: &TensorInfo,
     planned: &PlannedTensor,
+    calibration: Option<&Shared<'_>>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<TensorOutcome> {
     let rows = SourceRows { source, info, index: planned.index, progress };
     let codec = codec(planned.codec)
         .ok_or_else(|| Error::unsupported(format!("this build has no codec {}", planned.codec)))?;
-    let request = Request::from(planned.options);
+    // What is stored exactly has no error to weigh.
+    let calibration = calibration.filter(|_| codec.takes_guide() && planned.reason != Reason::Imported);
+    let moments = calibration.map(|c| c.moments(info)).transpose()?.flatten();
+    let parts: Vec<&InputMoments> = moments.iter().flat_map(|m| m.iter()).collect();
+    let guide = guide(info, &parts)?;
+    let request = Request { options: planned.options, guide };
     let params = codec.plan(&rows, &request)?;
     let mut bytes = 0;
     let stats = writer.tensor(planned.codec, &params, |sink| {
@@ -140,9 +198,26 @@ fn encode(
     })
 }
 
-fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &[[u8; 32]]) -> Metadata {
+/// What calibration says of the rows of `info`.
+fn guide<'a>(info: &TensorInfo, parts: &'a [&'a InputMoments]) -> Result<Guide<'a>> {
+    if parts.is_empty() {
+        return Ok(Guide::NONE);
+    }
+    Guide::new(parts, info.rows(), info.cols()).ok_or_else(|| {
+        Error::invalid(format!(
+            "tensor {}: its shape is {:?}, but the calibration has {} sets of moments of {} channels: it was made \
+             with another model",
+            info.name,
+            info.dims,
+            parts.len(),
+            parts.first().map_or(0, |p| p.importance.len())
+        ))
+    })
+}
+
+fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &Digests) -> Metadata {
     let mut origin = source.provenance().clone();
-    for (file, digest) in origin.files.iter_mut().zip(digests) {
+    for (file, digest) in origin.files.iter_mut().zip(&digests.files) {
         file.sha256 = Some(Hex(digest).to_string());
     }
     Metadata {
@@ -150,7 +225,11 @@ fn metadata(source: &dyn TensorSource, recipe: &Recipe, digests: &[[u8; 32]]) ->
         model: source.model().clone(),
         source: source.source_files().clone(),
         chat_template: source.chat_template().map(str::to_owned),
-        provenance: Provenance { source: origin, recipe: recipe.to_json(), calibration: None },
+        provenance: Provenance {
+            source: origin,
+            recipe: recipe.to_json(),
+            calibration: digests.calibration.map(|d| Hex(&d).to_string()),
+        },
     }
 }
 
@@ -194,3 +273,6 @@ impl Rows for SourceRows<'_> {
         self.source.release(self.index, rows);
     }
 }
+
+#[cfg(test)]
+mod tests;

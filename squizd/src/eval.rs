@@ -1,4 +1,9 @@
-//! Judging a model: perplexity and logits, in `f32` with sums in `f64`.
+//! Judging a model: perplexity, divergence and logits, in `f32` with sums in
+//! `f64`.
+
+mod divergence;
+
+pub use divergence::{Divergence, Spread, divergence};
 
 use crate::runtime::{Model, Session, SessionOptions};
 use crate::{Error, Result};
@@ -33,30 +38,39 @@ pub fn perplexity(
     bos: Option<u32>,
     mut progress: impl FnMut(usize, Perplexity),
 ) -> Result<Perplexity> {
-    if ctx < 2 {
-        return Err(Error::invalid(format!("perplexity needs a context of at least 2 ids, not {ctx}")));
-    }
     let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
+    let windows = windows(&ids, ctx)?;
     let mut session = session(model, ctx.min(ids.len()))?;
     let mut total = 0.0;
     let mut tokens = 0u64;
     let mut done = 0;
-    for window in ids.chunks(ctx) {
-        if let Some((_, targets)) = window.split_first().filter(|(_, t)| !t.is_empty()) {
-            session.truncate(0);
-            session.forward_all(&window[..targets.len()], |i, logits| {
-                total += nll(logits, targets[i])?;
-                Ok(())
-            })?;
-            tokens += targets.len() as u64;
-        }
-        done += window.len();
+    for (inputs, targets) in windows {
+        session.truncate(0);
+        session.forward_all(inputs, |i, logits| {
+            total += nll(logits, targets[i])?;
+            Ok(())
+        })?;
+        tokens += targets.len() as u64;
+        done += targets.len() + 1;
         progress(done, summary(total, tokens));
     }
-    match tokens {
-        0 => Err(Error::invalid(format!("perplexity needs at least 2 ids, the text has {}", ids.len()))),
-        _ => Ok(summary(total, tokens)),
+    Ok(summary(total, tokens))
+}
+
+/// `ids` in windows of `ctx`: what each puts in, and what it is to predict.
+fn windows(ids: &[u32], ctx: usize) -> Result<Vec<(&[u32], &[u32])>> {
+    if ctx < 2 {
+        return Err(Error::invalid(format!("scoring needs a context of at least 2 ids, not {ctx}")));
     }
+    let windows: Vec<_> = ids
+        .chunks(ctx)
+        .filter(|w| w.len() > 1)
+        .filter_map(|w| Some((w.split_last()?.1, w.split_first()?.1)))
+        .collect();
+    if windows.is_empty() {
+        return Err(Error::invalid(format!("scoring needs at least 2 ids, the text has {}", ids.len())));
+    }
+    Ok(windows)
 }
 
 fn summary(total: f64, tokens: u64) -> Perplexity {

@@ -128,3 +128,6 @@ pub struct SourceFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -160,6 +160,12 @@ impl Writer {
         Ok(stats)
     }
 
+    /// Sets the header's calibration hash, which may be known only after the payloads.
+    pub fn set_calibration(&mut self, sha256: &[u8; 32]) {
+        let [a, b, c, d, e, f, g, h, ..] = *sha256;
+        self.front.header.calibration_hash = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    }
+
     /// Writes the later sections, tables and header, and puts the file in place.
     /// Returns its length and root digest.
     pub fn finish(self, sections: &[Section]) -> Result<Finished> {

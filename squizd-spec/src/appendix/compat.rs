@@ -16,8 +16,8 @@ pub enum Granule {
     Any,
     /// At multiples of this.
     Multiple(u32),
-    /// Integer codecs: at multiples of 256 in the compact layout, of the larger
-    /// of 32 and the group size in the plain one.
+    /// Integer codecs: at multiples of the larger of 32 and the group size in
+    /// the plain layout, of 256 in the others.
     Group,
     /// Nowhere: the codec excludes sparsity, and why.
     Excluded(&'static str),
@@ -42,7 +42,7 @@ impl core::fmt::Display for Granule {
         match self {
             Self::Any => f.write_str("any"),
             Self::Multiple(n) => write!(f, "multiples of {n}"),
-            Self::Group => f.write_str("plain: multiples of max(32, group); compact: of 256"),
+            Self::Group => f.write_str("plain: multiples of max(32, group); else: of 256"),
             Self::Excluded(why) => write!(f, "excluded: {why}"),
         }
     }
@@ -66,7 +66,7 @@ const fn rule(codec: u16, name: &'static str, rows: Granule, cols: Granule) -> C
 }
 
 const ENTROPY: Granule = Granule::Excluded("compressed as a whole, no random access");
-const ROTATED: Granule = Granule::Excluded("the two-sided Hadamard rotation mixes neurons");
+const ROTATED: Granule = Granule::Excluded("the Hadamard rotation mixes neurons");
 
 /// One rule per codec id, defined or reserved, in wire order.
 pub const CODEC_RULES: &[CodecRule] = &[
@@ -83,7 +83,7 @@ pub const CODEC_RULES: &[CodecRule] = &[
     rule(11, "tca-tbe", Granule::Any, Granule::Multiple(1024)),
     rule(12, "mxfp4", Granule::Any, Granule::Multiple(32)),
     rule(13, "hybrid", Granule::Any, Granule::Multiple(64)),
-    rule(14, "sqint2", ROTATED, ROTATED),
+    rule(14, "sqint2", Granule::Multiple(16), ROTATED),
 ];
 
 /// Reports every tensor that does not go together with the sparsity appendix
@@ -249,8 +249,9 @@ mod tests {
 
     #[test]
     fn excluded_codecs() {
-        let found = findings(256, &ffn((14, [0, 0]), (5, [0, 0])));
+        let found = findings(256, &ffn((5, [0, 0]), (14, [0, 0])));
         assert_eq!(found, [("compat-sparse-codec", ENTRY), ("compat-sparse-codec", ENTRY)]);
+        assert_eq!(findings(256, &ffn((14, [0, 0]), (1, [0, 0]))), []);
     }
 
     #[test]

@@ -2,12 +2,20 @@
 //! arithmetic checked.
 
 mod integer;
+mod mxfp4;
+mod sqint2;
 mod tca_tbe;
+mod zplanes;
 
 pub use integer::int_layout;
-pub(crate) use integer::{int4, q8};
+pub(crate) use integer::{integer, q8};
+pub(crate) use mxfp4::mxfp4;
+pub use sqint2::sqint;
+pub(crate) use sqint2::sqint2_geometry;
 pub use tca_tbe::tbe;
 pub(crate) use tca_tbe::tca_tbe;
+pub(crate) use zplanes::zplanes_geometry;
+pub use zplanes::{ZplanesShape, zp};
 
 use crate::codec_id::{Geometry, GeometryError, GeometryResult, Matrix, Params, PayloadLength, Plane};
 use crate::layout::TENSOR_ALIGN;

@@ -1,4 +1,4 @@
-//! `squizd eval ppl | logits`.
+//! `squizd eval ppl | kld | logits`.
 
 use super::{
     Common,
@@ -9,7 +9,7 @@ use crate::{Exit, Failure, output};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 use squizd::eval;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Eval {
@@ -17,6 +17,26 @@ pub(super) enum Eval {
     Ppl {
         /// Model file
         file: PathBuf,
+        /// UTF-8 text
+        #[arg(long)]
+        text: PathBuf,
+        /// Window in tokens
+        #[arg(long, default_value_t = 512)]
+        ctx: usize,
+        /// Use only the first BYTES of the text (cut at a character)
+        #[arg(long, value_name = "BYTES")]
+        bytes: Option<usize>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Divergence of the next-token distributions from a reference file's
+    Kld {
+        /// Model file
+        file: PathBuf,
+        /// Model file to compare with, best of the raw weights
+        #[arg(long, value_name = "FILE")]
+        reference: PathBuf,
         /// UTF-8 text
         #[arg(long)]
         text: PathBuf,
@@ -46,8 +66,7 @@ pub(super) enum Eval {
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
         Eval::Ppl { file, text, ctx, bytes, json } => {
-            let mut content = read_text(text)?;
-            content.truncate(content.floor_char_boundary(bytes.unwrap_or(usize::MAX)));
+            let content = start_of(text, *bytes)?;
             let mapped = super::map(file)?;
             let opened = Opened::new(&mapped, false)?;
             let tokens = &opened.metadata.model.tokens;
@@ -69,6 +88,47 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
+        Eval::Kld { file, reference, text, ctx, bytes, json } => {
+            let content = start_of(text, *bytes)?;
+            let (mapped, mapped_reference) = (super::map(file)?, super::map(reference)?);
+            let opened = Opened::new(&mapped, false)?;
+            let other = Opened::new(&mapped_reference, false)?;
+            let ids = opened.tokenizer()?.encode(&content, false)?;
+            if other.tokenizer()?.encode(&content, false)? != ids {
+                return Err(Failure::usage(format!(
+                    "{} and {} split the text into different tokens: they cannot be compared",
+                    file.display(),
+                    reference.display()
+                )));
+            }
+            let tokens = &opened.metadata.model.tokens;
+            let bos = tokens.bos.filter(|_| tokens.add_bos);
+            let bar = progress::bar(common, ids.len() as u64, "comparing");
+            let result =
+                eval::divergence(&opened.model()?, &other.model()?, &ids, *ctx, bos, |done, so_far| {
+                    bar.set_position(done as u64);
+                    bar.set_message(format!("kld {so_far:.5}"));
+                })?;
+            bar.finish_and_clear();
+            if *json {
+                output::json(&result)?;
+            } else {
+                let eval::Divergence { kld, top1_agreement, ppl, reference_ppl, ppl_ratio, tokens } = result;
+                output::line(format!(
+                    "KL divergence mean {:.6} +- {:.6}, median {:.6}, 90 % {:.6}, 99 % {:.6}, max {:.6} nats\n\
+                     same top token {:.3} %\n\
+                     ppl {ppl:.5}, reference {reference_ppl:.5}, ratio {ppl_ratio:.5}\n\
+                     over {tokens} tokens (ctx {ctx})",
+                    kld.mean,
+                    kld.standard_error,
+                    kld.median,
+                    kld.p90,
+                    kld.p99,
+                    kld.max,
+                    100.0 * top1_agreement
+                ))?;
+            }
+        }
         Eval::Logits { file, ids, output: target } => {
             let mapped = super::map(file)?;
             let opened = Opened::new(&mapped, false)?;
@@ -86,4 +146,11 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// The first `bytes` bytes of a text, cut at a character.
+fn start_of(text: &Path, bytes: Option<usize>) -> Result<String, Failure> {
+    let mut content = read_text(text)?;
+    content.truncate(content.floor_char_boundary(bytes.unwrap_or(usize::MAX)));
+    Ok(content)
 }

@@ -1,13 +1,17 @@
 //! The commands, one file each. Each is thin: parse arguments, call the
 //! library, print.
 
+mod calibrate;
 mod convert;
 mod diff;
 mod eval;
 mod inspect;
+mod interrupt;
 mod model;
 mod progress;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod validate;
 
 use crate::{Exit, Failure, output};
@@ -22,10 +26,10 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Worker threads [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", display_order = 100)]
     threads: Option<usize>,
     /// No progress on stderr
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 101)]
     quiet: bool,
 }
 
@@ -46,7 +50,12 @@ enum Command {
     Diff(diff::Args),
     /// Generate text with the reference runtime
     Run(run::Args),
-    /// Judge a file: perplexity, logits
+    /// Collect input statistics of a model on a text, for `convert --calibration`
+    Calibrate(calibrate::Args),
+    /// Serve a model over HTTP, with an API like OpenAI's
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
+    /// Judge a file: perplexity, divergence from a reference, logits
     #[command(subcommand)]
     Eval(eval::Eval),
     /// Print a shell completion script
@@ -99,6 +108,9 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Diff(args) => diff::run(&args, common),
         Command::Run(args) => run::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args, common),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
         Command::Completions { shell } => {
             let mut script = Vec::new();

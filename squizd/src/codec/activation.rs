@@ -4,6 +4,7 @@ use super::kernels::OCTET;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::kernels::PAIR_ORDER;
 use crate::simd::multiversion;
+use std::{borrow::Cow, sync::OnceLock};
 
 /// How a kernel may read the activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,6 +30,8 @@ pub struct Activation<'a> {
     #[cfg(any(target_arch = "x86_64", test))]
     octets: Vec<Octet>,
     quantized: Quantized,
+    /// The values under the rotation of the first tensor that had one.
+    rotated: OnceLock<((u64, u8), Vec<f32>)>,
 }
 
 /// `x ~ scale * code` per block of 32, zero-padded to whole octets (eight
@@ -44,15 +47,22 @@ pub(super) struct Quantized {
     /// codes yields them.
     #[cfg(any(target_arch = "x86_64", test))]
     pub(super) paired: Vec<i8>,
+    /// Codes with the quarters of four neighbouring blocks swapped together:
+    /// first quarters of all, then second ones and so on, as the 2-bit fields
+    /// of a 32-byte load yield them.
+    #[cfg(any(target_arch = "x86_64", test))]
+    pub(super) quartered: Vec<i8>,
 }
 
-/// Eight blocks' scales (0 for [`Precision::F32`]) and sums, in `PAIR_ORDER`.
+/// Eight blocks' scales (0 for [`Precision::F32`]), sums, and sums of the
+/// blocks' halves, in `PAIR_ORDER`.
 #[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
 pub(super) struct Octet {
     pub(super) scales: [f32; 8],
     pub(super) sums: [f32; 8],
+    pub(super) halves: [[f32; 8]; 2],
 }
 
 impl<'a> Activation<'a> {
@@ -78,12 +88,21 @@ impl<'a> Activation<'a> {
             octets: octets(&quantized.scales, &sums),
             sums,
             quantized,
+            rotated: OnceLock::new(),
         }
     }
 
     /// The values.
     pub fn x(&self) -> &'a [f32] {
         self.x
+    }
+
+    /// The values rotated by `rotate`, which `key` identifies: kept for the
+    /// first key asked for, so that matrices that share input and rotation, and
+    /// all the tasks of each, rotate once.
+    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, [f32]> {
+        let (first, kept) = self.rotated.get_or_init(|| (key, rotate(self.x)));
+        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate(self.x)) }
     }
 
     /// How kernels read the values.
@@ -110,8 +129,16 @@ impl<'a> Activation<'a> {
 
 #[cfg(any(target_arch = "x86_64", test))]
 impl Quantized {
-    /// Fills `paired`.
+    /// Fills `paired` and `quartered`.
     fn pair(&mut self) {
+        self.quartered = vec![0; self.codes.len()];
+        let fours = self.quartered.as_chunks_mut::<128>().0.iter_mut().zip(self.codes.as_chunks::<128>().0);
+        for (four, codes) in fours {
+            for (i, part) in four.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let (field, block) = (i / 4, i % 4);
+                part.copy_from_slice(&codes[32 * block + 8 * field..][..8]);
+            }
+        }
         self.paired = vec![0; self.codes.len()];
         let pairs = self.paired.as_chunks_mut::<64>().0.iter_mut().zip(self.codes.as_chunks::<64>().0);
         for (pair, codes) in pairs {
@@ -132,6 +159,7 @@ fn octets(scales: &[f32], sums: &[f32]) -> Vec<Octet> {
         .map(|(sums, scales)| Octet {
             scales: PAIR_ORDER.map(|g| scales[g]),
             sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
+            halves: [0, 1].map(|h| PAIR_ORDER.map(|g| sums[2 * g + h])),
         })
         .collect()
 }
@@ -199,6 +227,8 @@ mod tests {
         }
         assert_eq!(q.paired[16..32], q.codes[32..48]);
         assert_eq!(q.paired[32..48], q.codes[16..32]);
+        assert_eq!(q.quartered[8..16], q.codes[32..40]);
+        assert_eq!(q.quartered[40..48], q.codes[40..48]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use squizd_spec::{CodecId, DType, Matrix, Params};
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// Rows of the tensor being encoded.
 ///
@@ -53,12 +53,54 @@ pub struct EncodeStats {
     pub signal: f64,
     /// Sum of `(w - w')^2`.
     pub noise: f64,
+    /// The same as the layer's outputs see it, where calibration guided the
+    /// encoder.
+    pub output: Option<OutputError>,
+}
+
+/// Expected energy and squared error of a layer's outputs, by the second
+/// moments `H` of its inputs (their diagonal where no more is known).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OutputError {
+    /// `tr(W H W^T)`.
+    pub signal: f64,
+    /// `tr(E H E^T)`, `E` being the error of the weights.
+    pub noise: f64,
+}
+
+/// `10 log10(signal / noise)`; infinite without noise.
+fn decibels(signal: f64, noise: f64) -> f64 {
+    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
 }
 
 impl EncodeStats {
+    /// Energy and squared error of weights, nothing known of outputs.
+    pub fn new(signal: f64, noise: f64) -> Self {
+        Self { signal, noise, output: None }
+    }
+
     /// `10 log10(signal / noise)` in decibels; infinite for an exact encoding.
     pub fn snr_db(&self) -> f64 {
-        if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
+        decibels(self.signal, self.noise)
+    }
+}
+
+impl OutputError {
+    /// `10 log10(signal / noise)` in decibels; infinite for an exact encoding.
+    pub fn snr_db(&self) -> f64 {
+        decibels(self.signal, self.noise)
+    }
+}
+
+impl std::ops::Add for EncodeStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let output = match (self.output, other.output) {
+            (Some(a), Some(b)) => Some(OutputError { signal: a.signal + b.signal, noise: a.noise + b.noise }),
+            (a, b) => a.or(b),
+        };
+        Self { signal: self.signal + other.signal, noise: self.noise + other.noise, output }
     }
 }
 
@@ -95,6 +137,12 @@ pub trait Codec: Sync {
     /// The options it takes.
     fn options(&self) -> &'static [OptionKind] {
         &[]
+    }
+
+    /// Whether the encoder reads [`Request::guide`]; otherwise calibration data
+    /// is not loaded for it.
+    fn takes_guide(&self) -> bool {
+        true
     }
 
     /// Whether a tensor of this shape can be stored with this codec, and why not.
@@ -139,6 +187,14 @@ pub trait Codec: Sync {
     /// one thread; `y` has `rows.len()` values. Where the sizes of tensor,
     /// payload, `x` and `y` do not go together, `y` becomes NaN.
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]);
+
+    /// For codecs that are made for keeping, not for running: the raw codec of
+    /// the tensor's elements and its plain numbers, which a runtime decodes
+    /// once. `None` for codecs whose kernels read the stored blocks.
+    fn unpack<'a>(&self, tensor: &Encoded<'a>) -> Result<Option<(CodecId, Cow<'a, [u8]>)>> {
+        let _ = tensor;
+        Ok(None)
+    }
 }
 
 /// A payload that decodes, but not from any encoder.
@@ -156,29 +212,48 @@ mod activation;
 mod check;
 mod guide;
 mod half_float;
-mod int4;
+mod integer;
 mod kernels;
 mod lanes;
+mod ldlq;
 mod matmul;
+mod mxfp4;
 mod options;
 mod q8;
 mod raw;
 mod sample;
+mod sqint2;
 mod stream;
 pub mod tca_tbe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod zplanes;
 
 pub use activation::{Activation, Precision};
 pub use guide::{Guide, InputMoments};
+pub use integer::IntegerLayout;
 pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
+pub(crate) use trial::{Sample, output_error};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
-pub const CODECS: &[&dyn Codec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::CODEC, int4::CODEC, tca_tbe::CODEC];
+pub const CODECS: &[&dyn Codec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    zplanes::CODEC,
+    q8::CODEC,
+    integer::INT4,
+    integer::INT3,
+    integer::INT2,
+    tca_tbe::CODEC,
+    mxfp4::CODEC,
+    sqint2::CODEC,
+];
 
 /// The codec of a wire id.
 pub fn codec(id: CodecId) -> Option<&'static dyn Codec> {

@@ -1,11 +1,11 @@
 //! Codec options and their text form: `int4:g32`, `sqint2:2.5:max`.
 
-use super::tca_tbe;
+use super::{IntegerLayout, tca_tbe};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How hard an encoder searches; never changes how its output is decoded.
+/// How hard an encoder searches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quality {
@@ -21,10 +21,12 @@ pub enum Quality {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EncodeOptions {
-    /// Group size of the plain integer layouts (`g32`); `None` chooses the
-    /// compact layout.
+    /// Group size of the plain integer layout (`g32`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<u16>,
+    /// Layout of the integer codecs' scales (`plain`, `compact`, `fine`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<IntegerLayout>,
     /// Profile of TCA-TBE (`tbe3`, `tbe2`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<tca_tbe::Profile>,
@@ -37,6 +39,9 @@ pub struct EncodeOptions {
     /// Level of a general compressor (`z19`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u8>,
+    /// Four levels a weight instead of a trellis (`nf2`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub nf2: bool,
 }
 
 /// A kind of option, for a codec to say which it takes.
@@ -44,6 +49,8 @@ pub struct EncodeOptions {
 pub enum OptionKind {
     /// [`EncodeOptions::group_size`].
     GroupSize,
+    /// [`EncodeOptions::layout`].
+    Layout,
     /// [`EncodeOptions::profile`].
     Profile,
     /// [`EncodeOptions::rate`].
@@ -52,6 +59,8 @@ pub enum OptionKind {
     Quality,
     /// [`EncodeOptions::level`].
     Level,
+    /// [`EncodeOptions::nf2`].
+    Nf2,
 }
 
 impl OptionKind {
@@ -59,17 +68,27 @@ impl OptionKind {
     fn syntax(self) -> &'static str {
         match self {
             Self::GroupSize => "a group size such as g32",
+            Self::Layout => "a layout: plain, compact, fine",
             Self::Profile => "a profile: tbe3, tbe2",
             Self::Rate => "bits per weight such as 2.125",
             Self::Quality => "a quality: fast, default, max",
             Self::Level => "a zstd level such as z19",
+            Self::Nf2 => "nf2 for four plain levels",
         }
     }
 }
 
 impl EncodeOptions {
     /// No wishes.
-    pub const NONE: Self = Self { group_size: None, profile: None, rate: None, quality: None, level: None };
+    pub const NONE: Self = Self {
+        group_size: None,
+        layout: None,
+        profile: None,
+        rate: None,
+        quality: None,
+        level: None,
+        nf2: false,
+    };
 
     /// Reads one option of a codec that takes the kinds `taken`.
     pub fn set(&mut self, text: &str, taken: &[OptionKind]) -> Result<()> {
@@ -93,6 +112,14 @@ impl EncodeOptions {
             self.quality = quality;
             return Some(OptionKind::Quality);
         }
+        if text == "nf2" {
+            self.nf2 = true;
+            return Some(OptionKind::Nf2);
+        }
+        if let Ok(layout) = text.parse() {
+            self.layout = Some(layout);
+            return Some(OptionKind::Layout);
+        }
         if let Ok(profile) = text.parse() {
             self.profile = Some(profile);
             return Some(OptionKind::Profile);
@@ -109,14 +136,30 @@ impl EncodeOptions {
         Some(OptionKind::Rate)
     }
 
+    /// The options of kinds in `taken` alone.
+    pub fn only(self, taken: &[OptionKind]) -> Self {
+        let has = |kind| taken.contains(&kind);
+        Self {
+            group_size: self.group_size.filter(|_| has(OptionKind::GroupSize)),
+            layout: self.layout.filter(|_| has(OptionKind::Layout)),
+            profile: self.profile.filter(|_| has(OptionKind::Profile)),
+            rate: self.rate.filter(|_| has(OptionKind::Rate)),
+            quality: self.quality.filter(|_| has(OptionKind::Quality)),
+            level: self.level.filter(|_| has(OptionKind::Level)),
+            nf2: self.nf2 && has(OptionKind::Nf2),
+        }
+    }
+
     /// Whether the options set are all of kinds in `taken`; the first that is not.
     pub fn foreign(&self, taken: &[OptionKind]) -> Option<OptionKind> {
         let set = [
             (self.group_size.is_some(), OptionKind::GroupSize),
+            (self.layout.is_some(), OptionKind::Layout),
             (self.profile.is_some(), OptionKind::Profile),
             (self.rate.is_some(), OptionKind::Rate),
             (self.quality.is_some(), OptionKind::Quality),
             (self.level.is_some(), OptionKind::Level),
+            (self.nf2, OptionKind::Nf2),
         ];
         set.into_iter().find(|(set, kind)| *set && !taken.contains(kind)).map(|(_, kind)| kind)
     }
@@ -136,6 +179,7 @@ fn thousandths(text: &str) -> Option<u16> {
 impl fmt::Display for EncodeOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.profile.map_or(Ok(()), |p| write!(f, ":{p}"))?;
+        self.layout.map_or(Ok(()), |l| write!(f, ":{l}"))?;
         self.group_size.map_or(Ok(()), |g| write!(f, ":g{g}"))?;
         if let Some(rate) = self.rate {
             let text = format!("{}.{:03}", rate / 1000, rate % 1000);
@@ -147,7 +191,8 @@ impl fmt::Display for EncodeOptions {
             Some(Quality::Default) => f.write_str(":default")?,
             Some(Quality::Max) => f.write_str(":max")?,
         }
-        self.level.map_or(Ok(()), |l| write!(f, ":z{l}"))
+        self.level.map_or(Ok(()), |l| write!(f, ":z{l}"))?;
+        f.write_str(if self.nf2 { ":nf2" } else { "" })
     }
 }
 
@@ -158,8 +203,11 @@ mod tests {
 
     #[test]
     fn options_print_as_they_were_written() {
-        let all = [K::GroupSize, K::Profile, K::Rate, K::Quality, K::Level];
-        for text in ["g32", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max", "default", "z19"] {
+        let all = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level, K::Nf2];
+        for text in [
+            "g32", "fine", "compact", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast", "max",
+            "default", "z19", "nf2",
+        ] {
             let mut options = EncodeOptions::NONE;
             options.set(text, &all).unwrap();
             assert_eq!(options.to_string(), format!(":{text}"));
@@ -177,5 +225,11 @@ mod tests {
         let message = options.set("g3", &[]).unwrap_err().to_string();
         assert!(message.contains("takes no options"), "{message}");
         assert_eq!(options.foreign(&[K::Profile]), Some(K::GroupSize));
+        let kinds = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level, K::Nf2];
+        for (text, kind) in ["g32", "fine", "tbe2", "2.5", "max", "z7", "nf2"].iter().zip(kinds) {
+            options.set(text, &kinds).unwrap();
+            assert_eq!(options.only(&[kind]).to_string(), format!(":{text}"));
+        }
+        assert_eq!(options.only(&kinds), options);
     }
 }

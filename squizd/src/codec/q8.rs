@@ -126,7 +126,7 @@ fn encode_group(w: &[f32; GROUP], stored: &mut [u8], codes: &mut [u8; GROUP]) ->
     }
     let total = |lanes: [f32; 8]| lanes.into_iter().map(f64::from).sum::<f64>();
     let square = f64::from_bits(((1023 + 2 * shift) as u64) << 52);
-    (d, EncodeStats { signal: total(signal) * square, noise: total(noise) * square })
+    (d, EncodeStats::new(total(signal) * square, total(noise) * square))
 }
 
 multiversion! {
@@ -205,6 +205,10 @@ impl Codec for Q8 {
         CodecId::Q8
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }
@@ -254,7 +258,7 @@ impl Codec for Q8 {
                 import(rows, &range, &blocks, codes, scales)?;
                 values.resize(count as usize * cols, 0.0);
                 decode_rows(codes, scales, cols, size, values);
-                EncodeStats { signal: energy(values), noise: 0.0 }
+                EncodeStats::new(energy(values), 0.0)
             } else {
                 read_finite(rows, range.clone(), self.id(), values)?;
                 let (stats, overflow) = encode_rows(values, cols, size, codes, scales);

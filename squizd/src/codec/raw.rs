@@ -82,7 +82,7 @@ macro_rules! element {
                     noise[l] += error * error;
                 }
             }
-            EncodeStats { signal: signal.iter().sum(), noise: noise.iter().sum() }
+            EncodeStats::new(signal.iter().sum(), noise.iter().sum())
         }
 
         #[inline(always)]
@@ -176,13 +176,17 @@ impl Raw {
         }
         sink.write_at(offset, &bytes)?;
         (self.decode)(&bytes, values);
-        Ok(Some(EncodeStats { signal: energy(values), noise: 0.0 }))
+        Ok(Some(EncodeStats::new(energy(values), 0.0)))
     }
 }
 
 impl Codec for Raw {
     fn id(&self) -> CodecId {
         self.id
+    }
+
+    fn takes_guide(&self) -> bool {
+        false
     }
 
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
@@ -225,7 +229,7 @@ impl Codec for Raw {
                 bytes.resize(values.len() * self.size, 0);
                 (self.encode)(values, bytes);
                 sink.write_at(offset, bytes)?;
-                return Ok(EncodeStats { signal: energy(values), noise: 0.0 });
+                return Ok(EncodeStats::new(energy(values), 0.0));
             }
             read_finite(rows, range.clone(), self.id, values)?;
             bytes.resize(values.len() * self.size, 0);

@@ -10,11 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Weights of one task: 1 MiB as `f32`, which stays in a core's share of cache.
 const CHUNK_WEIGHTS: u64 = 1 << 18;
 
-/// Rows of one task: as many as [`CHUNK_WEIGHTS`] holds, at least one.
-fn rows_per_chunk(matrix: Matrix) -> u64 {
-    (CHUNK_WEIGHTS / matrix.cols.max(1)).max(1)
-}
-
 /// Calls `encode` for consecutive ranges of rows covering the matrix, in
 /// parallel with one `buffer` per worker, releases each range, and adds the
 /// results in row order. The ranges depend on the shape alone, so the sums do
@@ -25,17 +20,28 @@ pub(super) fn for_row_chunks<B: Send>(
     buffer: impl Fn() -> B + Sync + Send,
     encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
 ) -> Result<EncodeStats> {
-    let matrix = rows.matrix();
-    let step = rows_per_chunk(matrix);
+    for_row_chunks_of(rows, 0..rows.matrix().rows, 1, buffer, encode)
+}
+
+/// The same for the rows of `all`, in ranges of a multiple of `unit` rows but
+/// for the last.
+pub(super) fn for_row_chunks_of<B: Send>(
+    rows: &dyn Rows,
+    all: Range<u64>,
+    unit: u64,
+    buffer: impl Fn() -> B + Sync + Send,
+    encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
+) -> Result<EncodeStats> {
+    let step = (CHUNK_WEIGHTS / rows.matrix().cols.max(1) / unit).max(1) * unit;
     let first_failure = AtomicU64::new(u64::MAX);
-    let chunks: Vec<Result<EncodeStats>> = (0..matrix.rows.div_ceil(step))
+    let chunks: Vec<Result<EncodeStats>> = (0..all.end.saturating_sub(all.start).div_ceil(step))
         .into_par_iter()
         .map_init(buffer, |buffer, chunk| {
             if chunk > first_failure.load(Ordering::Relaxed) {
                 return Ok(EncodeStats::default());
             }
-            let start = chunk * step;
-            let range = start..(start + step).min(matrix.rows);
+            let start = all.start + chunk * step;
+            let range = start..(start + step).min(all.end);
             let result = encode(buffer, range.clone());
             rows.release(range);
             if result.is_err() {
@@ -44,9 +50,7 @@ pub(super) fn for_row_chunks<B: Send>(
             result
         })
         .collect();
-    chunks.into_iter().try_fold(EncodeStats::default(), |sum, chunk| {
-        chunk.map(|c| EncodeStats { signal: sum.signal + c.signal, noise: sum.noise + c.noise })
-    })
+    chunks.into_iter().try_fold(EncodeStats::default(), |sum, chunk| chunk.map(|c| sum + c))
 }
 
 /// Reads `range` as `f32` into `buffer` (resized to fit) and refuses NaN and

@@ -108,16 +108,31 @@ impl Stored {
 
 /// Plans and encodes.
 pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
-    let params = codec.plan(rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())?;
-    encode_as(codec, rows, &params)
+    encode_with(codec, rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())
 }
 
-/// Encodes with given parameters, and checks the length and the stored form.
+/// Plans and encodes what is asked for.
+pub(super) fn encode_with(codec: &dyn Codec, rows: &dyn Rows, request: &Request<'_>) -> Result<Stored> {
+    let params = codec.plan(rows, request)?;
+    encode_guided(codec, rows, &params, request)
+}
+
+/// Encodes with given parameters.
 pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> Result<Stored> {
+    encode_guided(codec, rows, params, &Request::default())
+}
+
+/// Encodes as asked for, and checks the length and the stored form.
+pub(super) fn encode_guided(
+    codec: &dyn Codec,
+    rows: &dyn Rows,
+    params: &Params,
+    request: &Request<'_>,
+) -> Result<Stored> {
     let matrix = rows.matrix();
     let length = codec.id().geometry(matrix, params).unwrap().length.max() as usize;
     let sink = MemoryPayload(Mutex::new((vec![0; length], vec![false; length])));
-    let (written, stats) = codec.encode(rows, params, &Request::default(), &sink)?;
+    let (written, stats) = codec.encode(rows, params, request, &sink)?;
     assert!(codec.id().geometry(matrix, params).unwrap().length.allows(written));
     let (mut data, touched) = sink.0.into_inner().unwrap();
     assert!(!touched[written as usize..].contains(&true), "bytes written behind the payload's end");
@@ -128,7 +143,7 @@ pub(super) fn encode_as(codec: &dyn Codec, rows: &dyn Rows, params: &Params) -> 
 }
 
 /// Standard normal values from a fixed generator (xorshift64* and Box-Muller).
-pub(super) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn gaussian(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed | 1;
     let mut uniform = move || {
         state ^= state >> 12;
@@ -150,4 +165,18 @@ pub(super) fn snr_db(w: &[f32], v: &[f32]) -> f64 {
         noise += (w - v) * (w - v);
     }
     10.0 * (signal / noise).log10()
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    hex.as_bytes().chunks(2).map(|b| u8::from_str_radix(str::from_utf8(b).unwrap(), 16).unwrap()).collect()
+}
+
+/// Shape, parameters and plain little-endian weights (rows of hex under `key`)
+/// that the description of a golden payload lists.
+pub(super) fn golden(about: &str, key: &str) -> (Matrix, Params, Vec<u8>) {
+    let about: serde_json::Value = serde_json::from_str(about).unwrap();
+    let matrix = Matrix { rows: about["rows"].as_u64().unwrap(), cols: about["cols"].as_u64().unwrap() };
+    let params = bytes_of(about["params"].as_str().unwrap()).try_into().unwrap();
+    let rows = about[key].as_array().unwrap().iter();
+    (matrix, params, rows.flat_map(|r| bytes_of(r.as_str().unwrap())).collect())
 }

@@ -4,10 +4,12 @@
 use super::linear::{Linear, Product, multiply};
 use super::math::{add_scaled, gated, softmax};
 use super::model::{Experts, Ffn};
+use super::observe::Observer;
 use crate::Result;
 use crate::codec::{Activation, Precision};
 use crate::model::Activation as Gate;
 use rayon::prelude::*;
+use squizd_spec::Role;
 use std::ops::Range;
 
 /// Values of one gating task.
@@ -35,14 +37,14 @@ pub(super) struct Mode {
 }
 
 impl Ffn<'_> {
-    /// `out[i] = ffn(x[i])` for the `n` rows of `x`.
+    /// `out[i] = ffn(x[i])` for the rows of `x`.
     pub(super) fn forward(
         &self,
         mode: Mode,
         x: &[f32],
-        n: usize,
         scratch: &mut Scratch,
         out: &mut [f32],
+        observer: &mut dyn Observer,
     ) -> Result<()> {
         match self {
             Ffn::Dense { gate, up, down } => {
@@ -50,10 +52,11 @@ impl Ffn<'_> {
                     gate: (gate, 0..gate.rows()),
                     up: (up, 0..up.rows()),
                     down: (down, 0..down.rows()),
+                    expert: None,
                 };
-                block.forward(mode, x, n, scratch, out)
+                block.forward(mode, x, scratch, out, observer)
             }
-            Ffn::Experts(experts) => experts.forward(mode, x, n, scratch, out),
+            Ffn::Experts(experts) => experts.forward(mode, x, scratch, out, observer),
         }
     }
 }
@@ -63,10 +66,27 @@ struct Block<'a, 'w> {
     gate: (&'a Linear<'w>, Range<usize>),
     up: (&'a Linear<'w>, Range<usize>),
     down: (&'a Linear<'w>, Range<usize>),
+    /// Which expert it is.
+    expert: Option<u16>,
 }
 
 impl Block<'_, '_> {
-    fn forward(&self, mode: Mode, x: &[f32], n: usize, scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
+    fn forward(
+        &self,
+        mode: Mode,
+        x: &[f32],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (wide, narrow) = (self.gate.0.cols(), self.down.0.cols());
+        let n = x.len() / wide;
+        let roles = match self.expert {
+            None => (Role::FFN_GATE, Role::FFN_DOWN),
+            Some(_) => (Role::MOE_GATE, Role::MOE_DOWN),
+        };
+        let expert = self.expert.unwrap_or(0);
+        observer.input(roles.0, expert, x, wide);
         let values = self.gate.1.len() * n;
         let Scratch { gate, up, transposed, .. } = scratch;
         resize(gate, values);
@@ -86,14 +106,22 @@ impl Block<'_, '_> {
             let tasks = gate.par_chunks_mut(GATE_TASK).zip(up.par_chunks(GATE_TASK));
             tasks.for_each(|(gate, up)| gated(mode.gate, gate, up));
         }
+        observer.input(roles.1, expert, gate, narrow);
         self.down.0.batch(self.down.1.clone(), gate, n, mode.precision, transposed, out)
     }
 }
 
 impl Experts<'_> {
-    fn forward(&self, mode: Mode, x: &[f32], n: usize, scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
-        self.route(x, n, scratch)?;
+    fn forward(
+        &self,
+        mode: Mode,
+        x: &[f32],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let hidden = self.router.cols();
+        self.route(x, x.len() / hidden, scratch)?;
         out.fill(0.0);
         let routes = std::mem::take(&mut scratch.routes);
         let mut inputs = std::mem::take(&mut scratch.inputs);
@@ -110,8 +138,9 @@ impl Experts<'_> {
                 gate: (&self.gate, wide.clone()),
                 up: (&self.up, wide),
                 down: (&self.down, expert * hidden..(expert + 1) * hidden),
+                expert: Some(expert as u16),
             };
-            block.forward(mode, &inputs, group.len(), scratch, &mut outputs)?;
+            block.forward(mode, &inputs, scratch, &mut outputs, observer)?;
             for (&(_, token, weight), y) in group.iter().zip(outputs.chunks_exact(hidden)) {
                 add_scaled(&mut out[token * hidden..][..hidden], weight, y);
             }

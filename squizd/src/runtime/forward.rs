@@ -5,10 +5,12 @@ use super::ffn::{Mode, resize};
 use super::linear::multiply;
 use super::math::{add, rms_norm, rms_norm_in_place, scale, softcap};
 use super::model::Layer;
+use super::observe::{Nobody, Observer};
 use super::session::{Buffers, Session};
 use crate::Result;
 use crate::codec::Activation;
 use rayon::prelude::*;
+use squizd_spec::Role;
 use std::ops::Range;
 
 /// Rows from which element-wise steps are spread over the threads.
@@ -18,7 +20,7 @@ const LOGITS_BATCH: usize = 32;
 
 /// Runs `f` on a thread of the current pool, so that everything it forks is
 /// taken up without waking that pool again.
-fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+pub(super) fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     match rayon::current_thread_index() {
         Some(_) => f(),
         None => rayon::scope(|_| f()),
@@ -36,12 +38,16 @@ impl Session<'_, '_> {
                 angles.fill(frequencies, first, ids.len());
             }
             let model = self.model;
-            model.layers.iter().enumerate().try_for_each(|(i, layer)| self.layer(i, layer, ids.len()))
+            model
+                .layers
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, layer)| self.layer(i, layer, ids.len(), &mut Nobody))
         })
     }
 
     /// Looks up the embeddings, scaled where the family does so.
-    fn embed(&mut self, ids: &[u32]) -> Result<()> {
+    pub(super) fn embed(&mut self, ids: &[u32]) -> Result<()> {
         let hidden = self.model.hidden();
         let x = &mut self.buffers.x;
         resize(x, ids.len() * hidden);
@@ -55,7 +61,15 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    fn layer(&mut self, index: usize, layer: &Layer<'_>, n: usize) -> Result<()> {
+    /// Runs one layer over the `n` tokens whose residual stream and rotations lie
+    /// in the buffers.
+    pub(super) fn layer(
+        &mut self,
+        index: usize,
+        layer: &Layer<'_>,
+        n: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let model = self.model;
         let eps = model.norm_eps;
         let precision = self.precision;
@@ -70,6 +84,7 @@ impl Session<'_, '_> {
         }
 
         norm_rows(x, &layer.attn_norm, eps, normed);
+        observer.input(Role::ATTN_Q, 0, normed, hidden);
         if n == 1 {
             let mut products = [layer.q.product(q), layer.k.product(k), layer.v.product(v)];
             multiply(&mut products, &Activation::new(normed, precision));
@@ -96,13 +111,14 @@ impl Session<'_, '_> {
         if let Some(cached) = self.cache.layer(index) {
             attend(&model.heads, q, self.tokens.len(), layer.window, cached, work, attended);
         }
+        observer.input(Role::ATTN_OUTPUT, 0, attended, query);
         let output = &layer.attn_output;
         output.batch(0..output.rows(), attended, n, precision, &mut ffn.transposed, block)?;
         add_block(block, layer.attn_post_norm.as_deref(), eps, x);
 
         norm_rows(x, &layer.ffn_norm, eps, normed);
         let mode = Mode { gate: model.config.activation, precision };
-        layer.ffn.forward(mode, normed, n, ffn, block)?;
+        layer.ffn.forward(mode, normed, ffn, block, observer)?;
         add_block(block, layer.ffn_post_norm.as_deref(), eps, x);
         Ok(())
     }
@@ -154,7 +170,7 @@ fn for_rows(rows: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync
 }
 
 /// RMS norm of every row.
-fn norm_rows(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn norm_rows(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
     let width = gain.len();
     for_rows(out, width, |i, out| rms_norm(&x[i * width..][..width], gain, eps, out));
 }

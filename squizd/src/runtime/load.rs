@@ -8,8 +8,8 @@ use super::weights::{FileWeights, Stored, Weights};
 use crate::codec::{self, Encoded};
 use crate::model::{ModelConfig, Moe};
 use crate::{Error, Result};
-use squizd_spec::{Matrix, Part, Role, SquizdRef, canonical_name};
-use std::collections::HashSet;
+use squizd_spec::{Matrix, Params, Part, Role, SquizdRef, canonical_name};
+use std::{borrow::Cow, collections::HashSet};
 
 /// What distinguishes the families beyond what [`ModelConfig`] states.
 struct Family {
@@ -55,6 +55,9 @@ impl Family {
         })
     }
 }
+
+/// The parameters of plain numbers.
+static PLAIN: Params = [0; 32];
 
 /// Largest head: bounds the attention buffers.
 const MAX_HEAD_DIM: u32 = 1024;
@@ -338,7 +341,16 @@ impl<'w> Resolver<'_, 'w> {
             }
         }
         let tensor = Encoded { name, matrix, params: stored.params, data: stored.data };
-        Ok(Linear { codec, tensor, bias: None })
+        let (codec, params, payload) = match codec.unpack(&tensor)? {
+            None => (codec, stored.params, Cow::Borrowed(stored.data)),
+            Some((raw, numbers)) => {
+                let codec = codec::codec(raw).ok_or_else(|| {
+                    Error::unsupported(format!("tensor {name}: codec {raw} has no decoder in this build"))
+                })?;
+                (codec, &PLAIN, numbers)
+            }
+        };
+        Ok(Linear { codec, name, matrix, params, payload, bias: None })
     }
 
     fn linear(&mut self, role: Role, layer: Option<u16>, dims: &[u64], bias: Bias) -> Result<Linear<'w>> {

@@ -17,19 +17,21 @@
 mod attention;
 mod cache;
 #[cfg(test)]
-mod family_tests;
+pub(crate) mod family_tests;
 mod ffn;
 mod forward;
 mod generate;
+pub(crate) mod gram;
 mod lanes;
 mod linear;
 mod load;
 mod math;
 mod model;
+mod observe;
 mod rope;
 mod session;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -37,5 +39,6 @@ mod weights;
 pub use cache::KvType;
 pub use generate::{GenerateOptions, Generated, StopReason, generate};
 pub use model::Model;
+pub use observe::{InputShape, Observer};
 pub use session::{Session, SessionOptions};
 pub use weights::{FileWeights, Stored, Weights};

@@ -181,7 +181,7 @@ impl<'m, 'w> Session<'m, 'w> {
         Ok(())
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    pub(super) fn check(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.vocab_size();
         if tokens.is_empty() {
             return Err(Error::invalid("no tokens to process"));
@@ -205,7 +205,7 @@ impl<'m, 'w> Session<'m, 'w> {
 
     /// Takes the frequencies of a sequence of `length` tokens; whether cached
     /// keys must be computed again.
-    fn rotate_for(&mut self, length: usize) -> bool {
+    pub(super) fn rotate_for(&mut self, length: usize) -> bool {
         let mut again = false;
         for (rope, frequencies) in self.model.ropes.iter().zip(&mut self.frequencies) {
             if frequencies.epoch != rope.epoch(length) {

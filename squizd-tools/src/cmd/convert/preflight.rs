@@ -1,6 +1,6 @@
 //! Everything that can be known to go wrong is found here, before the first byte.
 
-use crate::{Failure, output, source::ModelSource};
+use crate::{Failure, output};
 use squizd::{
     plan::{Plan, Recipe},
     source::TensorSource,
@@ -29,12 +29,12 @@ const BASE_MEMORY: u64 = 64 << 20;
 const THREAD_MEMORY: u64 = 24 << 20;
 
 /// The output file: as given, inside a given folder, or named after the model.
-pub(super) fn target(given: Option<&Path>, source: &ModelSource, recipe: &Recipe) -> PathBuf {
+pub(super) fn target(given: Option<&Path>, source: &dyn TensorSource, recipe: &Recipe) -> PathBuf {
     let model = source.model();
     let base = model.name.as_deref().unwrap_or(&model.family);
     let plain: String =
         base.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).collect();
-    let encoding = recipe.default.to_string().replace(':', "_").to_uppercase();
+    let encoding = recipe.label().replace(':', "_").to_uppercase();
     let name = format!("{}-{encoding}.squizd", plain.trim_matches(['.', '-']));
     match given {
         Some(path) if path.is_dir() => path.join(name),
@@ -43,12 +43,14 @@ pub(super) fn target(given: Option<&Path>, source: &ModelSource, recipe: &Recipe
     }
 }
 
-/// Checks the output's place and the disk; returns what the conversion costs.
+/// Checks the output's place and the disk; returns what the conversion costs,
+/// with `calibration` bytes of moments in memory.
 pub(super) fn check(
     input: &Path,
     target: &Path,
-    source: &ModelSource,
+    source: &dyn TensorSource,
     plan: &Plan,
+    calibration: u64,
 ) -> Result<Forecast, Failure> {
     let folder = match target.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -75,7 +77,7 @@ pub(super) fn check(
         )));
     }
     let threads = rayon::current_num_threads() as u64;
-    let peak_memory = BASE_MEMORY + threads * THREAD_MEMORY + 4 * texts as u64 + 2 * tables;
+    let peak_memory = BASE_MEMORY + threads * THREAD_MEMORY + 4 * texts as u64 + 2 * tables + calibration;
     Ok(Forecast { output_bytes, peak_memory, free_disk })
 }
 
@@ -118,7 +120,8 @@ fn refuse_foreign(target: &Path) -> Result<(), Failure> {
     )))
 }
 
-fn free_bytes(folder: &Path) -> Result<u64, Failure> {
+/// Free bytes on the file system of `folder`.
+pub(in crate::cmd) fn free_bytes(folder: &Path) -> Result<u64, Failure> {
     let stat = rustix::fs::statvfs(folder)
         .map_err(|e| Failure::usage(format!("reading free space of {}: {e}", folder.display())))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -4,19 +4,27 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::Rows;
+use super::halves::{self, Products};
 use super::x86::{self, Dots, load_32};
 use crate::codec::activation::{Activation, Precision};
-use crate::codec::int4::Layout;
+use crate::codec::integer::Layout;
 use std::arch::x86_64::*;
 
-/// INT4 rows times `x`; `false` if the layout has no kernel here. The CPU must
+/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel here. The CPU must
 /// have AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn int4(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) -> bool {
-    match x.precision() {
-        Precision::Q8 => x86::int4_q8::<Maddubs>(layout, x, rows, y),
-        Precision::F32 => x86::int4_f32(layout, x, rows, y),
-    }
+pub(super) fn integer<const B: u32>(
+    layout: Layout,
+    x: &Activation<'_>,
+    rows: Rows<'_>,
+    y: &mut [f32],
+) -> bool {
+    let whole = B == 4
+        && match x.precision() {
+            Precision::Q8 => x86::int4_q8::<Maddubs>(layout, x, rows, y),
+            Precision::F32 => x86::int4_f32(layout, x, rows, y),
+        };
+    whole || halves::integer::<Maddubs, B>(layout, x, rows, y)
 }
 
 /// Q8 rows times `x`. The CPU must have AVX2, FMA and F16C.
@@ -73,5 +81,19 @@ impl Dots for Maddubs {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
         }
+    }
+}
+
+impl Products for Maddubs {
+    #[inline(always)]
+    fn add(sums: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: only called from this file's entry points.
+        unsafe { _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x)) }
+    }
+
+    #[inline(always)]
+    fn quads(sums: __m256i) -> __m256i {
+        // SAFETY: only called from this file's entry points.
+        unsafe { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) }
     }
 }

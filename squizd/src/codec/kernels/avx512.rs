@@ -4,19 +4,27 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::Rows;
+use super::halves::{self, Products};
 use super::x86::{self, Dots, load_32};
 use crate::codec::activation::{Activation, Precision};
-use crate::codec::int4::Layout;
+use crate::codec::integer::Layout;
 use std::arch::x86_64::*;
 
-/// INT4 rows times `x`; `false` if the layout has no kernel here. The CPU must
+/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel here. The CPU must
 /// have what [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn int4(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) -> bool {
-    match x.precision() {
-        Precision::Q8 => x86::int4_q8::<Vnni>(layout, x, rows, y),
-        Precision::F32 => x86::int4_f32(layout, x, rows, y),
-    }
+pub(super) fn integer<const B: u32>(
+    layout: Layout,
+    x: &Activation<'_>,
+    rows: Rows<'_>,
+    y: &mut [f32],
+) -> bool {
+    let whole = B == 4
+        && match x.precision() {
+            Precision::Q8 => x86::int4_q8::<Vnni>(layout, x, rows, y),
+            Precision::F32 => x86::int4_f32(layout, x, rows, y),
+        };
+    whole || halves::integer::<Vnni, B>(layout, x, rows, y)
 }
 
 /// Q8 rows times `x`. The CPU must have what [`crate::simd::Level::Avx512`] asks for.
@@ -72,5 +80,18 @@ impl Dots for Vnni {
             let x = _mm256_sign_epi8(x, w);
             _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_abs_epi8(w), x)
         }
+    }
+}
+
+impl Products for Vnni {
+    #[inline(always)]
+    fn add(sums: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: only called from this file's entry points.
+        unsafe { _mm256_dpbusd_epi32(sums, codes, x) }
+    }
+
+    #[inline(always)]
+    fn quads(sums: __m256i) -> __m256i {
+        sums
     }
 }

@@ -18,6 +18,9 @@ mod avx2;
 mod avx512;
 mod gemm;
 mod generic;
+#[cfg(target_arch = "x86_64")]
+mod halves;
+mod mxfp4;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
@@ -28,7 +31,7 @@ mod x86;
 pub(super) use gemm::dot_tile;
 
 use super::activation::{Activation, Precision};
-use super::int4::Layout;
+use super::integer::{Layout, codes};
 use super::stream::{checked_geometry, plane_rows};
 use super::{Encoded, q8 as q8_codec};
 use crate::simd::{Level, level};
@@ -49,6 +52,8 @@ struct Rows<'a> {
     code_stride: usize,
     scales: &'a [u8],
     scale_stride: usize,
+    /// Blocks of 32 weights per row.
+    blocks: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -70,6 +75,7 @@ impl<'a> Rows<'a> {
             code_stride: codes.row_stride as usize,
             scales: plane_rows(tensor.data, scales, rows),
             scale_stride: scales.row_stride as usize,
+            blocks: tensor.matrix.cols.div_ceil(codes::BLOCK as u64) as usize,
         })
     }
 
@@ -79,32 +85,38 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// INT4 rows times `x`.
-pub(super) fn int4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y: &mut [f32]) {
-    let Some(rows) = Rows::of(CodecId::INT4, tensor, x, &range, y) else {
+/// Rows of an integer codec of `B` bits times `x`.
+pub(super) fn integer<const B: u32>(
+    id: CodecId,
+    tensor: &Encoded<'_>,
+    x: &Activation<'_>,
+    range: Range<u64>,
+    y: &mut [f32],
+) {
+    let Some(rows) = Rows::of(id, tensor, x, &range, y) else {
         y.fill(f32::NAN);
         return;
     };
-    int4_at(level(), Layout::of(tensor.params), x, rows, y);
+    integer_at::<B>(level(), Layout::of(B, tensor.params), x, rows, y);
 }
 
-fn int4_at(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
+fn integer_at<const B: u32>(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let done = match level {
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::int4(layout, x, rows, y) },
+        Level::Avx2 => unsafe { avx2::integer::<B>(layout, x, rows, y) },
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::int4(layout, x, rows, y) },
+        Level::Avx512 => unsafe { avx512::integer::<B>(layout, x, rows, y) },
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => unsafe { neon::int4(layout, x, rows, y) },
+        Level::Neon => unsafe { neon::integer::<B>(layout, x, rows, y) },
         _ => false,
     };
     match x.precision() {
         _ if done => {}
-        Precision::F32 => generic::int4_f32(layout, x, rows, y),
-        Precision::Q8 => generic::int4_q8(layout, x, rows, y),
+        Precision::F32 => generic::integer_f32::<B>(layout, x, rows, y),
+        Precision::Q8 => generic::integer_q8::<B>(layout, x, rows, y),
     }
 }
 
@@ -130,6 +142,14 @@ fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y
         (Level::Neon, _) => unsafe { neon::q8(scale_bytes, x, rows, y) },
         (_, Precision::F32) => generic::q8_f32(scale_bytes, x, rows, y),
         (_, Precision::Q8) => generic::q8_q8(scale_bytes, x, rows, y),
+    }
+}
+
+/// MXFP4 rows times `x`.
+pub(super) fn mxfp4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y: &mut [f32]) {
+    match Rows::of(CodecId::MXFP4, tensor, x, &range, y) {
+        Some(rows) => mxfp4::at(level(), x, rows, y),
+        None => y.fill(f32::NAN),
     }
 }
 

@@ -18,10 +18,12 @@ fn at(level: Level, id: CodecId, stored: &Stored, x: &Activation<'_>, range: Ran
     let mut y = vec![f32::NAN; (range.end - range.start) as usize];
     let view = stored.view();
     let rows = Rows::of(id, &view, x, &range, &y).unwrap();
-    if id == CodecId::INT4 {
-        int4_at(level, Layout::of(view.params), x, rows, &mut y);
-    } else {
-        q8_at(level, q8_codec::scale_bytes(view.params), x, rows, &mut y);
+    match id {
+        CodecId::INT4 => integer_at::<4>(level, Layout::of(4, view.params), x, rows, &mut y),
+        CodecId::INT3 => integer_at::<3>(level, Layout::of(3, view.params), x, rows, &mut y),
+        CodecId::INT2 => integer_at::<2>(level, Layout::of(2, view.params), x, rows, &mut y),
+        CodecId::MXFP4 => mxfp4::at(level, x, rows, &mut y),
+        _ => q8_at(level, q8_codec::scale_bytes(view.params), x, rows, &mut y),
     }
     y
 }
@@ -61,16 +63,28 @@ const SHAPES: [(u64, u64); 10] =
     [(1, 1), (2, 15), (3, 31), (2, 33), (5, 96), (3, 224), (4, 256), (3, 300), (2, 576), (3, 1037)];
 
 #[test]
-fn int4_levels_agree() {
+fn integer_levels_agree() {
+    const HEADS: [[u8; 5]; 11] = [
+        [1, 32, 0, 0, 0xf7],
+        [1, 32, 0, 32, 0xf7],
+        [2, 16, 0, 6, 0xfa],
+        [2, 16, 0, 0, 0xfa],
+        [0, 16, 0, 0, 0],
+        [0, 32, 0, 0, 0],
+        [0, 64, 0, 0, 0],
+        [0, 128, 0, 0, 0],
+        [0, 16, 1, 0, 0],
+        [0, 32, 1, 0, 0],
+        [0, 128, 1, 0, 0],
+    ];
     for (rows, cols) in SHAPES {
         let source = MemoryRows::f32(rows, cols, gaussian((rows * cols) as usize, cols));
-        for group in [None, Some(16), Some(32), Some(64), Some(128)] {
-            compare(CodecId::INT4, &encode(of(CodecId::INT4), &source, group).unwrap());
-        }
-        for head in [[1, 32, 0, 0, 0xf7], [1, 32, 0, 32, 0xf7], [0, 32, 1, 0, 0], [0, 128, 1, 0, 0]] {
-            let mut params = Params::default();
-            params[..5].copy_from_slice(&head);
-            compare(CodecId::INT4, &encode_as(of(CodecId::INT4), &source, &params).unwrap());
+        for id in [CodecId::INT4, CodecId::INT3, CodecId::INT2] {
+            for head in HEADS {
+                let mut params = Params::default();
+                params[..5].copy_from_slice(&head);
+                compare(id, &encode_as(of(id), &source, &params).unwrap());
+            }
         }
     }
 }
@@ -88,29 +102,79 @@ fn q8_levels_agree() {
 }
 
 #[test]
+fn mxfp4_levels_agree() {
+    for (rows, cols) in SHAPES {
+        let source = MemoryRows::f32(rows, cols, gaussian((rows * cols) as usize, cols));
+        compare(CodecId::MXFP4, &encode(of(CodecId::MXFP4), &source, None).unwrap());
+    }
+}
+
+#[test]
+fn mxfp4_scales_of_every_byte_agree() {
+    let mut x = vec![0.0; 256];
+    x[33] = 1.0;
+    for byte in 0..=255u8 {
+        let mut params = Params::default();
+        params[0] = 32;
+        let mut data = vec![0x22; 16 * 8];
+        data.resize(256, 0);
+        data.extend([byte; 8]);
+        let matrix = squizd_spec::Matrix { rows: 1, cols: 256 };
+        let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
+        for precision in [Precision::F32, Precision::Q8] {
+            let x = Activation::new(&x, precision);
+            let reference = at(Level::Scalar, CodecId::MXFP4, &stored, &x, 0..1)[0];
+            for level in Level::supported() {
+                let y = at(level, CodecId::MXFP4, &stored, &x, 0..1)[0];
+                assert!(
+                    (y.is_nan() && byte == 255) || (y - reference).abs() <= 1e-6 * reference,
+                    "{byte} {level}: {y}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_codes_do_not_saturate() {
-    // All codes 15, and all q8 codes -128 or 127, against x of one magnitude.
+    // The largest codes, and all q8 codes -128 or 127, against x of one magnitude.
     for sign in [1.0f32, -1.0] {
         let x = vec![sign; 256];
         let q = Activation::new(&x, Precision::Q8);
         let mut params = Params::default();
-        params[..2].copy_from_slice(&[0, 32]);
-        let mut data = vec![0xff; 128];
-        data.resize(256, 0);
-        data.extend(0x0000_3c00u32.to_le_bytes().repeat(8));
         let matrix = squizd_spec::Matrix { rows: 1, cols: 256 };
-        let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
-        for level in Level::supported() {
-            let y = at(level, CodecId::INT4, &stored, &q, 0..1)[0];
-            assert!((y - sign * 15.0 * 256.0).abs() < 0.1, "{level}: {y}");
+        for (id, bits, group) in
+            [(CodecId::INT4, 4, 32), (CodecId::INT4, 4, 16), (CodecId::INT3, 3, 32), (CodecId::INT2, 2, 16)]
+        {
+            params[..2].copy_from_slice(&[0, group]);
+            let mut data = vec![0xff; 32 * bits];
+            data.resize(data.len().next_multiple_of(256), 0);
+            data.extend(0x0000_3c00u32.to_le_bytes().repeat(256 / usize::from(group)));
+            let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
+            let expected = sign * ((1 << bits) - 1) as f32 * 256.0;
+            for level in Level::supported() {
+                let y = at(level, id, &stored, &q, 0..1)[0];
+                assert!((y - expected).abs() < 0.1, "{id} {level}: {y}");
+            }
         }
         params[..2].copy_from_slice(&[32, 0]);
         let mut data = vec![0x80; 256];
         data.extend(0x3c00u16.to_le_bytes().repeat(8));
-        let stored = Stored { params, data, ..stored };
+        let stored = Stored { matrix, params, data, stats: crate::codec::EncodeStats::default() };
         for level in Level::supported() {
             let y = at(level, CodecId::Q8, &stored, &q, 0..1)[0];
             assert!((y + sign * 128.0 * 256.0).abs() < 1.0, "{level}: {y}");
+        }
+        for (codes, value) in [(0x77, 6.0), (0xff, -6.0)] {
+            params[..2].copy_from_slice(&[32, 0]);
+            let mut data = vec![codes; 128];
+            data.resize(256, 0);
+            data.extend([127; 8]);
+            let stored = Stored { params, data, ..stored };
+            for level in Level::supported() {
+                let y = at(level, CodecId::MXFP4, &stored, &q, 0..1)[0];
+                assert!((y - sign * value * 256.0).abs() < 0.1, "{level}: {y}");
+            }
         }
     }
 }

@@ -10,7 +10,7 @@
 use super::{OCTET, Rows};
 use crate::codec::activation::{Activation, Octet, Quantized};
 use crate::codec::half_float::f16_to_f32;
-use crate::codec::int4::{Compact, Layout, ScaleFormat};
+use crate::codec::integer::{Compact, Layout, ScaleFormat};
 use crate::codec::lanes::{F32x8, exp2i};
 use std::{arch::x86_64::*, marker::PhantomData};
 
@@ -49,7 +49,7 @@ pub(super) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 #[inline(always)]
-fn load_octet(x: &[f32; 8]) -> __m256 {
+pub(super) fn load_octet(x: &[f32; 8]) -> __m256 {
     // SAFETY: see the module's comment; 32 readable bytes.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
@@ -62,13 +62,13 @@ pub(super) fn load_32(bytes: &[u8; 32]) -> __m256i {
 
 /// Scales of an octet's blocks, in [`super::PAIR_ORDER`], and what is
 /// subtracted after scaling unsigned codes.
-struct OctetScales {
-    scale: __m256,
-    minus: __m256,
+pub(super) struct OctetScales {
+    pub(super) scale: __m256,
+    pub(super) minus: __m256,
 }
 
 /// How a layout stores the scales of an octet in `S` bytes.
-trait StoredScales<const S: usize>: Copy {
+pub(super) trait StoredScales<const S: usize>: Copy {
     fn unpack(self, stored: &[u8; S]) -> OctetScales;
 }
 
@@ -112,22 +112,22 @@ trait Octets: Copy {
     fn add(self, acc: __m256, i: usize, codes: &[u8], w: &OctetScales) -> __m256;
 }
 
-/// INT4 rows times `x`; `false` for layouts without a kernel (plain groups of
-/// 16 and f32 scales).
+/// INT4 rows times `x`; `false` for layouts without a kernel here (groups of
+/// 16, and f32 scales).
 #[inline(always)]
 fn int4<O: Octets>(layout: Layout, x: O, rows: Rows<'_>, y: &mut [f32]) -> bool {
     match layout {
         Layout::Compact(compact) => int4_rows::<O, 16>(compact, exp2i(compact.exponent), x, rows, y),
         Layout::Plain { group: 32, format: ScaleFormat::F16 } => {
-            int4_rows::<O, 32>(Pairs([0, 2, 4, 6, 1, 3, 5, 7]), 1.0, x, rows, y);
+            int4_rows::<O, 32>(Pairs::G32, 1.0, x, rows, y);
         }
         Layout::Plain { group: 64, format: ScaleFormat::F16 } => {
-            int4_rows::<O, 16>(Pairs([0, 1, 2, 3, 0, 1, 2, 3]), 1.0, x, rows, y);
+            int4_rows::<O, 16>(Pairs::G64, 1.0, x, rows, y);
         }
         Layout::Plain { group: 128, format: ScaleFormat::F16 } => {
-            int4_rows::<O, 8>(Pairs([0, 0, 1, 1, 0, 0, 1, 1]), 1.0, x, rows, y);
+            int4_rows::<O, 8>(Pairs::G128, 1.0, x, rows, y);
         }
-        Layout::Plain { .. } => return false,
+        _ => return false,
     }
     true
 }
@@ -235,20 +235,26 @@ fn from_u8(bytes: __m128i) -> __m256 {
     unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)) }
 }
 
+/// The eight 12-bit entries behind the first 32 bits, in PAIR_ORDER.
+#[inline(always)]
+pub(super) fn entries_12(words: __m128i) -> __m128i {
+    // SAFETY: see the module's comment.
+    unsafe {
+        // The 16 bits that hold each entry; those of odd groups begin at bit 4.
+        let windows =
+            _mm_shuffle_epi8(words, _mm_setr_epi8(4, 5, 7, 8, 10, 11, 13, 14, 5, 6, 8, 9, 11, 12, 14, 15));
+        let lifted = _mm_mullo_epi16(windows, _mm_setr_epi16(16, 16, 16, 16, 1, 1, 1, 1));
+        _mm_srli_epi16::<4>(lifted)
+    }
+}
+
 impl StoredScales<16> for Compact {
     #[inline(always)]
     fn unpack(self, stored: &[u8; 16]) -> OctetScales {
         // SAFETY: see the module's comment; 16 readable bytes.
         unsafe {
             let words = _mm_loadu_si128(stored.as_ptr().cast());
-            // The 16 bits that hold each 12-bit entry, in PAIR_ORDER; entries
-            // of odd groups begin at bit 4.
-            let windows = _mm_shuffle_epi8(
-                words,
-                _mm_setr_epi8(4, 5, 7, 8, 10, 11, 13, 14, 5, 6, 8, 9, 11, 12, 14, 15),
-            );
-            let lifted = _mm_mullo_epi16(windows, _mm_setr_epi16(16, 16, 16, 16, 1, 1, 1, 1));
-            let entries = _mm_srli_epi16::<4>(lifted);
+            let entries = entries_12(words);
             let sc = _mm256_cvtepu16_epi32(_mm_and_si128(entries, _mm_set1_epi16(63)));
             let m = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm_srli_epi16::<6>(entries)));
             let heads = _mm_cvtph_ps(words);
@@ -264,7 +270,13 @@ impl StoredScales<16> for Compact {
 /// f16 (scale, offset) pairs: which one belongs to each block of an octet, in
 /// [`super::PAIR_ORDER`].
 #[derive(Clone, Copy)]
-struct Pairs([i32; 8]);
+pub(super) struct Pairs([i32; 8]);
+
+impl Pairs {
+    pub(super) const G32: Self = Self([0, 2, 4, 6, 1, 3, 5, 7]);
+    pub(super) const G64: Self = Self([0, 1, 2, 3, 0, 1, 2, 3]);
+    pub(super) const G128: Self = Self([0, 0, 1, 1, 0, 0, 1, 1]);
+}
 
 impl<const S: usize> StoredScales<S> for Pairs {
     #[inline(always)]
@@ -272,15 +284,23 @@ impl<const S: usize> StoredScales<S> for Pairs {
         // SAFETY: see the module's comment; 32 readable bytes.
         unsafe {
             let order = _mm256_loadu_si256(self.0.as_ptr().cast());
-            let pairs = _mm256_permutevar8x32_epi32(load_32(&padded(stored)), order);
-            let scales = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff));
-            let packed = _mm256_packus_epi32(scales, _mm256_srli_epi32::<16>(pairs));
-            let sorted = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-            let offset = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(sorted));
-            OctetScales {
-                scale: _mm256_cvtph_ps(_mm256_castsi256_si128(sorted)),
-                minus: _mm256_xor_ps(offset, _mm256_set1_ps(-0.0)),
-            }
+            half_pairs(_mm256_permutevar8x32_epi32(load_32(&padded(stored)), order))
+        }
+    }
+}
+
+/// Eight (scale, offset) pairs of f16.
+#[inline(always)]
+pub(super) fn half_pairs(pairs: __m256i) -> OctetScales {
+    // SAFETY: see the module's comment.
+    unsafe {
+        let scales = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff));
+        let packed = _mm256_packus_epi32(scales, _mm256_srli_epi32::<16>(pairs));
+        let sorted = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+        let offset = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(sorted));
+        OctetScales {
+            scale: _mm256_cvtph_ps(_mm256_castsi256_si128(sorted)),
+            minus: _mm256_xor_ps(offset, _mm256_set1_ps(-0.0)),
         }
     }
 }

@@ -3,20 +3,12 @@
 //! those encode to the same bytes.
 
 use super::decode_bf16;
-use crate::codec::testing::{MemoryRows, encode_as};
+use crate::codec::testing::{MemoryRows, encode_as, golden};
 use crate::codec::{Encoded, codec};
-use squizd_spec::{CodecId, DType, Matrix, Params};
-
-fn bytes_of(hex: &str) -> Vec<u8> {
-    hex.as_bytes().chunks(2).map(|b| u8::from_str_radix(str::from_utf8(b).unwrap(), 16).unwrap()).collect()
-}
+use squizd_spec::{CodecId, DType};
 
 fn check(payload: &[u8], about: &str) {
-    let about: serde_json::Value = serde_json::from_str(about).unwrap();
-    let matrix = Matrix { rows: about["rows"].as_u64().unwrap(), cols: about["cols"].as_u64().unwrap() };
-    let params: Params = bytes_of(about["params"].as_str().unwrap()).try_into().unwrap();
-    let native: Vec<u8> =
-        about["bf16"].as_array().unwrap().iter().flat_map(|r| bytes_of(r.as_str().unwrap())).collect();
+    let (matrix, params, native) = golden(about, "bf16");
     let words: Vec<u16> = native.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
     let codec = codec(CodecId::TCA_TBE).unwrap();
 

@@ -285,6 +285,10 @@ impl Codec for TcaTbe {
         CodecId::TCA_TBE
     }
 
+    fn takes_guide(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }
@@ -348,7 +352,7 @@ impl Codec for TcaTbe {
                 sink.write_at(base_plane.offset + range.start * base_plane.row_stride, &buffers.bases)?;
                 sink.write_at(fixed_plane.offset + range.start * fixed_plane.row_stride, &buffers.fixed)?;
                 tails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(range.start, tail);
-                Ok(EncodeStats { signal: energy(&buffers.values), noise: 0.0 })
+                Ok(EncodeStats::new(energy(&buffers.values), 0.0))
             },
         )?;
         let tails = tails.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
