@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 reader="squizd sealed prefix sections"
-others="codec gguf safetensors index config sentencepiece tokenizer template metadata"
+others="codec gguf safetensors index config sentencepiece imatrix tokenizer template metadata"
 
 if [ $# -eq 0 ]; then
   SQUIZD_FUZZ_SECONDS=60 exec cargo test --locked -p squizd-hostile --test replay -- --nocapture

@@ -13,6 +13,8 @@
 
 pub mod canonical;
 pub mod corpus;
+#[cfg(feature = "tools")]
+pub mod memory;
 pub mod mutate;
 pub mod seal;
 pub mod targets;

@@ -44,21 +44,39 @@ impl Layout {
     /// Recomputes every digest of `data`, which is laid out like the file of
     /// this layout (nothing happens if it is shorter).
     pub fn seal(&self, data: &mut [u8]) {
+        self.seal_where(data, |_| true);
+    }
+
+    /// Recomputes the digests that changes within `places` make stale.
+    pub fn seal_after(&self, data: &mut [u8], places: &[Range<usize>]) {
+        self.seal_where(data, |range| places.iter().any(|p| p.start < range.end && range.start < p.end));
+    }
+
+    fn seal_where(&self, data: &mut [u8], stale: impl Fn(&Range<usize>) -> bool) {
         if self.sections.iter().any(|(_, r)| r.end > data.len()) {
             return;
         }
-        let mut digests = Vec::with_capacity(self.payloads.len());
-        for (i, range) in self.payloads.iter().enumerate() {
-            let digest = sha256(&data[range.clone()]);
+        let field = |i: usize| {
             let at = self.tensors.start + i * size_of::<TensorRecord>() + offset_of!(TensorRecord, sha256);
-            data[at..at + 32].copy_from_slice(&digest);
-            digests.push(digest);
+            at..at + 32
+        };
+        for (i, range) in self.payloads.iter().enumerate() {
+            // A digest that was itself overwritten is made right, too.
+            if stale(range) || stale(&field(i)) {
+                let digest = sha256(&data[range.clone()]);
+                data[field(i)].copy_from_slice(&digest);
+            }
         }
-        let payload = sha256_of(digests.iter().map(<[u8; 32]>::as_slice));
+        let payload = sha256_of((0..self.payloads.len()).map(|i| &data[field(i)]));
         for (i, (kind, range)) in self.sections.iter().enumerate() {
-            let digest = if *kind == SectionKind::PAYLOAD.0 { payload } else { sha256(&data[range.clone()]) };
             let at = size_of::<Header>() + i * size_of::<SectionEntry>() + offset_of!(SectionEntry, sha256);
-            data[at..at + 32].copy_from_slice(&digest);
+            let tables = range == &self.tensors || stale(&(at..at + 32));
+            if *kind == SectionKind::PAYLOAD.0 {
+                data[at..at + 32].copy_from_slice(&payload);
+            } else if tables || stale(range) {
+                let digest = sha256(&data[range.clone()]);
+                data[at..at + 32].copy_from_slice(&digest);
+            }
         }
         self.seal_front(data);
     }

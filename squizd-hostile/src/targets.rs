@@ -47,6 +47,8 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "tools")]
     Target { name: "sentencepiece", run: sources::sentencepiece, seeds: sources::pieces },
     #[cfg(feature = "tools")]
+    Target { name: "imatrix", run: sources::imatrix, seeds: sources::imatrices },
+    #[cfg(feature = "tools")]
     Target { name: "tokenizer", run: text::tokenizer, seeds: |c| sources::of(c, "tokenizer") },
     #[cfg(feature = "tools")]
     Target { name: "template", run: text::template, seeds: text::templates },

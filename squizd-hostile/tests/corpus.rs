@@ -250,3 +250,41 @@ fn breadth() {
         }
     }
 }
+
+/// First arguments of `call` in `source` that look like finding codes.
+fn codes_of<'a>(source: &'a str, call: &str) -> Vec<&'a str> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    code.match_indices(call)
+        .filter_map(|(at, _)| code[at + call.len()..].trim_start().strip_prefix('"')?.split('"').next())
+        .filter(|c| {
+            c.contains('-') && c.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+        .collect()
+}
+
+#[test]
+fn every_code_of_sdk_and_sources_is_explained() {
+    let findings = include_str!("../../docs/findings.md");
+    let root = squizd_hostile::corpus::fixtures().join("..");
+    let mut folders = vec![root.join("squizd/src"), root.join("squizd-tools/src")];
+    let mut seen = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let source = std::fs::read_to_string(&path).unwrap();
+                for call in
+                    ["refused(", "refused_unsupported(", "bad(", "invalid(", "unsupported(", "fail(", "code:"]
+                {
+                    for code in codes_of(&source, call) {
+                        assert!(findings.contains(&format!("`{code}`")), "{code} of {}", path.display());
+                        seen.insert(code.to_owned());
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen.len() > 80, "only {} codes found", seen.len());
+}

@@ -80,7 +80,10 @@ fn sealed_flips_are_found_or_are_other_contents() {
         for at in (0..base.len()).step_by(step) {
             let mut bytes = base.clone();
             bytes[at] ^= 1 << ((at / step) % 8);
+            let mut quick = bytes.clone();
             layout.seal(&mut bytes);
+            layout.seal_after(&mut quick, std::slice::from_ref(&(at..at + 1)));
+            assert!(quick == bytes, "{name}: byte {at} is sealed in two ways");
             if !validate(&bytes, LIMITS, Level::Numerics, &NoCodecs).is_empty() {
                 found += 1;
                 continue;

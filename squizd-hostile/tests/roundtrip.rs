@@ -7,18 +7,17 @@
 
 use proptest::prelude::*;
 use squizd::{
-    codec::{CODECS, Codec, EncodeOptions, Request, Rows, codec},
+    codec::{CODECS, Codec, EncodeOptions, Request, codec},
     metadata::{FormatInfo, Metadata, Provenance},
     model::{Activation, ModelConfig, Rope, SpecialTokens},
     source::TensorInfo,
     writer::{HeaderInfo, Section, Writer},
 };
-use squizd_hostile::canonical;
+use squizd_hostile::{canonical, memory::Memory};
 use squizd_spec::{
     DType, Level, Limits, Matrix, Part, Role, SectionKind, SquizdRef, Tables, appendix::Bundle,
     canonical_name, section_bytes,
 };
-use std::{borrow::Cow, ops::Range};
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
@@ -28,35 +27,6 @@ struct Sample {
     dims: Vec<u64>,
     codec: usize,
     values: Vec<f32>,
-}
-
-/// Rows in memory.
-struct Memory<'a> {
-    name: String,
-    matrix: Matrix,
-    values: &'a [f32],
-    dtype: DType,
-}
-
-impl Rows for Memory<'_> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-    fn matrix(&self) -> Matrix {
-        self.matrix
-    }
-    fn dtype(&self) -> DType {
-        self.dtype
-    }
-    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> squizd::Result<()> {
-        let cols = self.matrix.cols;
-        out.copy_from_slice(&self.values[(rows.start * cols) as usize..(rows.end * cols) as usize]);
-        Ok(())
-    }
-    fn read_native(&self, _: Range<u64>) -> squizd::Result<Option<Cow<'_, [u8]>>> {
-        Ok(None)
-    }
-    fn release(&self, _: Range<u64>) {}
 }
 
 /// bfloat16 values of moderate size, so that every codec takes them.
@@ -158,7 +128,7 @@ fn written(samples: &[Sample], zstd: bool, template: Option<String>) -> Vec<u8> 
     for (s, info) in samples.iter().zip(&infos) {
         let matrix = Matrix::of(&s.dims).unwrap();
         let codec = codec_of(s, matrix);
-        let rows = Memory { name: info.name.clone(), matrix, values: &s.values, dtype: DType::BF16 };
+        let rows = Memory { name: info.name.clone(), matrix, dtype: DType::BF16, values: &s.values };
         let request = Request::from(EncodeOptions::default());
         let params = codec.plan(&rows, &request).unwrap();
         writer.tensor(codec.id(), &params, |sink| codec.encode(&rows, &params, &request, sink)).unwrap();

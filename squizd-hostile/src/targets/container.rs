@@ -73,7 +73,7 @@ pub fn sealed(data: &[u8]) {
     let Some((&choice, edits)) = data.split_first() else { return };
     let files = golden();
     let (base, layout) = &files[usize::from(choice) % files.len()];
-    let mut file = base.clone();
+    let (mut file, mut places) = (base.clone(), Vec::new());
     for edit in edits.chunks_exact(6).take(16) {
         let at = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize % file.len();
         let value = u16::from_le_bytes([edit[4], edit[5]]);
@@ -88,11 +88,12 @@ pub fn sealed(data: &[u8]) {
             6 => (1u64 << (value % 64)).wrapping_neg().to_le_bytes().to_vec(),
             _ => vec![file[at] ^ 1 << (value % 8)],
         };
+        places.push(at..at + bytes.len());
         for (to, from) in file[at..].iter_mut().zip(bytes) {
             *to = from;
         }
     }
-    layout.seal(&mut file);
+    layout.seal_after(&mut file, &places);
     whole(&file);
     prefix(&file);
 }

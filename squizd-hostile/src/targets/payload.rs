@@ -1,15 +1,17 @@
 //! Every codec's decoder and kernels on payloads from nowhere.
 
-use crate::corpus::Corpus;
+use crate::{corpus::Corpus, memory::encoded};
 use squizd::codec::{Activation, CODECS, Codec, Encoded, Precision};
-use squizd_spec::{Limits, Matrix, PayloadLength, SquizdRef, TensorView};
+use squizd_spec::{CodecId, Limits, Matrix, Params, PayloadLength, SquizdRef};
 
 /// Bytes before the payload: codec, rows, columns (u16), parameters.
-const HEAD: usize = 1 + 1 + 2 + 8;
+const HEAD: usize = 1 + 1 + 2 + PARAMS;
+/// Parameter bytes that an input states; the others are 0.
+const PARAMS: usize = 16;
 /// Largest payload made up.
 const MOST: u64 = 1 << 20;
 
-/// The first byte chooses the codec, then come rows, columns (u16), eight
+/// The first byte chooses the codec, then come rows, columns (u16), the first
 /// parameter bytes, the payload; it is cut or filled up with its own bytes to
 /// a length that the geometry allows. A payload that the codec's check passes
 /// decodes; whole, row by row and in the kernel alike.
@@ -21,7 +23,7 @@ pub fn codec(data: &[u8]) {
         cols: u64::from(u16::from_le_bytes([head[2], head[3]]) % 2100),
     };
     let mut params = [0; 32];
-    params[..8].copy_from_slice(&head[4..]);
+    params[..PARAMS].copy_from_slice(&head[4..]);
     let Ok(geometry) = codec.id().geometry(matrix, &params) else {
         // Refused by parser and codec alike.
         let tensor = Encoded { name: "t", matrix, params: &params, data: payload };
@@ -79,24 +81,37 @@ fn check(codec: &dyn Codec, tensor: &Encoded<'_>) {
     assert!(codec.decode(tensor, 0..rows + 1, &mut whole).is_err(), "rows past the end");
 }
 
-/// Payloads of the valid files and of the hostile ones that parse.
+/// Payloads of the valid files and of the hostile ones that parse, and some of
+/// every codec that takes bfloat16.
 pub fn seeds(corpus: &Corpus) -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for bytes in super::container::files(corpus) {
         let Ok(file) = SquizdRef::parse(&bytes, &Limits::DEFAULT) else { continue };
-        seeds.extend(file.tensors().filter_map(|t| seed(&t)));
+        seeds.extend(file.tensors().filter_map(|t| seed(t.codec, t.matrix(), t.params, t.data)));
+    }
+    for codec in CODECS {
+        for (rows, cols) in [(1, 1), (2, 64), (6, 96), (3, 300), (1, 1030)] {
+            // Weights' sizes, with outliers, in bfloat16.
+            let weight = |i: u64| {
+                let v = ((i * 37 % 101) as f32 - 50.0) / if i % 29 == 3 { 3.0 } else { 400.0 };
+                f32::from_bits(v.to_bits() & 0xffff_0000)
+            };
+            let values: Vec<f32> = (0..rows * cols).map(weight).collect();
+            let matrix = Matrix { rows, cols };
+            let Some((params, payload)) = encoded(*codec, matrix, &values) else { continue };
+            seeds.extend(seed(codec.id(), matrix, &params, &payload));
+        }
     }
     seeds.sort_unstable();
     seeds.dedup();
     seeds
 }
 
-fn seed(t: &TensorView<'_>) -> Option<Vec<u8>> {
-    let matrix = t.matrix();
-    let codec = CODECS.iter().position(|c| c.id() == t.codec)?;
+fn seed(id: CodecId, matrix: Matrix, params: &Params, payload: &[u8]) -> Option<Vec<u8>> {
+    let codec = CODECS.iter().position(|c| c.id() == id)?;
     let mut seed = vec![codec as u8, u8::try_from(matrix.rows).ok()?];
     seed.extend(u16::try_from(matrix.cols).ok()?.to_le_bytes());
-    seed.extend(&t.params[..8]);
-    seed.extend(t.data);
+    seed.extend(&params[..PARAMS]);
+    seed.extend(payload);
     Some(seed)
 }

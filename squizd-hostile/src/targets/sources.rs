@@ -5,6 +5,7 @@ use squizd::{model::SpecialTokens, text::Tokenizer};
 use squizd_tools::source::{
     config,
     gguf::{self, GgufLimits},
+    imatrix::Imatrix,
     safetensors,
     store::StoredTensor,
     tokenizer::sentencepiece::from_sentencepiece,
@@ -93,6 +94,28 @@ pub fn sentencepiece(data: &[u8]) {
         }
         Err(e) => refused(&e),
     }
+}
+
+/// An importance matrix of either form. Its reader takes a path: the input
+/// goes through a file of this process.
+pub fn imatrix(data: &[u8]) {
+    let name = format!("squizd-imatrix-{}-{:?}", std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(name.replace(['(', ')'], ""));
+    std::fs::write(&path, data).expect("the temporary folder is writable");
+    let opened = Imatrix::open(&path);
+    let outcome = opened.and_then(|m| m.coverage(&[]).map(|c| (c, m.peak_bytes(&[]))));
+    std::fs::remove_file(&path).expect("written above");
+    match outcome {
+        Ok((coverage, peak)) => assert!(coverage.known == 0 && peak == 0),
+        Err(e) => refused(&e),
+    }
+}
+
+/// The matrices of `fixtures/imatrix`, and the corpus's GGUF files.
+pub fn imatrices(corpus: &Corpus) -> Vec<Vec<u8>> {
+    let folder = crate::corpus::fixtures().join("imatrix");
+    let valid = ["small.dat", "small.gguf"].iter().filter_map(|n| std::fs::read(folder.join(n)).ok());
+    valid.chain(of(corpus, "gguf")).filter(|b| !b.is_empty()).collect()
 }
 
 /// Valid and hostile files of a target of the corpus.
