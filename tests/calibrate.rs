@@ -132,6 +132,96 @@ fn divergence_from_the_raw_model_grows_as_bits_shrink() {
 }
 
 #[test]
+fn scaling_keeps_the_function_and_helps_the_quantized() {
+    let ready = Ready::new();
+    let (calib, _) = ready.calibrate("a.calib", &["--tokens", "4000", "--diagonal"]);
+    let source = tiny();
+    let convert = |name: &str, extra: &[&str]| {
+        let out = ready.path(name);
+        let base = ["convert", text(&source), "-o", text(&out), "--calibration", text(&calib), "--json"];
+        let summary = json(&[&base[..], extra].concat());
+        (out, summary)
+    };
+    let kld = |file: &Path| {
+        let heldout = tiny().join("heldout.txt");
+        let args = ["--reference", text(&ready.raw), "--text", text(&heldout), "--bytes", "6000", "--json"];
+        json(&[&["eval", "kld", text(file)][..], &args].concat())["kld"].clone()
+    };
+    let (raw, summary) = convert("scaled-raw", &["--codec", "raw", "--awq-alpha", "0.5"]);
+    let groups = summary["awq"].as_array().unwrap();
+    assert!(!groups.is_empty() && groups.iter().all(|g| g["alpha"] == 0.5));
+    let same = kld(&raw);
+    assert!(same["max"].as_f64().unwrap() < 1e-6, "{same}");
+
+    let (plain, _) = convert("plain", &["--codec", "int4:g128"]);
+    let (scaled, summary) = convert("scaled", &["--codec", "int4:g128", "--awq", "--threads", "2"]);
+    let (again, _) = convert("again", &["--codec", "int4:g128", "--awq", "--threads", "1"]);
+    assert!(fs::read(&scaled).unwrap() == fs::read(&again).unwrap());
+    let [a, b] = [&plain, &scaled].map(|f| kld(f)["mean"].as_f64().unwrap());
+    println!("KL divergence {a} without, {b} with scaling");
+    assert!(b < a, "{a} {b}");
+    let groups = summary["awq"].as_array().unwrap();
+    assert!(groups.iter().any(|g| g["error_ratio"].as_f64().unwrap() < 0.97), "{groups:?}");
+    let inspect = json(&["inspect", text(&scaled), "--json", "--metadata"]);
+    assert_eq!(inspect["metadata"]["provenance"]["recipe"]["awq"], "search");
+    for t in
+        inspect["tensors"].as_array().unwrap().iter().filter(|t| t["name"].as_str().unwrap().contains("norm"))
+    {
+        assert!(t["codec"] == "f32" || t["codec"] == "bf16", "{t}");
+    }
+    squizd(&["validate", "--level", "numerics", text(&scaled)]).assert().success();
+}
+
+#[test]
+fn auto_stays_below_its_target() {
+    let folder = TempDir::new().unwrap();
+    let source = tiny();
+    let convert = |name: &str, extra: &[&str]| {
+        let out = folder.path().join(name);
+        let base = ["convert", text(&source), "-o", text(&out), "--json", "--codec", "auto"];
+        let list = ["--candidates", "int4:g64,int4,q8,bf16"];
+        json(&[&base[..], &list, extra].concat())
+    };
+    for target in ["5.2", "7.0", "10.5"] {
+        let used = convert("bpw", &["--target-bpw", target])["bpw"].as_f64().unwrap();
+        let target: f64 = target.parse().unwrap();
+        assert!(used <= target && used > target - 0.7, "{used} for {target}");
+    }
+    for target in [1_000_000u64, 1_200_000] {
+        let used = convert("size", &["--target-size", &target.to_string()])["bytes"].as_u64().unwrap();
+        assert!(used <= target && used > target / 10 * 9, "{used} for {target}");
+    }
+    let planned = convert("dry", &["--target-bpw", "7", "--dry-run"]);
+    let codecs: std::collections::BTreeSet<_> = planned["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["codec"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(codecs.contains("q8") && codecs.contains("int4"), "{codecs:?}");
+    assert!(!folder.path().join("dry").exists());
+
+    let out = folder.path().join("o");
+    let base = ["convert", text(&source), "-o", text(&out), "--codec"];
+    refused(&[&base[..], &["auto"]].concat(), 2, "needs --target-bpw or --target-size");
+    refused(
+        &[&base[..], &["auto", "--target-bpw", "2", "--candidates", "q8"]].concat(),
+        2,
+        "cheapest candidates need",
+    );
+    refused(
+        &[&base[..], &["auto", "--target-size", "10k"]].concat(),
+        2,
+        "tables, tokenizer and metadata alone",
+    );
+    refused(&[&base[..], &["auto", "--target-size", "1X"]].concat(), 2, "must be a number");
+    refused(&[&base[..], &["int4", "--target-bpw", "3"]].concat(), 2, "fixed rate");
+    refused(&[&base[..], &["q8", "--target-size", "1M"]].concat(), 2, "go with --codec auto");
+    refused(&[&base[..], &["int4", "--awq"]].concat(), 2, "--calibration");
+    assert!(!out.exists());
+}
+
+#[test]
 fn wrong_usage_is_said() {
     let ready = Ready::new();
     let (calib, _) = ready.calibrate("a.calib", &["--tokens", "300", "--diagonal"]);

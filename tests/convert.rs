@@ -59,6 +59,9 @@ fn every_preset_converts_validates_and_diffs() {
         ("int4:g128", 17.0, 26.0),
         ("mxfp4", 18.0, 21.0),
         ("q8", 40.0, 55.0),
+        ("sqint2:fast", 11.0, 13.0),
+        ("sqint2:3", 16.5, 18.5),
+        ("sqint2:nf2", 9.0, 10.0),
     ] {
         let out = convert(&folder, &format!("{}.squizd", codec.replace(':', "-")), &["--codec", codec]);
         squizd(&["validate", "--level", "numerics", text(&out)]).assert().success();
@@ -73,6 +76,77 @@ fn every_preset_converts_validates_and_diffs() {
         }
     }
     squizd(&["diff", text(&raw), text(&raw)]).assert().success();
+}
+
+/// The tiny model with its BF16 numbers widened to F32.
+fn tiny_in_f32(folder: &TempDir) -> PathBuf {
+    use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+    let model = folder.path().join("tiny-f32");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(tiny()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+    }
+    let bytes = fs::read(tiny().join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let wide: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, t)| {
+            let data = t.data().chunks_exact(2).flat_map(|b| [0, 0, b[0], b[1]]).collect();
+            (name, t.shape().to_vec(), data)
+        })
+        .collect();
+    let views = wide.iter().map(|(name, shape, data)| {
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &model.join("model.safetensors")).unwrap();
+    model
+}
+
+#[test]
+fn lossless_presets_keep_every_number_and_shrink() {
+    let folder = TempDir::new().unwrap();
+    let wide = tiny_in_f32(&folder);
+    for (name, source, codec, most) in [
+        ("tbe", tiny(), "tca-tbe", 11.6),
+        ("planes", tiny(), "zplanes", 11.0),
+        ("wide", wide, "zplanes", 11.2),
+    ] {
+        let raw = folder.path().join(format!("{name}-raw.squizd"));
+        squizd(&["convert", text(&source), "-o", text(&raw), "--codec", "raw"]).assert().success();
+        let out = folder.path().join(format!("{name}.squizd"));
+        let wish = if name == "planes" { "zplanes" } else { "lossless" };
+        let args =
+            ["convert", text(&source), "-o", text(&out), "--codec", wish, "--zstd-level", "5", "--json"];
+        let summary = json(&args);
+        assert_eq!(summary["did_not_shrink"], 0, "{name}");
+        assert!(summary["bpw"].as_f64().unwrap() < most, "{name}: {}", summary["bpw"]);
+        squizd(&["validate", "--level", "numerics", text(&out)]).assert().success();
+        let diff = squizd(&["diff", "--json", text(&raw), text(&out)]).output().unwrap().stdout;
+        let diff: Value = serde_json::from_slice(&diff).unwrap();
+        let tensors = diff["tensors"].as_array().unwrap();
+        assert!(
+            tensors.len() >= 36 && tensors.iter().all(|t| t["distance"]["max_abs"] == 0.0),
+            "{name}: {diff}"
+        );
+        let inspect = json(&["inspect", text(&out), "--json"]);
+        let q = inspect["tensors"].as_array().unwrap().iter().find(|t| t["name"] == "blk.0.attn_q.weight");
+        assert_eq!(q.unwrap()["codec"], codec, "{name}");
+    }
+    // The runtime decodes such files once and then gives the same text.
+    let say = |file: &str| {
+        let path = folder.path().join(file);
+        let args = ["run", text(&path), "--prompt", "The", "-n", "8", "--temp", "0"];
+        let run = squizd(&args).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        run.stdout
+    };
+    assert_eq!(say("planes.squizd"), say("planes-raw.squizd"));
+    let refused =
+        squizd(&["convert", text(&tiny()), "--codec", "int4", "--zstd-level", "5"]).output().unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && message.contains("--zstd-level"), "{message}");
 }
 
 #[test]
@@ -99,7 +173,7 @@ fn norms_stay_raw_and_the_plan_is_kept() {
 #[test]
 fn same_bytes_for_any_thread_count_and_instruction_set() {
     let folder = TempDir::new().unwrap();
-    for codec in ["int4", "int4:g32", "mxfp4", "q8"] {
+    for codec in ["int4", "int4:g32", "mxfp4", "q8", "sqint2:fast", "zplanes"] {
         let reference =
             fs::read(convert(&folder, "a.squizd", &["--codec", codec, "--threads", "1"])).unwrap();
         assert!(

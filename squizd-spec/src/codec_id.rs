@@ -5,7 +5,7 @@
 //! Adding a codec is one line in `wire_codecs!` and one geometry function
 //! (`geometry/`).
 
-use crate::geometry::{hybrid_geometry, integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe};
+use crate::geometry::{hybrid_geometry, integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
 use crate::layout::{PARAMS_SIZE, flags};
 use alloc::{format, string::String};
 
@@ -155,6 +155,8 @@ wire_codecs! {
     RAW_BF16 = 3, "bf16", 0, |m, p| raw(m, p, 2);
     /// Signed bytes.
     RAW_I8 = 4, "i8", 0, |m, p| raw(m, p, 1);
+    /// Any plain numbers: byte planes, coded chunk by chunk, for keeping.
+    ZPLANES = 5, "zplanes", 0, zplanes_geometry;
     /// Signed bytes with one scale per group.
     Q8 = 6, "q8", 0, q8;
     /// 4-bit codes, asymmetric.

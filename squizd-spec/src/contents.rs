@@ -60,6 +60,9 @@ pub fn contents(file: &SquizdRef<'_>, limits: &Limits) -> Vec<SquizdError> {
     for (kind, check) in checks {
         let Some(section) = file.section(kind) else { continue };
         let mut report = |e: SquizdError| {
+            if findings.len() >= crate::MAX_FINDINGS {
+                return Err(e);
+            }
             findings.push(within(kind, e));
             Ok(())
         };

@@ -128,8 +128,32 @@ wire_id! {
     Q6_K = 25, "Q6_K";
     /// ggml MXFP4.
     MXFP4 = 26, "MXFP4";
-    /// ggml IQ and TQ types, by name in metadata.
+    /// Any other type.
     GGML_OTHER = 27, "GGML_OTHER";
+    /// ggml IQ4_NL.
+    IQ4_NL = 28, "IQ4_NL";
+    /// ggml IQ4_XS.
+    IQ4_XS = 29, "IQ4_XS";
+    /// ggml IQ3_S.
+    IQ3_S = 30, "IQ3_S";
+    /// ggml IQ3_XXS.
+    IQ3_XXS = 31, "IQ3_XXS";
+    /// ggml IQ2_S.
+    IQ2_S = 32, "IQ2_S";
+    /// ggml IQ2_XS.
+    IQ2_XS = 33, "IQ2_XS";
+    /// ggml IQ2_XXS.
+    IQ2_XXS = 34, "IQ2_XXS";
+    /// ggml IQ1_M.
+    IQ1_M = 35, "IQ1_M";
+    /// ggml IQ1_S.
+    IQ1_S = 36, "IQ1_S";
+    /// ggml TQ1_0.
+    TQ1_0 = 37, "TQ1_0";
+    /// ggml TQ2_0.
+    TQ2_0 = 38, "TQ2_0";
+    /// ggml NVFP4.
+    NVFP4 = 39, "NVFP4";
 }
 
 impl DType {

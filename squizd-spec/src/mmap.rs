@@ -62,11 +62,12 @@ impl FileBytes {
     /// # Errors
     /// As [`FileBytes::map`].
     pub fn read(path: &Path) -> Result<Self> {
-        Self::open(path, |mut file, length| {
+        Self::open(path, |file, length| {
             let mut heap = Vec::new();
             let want = usize::try_from(length).unwrap_or(usize::MAX);
             heap.try_reserve_exact(want).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-            file.read_to_end(&mut heap)?;
+            // A file that grows meanwhile is seen as it was opened.
+            file.take(length).read_to_end(&mut heap)?;
             Ok(Bytes::Heap(heap))
         })
     }

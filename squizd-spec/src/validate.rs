@@ -24,7 +24,8 @@ pub enum Level {
     Hash,
     /// Also every payload's codes and scales, through [`Inspect::decode`].
     Decode,
-    /// Also the decoded values, through [`Inspect::numerics`].
+    /// Also the decoded values of payloads without a finding so far, through
+    /// [`Inspect::numerics`].
     Numerics,
 }
 
@@ -180,10 +181,11 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level, inspect: &dyn Inspe
         findings.extend(crate::contents(&file, limits));
     }
     if level >= Level::Decode {
-        findings.extend(file.tensors().filter_map(|t| inspect.decode(&t).err()));
-    }
-    if level >= Level::Numerics {
-        findings.extend(file.tensors().filter_map(|t| inspect.numerics(&t).err()));
+        let look = |t: &TensorView<'_>| {
+            inspect.decode(t)?;
+            if level >= Level::Numerics { inspect.numerics(t) } else { Ok(()) }
+        };
+        findings.extend(file.tensors().filter_map(|t| look(&t).err()));
     }
     findings.truncate(MAX_FINDINGS);
     findings

@@ -1,9 +1,12 @@
 //! Everything of squizd that touches the outside: foreign sources, the command
-//! line, evaluation.
+//! line, evaluation, the server.
+
 pub mod calibration;
 pub mod cmd;
 mod exit;
 mod output;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod source;
 
 pub use exit::{Exit, Failure};

@@ -2,14 +2,18 @@
 
 use crate::{
     Error, Result,
-    calibration::Calibration,
+    calibration::{Calibration, Shared},
     codec::{EncodeStats, Guide, InputMoments, Request, Rows, codec},
     metadata::{FormatInfo, Metadata, Provenance},
     plan::{Plan, PlannedTensor, Reason, Recipe},
     source::{TensorInfo, TensorSource},
     writer::{Finished, HeaderInfo, Section, Writer},
 };
-use squizd_spec::{CodecId, DType, Hex, Matrix, SectionKind, appendix::Bundle};
+use squizd_spec::{
+    CodecId, DType, Hex, Matrix, SectionKind,
+    appendix::Bundle,
+    layout::{HEADER_SIZE, PAGE, SectionEntry, TensorRecord},
+};
 use std::{
     borrow::Cow,
     ops::Range,
@@ -76,18 +80,15 @@ pub fn convert(
     target: &Path,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    let mut later = Vec::new();
-    if !source.tokenizer_files().is_empty() {
-        let files = source.tokenizer_files().iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
-        later.push(Section::zstd(SectionKind::TOKENIZER, &Bundle::write(files)?)?);
-    }
+    let mut later: Vec<_> = tokenizer(source)?.into_iter().collect();
     let kinds: Vec<_> = later.iter().map(|s| s.kind).chain([SectionKind::METADATA]).collect();
     let mut writer = Writer::create(target, HeaderInfo::of(source.model()), source.tensors(), &kinds)?;
     let failed = AtomicBool::new(false);
     let stop = || progress.is_cancelled() || failed.load(Ordering::Relaxed);
     let (tensors, digests) = std::thread::scope(|scope| {
         let hashing = scope.spawn(|| Digests::take(source, calibration, &stop));
-        let tensors = encode_all(source, plan, calibration, &mut writer, progress);
+        let shared = calibration.map(|c| Shared::new(c, source.model().tie_embeddings));
+        let tensors = encode_all(source, plan, shared.as_ref(), &mut writer, progress);
         failed.store(tensors.is_err(), Ordering::Relaxed);
         let hashed =
             hashing.join().unwrap_or_else(|_| Err(Error::invalid("hashing the source stopped unexpectedly")));
@@ -99,6 +100,33 @@ pub fn convert(
     let metadata = metadata(source, recipe, &digests).to_bytes()?;
     later.push(Section::plain(SectionKind::METADATA, metadata));
     Ok(Outcome { tensors, file: writer.finish(&later)? })
+}
+
+/// The tokenizer section, where the model has a tokenizer.
+fn tokenizer(source: &dyn TensorSource) -> Result<Option<Section>> {
+    if source.tokenizer_files().is_empty() {
+        return Ok(None);
+    }
+    let files = source.tokenizer_files().iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+    Section::zstd(SectionKind::TOKENIZER, &Bundle::write(files)?).map(Some)
+}
+
+/// Bytes of the file beside its payloads, at most: header, tables, tokenizer,
+/// metadata, and the padding around them.
+///
+/// # Errors
+/// If the tokenizer cannot be compressed or the metadata not be written.
+pub fn overhead(source: &dyn TensorSource, recipe: &Recipe) -> Result<u64> {
+    let names: u64 = source.tensors().iter().map(|t| t.name.len() as u64).sum();
+    let records = source.tensors().len() as u64 * size_of::<TensorRecord>() as u64;
+    let directory = 8 * size_of::<SectionEntry>() as u64;
+    let digests =
+        Digests { files: vec![[0; 32]; source.provenance().files.len()], calibration: Some([0; 32]) };
+    let texts = metadata(source, recipe, &digests).to_bytes()?.len() as u64;
+    let tokenizer = tokenizer(source)?.map_or(0, |s| s.stored.len() as u64);
+    // One page in front of the payload, one behind it, one for the alignment of
+    // the other sections.
+    Ok(HEADER_SIZE + directory + names + records + texts + tokenizer + 3 * PAGE)
 }
 
 /// SHA-256 of what a conversion reads.
@@ -121,7 +149,7 @@ impl Digests {
 fn encode_all(
     source: &dyn TensorSource,
     plan: &Plan,
-    calibration: Option<&dyn Calibration>,
+    calibration: Option<&Shared<'_>>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorOutcome>> {
@@ -141,7 +169,7 @@ fn encode(
     source: &dyn TensorSource,
     info: &TensorInfo,
     planned: &PlannedTensor,
-    calibration: Option<&dyn Calibration>,
+    calibration: Option<&Shared<'_>>,
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<TensorOutcome> {

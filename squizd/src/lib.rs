@@ -20,6 +20,8 @@
 //! assert!(row.iter().all(|w| w.is_finite()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+pub mod auto;
+pub mod awq;
 pub mod calibration;
 pub mod codec;
 pub mod convert;
@@ -28,6 +30,7 @@ pub mod eval;
 pub mod metadata;
 pub mod model;
 pub mod plan;
+pub mod rules;
 pub mod runtime;
 pub mod simd;
 pub mod source;

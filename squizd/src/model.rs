@@ -72,7 +72,6 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mla: Option<Mla>,
     /// Token ids with a meaning.
-    #[serde(default)]
     pub tokens: SpecialTokens,
 }
 

@@ -1,11 +1,14 @@
 //! Which codec each tensor gets, and what that will cost, before a byte is written.
 
+mod recipe;
+
+pub use recipe::{Layers, Recipe, Route};
+
 use crate::{
     Error, Result,
-    codec::{Codec, EncodeOptions, codec},
+    codec::{Codec, EncodeOptions, OptionKind, codec},
     source::{TensorInfo, TensorSource},
 };
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use squizd_spec::{CodecId, DType, Matrix, Params, Part, PayloadLength, Role};
 use std::{fmt, str::FromStr};
@@ -26,11 +29,18 @@ pub struct CodecChoice {
 impl CodecChoice {
     /// Keeps the source's own precision.
     pub const RAW: Self = Self { codec: None, options: EncodeOptions::NONE, keep_others: false };
-    /// TCA-TBE for BF16 tensors, the plain numbers for others.
+    /// TCA-TBE for BF16 tensors, ZPLANES for other plain numbers; blocks that a
+    /// source has quantized are taken over.
     pub const LOSSLESS: Self = Self { codec: Some(CodecId::TCA_TBE), keep_others: true, ..Self::RAW };
 
     fn of(codec: CodecId) -> Self {
         Self { codec: Some(codec), ..Self::RAW }
+    }
+
+    /// The options that go with it.
+    pub fn option_kinds(&self) -> Vec<OptionKind> {
+        let others = self.keep_others.then_some(CodecId::ZPLANES);
+        self.codec.into_iter().chain(others).filter_map(codec).flat_map(Codec::options).copied().collect()
     }
 }
 
@@ -51,10 +61,10 @@ impl FromStr for CodecChoice {
                 ))
             })?),
         };
-        let taken = choice.codec.and_then(codec).map_or(&[][..], Codec::options);
+        let taken = choice.option_kinds();
         for option in parts {
             let named = |e| Error::invalid(format!("codec {text:?}: {e}"));
-            choice.options.set(option, taken).map_err(named)?;
+            choice.options.set(option, &taken).map_err(named)?;
         }
         Ok(choice)
     }
@@ -68,34 +78,6 @@ impl fmt::Display for CodecChoice {
             Some(codec) => write!(f, "{codec}")?,
         }
         self.options.fmt(f)
-    }
-}
-
-/// All options of a conversion that affect the output's bytes.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// Codec of weight matrices.
-    pub default: CodecChoice,
-    /// Overrides by name, last match wins.
-    pub overrides: Vec<(Regex, CodecChoice)>,
-    /// Re-encode tensors that the source already quantized, at a loss.
-    pub allow_requantize: bool,
-}
-
-impl Recipe {
-    /// A recipe without overrides.
-    pub fn new(default: CodecChoice) -> Self {
-        Self { default, overrides: Vec::new(), allow_requantize: false }
-    }
-
-    /// The recipe as recorded in the provenance.
-    pub fn to_json(&self) -> serde_json::Value {
-        let overrides: Vec<_> = self.overrides.iter().map(|(re, c)| format!("{}={c}", re.as_str())).collect();
-        serde_json::json!({
-            "codec": self.default.to_string(),
-            "tensor_types": overrides,
-            "allow_requantize": self.allow_requantize,
-        })
     }
 }
 
@@ -146,7 +128,8 @@ impl Plan {
     /// Chooses a codec for each tensor of `source`.
     pub fn choose(source: &dyn TensorSource, recipe: &Recipe) -> Result<Self> {
         let tensors = source.tensors().iter().enumerate();
-        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe)).collect::<Result<_>>()? })
+        let layers = source.model().num_layers;
+        Ok(Self { tensors: tensors.map(|(i, t)| choose(i, t, recipe, layers)).collect::<Result<_>>()? })
     }
 
     /// Payload bytes of all tensors, each padded to 256.
@@ -178,19 +161,22 @@ fn stays_raw(tensor: &TensorInfo) -> bool {
         || tensor.role.name().is_some_and(|n| n.ends_with("_norm"))
 }
 
-fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedTensor> {
+fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe, num_layers: u16) -> Result<PlannedTensor> {
     let matrix = Matrix::of(&tensor.dims)
         .ok_or_else(|| Error::invalid(format!("tensor {}: {:?} overflows", tensor.name, tensor.dims)))?;
     let named = recipe.overrides.iter().rev().find(|(re, _)| re.is_match(&tensor.name));
     let (choice, reason) = match named {
         Some((_, choice)) => (*choice, Reason::Override),
         None if stays_raw(tensor) => (CodecChoice::RAW, Reason::KeptRaw),
-        None => (recipe.default, Reason::Recipe),
+        None => (recipe.choice(tensor, num_layers), Reason::Recipe),
     };
+    let preset = choice.keep_others;
     let (choice, reason) = settle(tensor, matrix, choice, reason, recipe.allow_requantize)?;
     let id = choice.codec.unwrap_or_else(|| raw_codec(tensor.dtype));
     let codec = codec_of(id)?;
-    let params = codec.nominal(matrix, tensor.dtype, &choice.options)?;
+    // A preset's options may be meant for several codecs.
+    let options = if preset { choice.options.only(codec.options()) } else { choice.options };
+    let params = codec.nominal(matrix, tensor.dtype, &options)?;
     let length = |id: CodecId, params| {
         let geometry = id.geometry(matrix, params);
         let wrong = |e| Error::invalid(format!("tensor {}: codec {choice}: {e:?}", tensor.name));
@@ -204,7 +190,7 @@ fn choose(index: usize, tensor: &TensorInfo, recipe: &Recipe) -> Result<PlannedT
         }
         exact @ PayloadLength::Exact(_) => exact,
     };
-    Ok(PlannedTensor { index, codec: id, options: choice.options, reason, length })
+    Ok(PlannedTensor { index, codec: id, options, reason, length })
 }
 
 fn codec_of(id: CodecId) -> Result<&'static dyn Codec> {
@@ -225,11 +211,7 @@ fn settle(
         Error::invalid(format!("tensor {}: codec {choice} does not take it: {why}", tensor.name))
     };
     if let Err(why) = codec.accepts_dtype(tensor.dtype) {
-        return if choice.keep_others {
-            Ok((CodecChoice::RAW, Reason::SourceType))
-        } else {
-            Err(does_not_take(why))
-        };
+        return if choice.keep_others { keep(tensor, matrix, choice) } else { Err(does_not_take(why)) };
     }
     if let Err(why) = codec.accepts(matrix) {
         if reason == Reason::Override {
@@ -246,14 +228,34 @@ fn settle(
     if allow_requantize || reason == Reason::Override || id == CodecId::Q8 {
         return Ok((choice, reason));
     }
-    // Another codec that takes the blocks over as they are, or the closest one.
+    match importer(tensor.dtype, matrix)? {
+        Some(kept) => Ok((kept, Reason::Imported)),
+        None => Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized)),
+    }
+}
+
+/// The codec that takes quantized blocks of `dtype` over as they are.
+fn importer(dtype: DType, matrix: Matrix) -> Result<Option<CodecChoice>> {
     for id in [CodecId::INT4, CodecId::MXFP4, CodecId::Q8] {
-        let kept = CodecChoice::of(id);
-        if codec_of(id)?.imports(tensor.dtype, matrix, &kept.options) {
-            return Ok((kept, Reason::Imported));
+        if codec_of(id)?.imports(dtype, matrix, &EncodeOptions::NONE) {
+            return Ok(Some(CodecChoice::of(id)));
         }
     }
-    Ok((CodecChoice::of(CodecId::Q8), Reason::Requantized))
+    Ok(None)
+}
+
+/// What the preset `lossless` does with what TCA-TBE does not take.
+fn keep(tensor: &TensorInfo, matrix: Matrix, choice: CodecChoice) -> Result<(CodecChoice, Reason)> {
+    if codec_of(CodecId::ZPLANES)?.accepts_dtype(tensor.dtype).is_ok() {
+        return Ok((
+            CodecChoice { options: choice.options, ..CodecChoice::of(CodecId::ZPLANES) },
+            Reason::Recipe,
+        ));
+    }
+    Ok(match importer(tensor.dtype, matrix)? {
+        Some(kept) => (kept, Reason::Imported),
+        None => (CodecChoice::RAW, Reason::SourceType),
+    })
 }
 
 #[cfg(test)]
@@ -276,7 +278,17 @@ mod tests {
 
     #[test]
     fn names_with_options_parse_and_print_back() {
-        for text in ["raw", "bf16", "int4:g32", "tca-tbe", "tca-tbe:tbe2", "lossless", "lossless:tbe3"] {
+        for text in [
+            "raw",
+            "bf16",
+            "int4:g32",
+            "tca-tbe",
+            "tca-tbe:tbe2",
+            "lossless",
+            "lossless:tbe3",
+            "lossless:tbe2:z19",
+            "zplanes:z3",
+        ] {
             assert_eq!(text.parse::<CodecChoice>().unwrap().to_string(), text);
         }
         assert_eq!("lossless:tbe2".parse::<CodecChoice>().unwrap().options.profile, Some(Profile::Tbe2));
@@ -291,21 +303,32 @@ mod tests {
     }
 
     #[test]
-    fn lossless_codes_bf16_and_keeps_the_rest() {
-        let recipe = Recipe::new("lossless".parse().unwrap());
-        let coded = choose(0, &tensor(DType::BF16), &recipe).unwrap();
-        assert_eq!((coded.codec, coded.reason), (CodecId::TCA_TBE, Reason::Recipe));
-        assert!(coded.length.max() <= 2048 * 2048 * 2);
-        for (dtype, codec) in [(DType::F32, CodecId::RAW_F32), (DType::F16, CodecId::RAW_F16)] {
-            let kept = choose(0, &tensor(dtype), &recipe).unwrap();
-            assert_eq!((kept.codec, kept.reason), (codec, Reason::SourceType));
+    fn lossless_has_a_codec_for_each_type() {
+        let recipe = Recipe::new("lossless:tbe2:z19".parse().unwrap());
+        let plain = |bytes: u64| 2048 * 2048 * bytes;
+        for (dtype, codec, options, reason, most) in [
+            (DType::BF16, CodecId::TCA_TBE, ":tbe2", Reason::Recipe, plain(2)),
+            (DType::F32, CodecId::ZPLANES, ":z19", Reason::Recipe, plain(4)),
+            (DType::F16, CodecId::ZPLANES, ":z19", Reason::Recipe, plain(2)),
+            (DType::I8, CodecId::ZPLANES, ":z19", Reason::Recipe, plain(1)),
+            (DType::Q4_K, CodecId::INT4, "", Reason::Imported, plain(1)),
+            (DType::MXFP4, CodecId::MXFP4, "", Reason::Imported, plain(1)),
+            (DType::IQ4_XS, CodecId::RAW_F32, "", Reason::SourceType, plain(4)),
+        ] {
+            let kept = choose(0, &tensor(dtype), &recipe, 1).unwrap();
+            assert_eq!((kept.codec, kept.reason), (codec, reason), "{dtype}");
+            assert_eq!(kept.options.to_string(), options, "{dtype}");
+            assert!(kept.length.max() <= most, "{dtype}");
         }
+        let wrong = Recipe::new("zplanes:z23".parse().unwrap());
+        let error = choose(0, &tensor(DType::F16), &wrong, 1).unwrap_err().to_string();
+        assert!(error.contains("allowed 1 to 22"), "{error}");
     }
 
     #[test]
     fn quantized_blocks_are_kept_by_whichever_codec_holds_them() {
         let recipe = Recipe::new("tca-tbe".parse().unwrap());
-        assert!(choose(0, &tensor(DType::Q4_K), &recipe).is_err());
+        assert!(choose(0, &tensor(DType::Q4_K), &recipe, 1).is_err());
         for (wish, source, codec, reason) in [
             ("int4", DType::Q4_K, CodecId::INT4, Reason::Imported),
             ("mxfp4", DType::Q4_K, CodecId::INT4, Reason::Imported),
@@ -315,7 +338,7 @@ mod tests {
             ("int4", DType::Q6_K, CodecId::Q8, Reason::Requantized),
             ("mxfp4", DType::BF16, CodecId::MXFP4, Reason::Recipe),
         ] {
-            let kept = choose(0, &tensor(source), &Recipe::new(wish.parse().unwrap())).unwrap();
+            let kept = choose(0, &tensor(source), &Recipe::new(wish.parse().unwrap()), 1).unwrap();
             assert_eq!((kept.codec, kept.reason), (codec, reason), "{wish} {source}");
         }
     }
@@ -323,7 +346,7 @@ mod tests {
     #[test]
     fn tca_tbe_by_name_refuses_what_it_would_round() {
         let recipe = Recipe::new("tca-tbe".parse().unwrap());
-        let error = choose(0, &tensor(DType::F32), &recipe).unwrap_err().to_string();
+        let error = choose(0, &tensor(DType::F32), &recipe, 1).unwrap_err().to_string();
         assert!(error.contains("blk.0.attn_q.weight") && error.contains("source is F32"), "{error}");
     }
 }

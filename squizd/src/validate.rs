@@ -62,15 +62,15 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
         findings.extend(contents(&file, limits));
         findings.extend(metadata(&file, limits).err());
     }
-    let tensors: Vec<_> = file.tensors().collect();
-    let mut each = |at: Level, check: fn(&TensorView<'_>) -> squizd_spec::Result<()>| {
-        if level >= at {
-            let found: Vec<_> = tensors.par_iter().with_max_len(1).map(check).collect();
-            findings.extend(found.into_iter().filter_map(Result::err));
-        }
-    };
-    each(Level::Decode, |t| CodecInspect.decode(t));
-    each(Level::Numerics, |t| CodecInspect.numerics(t));
+    if level >= Level::Decode {
+        let tensors: Vec<_> = file.tensors().collect();
+        let inspect = |t: &TensorView<'_>| {
+            CodecInspect.decode(t)?;
+            if level >= Level::Numerics { CodecInspect.numerics(t) } else { Ok(()) }
+        };
+        let found: Vec<_> = tensors.par_iter().with_max_len(1).map(inspect).collect();
+        findings.extend(found.into_iter().filter_map(Result::err));
+    }
     findings.truncate(MAX_FINDINGS);
     findings
 }
@@ -80,17 +80,20 @@ pub fn validate(bytes: &[u8], limits: &Limits, level: Level) -> Vec<SquizdError>
 fn metadata(file: &SquizdRef<'_>, limits: &Limits) -> squizd_spec::Result<()> {
     let bytes = section_bytes(file, SectionKind::METADATA, limits)?.unwrap_or_default();
     let at = file.section(SectionKind::METADATA).map_or(0, |s| s.offset());
-    let parsed =
-        Metadata::from_bytes(&bytes).map_err(|e| SquizdError::invalid("metadata-json", at, e.to_string()))?;
-    let canonical = serde_json::from_slice::<serde_json::Value>(&bytes)
-        .ok()
-        .and_then(|value| serde_json_canonicalizer::to_vec(&value).ok());
-    if canonical.as_deref() != Some(&*bytes) {
-        return Err(SquizdError::invalid(
-            "metadata-canonical",
-            at,
-            "metadata is not canonical JSON (RFC 8785)",
-        ));
+    let malformed = |e: String| SquizdError::invalid("metadata-json", at, e);
+    let value: serde_json::Value = serde_json::from_slice(&bytes)
+        .map_err(|e| malformed(format!("metadata section is not valid: {e}")))?;
+    let parsed = Metadata::from_bytes(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let not_canonical = |what: &str| Err(SquizdError::invalid("metadata-canonical", at, what));
+    if serde_json_canonicalizer::to_vec(&value).ok().as_deref() != Some(&*bytes) {
+        return not_canonical("metadata is not canonical JSON (RFC 8785)");
+    }
+    // RFC 8785 fixes how values are written; that absent members are absent,
+    // and not null or their default, makes the hyper-parameters' one form.
+    if serde_json::to_value(&parsed.model).ok().map(canonical_form)
+        != value.get("model").cloned().map(canonical_form)
+    {
+        return not_canonical("metadata.model is not in its one form: members that say nothing are left out");
     }
     let (header, model) = (file.header(), &parsed.model);
     let pairs = [
@@ -108,4 +111,9 @@ fn metadata(file: &SquizdRef<'_>, limits: &Limits) -> squizd_spec::Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// Canonical bytes: equal for numbers that JSON writes alike (`10000`, `10000.0`).
+fn canonical_form(value: serde_json::Value) -> Option<Vec<u8>> {
+    serde_json_canonicalizer::to_vec(&value).ok()
 }

@@ -6,6 +6,7 @@ mod integer;
 mod mxfp4;
 mod sqint2;
 mod tca_tbe;
+mod zplanes;
 
 pub(crate) use hybrid::hybrid_geometry;
 pub use hybrid::hybrid_layout;
@@ -16,6 +17,8 @@ pub use sqint2::sqint;
 pub(crate) use sqint2::sqint2_geometry;
 pub use tca_tbe::tbe;
 pub(crate) use tca_tbe::tca_tbe;
+pub(crate) use zplanes::zplanes_geometry;
+pub use zplanes::{ZplanesShape, zp};
 
 use crate::codec_id::{Geometry, GeometryError, GeometryResult, Matrix, Params, PayloadLength, Plane};
 use crate::layout::TENSOR_ALIGN;

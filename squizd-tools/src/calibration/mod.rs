@@ -10,6 +10,7 @@ mod read;
 mod tests;
 mod write;
 
+pub(crate) use read::blend;
 pub use read::{CalibrationFile, Coverage};
 pub use write::{CalibrationWriter, Layout};
 

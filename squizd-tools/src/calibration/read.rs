@@ -7,7 +7,7 @@ use crate::source::{
 };
 use squizd::{
     Error, Result,
-    calibration::{Calibration, Moments, input_of, triangle_side},
+    calibration::{Calibration, input_of, triangle_side},
     codec::InputMoments,
     source::TensorInfo,
 };
@@ -15,21 +15,18 @@ use squizd::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 /// Tokens that the mean over all experts counts for in each expert's moments:
 /// an expert that saw few tokens is judged mostly by what the others saw.
 const PRIOR_TOKENS: f64 = 128.0;
 
-/// An open calibration file. Holds one input's moments in memory at a time.
+/// An open calibration file; moments are read when asked for.
 pub struct CalibrationFile {
     path: PathBuf,
     store: SafetensorsStore,
     origin: Origin,
     inputs: BTreeMap<String, Entry>,
-    /// The input last asked for.
-    last: Mutex<Option<(String, Moments)>>,
 }
 
 /// Where one input's tensors lie in the store.
@@ -61,7 +58,7 @@ impl CalibrationFile {
         let in_file = |e: Error| Error::invalid(format!("{}: {e}", path.display()));
         let origin = Origin::from_metadata(store.metadata()).map_err(in_file)?;
         let inputs = entries(store.tensors()).map_err(in_file)?;
-        Ok(Self { path: path.to_owned(), store, origin, inputs, last: Mutex::default() })
+        Ok(Self { path: path.to_owned(), store, origin, inputs })
     }
 
     /// How the file came to be.
@@ -120,7 +117,7 @@ impl CalibrationFile {
         )))
     }
 
-    fn load(&self, entry: &Entry) -> Result<Option<Moments>> {
+    fn load(&self, entry: &Entry) -> Result<Option<Vec<InputMoments>>> {
         let counts = self.store.row_bytes(entry.tokens, 0..1)?;
         let counts: Vec<u64> = counts.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
         if counts.iter().all(|c| *c == 0) {
@@ -140,7 +137,7 @@ impl CalibrationFile {
                     .collect()
             }
         };
-        Ok(Some(sets.into()))
+        Ok(Some(sets))
     }
 
     /// The rows of a tensor, all finite and not below `least`.
@@ -167,21 +164,11 @@ impl CalibrationFile {
 }
 
 impl Calibration for CalibrationFile {
-    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Moments>> {
+    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Vec<InputMoments>>> {
         let Some(input) = input_of(tensor) else { return Ok(None) };
         let Some(entry) = self.inputs.get(&input) else { return Ok(None) };
         self.fit(tensor, &input, entry)?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((name, moments)) = last.as_ref()
-            && *name == input
-        {
-            return Ok(Some(moments.clone()));
-        }
-        // The old ones go before the new ones come.
-        *last = None;
-        let moments = self.load(entry)?;
-        *last = moments.clone().map(|m| (input, m));
-        Ok(moments)
+        self.load(entry)
     }
 
     fn sha256(&self, stop: &dyn Fn() -> bool) -> Result<[u8; 32]> {
@@ -243,7 +230,7 @@ fn entries(tensors: &[StoredTensor]) -> Result<BTreeMap<String, Entry>> {
 
 /// Draws each expert's moments towards the mean over all tokens, as if it had
 /// seen [`PRIOR_TOKENS`] more with that mean.
-fn blend(mut sets: Vec<Vec<f32>>, counts: &[u64]) -> Vec<Vec<f32>> {
+pub(crate) fn blend(mut sets: Vec<Vec<f32>>, counts: &[u64]) -> Vec<Vec<f32>> {
     if sets.len() < 2 {
         return sets;
     }

@@ -6,6 +6,10 @@ pub(super) use tensor::for_value_pairs;
 
 use crate::{Exit, Failure, output};
 use serde_json::json;
+use squizd::{
+    metadata::Metadata,
+    rules::{Judged, Rule, broken},
+};
 use squizd_spec::{Hex, Limits, SectionKind, SquizdRef, TensorDesc, layout::flags};
 use std::path::PathBuf;
 
@@ -36,6 +40,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             "file": args.file.display().to_string(),
             "header": header_json(&file),
             "sections": sections_json(&file),
+            "warnings": warnings(&file, &metadata).iter().map(|r| json!({ "rule": r.id, "measured": r.measured })).collect::<Vec<_>>(),
             "tensors": file.descs().map(|t| tensor_json(&t)).collect::<Vec<_>>(),
         });
         if args.metadata
@@ -52,6 +57,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     print_header(&file, &metadata)?;
+    for rule in warnings(&file, &metadata) {
+        output::line(format!("warning      {} ({})\n", rule.measured, rule.id))?;
+    }
     print_sections(&file)?;
     print_tensors(&file)?;
     Ok(Exit::Done)
@@ -61,6 +69,19 @@ pub(super) fn metadata(file: &SquizdRef<'_>) -> Result<serde_json::Value, Failur
     let bytes = squizd_spec::section_bytes(file, SectionKind::METADATA, &Limits::DEFAULT)?;
     serde_json::from_slice(&bytes.unwrap_or_default())
         .map_err(|e| Failure { exit: Exit::Negative, message: format!("metadata section is not JSON: {e}") })
+}
+
+/// The measured-to-be-broken combinations that the file is one of.
+fn warnings(file: &SquizdRef<'_>, metadata: &serde_json::Value) -> Vec<&'static Rule> {
+    let Ok(Metadata { model, .. }) = serde_json::from_value(metadata.clone()) else { return Vec::new() };
+    let judged = file.descs().map(|t| Judged {
+        codec: t.codec,
+        role: t.role,
+        layer: t.layer,
+        part: t.part,
+        elements: t.elements(),
+    });
+    broken(&model, judged, file.header().calibration_hash.get() != 0)
 }
 
 fn flag_names(bits: u32) -> Vec<&'static str> {

@@ -10,6 +10,8 @@ mod interrupt;
 mod model;
 mod progress;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod validate;
 
 use crate::{Exit, Failure, output};
@@ -24,10 +26,10 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Worker threads [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", display_order = 100)]
     threads: Option<usize>,
     /// No progress on stderr
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 101)]
     quiet: bool,
 }
 
@@ -50,6 +52,9 @@ enum Command {
     Run(run::Args),
     /// Collect input statistics of a model on a text, for `convert --calibration`
     Calibrate(calibrate::Args),
+    /// Serve a model over HTTP, with an API like OpenAI's
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// Judge a file: perplexity, divergence from a reference, logits
     #[command(subcommand)]
     Eval(eval::Eval),
@@ -104,6 +109,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(&args, common),
         Command::Run(args) => run::run(&args),
         Command::Calibrate(args) => calibrate::run(&args, common),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
         Command::Completions { shell } => {
             let mut script = Vec::new();

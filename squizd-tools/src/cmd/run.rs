@@ -1,11 +1,10 @@
 //! `squizd run FILE --prompt TEXT | --chat TEXT`.
 
-use super::model::{Opened, read_text};
+use super::model::{Compute, Opened, read_text};
 use crate::{Exit, Failure};
 use squizd::{
-    codec::Precision,
-    runtime::{GenerateOptions, Generated, KvType, Session, SessionOptions, generate},
-    text::{ChatTemplate, Message, Sampler, SamplerOptions, Tokenizer},
+    runtime::{GenerateOptions, Generated, Session, SessionOptions, generate},
+    text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
 
@@ -46,12 +45,8 @@ pub(super) struct Args {
     /// Positions to reserve [default: what prompt and -n need]
     #[arg(long)]
     ctx_size: Option<usize>,
-    /// How one-token products read their input: f32 is exact, q8 faster
-    #[arg(long, value_enum, default_value_t = Arithmetic::Q8)]
-    precision: Arithmetic,
-    /// Key/value cache: f32 or f16
-    #[arg(long, value_enum, default_value_t = Cache::F16)]
-    kv: Cache,
+    #[command(flatten)]
+    compute: Compute,
     /// Check every hash and block before running
     #[arg(long)]
     verify: bool,
@@ -64,18 +59,6 @@ pub(super) struct Args {
     /// Print timings on stderr
     #[arg(long)]
     stats: bool,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Arithmetic {
-    F32,
-    Q8,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Cache {
-    F32,
-    F16,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -94,15 +77,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let model = opened.model()?;
     let options = SessionOptions {
         context: args.ctx_size.unwrap_or(ids.len() + args.max_tokens),
-        kv: match args.kv {
-            Cache::F32 => KvType::F32,
-            Cache::F16 => KvType::F16,
-        },
-        precision: match args.precision {
-            Arithmetic::F32 => Precision::F32,
-            Arithmetic::Q8 => Precision::Q8,
-        },
-        ..SessionOptions::default()
+        ..args.compute.options()
     };
     let mut session = Session::new(&model, options)?;
     let mut out = std::io::stdout().lock();
@@ -145,15 +120,9 @@ fn prompt(
     tokenizer: &Tokenizer,
 ) -> Result<(Vec<u32>, Option<String>), Failure> {
     if let Some(user) = &args.chat {
-        let source = opened
-            .metadata
-            .chat_template
-            .as_deref()
+        let template = opened
+            .chat_template(tokenizer)?
             .ok_or_else(|| Failure::usage("the file has no chat template: use --prompt"))?;
-        let tokens = &opened.metadata.model.tokens;
-        let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
-        let template =
-            ChatTemplate::new(source, &text_of(tokens.bos), &text_of(tokens.eos.first().copied()))?;
         let mut messages: Vec<Message> =
             args.system.iter().map(|s| Message::new("system", s.as_str())).collect();
         messages.push(Message::new("user", user.as_str()));

@@ -5,6 +5,7 @@ mod flaw;
 pub mod gguf;
 mod gguf_model;
 mod hf_model;
+pub mod imatrix;
 pub mod mapped;
 mod model_path;
 pub mod model_source;

@@ -6,25 +6,25 @@
 //! value).
 
 mod collect;
+mod shared;
 
 pub use collect::{Collected, CollectedSink, Detail, collect, memory};
+pub use shared::{Moments, Shared};
 
 use crate::{Result, codec::InputMoments, source::TensorInfo};
 use squizd_spec::{Part, Role};
-use std::sync::Arc;
 
 /// Input moments from a calibration, found by what a tensor does.
 pub trait Calibration: Sync {
     /// The moments of the inputs of `tensor`: one set, or one for each expert of
     /// a stack; `None` where the calibration knows nothing of it.
     ///
-    /// A Hessian may be large, so callers drop one tensor's moments before they
-    /// ask for the next; tensors with one input get the same moments without
-    /// reading them twice.
+    /// Reads them anew each time; [`Shared`] keeps them for all tensors with one
+    /// input.
     ///
     /// # Errors
     /// If they do not fit the tensor's shape, or cannot be read.
-    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Moments>>;
+    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Vec<InputMoments>>>;
 
     /// SHA-256 of the calibration data. Reads all of it, so it is asked for
     /// once, beside the encoding; `stop` says whether to give up.
@@ -33,9 +33,6 @@ pub trait Calibration: Sync {
     /// If reading fails, or `stop` said so.
     fn sha256(&self, stop: &dyn Fn() -> bool) -> Result<[u8; 32]>;
 }
-
-/// One set for a matrix, one for each part of an expert stack.
-pub type Moments = Arc<[InputMoments]>;
 
 /// The role that stands for all tensors with the same input as `role`; `None`
 /// for what is no linear layer.

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use squizd_spec::{CodecId, DType, Matrix, Params};
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// Rows of the tensor being encoded.
 ///
@@ -187,6 +187,14 @@ pub trait Codec: Sync {
     /// one thread; `y` has `rows.len()` values. Where the sizes of tensor,
     /// payload, `x` and `y` do not go together, `y` becomes NaN.
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]);
+
+    /// For codecs that are made for keeping, not for running: the raw codec of
+    /// the tensor's elements and its plain numbers, which a runtime decodes
+    /// once. `None` for codecs whose kernels read the stored blocks.
+    fn unpack<'a>(&self, tensor: &Encoded<'a>) -> Result<Option<(CodecId, Cow<'a, [u8]>)>> {
+        let _ = tensor;
+        Ok(None)
+    }
 }
 
 /// A payload that decodes, but not from any encoder.
@@ -222,6 +230,8 @@ pub mod tca_tbe;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod zplanes;
 
 pub use activation::{Activation, Precision};
 pub use guide::{Guide, InputMoments};
@@ -229,6 +239,7 @@ pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
+pub(crate) use trial::{Sample, output_error};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
 pub const CODECS: &[&dyn Codec] = &[
@@ -236,6 +247,7 @@ pub const CODECS: &[&dyn Codec] = &[
     raw::F16,
     raw::BF16,
     raw::I8,
+    zplanes::CODEC,
     q8::CODEC,
     integer::INT4,
     integer::INT3,

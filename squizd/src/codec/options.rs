@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How hard an encoder searches; never changes how its output is decoded.
+/// How hard an encoder searches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quality {
@@ -42,6 +42,9 @@ pub struct EncodeOptions {
     /// Level of a general compressor (`z19`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u8>,
+    /// Four levels a weight instead of a trellis (`nf2`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub nf2: bool,
 }
 
 /// A kind of option, for a codec to say which it takes.
@@ -61,6 +64,8 @@ pub enum OptionKind {
     Quality,
     /// [`EncodeOptions::level`].
     Level,
+    /// [`EncodeOptions::nf2`].
+    Nf2,
 }
 
 impl OptionKind {
@@ -74,6 +79,7 @@ impl OptionKind {
             Self::Allocation => "a rule: variance",
             Self::Quality => "a quality: fast, default, max",
             Self::Level => "a zstd level such as z19",
+            Self::Nf2 => "nf2 for four plain levels",
         }
     }
 }
@@ -88,6 +94,7 @@ impl EncodeOptions {
         allocation: None,
         quality: None,
         level: None,
+        nf2: false,
     };
 
     /// Reads one option of a codec that takes the kinds `taken`.
@@ -116,6 +123,10 @@ impl EncodeOptions {
             self.allocation = Some(allocation);
             return Some(OptionKind::Allocation);
         }
+        if text == "nf2" {
+            self.nf2 = true;
+            return Some(OptionKind::Nf2);
+        }
         if let Ok(layout) = text.parse() {
             self.layout = Some(layout);
             return Some(OptionKind::Layout);
@@ -136,6 +147,21 @@ impl EncodeOptions {
         Some(OptionKind::Rate)
     }
 
+    /// The options of kinds in `taken` alone.
+    pub fn only(self, taken: &[OptionKind]) -> Self {
+        let has = |kind| taken.contains(&kind);
+        Self {
+            group_size: self.group_size.filter(|_| has(OptionKind::GroupSize)),
+            layout: self.layout.filter(|_| has(OptionKind::Layout)),
+            profile: self.profile.filter(|_| has(OptionKind::Profile)),
+            rate: self.rate.filter(|_| has(OptionKind::Rate)),
+            allocation: self.allocation.filter(|_| has(OptionKind::Allocation)),
+            quality: self.quality.filter(|_| has(OptionKind::Quality)),
+            level: self.level.filter(|_| has(OptionKind::Level)),
+            nf2: self.nf2 && has(OptionKind::Nf2),
+        }
+    }
+
     /// Whether the options set are all of kinds in `taken`; the first that is not.
     pub fn foreign(&self, taken: &[OptionKind]) -> Option<OptionKind> {
         let set = [
@@ -146,6 +172,7 @@ impl EncodeOptions {
             (self.allocation.is_some(), OptionKind::Allocation),
             (self.quality.is_some(), OptionKind::Quality),
             (self.level.is_some(), OptionKind::Level),
+            (self.nf2, OptionKind::Nf2),
         ];
         set.into_iter().find(|(set, kind)| *set && !taken.contains(kind)).map(|(_, kind)| kind)
     }
@@ -178,7 +205,8 @@ impl fmt::Display for EncodeOptions {
             Some(Quality::Default) => f.write_str(":default")?,
             Some(Quality::Max) => f.write_str(":max")?,
         }
-        self.level.map_or(Ok(()), |l| write!(f, ":z{l}"))
+        self.level.map_or(Ok(()), |l| write!(f, ":z{l}"))?;
+        f.write_str(if self.nf2 { ":nf2" } else { "" })
     }
 }
 
@@ -189,10 +217,10 @@ mod tests {
 
     #[test]
     fn options_print_as_they_were_written() {
-        let all = [K::GroupSize, K::Layout, K::Profile, K::Allocation, K::Rate, K::Quality, K::Level];
+        let all = [K::GroupSize, K::Layout, K::Profile, K::Allocation, K::Rate, K::Quality, K::Level, K::Nf2];
         for text in [
             "g32", "fine", "compact", "variance", "tbe2", "2.125", "3", "4.5", "0.001", "65.535", "fast",
-            "max", "default", "z19",
+            "max", "default", "z19", "nf2",
         ] {
             let mut options = EncodeOptions::NONE;
             options.set(text, &all).unwrap();
@@ -211,5 +239,11 @@ mod tests {
         let message = options.set("g3", &[]).unwrap_err().to_string();
         assert!(message.contains("takes no options"), "{message}");
         assert_eq!(options.foreign(&[K::Profile]), Some(K::GroupSize));
+        let kinds = [K::GroupSize, K::Layout, K::Profile, K::Rate, K::Quality, K::Level, K::Nf2];
+        for (text, kind) in ["g32", "fine", "tbe2", "2.5", "max", "z7", "nf2"].iter().zip(kinds) {
+            options.set(text, &kinds).unwrap();
+            assert_eq!(options.only(&[kind]).to_string(), format!(":{text}"));
+        }
+        assert_eq!(options.only(&kinds), options);
     }
 }

@@ -1,7 +1,7 @@
 //! What a conversion makes of calibration data.
 
 use super::*;
-use crate::{calibration::Moments, plan::CodecChoice, source::testing::MemorySource};
+use crate::{plan::CodecChoice, source::testing::MemorySource};
 use serde_json::json;
 use squizd_spec::{Limits, Role, SquizdRef, section_bytes};
 use std::sync::Mutex;
@@ -10,9 +10,9 @@ use std::sync::Mutex;
 struct Known(Mutex<Vec<String>>);
 
 impl Calibration for Known {
-    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Moments>> {
+    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Vec<InputMoments>>> {
         self.0.lock().unwrap().push(tensor.name.clone());
-        Ok(Some(Moments::from([InputMoments { importance: vec![1.0; 64], hessian: Vec::new() }])))
+        Ok(Some(vec![InputMoments { importance: vec![1.0; 64], hessian: Vec::new() }]))
     }
 
     fn sha256(&self, _: &dyn Fn() -> bool) -> Result<[u8; 32]> {

@@ -13,21 +13,21 @@ use squizd_spec::{CodecId, Part, Role};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(super) const FAMILIES: [&str; 9] =
+pub(crate) const FAMILIES: [&str; 9] =
     ["llama", "mistral", "qwen2", "qwen3", "qwen3moe", "smollm3", "phi3", "gemma2", "gemma3"];
 
 #[derive(serde::Deserialize)]
-pub(super) struct Case {
-    pub(super) model: ModelConfig,
-    tensors: BTreeMap<String, Vec<u64>>,
-    pub(super) ids: Vec<u32>,
+pub(crate) struct Case {
+    pub(crate) model: ModelConfig,
+    pub(crate) tensors: BTreeMap<String, Vec<u64>>,
+    pub(crate) ids: Vec<u32>,
     short_length: usize,
-    logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
     short: Vec<f32>,
 }
 
 impl Case {
-    pub(super) fn open(name: &str) -> (Self, MemoryWeights) {
+    pub(crate) fn open(name: &str) -> (Self, MemoryWeights) {
         let case: Self = serde_json::from_str(&fixture(name)).unwrap();
         let mut weights = MemoryWeights::default();
         for (name, dims) in &case.tensors {
@@ -46,7 +46,7 @@ fn fixture(name: &str) -> String {
 }
 
 /// The weights of a stored name, as `values` in make_reference.py.
-fn values(name: &str, count: u64) -> impl Iterator<Item = f32> {
+pub(crate) fn values(name: &str, count: u64) -> impl Iterator<Item = f32> {
     let fnv = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
     let norm = name.contains("norm.weight");
@@ -59,7 +59,7 @@ fn values(name: &str, count: u64) -> impl Iterator<Item = f32> {
     })
 }
 
-fn key(name: &str) -> (Role, Option<u16>, Part) {
+pub(crate) fn key(name: &str) -> (Role, Option<u16>, Part) {
     let (module, part) = name.rsplit_once('.').unwrap();
     let part = Part::from_name(part).unwrap();
     match module.strip_prefix("blk.").and_then(|m| m.split_once('.')) {

@@ -8,7 +8,8 @@ use super::math::{add, gemm};
 use crate::codec::{Activation, Codec, Encoded, Precision};
 use crate::{Error, Result};
 use rayon::prelude::*;
-use std::ops::Range;
+use squizd_spec::{Matrix, Params};
+use std::{borrow::Cow, ops::Range};
 
 /// Multiply-adds of one matvec task.
 const TASK_WORK: usize = 1 << 16;
@@ -20,7 +21,11 @@ const BATCH: usize = 4;
 /// A stored matrix and its optional bias: `y = W x + b`.
 pub(super) struct Linear<'w> {
     pub(super) codec: &'static dyn Codec,
-    pub(super) tensor: Encoded<'w>,
+    pub(super) name: &'w str,
+    pub(super) matrix: Matrix,
+    pub(super) params: &'w Params,
+    /// The stored payload, or what a codec for keeping unpacked to.
+    pub(super) payload: Cow<'w, [u8]>,
     pub(super) bias: Option<Vec<f32>>,
 }
 
@@ -34,12 +39,16 @@ pub(super) struct Product<'a, 'w> {
 impl<'w> Linear<'w> {
     /// Output width.
     pub(super) fn rows(&self) -> usize {
-        self.tensor.matrix.rows as usize
+        self.matrix.rows as usize
     }
 
     /// Input width.
     pub(super) fn cols(&self) -> usize {
-        self.tensor.matrix.cols as usize
+        self.matrix.cols as usize
+    }
+
+    fn tensor(&self) -> Encoded<'_> {
+        Encoded { name: self.name, matrix: self.matrix, params: self.params, data: &self.payload }
     }
 
     /// The product of all rows with one input.
@@ -49,7 +58,7 @@ impl<'w> Linear<'w> {
 
     /// Decodes rows into `out`.
     pub(super) fn decode(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        self.codec.decode(&self.tensor, rows.start as u64..rows.end as u64, out)
+        self.codec.decode(&self.tensor(), rows.start as u64..rows.end as u64, out)
     }
 
     /// `y[i] = W[rows] x[i] + b[rows]` for the `n` rows of `x`; `y` is
@@ -134,7 +143,7 @@ fn multiply_rows(linear: &Linear<'_>, first_row: usize, y: &mut [f32], x: &Activ
         return;
     }
     let range = first_row as u64..(first_row + rows) as u64;
-    linear.codec.matvec(&linear.tensor, x, range, y);
+    linear.codec.matvec(&linear.tensor(), x, range, y);
     if let Some(bias) = &linear.bias {
         add(y, &bias[first_row..first_row + rows]);
     }

@@ -8,8 +8,8 @@ use super::weights::{FileWeights, Stored, Weights};
 use crate::codec::{self, Encoded};
 use crate::model::{ModelConfig, Moe};
 use crate::{Error, Result};
-use squizd_spec::{Matrix, Part, Role, SquizdRef, canonical_name};
-use std::collections::HashSet;
+use squizd_spec::{Matrix, Params, Part, Role, SquizdRef, canonical_name};
+use std::{borrow::Cow, collections::HashSet};
 
 /// What distinguishes the families beyond what [`ModelConfig`] states.
 struct Family {
@@ -44,14 +44,20 @@ impl Family {
     fn of(config: &ModelConfig) -> Result<&'static Self> {
         Self::ALL.iter().find(|f| f.name == config.family).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|f| f.name).collect();
-            Error::unsupported(format!(
-                "model family {:?} is not run by the reference runtime, which knows {}",
-                config.family,
-                known.join(", ")
-            ))
+            Error::refused_unsupported(
+                "model-unsupported",
+                format!(
+                    "model family {:?} is not run by the reference runtime, which knows {}",
+                    config.family,
+                    known.join(", ")
+                ),
+            )
         })
     }
 }
+
+/// The parameters of plain numbers.
+static PLAIN: Params = [0; 32];
 
 /// Largest head: bounds the attention buffers.
 const MAX_HEAD_DIM: u32 = 1024;
@@ -69,8 +75,8 @@ impl<'w> Model<'w> {
     /// Resolves and checks every tensor.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a family, an option or a codec this runtime
-    /// does not run; [`Error::Invalid`] for a hyper-parameter out of range, a
+    /// An unsupported [`Error::Refused`] for a family, an option or a codec this runtime
+    /// does not run; an invalid one for a hyper-parameter out of range, a
     /// missing tensor, one of the wrong shape, or one the family does not use.
     pub fn new(config: &ModelConfig, weights: &dyn Weights<'w>) -> Result<Self> {
         let family = Family::of(config)?;
@@ -110,7 +116,7 @@ impl<'w> Model<'w> {
 /// this runtime implements.
 fn check_config(config: &ModelConfig, family: &Family) -> Result<()> {
     let invalid = |field: &str, value: &dyn std::fmt::Display, allowed: &str| {
-        Err(Error::invalid(format!("model config: {field} is {value}, must be {allowed}")))
+        Err(Error::refused("model-config", format!("model config: {field} is {value}, must be {allowed}")))
     };
     for (field, value) in [
         ("hidden_size", config.hidden_size),
@@ -159,20 +165,23 @@ fn check_config(config: &ModelConfig, family: &Family) -> Result<()> {
         }
     }
     if config.mla.is_some() {
-        return Err(Error::unsupported(format!(
-            "model family {}: multi-head latent attention is not run by the reference runtime",
-            config.family
-        )));
+        return Err(Error::refused_unsupported(
+            "model-unsupported",
+            format!(
+                "model family {}: multi-head latent attention is not run by the reference runtime",
+                config.family
+            ),
+        ));
     }
     if family.gemma && config.embedding_scale.is_none() {
         return invalid("embedding_scale", &"absent", &format!("present in family {}", family.name));
     }
     match &config.moe {
         Some(moe) if family.moe => check_moe(moe, config),
-        Some(_) => Err(Error::unsupported(format!(
-            "model family {}: mixture of experts is run for qwen3moe only",
-            config.family
-        ))),
+        Some(_) => Err(Error::refused_unsupported(
+            "model-unsupported",
+            format!("model family {}: mixture of experts is run for qwen3moe only", config.family),
+        )),
         None if family.moe => invalid("moe", &"absent", &format!("present in family {}", family.name)),
         None => Ok(()),
     }
@@ -180,10 +189,10 @@ fn check_config(config: &ModelConfig, family: &Family) -> Result<()> {
 
 fn check_moe(moe: &Moe, config: &ModelConfig) -> Result<()> {
     let unsupported = |what: &str| {
-        Err(Error::unsupported(format!(
-            "model family {}: {what} is not run by the reference runtime",
-            config.family
-        )))
+        Err(Error::refused_unsupported(
+            "model-unsupported",
+            format!("model family {}: {what} is not run by the reference runtime", config.family),
+        ))
     };
     if moe.sigmoid_scores {
         return unsupported("sigmoid routing (moe.sigmoid_scores)");
@@ -195,10 +204,13 @@ fn check_moe(moe: &Moe, config: &ModelConfig) -> Result<()> {
         return unsupported("grouped routing (moe.groups)");
     }
     if moe.experts_per_token == 0 || moe.experts_per_token > moe.num_experts {
-        return Err(Error::invalid(format!(
-            "model config: moe.experts_per_token is {}, must be 1 to num_experts {}",
-            moe.experts_per_token, moe.num_experts
-        )));
+        return Err(Error::refused(
+            "model-config",
+            format!(
+                "model config: moe.experts_per_token is {}, must be 1 to num_experts {}",
+                moe.experts_per_token, moe.num_experts
+            ),
+        ));
     }
     Ok(())
 }
@@ -292,35 +304,53 @@ impl<'w> Resolver<'_, 'w> {
     fn matrix(&mut self, (role, layer, part): Key, dims: &[u64]) -> Result<Linear<'w>> {
         let family = &self.config.family;
         let stored = self.get((role, layer, part)).ok_or_else(|| {
-            Error::invalid(format!(
-                "tensor {} is missing; family {family} needs it",
-                canonical_name(role, layer, part)
-            ))
+            Error::refused(
+                "model-tensor",
+                format!("tensor {} is missing; family {family} needs it", canonical_name(role, layer, part)),
+            )
         })?;
         let family = &self.config.family;
         let name = stored.name;
         let shaped = (stored.dims == dims).then(|| Matrix::of(dims)).flatten();
         let Some(matrix) = shaped.filter(|m| m.elements() > 0) else {
-            return Err(Error::invalid(format!(
-                "tensor {name}: its shape is {:?}, family {family} with this model config needs {dims:?}",
-                stored.dims
-            )));
+            return Err(Error::refused(
+                "model-tensor",
+                format!(
+                    "tensor {name}: its shape is {:?}, family {family} with this model config needs {dims:?}",
+                    stored.dims
+                ),
+            ));
         };
         let codec = codec::codec(stored.codec).ok_or_else(|| {
-            Error::unsupported(format!("tensor {name}: codec {} has no decoder in this build", stored.codec))
+            Error::refused_unsupported(
+                "tensor-codec",
+                format!("tensor {name}: codec {} has no decoder in this build", stored.codec),
+            )
         })?;
         let length = stored.data.len() as u64;
         match stored.codec.geometry(matrix, stored.params) {
             Ok(geometry) if geometry.length.allows(length) => {}
             _ => {
-                return Err(Error::invalid(format!(
-                    "tensor {name}: {length} payload bytes do not fit codec {} and shape {dims:?}",
-                    stored.codec
-                )));
+                return Err(Error::refused(
+                    "tensor-length",
+                    format!(
+                        "tensor {name}: {length} payload bytes do not fit codec {} and shape {dims:?}",
+                        stored.codec
+                    ),
+                ));
             }
         }
         let tensor = Encoded { name, matrix, params: stored.params, data: stored.data };
-        Ok(Linear { codec, tensor, bias: None })
+        let (codec, params, payload) = match codec.unpack(&tensor)? {
+            None => (codec, stored.params, Cow::Borrowed(stored.data)),
+            Some((raw, numbers)) => {
+                let codec = codec::codec(raw).ok_or_else(|| {
+                    Error::unsupported(format!("tensor {name}: codec {raw} has no decoder in this build"))
+                })?;
+                (codec, &PLAIN, numbers)
+            }
+        };
+        Ok(Linear { codec, name, matrix, params, payload, bias: None })
     }
 
     fn linear(&mut self, role: Role, layer: Option<u16>, dims: &[u64], bias: Bias) -> Result<Linear<'w>> {
@@ -359,10 +389,13 @@ impl<'w> Resolver<'_, 'w> {
                         } else {
                             format!("but family {} has no use for it", family.name)
                         };
-                        return Err(Error::unsupported(format!(
-                            "tensor {} is in the file, {why}: the model is not run without it",
-                            stored.name
-                        )));
+                        return Err(Error::refused_unsupported(
+                            "model-tensor",
+                            format!(
+                                "tensor {} is in the file, {why}: the model is not run without it",
+                                stored.name
+                            ),
+                        ));
                     }
                 }
             }

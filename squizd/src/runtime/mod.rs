@@ -17,7 +17,7 @@
 mod attention;
 mod cache;
 #[cfg(test)]
-mod family_tests;
+pub(crate) mod family_tests;
 mod ffn;
 mod forward;
 mod generate;

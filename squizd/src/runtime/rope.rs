@@ -41,7 +41,10 @@ impl Rope {
             _ => (rope.theta, rope.scaling.clone()),
         };
         let invalid = |field: &str, value: String, allowed: &str| {
-            Err(Error::invalid(format!("model config: rope.{field} is {value}, must be {allowed}")))
+            Err(Error::refused(
+                "model-config",
+                format!("model config: rope.{field} is {value}, must be {allowed}"),
+            ))
         };
         if !(theta.is_finite() && theta > 1.0) {
             return invalid("theta", theta.to_string(), "finite and above 1");

@@ -165,3 +165,22 @@ fn quantized_weights_and_inputs_cost_what_they_should() {
         assert_eq!(prompt(Precision::Q8), prompt(Precision::F32));
     }
 }
+
+/// What a server needs to cut prompts and to keep their beginnings.
+#[test]
+fn prompts_in_pieces_of_four_or_more_are_the_same_to_the_bit() {
+    let trained = Trained::tiny();
+    let weights = trained.weights.encoded(CodecId::INT4);
+    let model = Model::new(&trained.config, &&weights).unwrap();
+    let ids: Vec<u32> = (0..100u32).map(|i| (i * 37 + 11) % 1024).collect();
+    let options = SessionOptions { precision: Precision::Q8, kv: KvType::F16, ..Default::default() };
+    let whole = Session::new(&model, options).unwrap().forward(&ids).unwrap().to_vec();
+    for piece in [4, 7, 16, 33, 96] {
+        let mut session = Session::new(&model, options).unwrap();
+        for ids in ids.chunks(piece).filter(|c| c.len() >= 4) {
+            session.forward(ids).unwrap();
+        }
+        session.truncate(80);
+        assert!(session.forward(&ids[80..]).unwrap() == whole, "pieces of {piece}");
+    }
+}

@@ -3,7 +3,9 @@
 use super::*;
 use crate::Error;
 use crate::codec::testing::gaussian;
-use squizd_spec::canonical_name;
+use crate::runtime::family_tests::{Case, key, values};
+use crate::runtime::testing::{MemoryTensor, MemoryWeights};
+use squizd_spec::{CodecId, canonical_name};
 
 /// Tensors of f32 values under their canonical names.
 pub(crate) struct MemorySource {
@@ -57,6 +59,42 @@ impl MemorySource {
         let seed = 1 + self.infos.len() as u64;
         let values = gaussian(dims.iter().product::<u64>() as usize, seed);
         self.add(role, layer, dims, values.into_iter().map(|v| v / 8.0).collect());
+    }
+
+    /// A family's test model, weights and biases.
+    pub(crate) fn of_case(case: &Case) -> Self {
+        let mut source = Self::new(serde_json::json!({}));
+        source.model = case.model.clone();
+        for (name, dims) in &case.tensors {
+            let (role, layer, part) = key(name);
+            source.add(role, layer, dims, values(name, dims.iter().product()).collect());
+            if let Some(info) = source.infos.last_mut() {
+                (info.name, info.part) = (name.clone(), part);
+            }
+        }
+        source
+    }
+
+    /// All of a source's tensors, as the runtime takes them.
+    pub(crate) fn weights(source: &dyn TensorSource) -> MemoryWeights {
+        let mut weights = MemoryWeights::default();
+        for (index, info) in source.tensors().iter().enumerate() {
+            let mut values = vec![0.0; info.elements() as usize];
+            source.read_f32(index, 0..info.rows(), &mut values).unwrap();
+            let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
+            let tensor = MemoryTensor::raw(&info.name, info.dims.clone(), CodecId::RAW_F32, bytes);
+            weights.tensors.insert((info.role, info.layer, info.part), tensor);
+        }
+        weights
+    }
+
+    /// All of a tensor's values.
+    pub(crate) fn values_of(source: &dyn TensorSource, name: &str) -> Vec<f32> {
+        let index = source.tensors().iter().position(|t| t.name == name).unwrap();
+        let info = &source.tensors()[index];
+        let mut values = vec![0.0; info.elements() as usize];
+        source.read_f32(index, 0..info.rows(), &mut values).unwrap();
+        values
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything that can be known to go wrong is found here, before the first byte.
 
-use crate::{Failure, output, source::ModelSource};
+use crate::{Failure, output};
 use squizd::{
     plan::{Plan, Recipe},
     source::TensorSource,
@@ -29,12 +29,12 @@ const BASE_MEMORY: u64 = 64 << 20;
 const THREAD_MEMORY: u64 = 24 << 20;
 
 /// The output file: as given, inside a given folder, or named after the model.
-pub(super) fn target(given: Option<&Path>, source: &ModelSource, recipe: &Recipe) -> PathBuf {
+pub(super) fn target(given: Option<&Path>, source: &dyn TensorSource, recipe: &Recipe) -> PathBuf {
     let model = source.model();
     let base = model.name.as_deref().unwrap_or(&model.family);
     let plain: String =
         base.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).collect();
-    let encoding = recipe.default.to_string().replace(':', "_").to_uppercase();
+    let encoding = recipe.label().replace(':', "_").to_uppercase();
     let name = format!("{}-{encoding}.squizd", plain.trim_matches(['.', '-']));
     match given {
         Some(path) if path.is_dir() => path.join(name),
@@ -48,7 +48,7 @@ pub(super) fn target(given: Option<&Path>, source: &ModelSource, recipe: &Recipe
 pub(super) fn check(
     input: &Path,
     target: &Path,
-    source: &ModelSource,
+    source: &dyn TensorSource,
     plan: &Plan,
     calibration: u64,
 ) -> Result<Forecast, Failure> {

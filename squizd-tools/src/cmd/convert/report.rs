@@ -1,29 +1,30 @@
 //! The plan before and the summary after a conversion.
 
 use super::preflight::Forecast;
-use crate::{Failure, calibration::Coverage, output, source::ModelSource};
+use crate::{Failure, calibration::Coverage, output};
 use serde_json::json;
 use squizd::{
+    awq::GroupScale,
     convert::{Outcome, TensorOutcome},
     plan::{Plan, Reason},
     source::{TensorInfo, TensorSource},
 };
-use squizd_spec::Hex;
+use squizd_spec::{CodecId, DType, Hex};
 use std::{path::Path, time::Duration};
 
-fn source_bytes(source: &ModelSource) -> u64 {
+fn source_bytes(source: &dyn TensorSource) -> u64 {
     source.provenance().files.iter().map(|f| f.bytes).sum()
 }
 
 fn planned<'a>(
-    source: &'a ModelSource,
+    source: &'a dyn TensorSource,
     plan: &'a Plan,
 ) -> impl Iterator<Item = (&'a TensorInfo, &'a squizd::plan::PlannedTensor)> {
     plan.tensors.iter().filter_map(|p| source.tensors().get(p.index).map(|t| (t, p)))
 }
 
 /// Says which tensors the source had already quantized in a way no layout holds.
-pub(super) fn warn_requantized(source: &ModelSource, plan: &Plan) {
+pub(super) fn warn_requantized(source: &dyn TensorSource, plan: &Plan) {
     let names: Vec<_> = planned(source, plan).filter(|(_, p)| p.reason == Reason::Requantized).collect();
     if let Some((first, _)) = names.first() {
         eprintln!(
@@ -34,6 +35,22 @@ pub(super) fn warn_requantized(source: &ModelSource, plan: &Plan) {
             first.dtype
         );
     }
+}
+
+/// Says what AWQ found.
+pub(super) fn scaled(scales: &[GroupScale]) {
+    let mut alphas: Vec<f32> = scales.iter().map(|g| g.alpha).filter(|a| *a > 0.0).collect();
+    alphas.sort_by(f32::total_cmp);
+    let Some(median) = alphas.get(alphas.len() / 2) else {
+        eprintln!("AWQ: none of {} groups gains by scaling", scales.len());
+        return;
+    };
+    let mean = scales.iter().map(|g| g.error_ratio).sum::<f64>() / scales.len() as f64;
+    eprintln!(
+        "AWQ: {} of {} groups scaled, alpha {median} in the median; output errors {mean:.3} of what they were",
+        alphas.len(),
+        scales.len()
+    );
 }
 
 /// Says which linear layers the calibration does not know.
@@ -56,7 +73,7 @@ pub(super) fn warn_uncalibrated(coverage: &Coverage) -> Result<(), Failure> {
 
 /// `--dry-run`.
 pub(super) fn plan(
-    source: &ModelSource,
+    source: &dyn TensorSource,
     plan: &Plan,
     forecast: &Forecast,
     target: &Path,
@@ -125,15 +142,36 @@ fn why(reason: Reason) -> &'static str {
     }
 }
 
+/// Tensors of a lossless codec whose payload is not smaller than their numbers.
+fn unshrunk(source: &dyn TensorSource, plan: &Plan, outcome: &Outcome) -> usize {
+    let plain = |dtype| match dtype {
+        DType::F32 => 4,
+        DType::I8 => 1,
+        _ => 2,
+    };
+    let lossless = [CodecId::TCA_TBE, CodecId::ZPLANES];
+    planned(source, plan)
+        .zip(&outcome.tensors)
+        .filter(|((info, _), t)| lossless.contains(&t.codec) && t.bytes >= t.weights * plain(info.dtype))
+        .count()
+}
+
+/// A conversion that is over.
+pub(super) struct Done<'a> {
+    pub(super) outcome: &'a Outcome,
+    pub(super) elapsed: Duration,
+    pub(super) scales: &'a [GroupScale],
+}
+
 /// After the conversion.
 pub(super) fn summary(
-    source: &ModelSource,
+    source: &dyn TensorSource,
     plan: &Plan,
-    outcome: &Outcome,
+    done: &Done<'_>,
     target: &Path,
-    elapsed: Duration,
     as_json: bool,
 ) -> Result<(), Failure> {
+    let Done { outcome, elapsed, scales } = *done;
     let weights: u64 = outcome.tensors.iter().map(|t| t.weights).sum();
     let payload: u64 = outcome.tensors.iter().map(|t| t.bytes).sum();
     let bpw = payload as f64 * 8.0 / weights.max(1) as f64;
@@ -143,6 +181,7 @@ pub(super) fn summary(
     let mean = lossy.iter().map(|t| t.stats.snr_db()).sum::<f64>() / lossy.len().max(1) as f64;
     let worst = lossy.iter().min_by(|a, b| a.stats.snr_db().total_cmp(&b.stats.snr_db()));
     let imported = plan.tensors.iter().filter(|p| p.reason == Reason::Imported).count();
+    let unshrunk = unshrunk(source, plan, outcome);
     if as_json {
         let tensors: Vec<_> = outcome
             .tensors
@@ -169,6 +208,8 @@ pub(super) fn summary(
             "worst_tensor": worst.map(|t| &t.name),
             "worst_snr_db": worst.map(|t| t.stats.snr_db()),
             "imported_exactly": imported,
+            "awq": scales,
+            "did_not_shrink": unshrunk,
             "tensors": tensors,
         }));
     }
@@ -198,6 +239,9 @@ pub(super) fn summary(
     }
     if imported > 0 {
         output::line(format!("{imported} quantized tensors were imported without loss"))?;
+    }
+    if unshrunk > 0 {
+        output::line(format!("{unshrunk} tensors did not shrink and are stored as plain numbers"))?;
     }
     Ok(())
 }

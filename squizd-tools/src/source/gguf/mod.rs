@@ -20,4 +20,6 @@ pub use value::{Array, GgufMetadata, Strings, Value};
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod imports;
+#[cfg(test)]
 mod tests;

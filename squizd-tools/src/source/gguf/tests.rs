@@ -78,7 +78,7 @@ fn tensors_are_found_and_decoded() {
             ("quant.Q8_0", DType::Q8_0, &[2, 32]),
             ("quant.Q4_K", DType::Q4_K, &[2, 256]),
             ("quant.Q6_K", DType::Q6_K, &[1, 512]),
-            ("carried.IQ4_NL", DType::GGML_OTHER, &[1, 32]),
+            ("carried.Q1_0", DType::GGML_OTHER, &[1, 128]),
         ]
     );
     let ramp: Vec<f32> = (0..24u8).map(f32::from).collect();
@@ -101,11 +101,11 @@ fn tensors_are_found_and_decoded() {
 #[test]
 fn unreadable_types_and_bad_requests_are_named() {
     let file = GgufFile::open(&fixture("all_types.gguf")).unwrap();
-    let iq4 = index(&file, "carried.IQ4_NL");
-    assert_eq!(file.row_bytes(iq4, 0..1).unwrap().to_vec(), (0..18).collect::<Vec<u8>>());
-    let refused = file.read_f32(iq4, 0..1, &mut [0.0; 32]).unwrap_err();
+    let q1 = index(&file, "carried.Q1_0");
+    assert_eq!(file.row_bytes(q1, 0..1).unwrap().to_vec(), (0..18).collect::<Vec<u8>>());
+    let refused = file.read_f32(q1, 0..1, &mut [0.0; 128]).unwrap_err();
     assert!(refused.is_unsupported());
-    assert!(refused.to_string().contains("tensor carried.IQ4_NL is stored as IQ4_NL"), "{refused}");
+    assert!(refused.to_string().contains("tensor carried.Q1_0 is stored as Q1_0"), "{refused}");
     let error = |r: squizd::Result<()>| r.unwrap_err().to_string();
     assert_eq!(
         error(file.read_f32(0, 0..1, &mut [0.0; 5])),

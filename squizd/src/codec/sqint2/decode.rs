@@ -1,10 +1,11 @@
 //! Tiles to rows.
 
-use super::form::Form;
-use super::tile::{SIDE, Stream, TILE, place};
+use super::form::{Coding, Form};
+use super::levels::{self, GROUP};
+use super::tile::{SIDE, Stream, TILE, Trellis, place};
+use crate::Result;
 use crate::codec::Encoded;
 use crate::codec::stream::checked_geometry;
-use crate::{Result, simd::multiversion};
 use squizd_spec::CodecId;
 use std::ops::Range;
 
@@ -12,9 +13,9 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub(super) struct Parts<'a> {
     pub(super) form: Form,
+    cols: usize,
     scales: &'a [u8],
-    strips: &'a [u8],
-    strip_bytes: usize,
+    codes: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -22,33 +23,42 @@ impl<'a> Parts<'a> {
     /// [`checked_geometry`]) go together.
     pub(super) fn of(tensor: &Encoded<'a>, rows: &Range<u64>, out: usize, per_row: u64) -> Result<Self> {
         let geometry = checked_geometry(CodecId::SQINT2, tensor, rows, out, per_row)?;
-        let [scales, strips, ..] = geometry.planes;
-        let form = Form::of(tensor.params);
+        let [scales, codes, ..] = geometry.planes;
         let end = tensor.matrix.rows * scales.row_stride;
         Ok(Self {
-            form,
+            form: Form::of(tensor.params),
+            cols: tensor.matrix.cols as usize,
             scales: tensor.data.get(..end as usize).unwrap_or_default(),
-            strips: tensor.data.get(strips.offset as usize..).unwrap_or_default(),
-            strip_bytes: tensor.matrix.cols.div_ceil(SIDE as u64) as usize * form.trellis.bytes(),
+            codes: tensor.data.get(codes.offset as usize..).unwrap_or_default(),
         })
     }
 
-    /// The scale of a row.
-    pub(super) fn scale(&self, row: u64) -> f32 {
+    /// A scale of a row.
+    pub(super) fn scale(&self, row: u64, index: usize) -> f32 {
         let size = self.form.scales.bytes();
-        self.form
-            .scales
-            .read(self.scales.get(row as usize * size..).and_then(|s| s.get(..size)).unwrap_or_default())
+        let at = (row as usize * self.form.scales_per_row(self.cols) + index) * size;
+        self.form.scales.read(self.scales.get(at..at + size).unwrap_or_default())
+    }
+
+    /// The codes of a row in layout LEVELS, `bytes` for each group.
+    pub(super) fn codes(&self, row: u64, bytes: usize) -> &'a [u8] {
+        let length = self.form.scales_per_row(self.cols) * bytes;
+        self.codes.get(row as usize * length..).and_then(|c| c.get(..length)).unwrap_or_default()
     }
 
     /// The strips that hold `rows`: the rows of each that are wanted, and its
     /// tiles.
-    pub(super) fn strips(self, rows: Range<u64>) -> impl Iterator<Item = (Range<u64>, &'a [u8])> {
+    pub(super) fn strips(
+        self,
+        trellis: Trellis,
+        rows: Range<u64>,
+    ) -> impl Iterator<Item = (Range<u64>, &'a [u8])> {
         let side = SIDE as u64;
+        let bytes = self.cols.div_ceil(SIDE) * trellis.bytes();
         (rows.start / side..rows.end.div_ceil(side)).map(move |strip| {
             let wanted = rows.start.max(strip * side)..rows.end.min((strip + 1) * side);
-            let start = strip as usize * self.strip_bytes;
-            (wanted, self.strips.get(start..start + self.strip_bytes).unwrap_or_default())
+            let start = strip as usize * bytes;
+            (wanted, self.codes.get(start..start + bytes).unwrap_or_default())
         })
     }
 }
@@ -60,37 +70,53 @@ pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> R
         return Ok(());
     }
     let cols = tensor.matrix.cols as usize;
-    let stride = cols.next_multiple_of(SIDE);
     let rotation = parts.form.rotation(cols);
-    let mut strip = vec![0.0; SIDE * stride];
     let mut out = out.chunks_exact_mut(cols);
-    for (wanted, tiles) in parts.strips(rows) {
-        table_values(parts.form, tiles, &mut strip);
-        for (row, out) in wanted.zip(out.by_ref()) {
-            let from = (row % SIDE as u64) as usize * stride;
-            out.copy_from_slice(&strip[from..from + cols]);
-            rotation.inverse(out, parts.scale(row));
+    match parts.form.coding {
+        Coding::Levels => {
+            let mut padded = vec![0.0; cols.next_multiple_of(GROUP)];
+            for (row, out) in rows.zip(out) {
+                levels::values(&parts, row, &mut padded);
+                out.copy_from_slice(&padded[..cols]);
+                rotation.inverse(out, 1.0);
+            }
+        }
+        Coding::Trellis { trellis, .. } => {
+            let stride = cols.next_multiple_of(SIDE);
+            let mut strip = vec![0.0; SIDE * stride];
+            for (wanted, tiles) in parts.strips(trellis, rows) {
+                table_values(trellis, parts.form.floats(), tiles, &mut strip);
+                for (row, out) in wanted.zip(out.by_ref()) {
+                    let from = (row % SIDE as u64) as usize * stride;
+                    out.copy_from_slice(&strip[from..from + cols]);
+                    rotation.inverse(out, parts.scale(row, 0));
+                }
+            }
         }
     }
     Ok(())
 }
 
-multiversion! {
-    /// The table values of a strip's tiles, row by row.
-    fn table_values(form: Form, tiles: &[u8], out: &mut [f32]) = table_values_lanes;
+/// The table values of a strip's tiles, row by row.
+#[allow(unsafe_code, reason = "calls a kernel for the level in use")]
+fn table_values(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(crate::simd::level(), crate::simd::Level::Avx2 | crate::simd::Level::Avx512) {
+        // SAFETY: the level is only ever one this CPU supports; both have AVX2.
+        unsafe { super::gather::values(trellis, table, tiles, out) };
+        return;
+    }
+    generic(trellis, table, tiles, out);
 }
 
-#[inline(always)]
-fn table_values_lanes(form: Form, tiles: &[u8], out: &mut [f32]) {
-    let Form { trellis, .. } = form;
-    let table = form.table();
+fn generic(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
     let stride = out.len() / SIDE;
     for (k, tile) in tiles.chunks_exact(trellis.bytes()).enumerate() {
         let stream = Stream::new(tile);
         for t in 0..TILE {
             let (r, c) = place(t);
             let state = stream.window(trellis.offset(t), trellis.window);
-            out[r * stride + k * SIDE + c] = f32::from(table.get(state).copied().unwrap_or(0));
+            out[r * stride + k * SIDE + c] = table.get(state).copied().unwrap_or(0.0);
         }
     }
 }

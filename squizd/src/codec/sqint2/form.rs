@@ -1,5 +1,6 @@
 //! A tensor's parameters, typed, and the codes of its row scales.
 
+use super::levels::GROUP;
 use super::rotation::Rotation;
 use super::table;
 use super::tile::Trellis;
@@ -13,14 +14,33 @@ pub(super) const SEED: u64 = 0x5351_5a44_5351_3201;
 /// What the parameters say.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Form {
-    pub(super) trellis: Trellis,
-    table: u8,
-    log_block: u8,
+    pub(super) coding: Coding,
+    pub(super) log_block: u8,
     pub(super) seed: u64,
     pub(super) scales: Scales,
 }
 
-/// How row scales are stored.
+/// How rotated and scaled weights are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// Four levels a weight, scales of 64.
+    Levels,
+    /// Tiles of a trellis code, one scale a row.
+    Trellis {
+        trellis: Trellis,
+        /// Number of its table.
+        table: u8,
+    },
+}
+
+impl Coding {
+    /// The trellis at `rate` eighths of a bit with windows of `window` bits.
+    pub(super) fn trellis(rate: u8, window: u32) -> Self {
+        Self::Trellis { trellis: Trellis { rate: usize::from(rate), window }, table: table::suited(rate) }
+    }
+}
+
+/// How scales are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Scales {
     /// `(16 + code mod 16) 2^(code / 16)` times this; code 0 is zero.
@@ -33,9 +53,13 @@ impl Form {
     /// The form of parameters that the geometry accepted.
     pub(super) fn of(params: &Params) -> Self {
         let word = |at: usize| std::array::from_fn(|i| params[at + i]);
+        let trellis = Trellis { rate: usize::from(params[1]), window: u32::from(params[2]) };
         Self {
-            trellis: Trellis { rate: usize::from(params[1]), window: u32::from(params[2]) },
-            table: params[3],
+            coding: if params[0] == sqint::LEVELS {
+                Coding::Levels
+            } else {
+                Coding::Trellis { trellis, table: params[3] }
+            },
             log_block: params[4],
             seed: u64::from_le_bytes(std::array::from_fn(|i| params[8 + i])),
             scales: if params[6] == sqint::SCALE_BYTE {
@@ -46,23 +70,26 @@ impl Form {
         }
     }
 
-    /// The form for `cols` columns at `rate` eighths of a bit.
-    pub(super) fn new(cols: u64, rate: u8, window: u32, scales: Scales) -> Self {
-        Self {
-            trellis: Trellis { rate: usize::from(rate), window },
-            table: table::suited(rate),
-            log_block: Rotation::log_block(cols),
-            seed: SEED,
-            scales,
-        }
+    /// The form for `cols` columns.
+    pub(super) fn new(cols: u64, coding: Coding, scales: Scales) -> Self {
+        Self { coding, log_block: Rotation::log_block(cols), seed: SEED, scales }
     }
 
     /// The parameters that say this.
     pub(super) fn params(self) -> Params {
         let mut params = Params::default();
-        let head =
-            [sqint::TRELLIS, self.trellis.rate as u8, self.trellis.window as u8, self.table, self.log_block];
-        params[..5].copy_from_slice(&head);
+        match self.coding {
+            Coding::Levels => params[0] = sqint::LEVELS,
+            Coding::Trellis { trellis, table } => {
+                params[..4].copy_from_slice(&[
+                    sqint::TRELLIS,
+                    trellis.rate as u8,
+                    trellis.window as u8,
+                    table,
+                ]);
+            }
+        }
+        params[4] = self.log_block;
         params[8..16].copy_from_slice(&self.seed.to_le_bytes());
         match self.scales {
             Scales::Byte(unit) => params[16..20].copy_from_slice(&unit.to_le_bytes()),
@@ -71,9 +98,28 @@ impl Form {
         params
     }
 
-    /// Values of the trellis states.
+    /// Values of the trellis states; none without a trellis.
     pub(super) fn table(self) -> &'static [i8] {
-        table::table(self.trellis.window, self.table)
+        match self.coding {
+            Coding::Levels => &[],
+            Coding::Trellis { trellis, table } => table::table(trellis.window, table),
+        }
+    }
+
+    /// The same as floats.
+    pub(super) fn floats(self) -> &'static [f32] {
+        match self.coding {
+            Coding::Levels => &[],
+            Coding::Trellis { trellis, table } => table::floats(trellis.window, table),
+        }
+    }
+
+    /// Scales of a row of `cols` columns.
+    pub(super) fn scales_per_row(self, cols: usize) -> usize {
+        match self.coding {
+            Coding::Levels => cols.div_ceil(GROUP),
+            Coding::Trellis { .. } => 1,
+        }
     }
 
     /// The rotation of `cols` columns.
@@ -95,7 +141,7 @@ const SPREAD: f32 = 256.0;
 const LARGEST: f32 = (31 << 15) as f32;
 
 impl Scales {
-    /// Bytes of a row's scale.
+    /// Bytes of a scale.
     pub(super) fn bytes(self) -> usize {
         if matches!(self, Self::Byte(_)) { 1 } else { 4 }
     }
@@ -109,7 +155,7 @@ impl Scales {
         if unit.is_normal() && high <= SPREAD * low { Self::Byte(unit) } else { Self::Single }
     }
 
-    /// A row's scale, every operation rounded to binary32.
+    /// A scale, every operation rounded to binary32.
     pub(super) fn read(self, stored: &[u8]) -> f32 {
         match (self, stored) {
             (Self::Byte(_), [0]) => 0.0,
@@ -189,8 +235,10 @@ mod tests {
     #[test]
     fn params_read_back() {
         for scales in [Scales::Byte(3e-9), Scales::Single] {
-            let form = Form::new(576, 25, 10, scales);
-            assert_eq!(Form::of(&form.params()), form);
+            for coding in [Coding::trellis(25, 10), Coding::Levels] {
+                let form = Form::new(576, coding, scales);
+                assert_eq!(Form::of(&form.params()), form);
+            }
         }
     }
 

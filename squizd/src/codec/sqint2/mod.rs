@@ -5,12 +5,18 @@
 //! of 16 x 16 by a trellis code ([`tile`]): every weight is a table value
 //! ([`table`]) of an 8 to 12 bit window that moves 2 to 4 bits per weight. The
 //! encoder finds the best path ([`viterbi`]) and, with calibration, compensates
-//! rounding errors ([`encode`]).
+//! rounding errors ([`encode`]). The older four-level core is [`levels`].
 
 mod check;
 mod decode;
 mod encode;
+mod factor;
 mod form;
+#[cfg(target_arch = "x86_64")]
+mod gather;
+#[cfg(test)]
+mod golden;
+mod levels;
 mod matvec;
 mod rotation;
 mod table;
@@ -21,18 +27,15 @@ mod viterbi;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::ldlq::{Feedback, WIDTH};
 use super::sample::Sample;
 use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, InputMoments, OptionKind, PayloadSink, Quality,
-    Request, Rows, Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Quality, Request, Rows,
+    Violation,
 };
 use crate::{Error, Result};
 use encode::{Coded, Encoder, Worker, plan_scales};
-use form::{Form, Scales};
-use rayon::prelude::*;
-use rotation::Rotation;
+use form::{Coding, Form, Scales};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
 use tile::SIDE;
@@ -45,13 +48,20 @@ const DEFAULT_RATE: u8 = 17;
 
 struct Sqint2;
 
-/// Window bits of a quality.
-fn window(quality: Option<Quality>) -> u32 {
-    match quality {
+/// The coding that is asked for.
+fn coding(options: &EncodeOptions) -> Result<Coding> {
+    if options.nf2 {
+        return match (options.rate, options.quality) {
+            (None, None) => Ok(Coding::Levels),
+            _ => Err(Error::invalid("sqint2:nf2 has one rate and one quality: leave them away")),
+        };
+    }
+    let window = match options.quality {
         Some(Quality::Fast) => 8,
         None | Some(Quality::Default) => 10,
         Some(Quality::Max) => 12,
-    }
+    };
+    Ok(Coding::trellis(eighths(options.rate)?, window))
 }
 
 /// The rate in eighths of a bit, of thousandths.
@@ -67,35 +77,13 @@ fn eighths(rate: Option<u16>) -> Result<u8> {
     })
 }
 
-/// The factor of what calibration knows, for rotated columns; `None` without
-/// any input.
-fn feedback(moments: &InputMoments, rotation: &Rotation) -> Option<Feedback> {
-    let cols = rotation.cols();
-    let mut h = vec![0.0; cols * cols];
-    h.par_chunks_mut(cols).enumerate().for_each(|(i, row)| {
-        match moments.hessian() {
-            Some(h) => row.iter_mut().zip(&h[i * cols..]).for_each(|(to, from)| *to = f64::from(*from)),
-            None => row[i] = f64::from(moments.importance[i]),
-        }
-        rotation.forward_f64(row);
-    });
-    // H is symmetric: rotating the transposed rows completes R H R^T.
-    for i in 0..cols {
-        for j in 0..i {
-            h.swap(i * cols + j, j * cols + i);
-        }
-    }
-    h.par_chunks_mut(cols).for_each(|row| rotation.forward_f64(row));
-    Feedback::new(h, cols, WIDTH)
-}
-
 impl Codec for Sqint2 {
     fn id(&self) -> CodecId {
         CodecId::SQINT2
     }
 
     fn options(&self) -> &'static [OptionKind] {
-        &[OptionKind::Rate, OptionKind::Quality]
+        &[OptionKind::Rate, OptionKind::Quality, OptionKind::Nf2]
     }
 
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
@@ -107,15 +95,14 @@ impl Codec for Sqint2 {
     }
 
     fn nominal(&self, matrix: Matrix, _: DType, options: &EncodeOptions) -> Result<Params> {
-        let rate = eighths(options.rate)?;
-        Ok(Form::new(matrix.cols, rate, window(options.quality), Scales::Byte(1.0)).params())
+        Ok(Form::new(matrix.cols, coding(options)?, Scales::Byte(1.0)).params())
     }
 
     fn plan(&self, rows: &dyn Rows, request: &Request<'_>) -> Result<Params> {
-        let rate = eighths(request.options.rate)?;
+        let coding = coding(&request.options)?;
         let sample = Sample::read(rows)?;
         let scales = plan_scales(&sample.trial, sample.trial_cols);
-        Ok(Form::new(rows.matrix().cols, rate, window(request.options.quality), scales).params())
+        Ok(Form::new(rows.matrix().cols, coding, scales).params())
     }
 
     fn encode(
@@ -126,7 +113,7 @@ impl Codec for Sqint2 {
         sink: &dyn PayloadSink,
     ) -> Result<(u64, EncodeStats)> {
         let matrix = rows.matrix();
-        let Geometry { planes: [scale_plane, tile_plane, ..], length, .. } =
+        let Geometry { planes: [scale_plane, code_plane, ..], length, .. } =
             geometry(self.id(), rows.name(), matrix, params)?;
         let mut stats = EncodeStats::default();
         if matrix.elements() == 0 {
@@ -135,12 +122,17 @@ impl Codec for Sqint2 {
         let form = Form::of(params);
         let cols = matrix.cols as usize;
         let rotation = form.rotation(cols);
-        let strip_bytes = (cols.div_ceil(SIDE) * form.trellis.bytes()) as u64;
+        let place = |row: u64| match form.coding {
+            Coding::Levels => row * code_plane.row_stride,
+            Coding::Trellis { trellis, .. } => {
+                row / SIDE as u64 * (cols.div_ceil(SIDE) * trellis.bytes()) as u64
+            }
+        };
         for (part, moments) in request.guide.split(0..matrix.rows) {
             // A strip belongs to the part of its first row.
             let strips = part.start.next_multiple_of(SIDE as u64)..part.end.next_multiple_of(SIDE as u64);
-            let feedback = moments.and_then(|m| feedback(m, &rotation));
-            let encoder = Encoder { form, rotation: &rotation, feedback: feedback.as_ref() };
+            let feedback = moments.and_then(|m| factor::feedback(m, form, &rotation));
+            let encoder = Encoder { form, rotation: &rotation, feedback: feedback.as_deref() };
             let range = strips.start..strips.end.min(matrix.rows);
             let buffers = || (Worker::new(form), Vec::new());
             let part = for_row_chunks_of(rows, range, SIDE as u64, buffers, |(worker, weights), range| {
@@ -152,7 +144,7 @@ impl Codec for Sqint2 {
                     }
                 };
                 sink.write_at(range.start * scale_plane.row_stride, &worker.scales)?;
-                sink.write_at(tile_plane.offset + range.start / SIDE as u64 * strip_bytes, &worker.tiles)?;
+                sink.write_at(code_plane.offset + place(range.start), &worker.codes)?;
                 Ok(stats)
             })?;
             stats.signal += part.signal;

@@ -16,6 +16,8 @@
 //! with the multipliers best among several thousand at the same three rates;
 //! trained tables of that size gain nothing on it.
 
+use std::sync::OnceLock;
+
 /// The standard deviation that the tables suit.
 pub(super) const UNIT: f32 = 36.0;
 
@@ -41,9 +43,9 @@ f3f9ff050c1119202b3ec3d2dce4efea070c13191d243161b6c9d5dfecf4fb01",
     ),
 ];
 
-/// Multipliers M for the same rates.
-const MULTIPLIERS_10: [u32; 3] = [0x3e79_5975, 0xa0f2_795f, 0x8f80_46f9];
-const MULTIPLIERS_12: [u32; 3] = [0xbb20_9d37, 0x5e9f_7ed7, 0xafdf_e3bd];
+/// Multipliers M of L = 10 and 12, for the same rates.
+pub(super) const MULTIPLIERS: [(u32, [u32; 3]); 2] =
+    [(10, [0x3e79_5975, 0xa0f2_795f, 0x8f80_46f9]), (12, [0xbb20_9d37, 0x5e9f_7ed7, 0xafdf_e3bd])];
 
 /// How many of the upper 2048 ranks have the value 0, 1, 2, ... 127.
 const COUNTS: [u8; 128] = [
@@ -112,10 +114,13 @@ const fn scattered<const N: usize>(m: u32) -> [i8; N] {
 }
 
 static TABLES_8: [[i8; 256]; 3] = [listed(&LISTED[0]), listed(&LISTED[1]), listed(&LISTED[2])];
-static TABLES_10: [[i8; 1024]; 3] =
-    [scattered(MULTIPLIERS_10[0]), scattered(MULTIPLIERS_10[1]), scattered(MULTIPLIERS_10[2])];
-static TABLES_12: [[i8; 4096]; 3] =
-    [scattered(MULTIPLIERS_12[0]), scattered(MULTIPLIERS_12[1]), scattered(MULTIPLIERS_12[2])];
+static TABLES_10: [[i8; 1024]; 3] = three(MULTIPLIERS[0].1);
+static TABLES_12: [[i8; 4096]; 3] = three(MULTIPLIERS[1].1);
+
+/// The tables of three multipliers.
+const fn three<const N: usize>(m: [u32; 3]) -> [[i8; N]; 3] {
+    [scattered(m[0]), scattered(m[1]), scattered(m[2])]
+}
 
 /// The table of windows of `window` bits (8, 10, otherwise 12) and of number
 /// `id` (at most 2).
@@ -134,5 +139,57 @@ pub(super) fn suited(rate: u8) -> u8 {
         ..=20 => 0,
         21..=29 => 1,
         _ => 2,
+    }
+}
+
+/// The same values as floats.
+pub(super) fn floats(window: u32, id: u8) -> &'static [f32] {
+    static FLOATS: [OnceLock<Vec<f32>>; 9] = [const { OnceLock::new() }; 9];
+    let id = id.min(2);
+    let at = match window {
+        8 => 0,
+        10 => 3,
+        _ => 6,
+    };
+    FLOATS[at + usize::from(id)].get_or_init(|| table(window, id).iter().map(|v| f32::from(*v)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cumulative distribution of the standard normal (Marsaglia's series).
+    fn normal(x: f64) -> f64 {
+        let (mut term, mut sum, mut i) = (x, x, 1.0);
+        while term.abs() > 1e-18 {
+            i += 2.0;
+            term *= x * x / i;
+            sum += term;
+        }
+        0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+    }
+
+    #[test]
+    fn quantiles_are_the_rounded_ones() {
+        for (r, value) in quantiles().into_iter().enumerate() {
+            let p = (r as f64 + 0.5) / 4096.0;
+            let bound = |edge: f64| normal((f64::from(value) + edge) / f64::from(UNIT));
+            assert!(value == -127 || bound(-0.5) < p, "{r}: {value}");
+            assert!(value == 127 || p < bound(0.5), "{r}: {value}");
+        }
+    }
+
+    #[test]
+    fn tables_are_odd_and_about_as_wide_as_the_source() {
+        for window in [8, 10, 12] {
+            for id in 0..3 {
+                let table = table(window, id);
+                assert_eq!(table.len(), 1 << window);
+                assert!(table.iter().zip(table.iter().rev()).all(|(a, b)| *a == -*b));
+                let square: f32 = floats(window, id).iter().map(|v| v * v).sum();
+                let deviation = (square / table.len() as f32).sqrt() / UNIT;
+                assert!((0.9..1.2).contains(&deviation), "{window} {id}: {deviation}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::codec::testing::{MemoryRows, Stored, encode_as, encode_with, gaussian, snr_db};
-use crate::codec::{Guide, Precision};
+use crate::codec::{Guide, InputMoments, Precision};
 use crate::simd;
 use proptest::prelude::*;
 
@@ -33,6 +33,38 @@ fn gaussian_weights_reach_the_bars() {
         let bits = s.data.len() as f64 * 8.0 / (rows * cols) as f64;
         assert!(bits <= ceiling, "{rate}: {bits}");
     }
+}
+
+const NF2: EncodeOptions = EncodeOptions { nf2: true, ..EncodeOptions::NONE };
+
+#[test]
+fn four_levels_are_the_plain_core() {
+    let (rows, cols) = (50, 200);
+    let w = gaussian(rows * cols, 2);
+    let source = MemoryRows::f32(rows as u64, cols as u64, w.clone());
+    let s = encode_with(CODEC, &source, &NF2.into()).unwrap();
+    assert_eq!(s.data.len(), 256 + rows * 4 * 16);
+    let out = s.decode(CODEC);
+    let snr = snr_db(&w, &out);
+    assert!(snr > 9.3 && (snr - s.stats.snr_db()).abs() < 1e-3, "{snr}");
+    let x = gaussian(cols, 3);
+    let mut y = vec![0.0; 13];
+    CODEC.matvec(&s.view(), &Activation::new(&x, Precision::F32), 30..43, &mut y);
+    for (row, y) in out[30 * cols..].chunks(cols).zip(&y) {
+        let expected: f64 = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        assert!((f64::from(*y) - expected).abs() < 1e-4, "{y} {expected}");
+    }
+    let full = correlated(cols);
+    let parts = [&full];
+    let guide = Guide::new(&parts, rows as u64, cols as u64).unwrap();
+    let guided = encode_with(CODEC, &source, &Request { guide, options: NF2 }).unwrap().decode(CODEC);
+    let error = |v: &[f32]| output_error(&w, v, &full.hessian, cols);
+    assert!(error(&guided) < 0.6 * error(&out), "{} {}", error(&guided), error(&out));
+    let mut tail = s.clone();
+    tail.data[256 + 3 * 64 + 48 + 8] |= 1;
+    let found = CODEC.check(&tail.view()).map_err(|v| (v.offset, v.code));
+    assert_eq!(found, Err((256 + 3 * 64 + 48 + 8, "sqint2-tail-code")));
+    assert!(CODEC.nominal(s.matrix, DType::F32, &EncodeOptions { rate: Some(2000), ..NF2 }).is_err());
 }
 
 #[test]
@@ -77,7 +109,9 @@ fn rows_of_zeros_and_of_any_size_keep_their_own_scale() {
     let mut w = gaussian(48 * 64, 7);
     for (i, row) in w.chunks_mut(64).enumerate() {
         let factor = [1.0, 0.0, 1e-12, 1e12][i % 4];
-        row.iter_mut().for_each(|w| *w *= factor);
+        for w in row {
+            *w *= factor;
+        }
     }
     let s = stored(48, 64, &w, 3000, Quality::Fast);
     assert_eq!(Form::of(&s.params).scales, Scales::Single);
@@ -98,7 +132,7 @@ fn a_row_too_large_for_the_planned_scale_is_named() {
         32,
         gaussian(64, 8).iter().enumerate().map(|(i, g)| if i < 32 { *g } else { g * 1e6 }).collect(),
     );
-    let params = Form::new(32, 17, 8, Scales::Byte(1e-6)).params();
+    let params = Form::new(32, Coding::trellis(17, 8), Scales::Byte(1e-6)).params();
     let message = encode_as(CODEC, &rows, &params).unwrap_err().to_string();
     assert!(message.contains("row 1") && message.contains("too large"), "{message}");
 }
@@ -184,7 +218,7 @@ fn tensors_that_share_an_input_rotate_it_once_and_others_are_right_all_the_same(
         let (mut y, mut z) = ([0.0; 16], [0.0; 16]);
         CODEC.matvec(&stored.view(), &shared, 0..16, &mut y);
         CODEC.matvec(&stored.view(), &Activation::new(&x, Precision::F32), 0..16, &mut z);
-        assert_eq!(y, z);
+        assert_eq!(y.map(f32::to_bits), z.map(f32::to_bits));
     }
 }
 
@@ -292,7 +326,8 @@ fn checks_name_code_and_offset() {
     padded.data.push(0);
     assert_eq!(violation(&padded), Err((0, "payload-length")));
     let rows = MemoryRows::f32(20, 40, gaussian(800, 20));
-    let single = encode_as(CODEC, &rows, &Form::new(40, 17, 8, Scales::Single).params()).unwrap();
+    let single =
+        encode_as(CODEC, &rows, &Form::new(40, Coding::trellis(17, 8), Scales::Single).params()).unwrap();
     for (bad, good) in [(f32::NAN, false), (f32::INFINITY, false), (-0.0, false), (-1.0, false), (0.0, true)]
     {
         let mut s = single.clone();
@@ -326,7 +361,7 @@ proptest! {
     fn any_payload_is_harmless(
         rows in 1u64..20, cols in 1u64..40, rate in 16u8..=32, window in 0usize..3, seed: u64,
     ) {
-        let params = Form::new(cols, rate, [8, 10, 12][window], Scales::Byte(1.0)).params();
+        let params = Form::new(cols, Coding::trellis(rate, [8, 10, 12][window]), Scales::Byte(1.0)).params();
         let matrix = Matrix { rows, cols };
         let length = CodecId::SQINT2.geometry(matrix, &params).unwrap().length.max() as usize;
         let data: Vec<u8> = gaussian(length, seed).iter().map(|g| g.to_bits() as u8).collect();

@@ -179,7 +179,9 @@ impl Steps for Portable {
         }
         if level {
             let least = m.iter().fold(u16::MAX, |a, b| a.min(*b));
-            m.iter_mut().for_each(|m| *m -= least);
+            for m in m {
+                *m -= least;
+            }
         }
     }
 

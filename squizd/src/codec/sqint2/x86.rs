@@ -34,8 +34,9 @@ impl Steps for Avx2 {
                 );
                 let least = x::_mm256_broadcastw_epi16(x::_mm_minpos_epu16(halves));
                 for j in (0..count).step_by(LANES) {
-                    let at = m.as_mut_ptr().add(j).cast::<x::__m256i>();
-                    x::_mm256_storeu_si256(at, x::_mm256_sub_epi16(x::_mm256_loadu_si256(at), least));
+                    let at = m.as_mut_ptr().add(j);
+                    let less = x::_mm256_sub_epi16(x::_mm256_loadu_si256(at.cast()), least);
+                    x::_mm256_storeu_si256(at.cast(), less);
                 }
             }
         }

@@ -187,6 +187,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Bytes that `id` stands for in a text, not necessarily whole characters;
+    /// none for an id without a token.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.pieces.piece(id).0
+    }
+
     /// One past the largest id that has a token.
     pub fn vocab_size(&self) -> usize {
         self.pieces.len()

@@ -69,7 +69,7 @@ impl PieceTable {
     }
 
     /// Bytes of `id`, and whether it is special; nothing for an id without a token.
-    fn piece(&self, id: u32) -> (&[u8], bool) {
+    pub(super) fn piece(&self, id: u32) -> (&[u8], bool) {
         let i = id as usize;
         let start = i.checked_sub(1).and_then(|p| self.ends.get(p)).copied().unwrap_or(0);
         let bytes = self.ends.get(i).and_then(|&end| self.bytes.get(start..end)).unwrap_or_default();

@@ -44,25 +44,6 @@ pub(super) fn q8_0(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-/// e2m1 values, doubled.
-const E2M1: [f32; 16] =
-    [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
-
-/// `e8m0 scale | 16 nibble bytes`: half the scale times the doubled e2m1 value.
-/// As in ggml, code 8 is +0 and a scale of 255 is 2^128, not NaN.
-pub(super) fn mxfp4(bytes: &[u8], out: &mut [f32]) {
-    blocks(bytes, out, |&[e, ref qs @ ..]: &[u8; 17], out: &mut [f32; 32]| {
-        // 2^(e - 128); the two smallest are subnormal.
-        let bits = if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 };
-        let d = f32::from_bits(bits);
-        let (low, high) = out.split_at_mut(16);
-        for ((l, h), q) in low.iter_mut().zip(high).zip(qs) {
-            *l = d * E2M1[usize::from(q & 15)];
-            *h = d * E2M1[usize::from(q >> 4)];
-        }
-    });
-}
-
 #[inline(always)]
 fn nibbles(qs: &[u8; 16], out: &mut [f32; 32], value: impl Fn(f32) -> f32) {
     let (low, high) = out.split_at_mut(16);

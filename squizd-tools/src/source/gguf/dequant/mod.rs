@@ -7,7 +7,11 @@
 //! of blocks.
 
 mod classic;
+mod four_bit;
+mod grids;
+mod iq_quants;
 mod k_quants;
+mod one_bit;
 mod plain;
 #[cfg(test)]
 mod vectors;
@@ -30,12 +34,24 @@ pub fn decoder(dtype: DType) -> Option<Decoder> {
         DType::Q5_0 => classic::q5_0,
         DType::Q5_1 => classic::q5_1,
         DType::Q8_0 => classic::q8_0,
-        DType::MXFP4 => classic::mxfp4,
         DType::Q2_K => k_quants::q2_k,
         DType::Q3_K => k_quants::q3_k,
         DType::Q4_K => k_quants::q4_k,
         DType::Q5_K => k_quants::q5_k,
         DType::Q6_K => k_quants::q6_k,
+        DType::IQ4_NL => four_bit::iq4_nl,
+        DType::IQ4_XS => four_bit::iq4_xs,
+        DType::MXFP4 => four_bit::mxfp4,
+        DType::NVFP4 => four_bit::nvfp4,
+        DType::IQ3_S => iq_quants::iq3_s,
+        DType::IQ3_XXS => iq_quants::iq3_xxs,
+        DType::IQ2_S => iq_quants::iq2_s,
+        DType::IQ2_XS => iq_quants::iq2_xs,
+        DType::IQ2_XXS => iq_quants::iq2_xxs,
+        DType::IQ1_M => one_bit::iq1_m,
+        DType::IQ1_S => one_bit::iq1_s,
+        DType::TQ1_0 => one_bit::tq1_0,
+        DType::TQ2_0 => one_bit::tq2_0,
         _ => return None,
     })
 }

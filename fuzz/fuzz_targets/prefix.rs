@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| (squizd_hostile::targets::target("prefix").expect("a target of this build").run)(data));

@@ -1,0 +1,82 @@
+//! The fuzz targets under `cargo test`: seeds, regressions, and a bounded run
+//! of random mutations. `SQUIZD_FUZZ_SECONDS` sets the time of all targets
+//! together (default 6), `SQUIZD_FUZZ_SEED` the sequence, `SQUIZD_FUZZ_TARGET`
+//! one target alone.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use squizd_hostile::{
+    corpus::Corpus,
+    mutate::{Random, mutate},
+    targets::{TARGETS, Target},
+};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+fn fuzz_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+}
+
+/// Runs one input; a failure is saved, with where.
+fn run(target: &Target, input: &[u8]) {
+    if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
+        let path = std::env::temp_dir().join(format!("squizd-fuzz-{}-{}", target.name, std::process::id()));
+        fs::write(&path, input).unwrap();
+        panic!("target {} fails on {}: add it to fuzz/regressions/{0}", target.name, path.display());
+    }
+}
+
+#[test]
+fn every_target_has_its_file_and_seeds() {
+    let corpus = Corpus::load().unwrap();
+    for target in TARGETS {
+        let path = fuzz_folder().join(format!("fuzz_targets/{}.rs", target.name));
+        assert!(path.exists(), "{}", path.display());
+        assert!((target.seeds)(&corpus).len() >= 2, "{} has no seeds", target.name);
+    }
+    let files = fs::read_dir(fuzz_folder().join("fuzz_targets")).unwrap().count();
+    assert_eq!(files, TARGETS.len());
+}
+
+#[test]
+fn seeds_and_regressions() {
+    let corpus = Corpus::load().unwrap();
+    for target in TARGETS {
+        for seed in (target.seeds)(&corpus) {
+            run(target, &seed);
+        }
+        let folder = fuzz_folder().join("regressions").join(target.name);
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            run(target, &fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn random_mutations() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name} is {v}")))
+    };
+    let corpus = Corpus::load().unwrap();
+    let only = std::env::var("SQUIZD_FUZZ_TARGET").ok();
+    let chosen: Vec<&Target> =
+        TARGETS.iter().filter(|t| only.as_ref().is_none_or(|name| name == t.name)).collect();
+    let each = Duration::from_secs(number("SQUIZD_FUZZ_SECONDS", 6)) / chosen.len().max(1) as u32;
+    let seed = number("SQUIZD_FUZZ_SEED", 20_261_123);
+    for target in chosen {
+        let seeds = (target.seeds)(&corpus);
+        let mut random = Random::new(seed);
+        let (started, mut runs) = (Instant::now(), 0u64);
+        while started.elapsed() < each {
+            let one = &seeds[random.below(seeds.len())];
+            let other = &seeds[random.below(seeds.len())];
+            run(target, &mutate(one, other, &mut random));
+            runs += 1;
+        }
+        eprintln!("{:>14}: {runs} runs in {:.1} s", target.name, started.elapsed().as_secs_f64());
+    }
+}
