@@ -59,6 +59,8 @@ fn every_preset_converts_validates_and_diffs() {
         ("int4:g128", 17.0, 26.0),
         ("mxfp4", 18.0, 21.0),
         ("q8", 40.0, 55.0),
+        ("astc:fast", 12.5, 18.0),
+        ("astc", 14.2, 19.0),
         ("sqint2:fast", 11.0, 13.0),
         ("sqint2:3", 16.5, 18.5),
         ("sqint2:nf2", 9.0, 10.0),
@@ -173,7 +175,7 @@ fn norms_stay_raw_and_the_plan_is_kept() {
 #[test]
 fn same_bytes_for_any_thread_count_and_instruction_set() {
     let folder = TempDir::new().unwrap();
-    for codec in ["int4", "int4:g32", "mxfp4", "q8", "sqint2:fast", "zplanes"] {
+    for codec in ["int4", "int4:g32", "mxfp4", "q8", "sqint2:fast", "astc", "zplanes"] {
         let reference =
             fs::read(convert(&folder, "a.squizd", &["--codec", codec, "--threads", "1"])).unwrap();
         assert!(

@@ -80,3 +80,18 @@ fn random_mutations() {
         eprintln!("{:>14}: {runs} runs in {:.1} s", target.name, started.elapsed().as_secs_f64());
     }
 }
+
+/// Writes all seeds into folders for libFuzzer (scripts/fuzz.sh).
+#[test]
+#[ignore = "writes files: scripts/fuzz.sh asks for it"]
+fn write_seeds() {
+    let Some(folder) = std::env::var_os("SQUIZD_SEEDS").map(PathBuf::from) else { return };
+    let corpus = Corpus::load().unwrap();
+    for target in TARGETS {
+        let folder = folder.join(target.name);
+        fs::create_dir_all(&folder).unwrap();
+        for (i, seed) in (target.seeds)(&corpus).iter().enumerate() {
+            fs::write(folder.join(format!("{i:05}")), seed).unwrap();
+        }
+    }
+}

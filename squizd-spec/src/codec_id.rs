@@ -5,7 +5,9 @@
 //! Adding a codec is one line in `wire_codecs!` and one geometry function
 //! (`geometry/`).
 
-use crate::geometry::{hybrid_geometry, integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry};
+use crate::geometry::{
+    astc, hybrid_geometry, integer, mxfp4, q8, raw, sqint2_geometry, tca_tbe, zplanes_geometry,
+};
 use crate::layout::{PARAMS_SIZE, flags};
 use alloc::{format, string::String};
 
@@ -34,7 +36,8 @@ impl Matrix {
     }
 }
 
-/// One plane of a payload: `rows` runs of `row_stride` bytes from `offset`.
+/// One plane of a payload: `rows` runs of `row_stride` bytes from `offset`
+/// (ASTC's block and column planes have other runs, see [`crate::astc`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plane {
     /// Offset from the start of the payload, a multiple of 256.
@@ -165,6 +168,8 @@ wire_codecs! {
     INT3 = 8, "int3", flags::INT3, |m, p| integer(m, p, 3);
     /// 2-bit codes, asymmetric.
     INT2 = 9, "int2", flags::INT2, |m, p| integer(m, p, 2);
+    /// ASTC 6x6 textures of luminance blocks, scales per row and column.
+    ASTC = 10, "astc", flags::ASTC, astc::geometry;
     /// BF16 without loss: bit planes of exponent codes, escapes aside.
     TCA_TBE = 11, "tca-tbe", flags::TCA_TBE, tca_tbe;
     /// OCP Microscaling 4-bit floats under a power of two per 32.

@@ -54,7 +54,7 @@ pub use check::section_rules;
 pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane};
 pub use contents::{contents, section_bytes};
 pub use error::{Code, ErrorKind, Result, SquizdError};
-pub use geometry::{ZplanesShape, hybrid_layout, int_layout, sqint, tbe, zp};
+pub use geometry::{ZplanesShape, astc, hybrid_layout, int_layout, sqint, tbe, zp};
 pub use ids::{ArchId, DType, NO_LAYER, Part, Role, SectionKind, canonical_name};
 pub use limits::Limits;
 #[cfg(feature = "mmap")]

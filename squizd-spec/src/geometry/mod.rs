@@ -1,6 +1,7 @@
 //! Planes and payload length of each codec: one file a codec family, all
 //! arithmetic checked.
 
+pub mod astc;
 mod hybrid;
 mod integer;
 mod mxfp4;
@@ -42,18 +43,25 @@ fn one_of(params: &Params, index: usize, field: &str, allowed: &[u8]) -> Result<
     }
 }
 
-/// Lays planes of the given row strides one after the other, each at a
-/// multiple of 256; the payload ends where the last plane ends.
+/// Lays planes of the given row strides one after the other.
 fn stacked(rows: u64, strides: &[u64]) -> GeometryResult {
+    stacked_runs(strides.iter().map(|stride| (rows, *stride)))
+}
+
+/// Lays up to four planes one after the other, each at a multiple of 256 and
+/// given by its number of runs and their bytes; the payload ends where the last
+/// plane ends.
+fn stacked_runs(runs: impl Iterator<Item = (u64, u64)>) -> GeometryResult {
     let mut planes = [Plane::default(); 4];
-    let mut end = 0u64;
-    for (plane, &row_stride) in planes.iter_mut().zip(strides) {
+    let (mut end, mut plane_count) = (0u64, 0);
+    for (plane, (count, row_stride)) in planes.iter_mut().zip(runs) {
         let offset = end.checked_next_multiple_of(TENSOR_ALIGN).ok_or(GeometryError::Overflow)?;
-        let bytes = rows.checked_mul(row_stride).ok_or(GeometryError::Overflow)?;
+        let bytes = count.checked_mul(row_stride).ok_or(GeometryError::Overflow)?;
         end = offset.checked_add(bytes).ok_or(GeometryError::Overflow)?;
         *plane = Plane { offset, row_stride };
+        plane_count += 1;
     }
-    Ok(Geometry { planes, plane_count: strides.len(), length: PayloadLength::Exact(end) })
+    Ok(Geometry { planes, plane_count, length: PayloadLength::Exact(end) })
 }
 
 pub(crate) fn raw(m: Matrix, params: &Params, size: u64) -> GeometryResult {

@@ -30,9 +30,9 @@ pub(super) struct Args {
     /// File to write, or a folder to write into [default: named after the model and codec]
     #[arg(short, long, visible_alias = "outfile", value_name = "OUT")]
     output: Option<PathBuf>,
-    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, hybrid:3.6, q8, sqint2, sqint2:3:max,
-    /// lossless, tca-tbe, tca-tbe:tbe2, zplanes, raw, bf16, f16, f32; a mix by role and layer: astc-hybrid,
-    /// sqint2-routed; or auto, which chooses for every tensor
+    /// Codec of weight matrices: int4, int3, int2 (with :fine, :compact or :g32), mxfp4, hybrid:3.6, q8, sqint2,
+    /// sqint2:3:max, astc (with :fast or :max), lossless, tca-tbe, tca-tbe:tbe2, zplanes, raw, bf16, f16, f32; a mix by
+    /// role and layer: astc-hybrid, sqint2-routed; or auto, which chooses for every tensor
     #[arg(long, visible_alias = "preset", default_value = "int4", value_name = "NAME")]
     codec: String,
     /// Group size of the plain integer layout: 16, 32, 64 or 128 [default: a layout with half a bit of scales]

@@ -209,6 +209,7 @@ pub struct Violation {
 }
 
 mod activation;
+mod astc;
 mod check;
 mod guide;
 mod half_float;
@@ -252,6 +253,7 @@ pub const CODECS: &[&dyn Codec] = &[
     integer::INT4,
     integer::INT3,
     integer::INT2,
+    astc::CODEC,
     tca_tbe::CODEC,
     mxfp4::CODEC,
     hybrid::CODEC,

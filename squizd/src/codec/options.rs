@@ -119,13 +119,13 @@ impl EncodeOptions {
             self.quality = quality;
             return Some(OptionKind::Quality);
         }
-        if let Ok(allocation) = text.parse() {
-            self.allocation = Some(allocation);
-            return Some(OptionKind::Allocation);
-        }
         if text == "nf2" {
             self.nf2 = true;
             return Some(OptionKind::Nf2);
+        }
+        if let Ok(allocation) = text.parse() {
+            self.allocation = Some(allocation);
+            return Some(OptionKind::Allocation);
         }
         if let Ok(layout) = text.parse() {
             self.layout = Some(layout);

@@ -33,6 +33,17 @@ pub(super) fn for_row_chunks_of<B: Send>(
     encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
 ) -> Result<EncodeStats> {
     let step = (CHUNK_WEIGHTS / rows.matrix().cols.max(1) / unit).max(1) * unit;
+    for_row_steps(rows, all, step, buffer, encode)
+}
+
+/// The same in ranges of `step` rows but for the last.
+pub(super) fn for_row_steps<B: Send>(
+    rows: &dyn Rows,
+    all: Range<u64>,
+    step: u64,
+    buffer: impl Fn() -> B + Sync + Send,
+    encode: impl Fn(&mut B, Range<u64>) -> Result<EncodeStats> + Sync + Send,
+) -> Result<EncodeStats> {
     let first_failure = AtomicU64::new(u64::MAX);
     let chunks: Vec<Result<EncodeStats>> = (0..all.end.saturating_sub(all.start).div_ceil(step))
         .into_par_iter()

@@ -1,20 +1,21 @@
 //! The value of each trellis state, by window length and table number.
 //!
 //! All tables are odd under complement, `v(!s) = -v(s)`: a Gaussian source has
-//! no preferred sign, so nothing is lost (0.01 dB measured), and a reader needs
-//! half a table. Units are 1/36 of the standard deviation that the table suits.
+//! no preferred sign, and a reader needs half a table. Units are 1/36 of the standard deviation that the table suits.
 //!
 //! For L = 8 the values of the states below 128 are listed: Lloyd iterations
 //! over the Viterbi paths of Gaussian tiles at rate 17/8, 3 and 4, the best of
-//! 30 to 45 starts. For L = 10 and 12 a state's value is a Gaussian quantile
+//! 29 to 44 starts. For L = 10 and 12 a state's value is a Gaussian quantile
 //! whose rank a multiplication scatters,
 //!
 //! ```text
 //! v(s) = Q[(s M mod 2^32) >> 20],  Q[r] = round(36 Phi^-1((r + 1/2) / 4096)) within +-127
 //! ```
 //!
-//! with the multipliers best among several thousand at the same three rates;
-//! trained tables of that size gain nothing on it.
+//! with the best of some 8000 (L = 10) and 2500 (L = 12) random multipliers at
+//! each of the same three rates. Trained tables of L = 10 came to 12.12, 17.31
+//! and 23.11 dB on Gaussian tiles, these to 12.13, 17.23 and 22.98; at L = 12 no
+//! trained one was better.
 
 use std::sync::OnceLock;
 

@@ -4,7 +4,7 @@
 //! Targets and values are 16-bit numbers in 1/256 of a table unit, costs are
 //! saturating 16-bit sums of `round(d^2 / 2^15)`: sixteen states a register and
 //! the same bytes from every instruction set. At 4 bits a weight a step costs
-//! some ten units on average, and the rounding is worth less than 0.01 dB.
+//! some ten units on average, and exact costs find paths 0.0004 dB better.
 //!
 //! The search runs from the last weight to the first, because then a step's
 //! predecessors lie `2^(L-k)` apart and its successors side by side: with the
@@ -25,7 +25,7 @@ use super::tile::{TILE, Trellis};
 use crate::simd;
 
 /// Weights on either side of the seam that decide about it: 0.01 dB less than
-/// all of them, at a fifth of the time.
+/// all of them, at a quarter of the time.
 const SEAM: usize = 32;
 /// Steps after which the smallest cost is subtracted from all.
 const LEVELLING: usize = 4;
