@@ -209,6 +209,7 @@ impl Trained {
             "activation": "silu",
             "tie_embeddings": number("tie_word_embeddings"),
             "rope": { "theta": number("rope_theta"), "dim": number("head_dim") },
+            "tokens": {},
         }))
         .unwrap();
         let mut weights = MemoryWeights::default();

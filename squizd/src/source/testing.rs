@@ -23,7 +23,7 @@ impl MemorySource {
         let mut fields = serde_json::json!({
             "family": "qwen3", "hidden_size": 64, "num_layers": 1, "num_heads": 4, "num_kv_heads": 2,
             "head_dim": 16, "ffn_size": 96, "vocab_size": 50, "max_positions": 64, "norm_eps": 1e-6,
-            "activation": "silu", "tie_embeddings": true, "rope": { "theta": 1e4, "dim": 16 },
+            "activation": "silu", "tie_embeddings": true, "rope": { "theta": 1e4, "dim": 16 }, "tokens": {},
         });
         for (key, value) in config.as_object().unwrap() {
             fields[key] = value.clone();

@@ -185,7 +185,7 @@ fn gguf_files_of_other_kinds_are_refused() {
     };
     refused(&rename("attn_q.weight.counts", "attn_q.weight.xounts"), &["attn_q.weight.counts beside it"]);
     refused(&rename("attn_q.weight.in_sum2", "attn_q.weight.xn_sum2"), &["attn_q.weight.in_sum2 beside it"]);
-    refused(&rename("output.weight.in_sum2", "output.weight.out_sum"), &["none of an importance matrix"]);
+    refused(&rename("output.weight.in_sum2", "output.weight.out_sum"), &["blk.0.attn_output.weight"]);
     refused(&rename("imatrix", "imxtrix"), &["general.type is Some(\"imxtrix\")"]);
     refused(&good[..good.len() / 2], &["byte"]);
 }
