@@ -115,7 +115,9 @@ fn sources() {
             let put = |name: &str, bytes: &[u8]| fs::write(model.join(name), bytes).unwrap();
             let open = match &case.input {
                 Input::Folder(files, open) => {
-                    files.iter().for_each(|(name, bytes)| put(name, bytes));
+                    for (name, bytes) in files {
+                        put(name, bytes);
+                    }
                     model.join(open)
                 }
                 Input::File(bytes) if case.target() == "safetensors" => {

@@ -39,7 +39,7 @@ fn python() -> Option<PathBuf> {
 /// Our verdict, as a finding code.
 fn ours(name: &str, bytes: &[u8]) -> Result<(), String> {
     let code = |e: squizd::Error| e.code().map_or_else(|| e.to_string(), |c| c.0.to_owned());
-    if name.ends_with(".gguf") {
+    if std::path::Path::new(name).extension().is_some_and(|e| e == "gguf") {
         gguf::contents(bytes, name, &GgufLimits::DEFAULT).map(|_| ()).map_err(code)
     } else {
         safetensors::contents(bytes, name).map(|_| ()).map_err(code)

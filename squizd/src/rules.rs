@@ -113,9 +113,9 @@ mod tests {
         let model = MemorySource::new(json!({ "family": family })).model;
         let total = (billions * 1e9) as u64;
         let part = (total as f64 * share) as u64;
-        let tensor = |codec, elements, layer| Judged {
+        let tensor = |codec, elements, layer: Option<u16>| Judged {
             codec,
-            role: if layer == None { Role::TOKEN_EMBD } else { Role::FFN_UP },
+            role: if layer.is_none() { Role::TOKEN_EMBD } else { Role::FFN_UP },
             layer,
             part: Part::WEIGHT,
             elements,

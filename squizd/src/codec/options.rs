@@ -148,6 +148,7 @@ impl EncodeOptions {
     }
 
     /// The options of kinds in `taken` alone.
+    #[must_use]
     pub fn only(self, taken: &[OptionKind]) -> Self {
         let has = |kind| taken.contains(&kind);
         Self {

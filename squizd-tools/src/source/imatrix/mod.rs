@@ -114,7 +114,7 @@ impl Imatrix {
 
     /// Mean squares of each set, and how many tokens each has seen, where the
     /// form says so.
-    fn read(&self, name: &str, entry: &Entry, sets: u64) -> Result<(Vec<Vec<f32>>, Option<Vec<u64>>)> {
+    fn read(&self, name: &str, entry: &Entry, sets: u64) -> Result<Sets> {
         let width = (entry.values / sets.max(1)) as usize;
         match (&self.data, &entry.place) {
             (Data::Gguf(file), Place::Gguf { sums, counts }) => {
@@ -129,7 +129,9 @@ impl Imatrix {
                 for (set, count) in values.chunks_mut(width.max(1)).zip(&tokens) {
                     // What saw nothing is drawn from the others.
                     let scale = if *count > 0 { 1.0 / *count as f64 } else { 0.0 };
-                    set.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+                    for v in set {
+                        *v = (f64::from(*v) * scale) as f32;
+                    }
                 }
                 Ok((values.chunks(width.max(1)).map(<[f32]>::to_vec).collect(), Some(tokens)))
             }
@@ -180,6 +182,9 @@ fn spread(counts: &[f32], sets: u64) -> Option<Vec<u64>> {
         _ => None,
     }
 }
+
+/// Mean squares of each set, and the tokens each has seen.
+type Sets = (Vec<Vec<f32>>, Option<Vec<u64>>);
 
 impl Calibration for Imatrix {
     fn moments(&self, tensor: &TensorInfo) -> Result<Option<Vec<InputMoments>>> {

@@ -109,7 +109,7 @@ fn map_record(stored: &Payload<'_>, parts: &Parts, strip: u64) -> Result<u64, Vi
 fn scale(word: u32, rate: u8, weights: usize, at: u64) -> Option<Violation> {
     let entries = 6 * weights.div_ceil(16);
     let unused = u64::from(word) >> (8 + entries) != 0;
-    let empty = rate == 4 || word & 255 == 0;
+    let empty = rate == 4 || word.trailing_zeros() >= 8;
     ((empty && word != 0) || unused)
         .then(|| violation(at, "hybrid-scale", format!("scale word {word:#010x} has bits that mean nothing")))
 }

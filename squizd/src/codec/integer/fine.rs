@@ -140,7 +140,7 @@ impl Fine {
             let nearest = |h: usize| {
                 let scale = self.nearest_scale(V::load(&fits[h].scale) * V::splat(d.value).recip_or_zero());
                 let codes = V::load(&fits[h].mean_code) - V::splat(self.code_bias);
-                let min = nearest_min(self.wanted_min(&fits[h], scale, codes, d, dmin));
+                let min = nearest_min(Self::wanted_min(&fits[h], scale, codes, d, dmin));
                 self.attempt::<V, B>(&halves[h], scale, min, d, dmin)
             };
             let halves = [nearest(0), nearest(1)];
@@ -166,7 +166,7 @@ impl Fine {
 
     /// The min that puts mean code (relative to its bias) and mean weight together.
     #[inline(always)]
-    fn wanted_min<V: Lanes>(self, fit: &Fit, scale: V, mean_code: V, d: Half, dmin: Half) -> V {
+    fn wanted_min<V: Lanes>(fit: &Fit, scale: V, mean_code: V, d: Half, dmin: Half) -> V {
         (scale * V::splat(d.value) * mean_code - V::load(&fit.mean)) * V::splat(dmin.value).recip_or_zero()
     }
 
@@ -197,7 +197,7 @@ impl Fine {
         let mut best = *from;
         for step in [-1.0, 0.0, 1.0] {
             let scale = self.nearest_scale(from.scale + V::splat(step));
-            let wanted = self.wanted_min(fit, scale, mean_code, d, dmin);
+            let wanted = Self::wanted_min(fit, scale, mean_code, d, dmin);
             for step in [-1.0, 0.0, 1.0] {
                 let min = nearest_min(wanted + V::splat(step));
                 best = best.better(self.attempt::<V, B>(groups, scale, min, d, dmin));

@@ -267,7 +267,7 @@ fn bytes_are_the_same_on_every_machine() {
 #[test]
 fn golden_payloads_decode_as_written() {
     #[derive(serde::Deserialize)]
-    struct Case {
+    struct Golden {
         case: String,
         codec: u16,
         rows: u64,
@@ -283,7 +283,7 @@ fn golden_payloads_decode_as_written() {
             .collect()
     };
     let text = include_str!("../../../../fixtures/golden/v1-draft/integer.json");
-    let cases: Vec<Case> = serde_json::from_str(text).unwrap();
+    let cases: Vec<Golden> = serde_json::from_str(text).unwrap();
     assert_eq!(cases.len(), 18);
     for case in cases {
         let codec = crate::codec::codec(CodecId(case.codec)).unwrap();

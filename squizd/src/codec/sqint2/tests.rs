@@ -173,7 +173,10 @@ fn row_ranges_are_parts_of_the_whole() {
         assert_eq!(part, whole[(range.start * cols) as usize..(range.end * cols) as usize]);
         let mut y = vec![0.0; (range.end - range.start) as usize];
         CODEC.matvec(&s.view(), &x, range.clone(), &mut y);
-        assert_eq!(y, products[range.start as usize..range.end as usize]);
+        // Other tests may switch the instruction set, which sums in another order.
+        for (y, whole) in y.iter().zip(&products[range.start as usize..]) {
+            assert!((y - whole).abs() < 1e-4, "{y} {whole}");
+        }
     }
 }
 

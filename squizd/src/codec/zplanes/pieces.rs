@@ -79,7 +79,7 @@ pub(super) fn check(method: Method, piece: &[u8], length: usize) -> std::result:
     // Magic, then the frame header's descriptor: content size of 1 to 8 bytes,
     // neither checksum nor dictionary.
     match piece {
-        [0x28, 0xb5, 0x2f, 0xfd, descriptor, ..] if descriptor & 0b0001_1111 == 0 => {}
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, ..] if descriptor.trailing_zeros() >= 5 => {}
         _ => return Err("its zstd frame has a checksum, a dictionary or a reserved bit".to_owned()),
     }
     if !matches!(zstd_safe::get_frame_content_size(piece), Ok(Some(n)) if n == length as u64) {

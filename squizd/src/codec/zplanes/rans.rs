@@ -85,7 +85,7 @@ pub(super) fn encode(symbols: &[u8]) -> Option<Vec<u8>> {
             words.push(*x as u16);
             *x >>= 16;
         }
-        *x = (*x / freq << SCALE_BITS) + *x % freq + start;
+        *x = ((*x / freq) << SCALE_BITS) + *x % freq + start;
     }
     let mut out = table(&freqs);
     out.extend(states.iter().flat_map(|x| x.to_le_bytes()));
@@ -184,7 +184,9 @@ mod tests {
     /// Bits per symbol of the counts' own distribution.
     fn entropy(symbols: &[u8]) -> f64 {
         let mut counts = [0u32; 256];
-        symbols.iter().for_each(|s| counts[usize::from(*s)] += 1);
+        for s in symbols {
+            counts[usize::from(*s)] += 1;
+        }
         let n = symbols.len() as f64;
         let bits = |c: f64| -c / n * (c / n).log2();
         counts.iter().filter(|c| **c > 0).map(|c| bits(f64::from(*c))).sum()

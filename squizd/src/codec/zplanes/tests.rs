@@ -66,7 +66,8 @@ fn every_type_and_chunk_comes_back_bit_for_bit() {
 
 #[test]
 fn every_bit_pattern_comes_back() {
-    let all: Vec<u8> = (0..=u16::MAX).chain([0; 1 << 16]).flat_map(u16::to_le_bytes).collect();
+    let all: Vec<u8> =
+        (0..=u16::MAX).chain(std::iter::repeat_n(0, 1 << 16)).flat_map(u16::to_le_bytes).collect();
     for dtype in [DType::F16, DType::BF16] {
         let rows = MemoryRows::native(256, 512, dtype, all.clone(), vec![0.0; 1 << 17]);
         let s = encode(CODEC, &rows, None).unwrap();

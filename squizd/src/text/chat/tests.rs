@@ -54,7 +54,10 @@ fn renders_as_transformers() {
             (Ok(found), Some(text), _) if found == text => {}
             (Err(found), _, Some(error)) => {
                 if let Some(own) = error.strip_prefix("TemplateError: ") {
-                    assert_eq!(found.to_string(), format!("chat template: {REFUSAL}{own} [template-refused]"));
+                    assert_eq!(
+                        found.to_string(),
+                        format!("chat template: {REFUSAL}{own} [template-refused]")
+                    );
                 }
             }
             _ => wrong.push(format!(
