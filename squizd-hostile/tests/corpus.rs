@@ -143,7 +143,7 @@ fn foreign_files() {
     for case in &all.cases {
         match (case.target(), case.expect.level.as_str()) {
             ("gguf", "read") => {
-                check_refusal(&mut wrong, case, gguf::contents(case.bytes(), "m.gguf", &GgufLimits::DEFAULT))
+                check_refusal(&mut wrong, case, gguf::contents(case.bytes(), "m.gguf", &GgufLimits::DEFAULT));
             }
             ("safetensors", _) => {
                 check_refusal(&mut wrong, case, safetensors::contents(case.bytes(), "m.safetensors"));

@@ -153,7 +153,7 @@ fn damaged_dat_files_are_refused_with_the_byte() {
     refused(&with(4, &0i32.to_le_bytes()), &["byte 4", "length of name of entry 0 is 0"]);
     refused(&with(4, &513i32.to_le_bytes()), &["byte 4", "513"]);
     refused(&with(8, &[0xff]), &["byte 8", "no UTF-8"]);
-    refused(&with(8, &[b'/']), &["looks like a path"]);
+    refused(&with(8, b"/"), &["looks like a path"]);
     refused(&with(32, &(-5i32).to_le_bytes()), &["byte 32", "calls", "-5"]);
     refused(&with(36, &0i32.to_le_bytes()), &["byte 36", "count of values"]);
     refused(&with(36, &i32::MAX.to_le_bytes()), &["byte 40", "8589934588 bytes"]);
