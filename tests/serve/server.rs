@@ -4,7 +4,7 @@ use crate::http::{Reader, Response, send};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
@@ -136,6 +136,15 @@ impl Server {
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Waits until the server has taken a signal: from then on it does not listen.
+    pub(crate) fn await_stopping(&self) {
+        let started = Instant::now();
+        while TcpStream::connect(self.address).is_ok() {
+            assert!(started.elapsed() < Duration::from_mins(1), "the server still listens");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits for the server to end; its exit code and its log.

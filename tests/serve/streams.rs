@@ -200,8 +200,9 @@ fn answers_get_their_time_at_shutdown_unless_told_again() {
     let mut stream = server.open(COMPLETIONS, &endless());
     stream.event(&mut String::new()).unwrap();
     server.signal("INT");
-    std::thread::sleep(Duration::from_millis(200));
+    // Two signals at once would be one to the system.
+    server.await_stopping();
     server.signal("INT");
-    drop(stream);
     assert_eq!(server.wait().0, Some(130));
+    drop(stream);
 }
