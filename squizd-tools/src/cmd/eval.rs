@@ -8,7 +8,10 @@ use super::{
 use crate::{Exit, Failure, output};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
-use squizd::eval;
+use squizd::{
+    eval,
+    runtime::{Run, SessionOptions},
+};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -23,6 +26,9 @@ pub(super) enum Eval {
         /// Window in tokens
         #[arg(long, default_value_t = 512)]
         ctx: usize,
+        /// Load the model even if it needs more memory than is free
+        #[arg(long)]
+        force: bool,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
@@ -43,6 +49,9 @@ pub(super) enum Eval {
         /// Window in tokens
         #[arg(long, default_value_t = 512)]
         ctx: usize,
+        /// Load the model even if it needs more memory than is free
+        #[arg(long)]
+        force: bool,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
@@ -57,6 +66,9 @@ pub(super) enum Eval {
         /// Token ids, comma-separated
         #[arg(long, value_delimiter = ',', required = true)]
         ids: Vec<u32>,
+        /// Load the model even if it needs more memory than is free
+        #[arg(long)]
+        force: bool,
         /// File to write
         #[arg(short, long)]
         output: PathBuf,
@@ -65,14 +77,14 @@ pub(super) enum Eval {
 
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
-        Eval::Ppl { file, text, ctx, bytes, json } => {
+        Eval::Ppl { file, text, ctx, force, bytes, json } => {
             let content = start_of(text, *bytes)?;
             let mapped = super::map(file)?;
             let opened = Opened::new(&mapped, false)?;
             let tokens = &opened.metadata.model.tokens;
             let ids = opened.tokenizer()?.encode(&content, false)?;
             let bos = tokens.bos.filter(|_| tokens.add_bos);
-            let model = opened.model()?;
+            let model = opened.model_for(&scoring(*ctx), *force)?;
             let bar = progress::bar(common, ids.len() as u64, "scoring");
             let result = eval::perplexity(&model, &ids, *ctx, bos, |done, so_far| {
                 bar.set_position(done as u64);
@@ -88,7 +100,7 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
-        Eval::Kld { file, reference, text, ctx, bytes, json } => {
+        Eval::Kld { file, reference, text, ctx, force, bytes, json } => {
             let content = start_of(text, *bytes)?;
             let (mapped, mapped_reference) = (super::map(file)?, super::map(reference)?);
             let opened = Opened::new(&mapped, false)?;
@@ -104,11 +116,12 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let tokens = &opened.metadata.model.tokens;
             let bos = tokens.bos.filter(|_| tokens.add_bos);
             let bar = progress::bar(common, ids.len() as u64, "comparing");
-            let result =
-                eval::divergence(&opened.model()?, &other.model()?, &ids, *ctx, bos, |done, so_far| {
-                    bar.set_position(done as u64);
-                    bar.set_message(format!("kld {so_far:.5}"));
-                })?;
+            let run = scoring(*ctx);
+            let (model, reference) = (opened.model_for(&run, *force)?, other.model_for(&run, *force)?);
+            let result = eval::divergence(&model, &reference, &ids, *ctx, bos, |done, so_far| {
+                bar.set_position(done as u64);
+                bar.set_message(format!("kld {so_far:.5}"));
+            })?;
             bar.finish_and_clear();
             if *json {
                 output::json(&result)?;
@@ -129,10 +142,10 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
-        Eval::Logits { file, ids, output: target } => {
+        Eval::Logits { file, ids, force, output: target } => {
             let mapped = super::map(file)?;
             let opened = Opened::new(&mapped, false)?;
-            let model = opened.model()?;
+            let model = opened.model_for(&scoring(ids.len()), *force)?;
             let logits = eval::logits(&model, ids)?;
             let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
             let view = TensorView::new(Dtype::F32, vec![ids.len(), model.vocab_size()], &bytes)
@@ -146,6 +159,11 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Every position of windows of `context` tokens.
+fn scoring(context: usize) -> Run {
+    Run::scoring(SessionOptions { context, ..SessionOptions::default() })
 }
 
 /// The first `bytes` bytes of a text, cut at a character.

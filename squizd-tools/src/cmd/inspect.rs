@@ -4,11 +4,17 @@ mod tensor;
 
 pub(super) use tensor::for_value_pairs;
 
+use super::{
+    kernels,
+    model::{Cache, default_context, kernel_groups},
+};
 use crate::{Exit, Failure, output};
 use serde_json::json;
 use squizd::{
+    codec::Precision,
     metadata::Metadata,
     rules::{Judged, Rule, broken},
+    runtime::{MemoryNeed, Run, SessionOptions},
 };
 use squizd_spec::{Hex, Limits, SectionKind, SquizdRef, TensorDesc, layout::flags};
 use std::path::PathBuf;
@@ -26,6 +32,16 @@ pub(super) struct Args {
     /// Also print the metadata section
     #[arg(long)]
     metadata: bool,
+    /// Show which kernel would run which matrices on this machine
+    #[arg(long, conflicts_with_all = ["tensor", "metadata"])]
+    kernels: bool,
+    /// Positions for which memory is predicted [default: what the model was trained for, at most
+    /// 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx_size: Option<u32>,
+    /// Key/value cache for which memory is predicted
+    #[arg(long, value_enum, default_value_t = Cache::F16)]
+    kv: Cache,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -41,12 +57,21 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             "header": header_json(&file),
             "sections": sections_json(&file),
             "warnings": warnings(&file, &metadata).iter().map(|r| json!({ "rule": r.id, "measured": r.measured })).collect::<Vec<_>>(),
+            "memory": memory(args, &file, &metadata).map(|(need, session)| json!({
+                "context": session.context,
+                "kv": session.kv.to_string(),
+                "total": need.total(),
+                "need": need,
+            })),
             "tensors": file.descs().map(|t| tensor_json(&t)).collect::<Vec<_>>(),
         });
-        if args.metadata
-            && let Some(fields) = document.as_object_mut()
-        {
-            fields.insert("metadata".into(), metadata);
+        if let Some(fields) = document.as_object_mut() {
+            if args.kernels {
+                fields.insert("kernels".into(), json!(kernel_groups(&file, tied(&metadata), Precision::Q8)?));
+            }
+            if args.metadata {
+                fields.insert("metadata".into(), metadata);
+            }
         }
         output::json(&document)?;
         return Ok(Exit::Done);
@@ -56,7 +81,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         output::line(text)?;
         return Ok(Exit::Done);
     }
-    print_header(&file, &metadata)?;
+    if args.kernels {
+        kernels::print(&kernel_groups(&file, tied(&metadata), Precision::Q8)?)?;
+        return Ok(Exit::Done);
+    }
+    print_header(&file, &metadata, memory(args, &file, &metadata))?;
     for rule in warnings(&file, &metadata) {
         output::line(format!("warning      {} ({})\n", rule.measured, rule.id))?;
     }
@@ -69,6 +98,23 @@ pub(super) fn metadata(file: &SquizdRef<'_>) -> Result<serde_json::Value, Failur
     let bytes = squizd_spec::section_bytes(file, SectionKind::METADATA, &Limits::DEFAULT)?;
     serde_json::from_slice(&bytes.unwrap_or_default())
         .map_err(|e| Failure { exit: Exit::Negative, message: format!("metadata section is not JSON: {e}") })
+}
+
+/// Whether the embedding is the head too.
+fn tied(metadata: &serde_json::Value) -> bool {
+    metadata.pointer("/model/tie_embeddings").and_then(serde_json::Value::as_bool).unwrap_or(false)
+}
+
+/// Memory that generating needs, if the file says what model it is.
+fn memory(
+    args: &Args,
+    file: &SquizdRef<'_>,
+    metadata: &serde_json::Value,
+) -> Option<(MemoryNeed, SessionOptions)> {
+    let Metadata { model, .. } = serde_json::from_value(metadata.clone()).ok()?;
+    let context = args.ctx_size.map_or_else(|| default_context(&model), |n| n as usize);
+    let session = SessionOptions { context, kv: args.kv.into(), ..SessionOptions::default() };
+    Some((MemoryNeed::of_file(file, &model, &Run::generating(session)), session))
 }
 
 /// The measured-to-be-broken combinations that the file is one of.
@@ -143,7 +189,11 @@ pub(super) fn tensor_json(t: &TensorDesc<'_>) -> serde_json::Value {
     })
 }
 
-fn print_header(file: &SquizdRef<'_>, metadata: &serde_json::Value) -> Result<(), Failure> {
+fn print_header(
+    file: &SquizdRef<'_>,
+    metadata: &serde_json::Value,
+    memory: Option<(MemoryNeed, SessionOptions)>,
+) -> Result<(), Failure> {
     let h = file.header();
     let text = |pointer: &str| metadata.pointer(pointer).and_then(|v| v.as_str()).unwrap_or("-").to_owned();
     let weights: u64 = file.descs().map(|t| t.elements()).sum();
@@ -168,6 +218,7 @@ fn print_header(file: &SquizdRef<'_>, metadata: &serde_json::Value) -> Result<()
                 h.file_length.get() as f64 * 8.0 / weights.max(1) as f64
             ),
         ),
+        ("memory", memory.map_or_else(|| "-".into(), |(need, session)| kernels::memory(&need, &session))),
         ("flags", if flags.is_empty() { "none".into() } else { flags.join(" ") }),
         ("source", format!("{} {}", text("/provenance/source/format"), text("/provenance/source/repo"))),
         ("written by", text("/format/tool")),

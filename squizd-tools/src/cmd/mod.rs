@@ -2,11 +2,13 @@
 //! library, print.
 
 mod calibrate;
+mod caps;
 mod convert;
 mod diff;
 mod eval;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod model;
 mod progress;
 mod run;
@@ -58,6 +60,8 @@ enum Command {
     /// Judge a file: perplexity, divergence from a reference, logits
     #[command(subcommand)]
     Eval(eval::Eval),
+    /// Show what this machine can do: processor, memory, GPUs
+    Caps(caps::Args),
     /// Print a shell completion script
     Completions {
         /// Shell to write for
@@ -112,6 +116,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
+        Command::Caps(args) => caps::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "squizd", &mut script);

@@ -3,12 +3,14 @@
 use crate::Failure;
 use squizd::{
     codec::Precision,
+    dispatch::{Cpu, KernelGroup, MemoryInfo, Subject, fallbacks, groups},
     metadata::Metadata,
-    runtime::{KvType, Model, SessionOptions},
+    model::ModelConfig,
+    runtime::{KvType, MemoryNeed, Model, Run, SessionOptions},
     text::{ChatTemplate, Tokenizer},
     validate::validate,
 };
-use squizd_spec::{FileBytes, Level, Limits, SectionKind, SquizdRef, appendix::Bundle, section_bytes};
+use squizd_spec::{FileBytes, Level, Limits, Role, SectionKind, SquizdRef, appendix::Bundle, section_bytes};
 use std::{collections::BTreeMap, path::Path};
 
 /// The parts of a file that running it needs.
@@ -38,6 +40,37 @@ impl<'a> Opened<'a> {
     /// Resolves the weights.
     pub(super) fn model(&self) -> Result<Model<'a>, Failure> {
         Ok(Model::of_file(&self.file, &self.metadata.model)?)
+    }
+
+    /// Resolves the weights, if what they are run for fits the free memory
+    /// (`force`: in any case); tells on stderr which kernels are fallbacks.
+    pub(super) fn model_for(&self, run: &Run, force: bool) -> Result<Model<'a>, Failure> {
+        let free = MemoryInfo::probe().available;
+        if !force && free > 0 {
+            let need = MemoryNeed::of_file(&self.file, &self.metadata.model, run);
+            need.check(free).map_err(|e| Failure::usage(e.to_string()))?;
+        }
+        let model = self.model()?;
+        for line in fallbacks(&model.kernels(&[&Cpu::current(run.session.precision)])?) {
+            eprintln!("note: {line}");
+        }
+        Ok(model)
+    }
+
+    /// The table of kernels, without loading the model.
+    pub(super) fn kernels(&self, precision: Precision) -> Result<Vec<KernelGroup>, Failure> {
+        kernel_groups(&self.file, self.metadata.model.tie_embeddings, precision)
+    }
+
+    /// Memory that a run needs.
+    pub(super) fn memory(&self, run: &Run) -> MemoryNeed {
+        MemoryNeed::of_file(&self.file, &self.metadata.model, run)
+    }
+
+    /// The context where none is asked for: what the model was trained for, at
+    /// most 4096.
+    pub(super) fn context(&self) -> usize {
+        default_context(&self.metadata.model)
     }
 
     /// The digest that names the whole file.
@@ -72,15 +105,40 @@ impl<'a> Opened<'a> {
     }
 }
 
+/// The context where none is asked for: what the model was trained for, at most
+/// 4096.
+pub(super) fn default_context(model: &ModelConfig) -> usize {
+    let (trained, default) = (model.max_positions as usize, SessionOptions::default().context);
+    if trained > 0 { trained.min(default) } else { default }
+}
+
+/// The table of kernels for a file's matrices; the embedding counts where it is
+/// the head too.
+pub(super) fn kernel_groups(
+    file: &SquizdRef<'_>,
+    tied: bool,
+    precision: Precision,
+) -> Result<Vec<KernelGroup>, Failure> {
+    let matrices = file.descs().filter(|t| t.dims.len() > 1 && (tied || t.role != Role::TOKEN_EMBD));
+    let subjects = matrices.filter_map(|t| Subject::of(&t).map(|s| (s, t.length)));
+    Ok(groups(&[&Cpu::current(precision)], subjects)?)
+}
+
 /// How to compute, for commands that generate.
 #[derive(clap::Args)]
 pub(super) struct Compute {
     /// How one-token products read their input: f32 is exact, q8 faster
     #[arg(long, value_enum, default_value_t = Arithmetic::Q8)]
     precision: Arithmetic,
-    /// Key/value cache: f32 or f16
+    /// Key/value cache: f32, f16 or q8 (8.5 bits a value)
     #[arg(long, value_enum, default_value_t = Cache::F16)]
     kv: Cache,
+    /// Bring weights into memory and run a few tokens before the first request
+    #[arg(long)]
+    pub(super) warm_up: bool,
+    /// Load the model even if it needs more memory than is free
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -90,19 +148,27 @@ enum Arithmetic {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Cache {
+pub(super) enum Cache {
     F32,
     F16,
+    Q8,
+}
+
+impl From<Cache> for KvType {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::F32 => Self::F32,
+            Cache::F16 => Self::F16,
+            Cache::Q8 => Self::Q8,
+        }
+    }
 }
 
 impl Compute {
     /// The options of a session, its context still the default.
     pub(super) fn options(&self) -> SessionOptions {
         SessionOptions {
-            kv: match self.kv {
-                Cache::F32 => KvType::F32,
-                Cache::F16 => KvType::F16,
-            },
+            kv: self.kv.into(),
             precision: match self.precision {
                 Arithmetic::F32 => Precision::F32,
                 Arithmetic::Q8 => Precision::Q8,

@@ -1,9 +1,10 @@
 //! `squizd run FILE --prompt TEXT | --chat TEXT`.
 
+use super::kernels;
 use super::model::{Compute, Opened, read_text};
-use crate::{Exit, Failure};
+use crate::{Exit, Failure, output};
 use squizd::{
-    runtime::{GenerateOptions, Generated, Session, SessionOptions, generate},
+    runtime::{GenerateOptions, Generated, Run, Session, SessionOptions, generate},
     text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
@@ -13,7 +14,7 @@ pub(super) struct Args {
     /// Model file
     file: PathBuf,
     /// Text to continue
-    #[arg(short, long, required_unless_present_any = ["chat", "prompt_file"], conflicts_with = "chat")]
+    #[arg(short, long, required_unless_present_any = ["chat", "prompt_file", "explain"], conflicts_with = "chat")]
     prompt: Option<String>,
     /// File whose text to continue
     #[arg(long, conflicts_with_all = ["prompt", "chat"])]
@@ -59,11 +60,17 @@ pub(super) struct Args {
     /// Print timings on stderr
     #[arg(long)]
     stats: bool,
+    /// Print which kernel runs what and how much memory is needed; generate nothing
+    #[arg(long, conflicts_with_all = ["prompt", "prompt_file", "chat"])]
+    explain: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let bytes = super::map(&args.file)?;
     let opened = Opened::new(&bytes, args.verify)?;
+    if args.explain {
+        return explain(args, &opened);
+    }
     let tokenizer = opened.tokenizer()?;
     let (ids, echo) = prompt(args, &opened, &tokenizer)?;
     let sampler = SamplerOptions {
@@ -74,12 +81,15 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         seed: args.seed,
     };
     let mut sampler = Sampler::new(sampler).map_err(|e| Failure::usage(e.to_string()))?;
-    let model = opened.model()?;
     let options = SessionOptions {
         context: args.ctx_size.unwrap_or(ids.len() + args.max_tokens),
         ..args.compute.options()
     };
+    let model = opened.model_for(&Run::generating(options), args.compute.force)?;
     let mut session = Session::new(&model, options)?;
+    if args.compute.warm_up {
+        session.warm_up()?;
+    }
     let mut out = std::io::stdout().lock();
     let mut decoder = tokenizer.stream(true, echo.is_none());
     let mut text = echo.filter(|_| !args.no_echo).unwrap_or_default();
@@ -110,6 +120,16 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.stats {
         print_stats(&generated);
     }
+    Ok(Exit::Done)
+}
+
+/// Prints the table of kernels and the memory needed.
+fn explain(args: &Args, opened: &Opened<'_>) -> Result<Exit, Failure> {
+    let default = opened.context();
+    let options = SessionOptions { context: args.ctx_size.unwrap_or(default), ..args.compute.options() };
+    kernels::print(&opened.kernels(options.precision)?)?;
+    let need = opened.memory(&Run::generating(options));
+    output::line(format!("memory {}", kernels::memory(&need, &options)))?;
     Ok(Exit::Done)
 }
 

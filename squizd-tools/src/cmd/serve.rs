@@ -2,13 +2,16 @@
 
 use super::{
     Common,
-    model::{Compute, Opened},
+    model::{Compute, Opened, default_context},
 };
 use crate::{
     Exit, Failure,
     serve::{Limits, Options, Served, serve},
 };
-use squizd::{model::ModelConfig, runtime::SessionOptions};
+use squizd::{
+    model::ModelConfig,
+    runtime::{Run, Session, SessionOptions},
+};
 use squizd_spec::Hex;
 use std::{
     net::SocketAddr,
@@ -77,8 +80,12 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let opened = Opened::new(&bytes, args.verify)?;
     let tokenizer = opened.tokenizer()?;
     let template = opened.chat_template(&tokenizer)?;
-    let model = opened.model()?;
     let options = options(args, &opened.metadata.model);
+    let run = Run { sessions: options.limits.slots, ..Run::generating(options.session) };
+    let model = opened.model_for(&run, args.compute.force)?;
+    if args.compute.warm_up {
+        Session::new(&model, SessionOptions { context: 8, ..options.session })?.warm_up()?;
+    }
     let name = args.alias.clone().unwrap_or_else(|| stem(&args.file));
     let digest = Hex(&opened.root_digest()).to_string();
     let fingerprint = format!("squizd-{}", digest.get(..16).unwrap_or(&digest));
@@ -99,8 +106,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
 
 fn options(args: &Args, model: &ModelConfig) -> Options {
     let trained = model.max_positions as usize;
-    let default = SessionOptions::default().context;
-    let context = args.ctx_size.unwrap_or(if trained > 0 { trained.min(default) } else { default });
+    let context = args.ctx_size.unwrap_or_else(|| default_context(model));
     if trained > 0 && context > trained {
         eprintln!("warning: --ctx-size is {context}, the model was trained for {trained} positions");
     }

@@ -184,3 +184,54 @@ fn prompts_in_pieces_of_four_or_more_are_the_same_to_the_bit() {
         assert!(session.forward(&ids[80..]).unwrap() == whole, "pieces of {piece}");
     }
 }
+
+#[test]
+fn the_first_token_is_handed_out_before_the_second_is_computed() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let mut session = Session::new(&model, SessionOptions::default()).unwrap();
+    let options = GenerateOptions { max_tokens: 3, stop: &[] };
+    // Every forward pass but the last yields one sample.
+    let events = std::cell::RefCell::new(String::new());
+    let sample = |logits: &mut [f32]| {
+        events.borrow_mut().push('s');
+        argmax(logits)
+    };
+    let token = |_| {
+        events.borrow_mut().push('t');
+        ControlFlow::Continue(())
+    };
+    generate(&mut session, &[1, 2, 3], &options, sample, token).unwrap();
+    assert_eq!(events.into_inner(), "ststst");
+}
+
+#[test]
+fn warming_up_leaves_no_trace() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let mut cold = Session::new(&model, SessionOptions::default()).unwrap();
+    for context in [1, 3, 64] {
+        let options = SessionOptions { context, ..SessionOptions::default() };
+        let mut warm = Session::new(&model, options).unwrap();
+        warm.warm_up().unwrap();
+        assert_eq!((warm.tokens().len(), warm.remaining()), (0, context));
+        cold.truncate(0);
+        assert_eq!(warm.forward(&[7]).unwrap(), cold.forward(&[7]).unwrap());
+    }
+}
+
+#[test]
+fn a_cache_of_8_bits_changes_logits_little() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let ids: Vec<u32> = trained.reference().ids("ids.0");
+    let last = |kv| {
+        let mut session = Session::new(&model, SessionOptions { kv, ..SessionOptions::default() }).unwrap();
+        session.forward(&ids).unwrap().to_vec()
+    };
+    let exact = last(KvType::F32);
+    let range = exact.iter().fold(0f32, |m, l| m.max(l.abs()));
+    let [f16, q8] = [KvType::F16, KvType::Q8].map(|kv| max_difference(&exact, &last(kv)));
+    println!("tiny-qwen3-1m: logits up to {range}, largest difference with f16 {f16:e}, q8 {q8:e}");
+    assert!(f16 < 2e-3 * range && q8 < 3e-2 * range && q8 > 0.0, "{range} {f16} {q8}");
+}
