@@ -18,11 +18,17 @@ mod gather;
 mod golden;
 mod levels;
 mod matvec;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pshufb;
 mod rotation;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 mod viterbi;
 #[cfg(target_arch = "x86_64")]
 mod x86;
