@@ -4,7 +4,8 @@
 //! A batch: strips of rows are decoded once into a cache-sized buffer and
 //! multiplied with every input in `f32`, so that decoding is paid per batch.
 
-use super::math::{add, gemm};
+use super::gemm::{TILE_ROWS, gemm, pack, packed_len};
+use super::math::add;
 use crate::codec::{Activation, Codec, Encoded, Precision};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -13,8 +14,10 @@ use std::{borrow::Cow, ops::Range};
 
 /// Multiply-adds of one matvec task.
 const TASK_WORK: usize = 1 << 16;
-/// Floats of a decoded strip: 128 KiB, a quarter of a typical L2 cache.
-const STRIP: usize = 1 << 15;
+/// Floats of a decoded strip: 256 KiB, half of a typical L2 cache.
+const STRIP: usize = 1 << 16;
+/// Rows of a decoded strip at most, so that small matrices make several tasks.
+const STRIP_ROWS: usize = 8 * TILE_ROWS;
 /// Smallest batch for which decoding strips beats one kernel call per input.
 const BATCH: usize = 4;
 
@@ -80,10 +83,13 @@ impl<'w> Linear<'w> {
             }
             return Ok(());
         }
-        transposed.clear();
-        transposed.resize(count * n, 0.0);
-        self.batch_transposed(rows.clone(), x, n, transposed)?;
-        let source = &transposed[..];
+        let outputs = count * n;
+        transposed.resize(transposed.len().max(outputs + packed_len(n, self.cols())), 0.0);
+        let (source, rest) = transposed.split_at_mut(outputs);
+        let packed = &mut rest[..packed_len(n, self.cols())];
+        pack(x, self.cols(), packed);
+        self.batch_transposed(rows.clone(), packed, n, source)?;
+        let source = &*source;
         let bias = self.bias.as_ref().map(|b| &b[rows]);
         y.par_chunks_mut(8 * count).enumerate().for_each(|(i, block)| {
             let tokens = block.len() / count;
@@ -99,11 +105,11 @@ impl<'w> Linear<'w> {
         Ok(())
     }
 
-    /// `out[r][i] = W[rows.start + r] . x[i]`.
-    fn batch_transposed(&self, rows: Range<usize>, x: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+    /// `out[r][i] = W[rows.start + r] . x[i]` for `n` packed inputs.
+    fn batch_transposed(&self, rows: Range<usize>, packed: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let cols = self.cols();
         let share = rows.len().div_ceil(4 * rayon::current_num_threads());
-        let strip = (STRIP / cols).min(share).clamp(4, 64) & !3;
+        let strip = (STRIP / cols).min(share).clamp(TILE_ROWS, STRIP_ROWS) / TILE_ROWS * TILE_ROWS;
         out.par_chunks_mut(strip * n).enumerate().try_for_each_init(
             || vec![0.0; strip * cols],
             |decoded, (i, out)| {
@@ -111,7 +117,7 @@ impl<'w> Linear<'w> {
                 let count = out.len() / n;
                 let decoded = &mut decoded[..count * cols];
                 self.decode(start..start + count, decoded)?;
-                gemm(decoded, x, cols, out, n);
+                gemm(decoded, packed, cols, out, n);
                 Ok::<_, Error>(())
             },
         )

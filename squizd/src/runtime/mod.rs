@@ -21,6 +21,7 @@ pub(crate) mod family_tests;
 mod ffn;
 mod forward;
 mod generate;
+mod gemm;
 pub(crate) mod gram;
 mod lanes;
 mod linear;

@@ -12,6 +12,7 @@ mod block;
 mod check;
 mod decode;
 mod encode;
+mod expand;
 mod fit;
 mod ise;
 mod norm;
@@ -19,6 +20,7 @@ mod norm;
 mod oracle;
 mod partition;
 mod plan;
+mod product;
 mod strip;
 mod survey;
 #[cfg(test)]
@@ -169,6 +171,6 @@ impl Codec for Astc {
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
-        decode::matvec(tensor, x, rows, y);
+        product::rows(tensor, x, rows, y);
     }
 }

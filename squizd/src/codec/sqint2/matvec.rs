@@ -39,9 +39,9 @@ pub(super) fn rows(tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y
             }
         }
         Coding::Trellis { trellis, .. } => {
-            let kernel = Kernel::of(level(), x.precision(), trellis);
+            let path = Path::of(level(), x.precision(), trellis);
             for (wanted, tiles) in parts.strips(trellis, rows) {
-                let sums = kernel.strip(parts.form, trellis, tiles, &rotated);
+                let sums = path.strip(parts.form, trellis, tiles, &rotated);
                 for (row, y) in wanted.zip(y.by_ref()) {
                     *y = parts.scale(row, 0) * sums[(row % SIDE as u64) as usize];
                 }
@@ -52,7 +52,7 @@ pub(super) fn rows(tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y
 
 /// How the products of a strip are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kernel {
+enum Path {
     /// Plain loops over floats or bytes: the references.
     Floats,
     Bytes,
@@ -68,7 +68,7 @@ enum Kernel {
     Neon,
 }
 
-impl Kernel {
+impl Path {
     /// The fastest of a level that this CPU supports.
     fn of(level: Level, precision: Precision, trellis: Trellis) -> Self {
         let bytes = precision == Precision::Q8;
@@ -172,17 +172,17 @@ mod tests {
                         .collect();
                     let cols = tiles * SIDE;
                     let x = gaussian(cols, 3);
-                    for (precision, reference) in [(Precision::F32, Kernel::Floats), (Precision::Q8, Kernel::Bytes)] {
+                    for (precision, reference) in [(Precision::F32, Path::Floats), (Precision::Q8, Path::Bytes)] {
                         let x = Activation::new(&x, precision);
                         let x = x.rotated((0, 0), <[f32]>::to_vec);
                         let expected = reference.strip(form, trellis, &stored, &x);
                         for level in Level::supported() {
-                            let kernel = Kernel::of(level, precision, trellis);
-                            let got = kernel.strip(form, trellis, &stored, &x);
+                            let path = Path::of(level, precision, trellis);
+                            let got = path.strip(form, trellis, &stored, &x);
                             // A kernel of floats stands in for bytes here and there.
-                            let exact = [Kernel::Floats, Kernel::Bytes].map(|k| k.strip(form, trellis, &stored, &x));
+                            let exact = [Path::Floats, Path::Bytes].map(|k| k.strip(form, trellis, &stored, &x));
                             let close = |a: &[f32; SIDE]| a.iter().zip(&got).all(|(a, b)| (a - b).abs() <= 2e-3);
-                            assert!(close(&expected) || close(&exact[0]), "{kernel:?} {window} {rate} {tiles}: {got:?} {expected:?}");
+                            assert!(close(&expected) || close(&exact[0]), "{path:?} {window} {rate} {tiles}: {got:?} {expected:?}");
                         }
                     }
                 }
@@ -198,7 +198,7 @@ mod tests {
         let x = gaussian(256, 8);
         let x = Activation::new(&x, Precision::Q8);
         let x = x.rotated((0, 0), <[f32]>::to_vec);
-        let [a, b] = [Kernel::Floats, Kernel::Bytes].map(|k| k.strip(form, trellis, &stored, &x));
+        let [a, b] = [Path::Floats, Path::Bytes].map(|k| k.strip(form, trellis, &stored, &x));
         // 36 sqrt(256) is the size of a sum.
         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.01 * 576.0), "{a:?} {b:?}");
     }
