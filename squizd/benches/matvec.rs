@@ -102,7 +102,12 @@ struct Stored {
 }
 
 impl Stored {
-    fn new(name: String, codec: &'static dyn Codec, options: &EncodeOptions, matrix: Matrix) -> squizd::Result<Self> {
+    fn new(
+        name: String,
+        codec: &'static dyn Codec,
+        options: &EncodeOptions,
+        matrix: Matrix,
+    ) -> squizd::Result<Self> {
         let dtype = if codec.accepts_dtype(DType::F32).is_ok() { DType::F32 } else { DType::BF16 };
         let (rows, request) = (Gaussian::new(matrix, dtype), Request::from(*options));
         let params = codec.plan(&rows, &request)?;
@@ -190,7 +195,10 @@ fn run(matrix: Matrix, wanted: &[String]) -> Result<(), Box<dyn Error>> {
         }
     }
     let reading = bandwidth.map(|b| median(b.into_iter()) / 1e9);
-    println!("\n{} x {}; reading: {:.1} GB/s, two threads {:.1} GB/s", matrix.rows, matrix.cols, reading[0], reading[1]);
+    println!(
+        "\n{} x {}; reading: {:.1} GB/s, two threads {:.1} GB/s",
+        matrix.rows, matrix.cols, reading[0], reading[1]
+    );
     println!("| codec | bits | GB/s | Gweights/s | read | 2 threads GB/s | Gweights/s | read |");
     println!("|---|---|---|---|---|---|---|---|");
     for tensor in &stored {

@@ -168,8 +168,24 @@ mod x86 {
         };
     }
 
-    register!(__m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
-    register!(__m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps);
+    register!(
+        __m256,
+        8,
+        _mm256_setzero_ps,
+        _mm256_loadu_ps,
+        _mm256_set1_ps,
+        _mm256_fmadd_ps,
+        _mm256_storeu_ps
+    );
+    register!(
+        __m512,
+        16,
+        _mm512_setzero_ps,
+        _mm512_loadu_ps,
+        _mm512_set1_ps,
+        _mm512_fmadd_ps,
+        _mm512_storeu_ps
+    );
 }
 
 /// All outputs, in tiles of up to `ROWS` rows.
@@ -263,16 +279,26 @@ mod tests {
 
     #[test]
     fn every_level_multiplies_every_ragged_shape() {
-        for (rows, n, k) in
-            [(1, 1, 1), (4, 3, 8), (5, 4, 17), (9, 7, 64), (3, 2, 7), (8, 33, 40), (29, 49, 33), (25, 70, 100)]
-        {
+        for (rows, n, k) in [
+            (1, 1, 1),
+            (4, 3, 8),
+            (5, 4, 17),
+            (9, 7, 64),
+            (3, 2, 7),
+            (8, 33, 40),
+            (29, 49, 33),
+            (25, 70, 100),
+        ] {
             let (w, x) = (values(rows * k, 1), values(n * k, 2));
             for level in Level::supported() {
                 let c = product(level, &w, &x, k);
                 for i in 0..rows {
                     for j in 0..n {
                         let exact: f64 = (0..k).map(|p| w[i * k + p] as f64 * x[j * k + p] as f64).sum();
-                        assert!((c[i * n + j] as f64 - exact).abs() < 3e-5, "{level} {rows}x{n}x{k} at {i},{j}");
+                        assert!(
+                            (c[i * n + j] as f64 - exact).abs() < 3e-5,
+                            "{level} {rows}x{n}x{k} at {i},{j}"
+                        );
                     }
                 }
             }

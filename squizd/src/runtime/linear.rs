@@ -14,10 +14,11 @@ use std::{borrow::Cow, ops::Range};
 
 /// Multiply-adds of one matvec task.
 const TASK_WORK: usize = 1 << 16;
-/// Floats of a decoded strip: 256 KiB, half of a typical L2 cache.
-const STRIP: usize = 1 << 16;
-/// Rows of a decoded strip at most, so that small matrices make several tasks.
-const STRIP_ROWS: usize = 8 * TILE_ROWS;
+/// Rows that tasks hold a multiple of where they can: whole tiles of every
+/// codec (of 16 rows, of 6) and of the product (of 12).
+const GRAIN: usize = 48;
+/// Floats of a decoded strip: 512 KiB, which stay in a typical L2 cache.
+const STRIP: usize = 1 << 17;
 /// Smallest batch for which decoding strips beats one kernel call per input.
 const BATCH: usize = 4;
 
@@ -109,7 +110,8 @@ impl<'w> Linear<'w> {
     fn batch_transposed(&self, rows: Range<usize>, packed: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let cols = self.cols();
         let share = rows.len().div_ceil(4 * rayon::current_num_threads());
-        let strip = (STRIP / cols).min(share).clamp(TILE_ROWS, STRIP_ROWS) / TILE_ROWS * TILE_ROWS;
+        let most = (STRIP / cols).min(share).clamp(TILE_ROWS, 2 * GRAIN);
+        let strip = if most < GRAIN { most / TILE_ROWS * TILE_ROWS } else { most / GRAIN * GRAIN };
         out.par_chunks_mut(strip * n).enumerate().try_for_each_init(
             || vec![0.0; strip * cols],
             |decoded, (i, out)| {
@@ -139,8 +141,8 @@ pub(super) fn multiply(products: &mut [Product<'_, '_>], x: &Activation<'_>) {
 
 fn multiply_rows(linear: &Linear<'_>, first_row: usize, y: &mut [f32], x: &Activation<'_>) {
     let rows = y.len();
-    if rows >= 8 && rows * linear.cols() > TASK_WORK {
-        let half = rows / 8 * 4;
+    if rows >= 2 * GRAIN && rows * linear.cols() > TASK_WORK {
+        let half = rows / 2 / GRAIN * GRAIN;
         let (a, b) = y.split_at_mut(half);
         rayon::join(
             || multiply_rows(linear, first_row, a, x),

@@ -93,7 +93,8 @@ fn mode(bits: u32, partitions: usize) -> Option<Mode> {
     for (step, s) in steps.iter_mut().zip(levels.steps) {
         *step = *s;
     }
-    let values = std::array::from_fn(|code| if code < range.len() { endpoint_value(range, code as u8) } else { 0 });
+    let values =
+        std::array::from_fn(|code| if code < range.len() { endpoint_value(range, code as u8) } else { 0 });
     Some(Mode { levels: count - 2, steps, partitions, range, values, start, spare })
 }
 
@@ -144,9 +145,9 @@ fn codes(range: Range, word: u64, count: usize) -> [u8; 10] {
             out[..8].copy_from_slice(&word.to_le_bytes());
             out
         }
-        Range::Bits(bits) => {
-            std::array::from_fn(|i| if i < count { (word >> (i as u8 * bits) & ((1 << bits) - 1)) as u8 } else { 0 })
-        }
+        Range::Bits(bits) => std::array::from_fn(|i| {
+            if i < count { (word >> (i as u8 * bits) & ((1 << bits) - 1)) as u8 } else { 0 }
+        }),
         Range::Trits(bits) => shared(word, u32::from(bits), count, TRIT_PARTS, &TRITS),
         Range::Quints(bits) => shared(word, u32::from(bits), count, QUINT_PARTS, &QUINTS),
     }
@@ -154,7 +155,13 @@ fn codes(range: Range, word: u64, count: usize) -> [u8; 10] {
 
 /// The same where `N` numbers share packed high digits.
 #[inline(always)]
-fn shared<const N: usize>(mut word: u64, bits: u32, count: usize, parts: [u32; N], table: &[[u8; 5]]) -> [u8; 10] {
+fn shared<const N: usize>(
+    mut word: u64,
+    bits: u32,
+    count: usize,
+    parts: [u32; N],
+    table: &[[u8; 5]],
+) -> [u8; 10] {
     let mut out = [0; 10];
     for out in out.chunks_exact_mut(N).take(count.div_ceil(N)) {
         let (mut packed, mut shift) = (0, 0);
@@ -182,9 +189,13 @@ pub(super) fn expand(tables: &Tables, stored: &[u8; 16], out: &mut Expanded) {
     // Six bits of endpoint mode, or four after 13 bits for one partition.
     let endpoint_mode = if partitions == 1 { head >> 13 & 15 } else { head >> 23 & 63 };
     let mode = match &tables.modes[range as usize & 7][partitions - 1] {
-        Some(mode) if head & super::block::MODE_MASK == super::block::MODE
-            && endpoint_mode == 0
-            && word & mode.spare == 0 => mode,
+        Some(mode)
+            if head & super::block::MODE_MASK == super::block::MODE
+                && endpoint_mode == 0
+                && word & mode.spare == 0 =>
+        {
+            mode
+        }
         _ => return rare(stored, out),
     };
     match mode.levels {

@@ -132,7 +132,12 @@ mod x86 {
         }
         for (sums, acc) in sums.as_chunks_mut::<16>().0.iter_mut().zip(acc) {
             // SAFETY: 16 floats.
-            unsafe { x::_mm512_storeu_ps(sums.as_mut_ptr(), x::_mm512_add_ps(x::_mm512_loadu_ps(sums.as_ptr()), acc)) };
+            unsafe {
+                x::_mm512_storeu_ps(
+                    sums.as_mut_ptr(),
+                    x::_mm512_add_ps(x::_mm512_loadu_ps(sums.as_ptr()), acc),
+                )
+            };
         }
     }
 }
@@ -159,7 +164,8 @@ mod tests {
                         let mut y = vec![f32::NAN; (end - start) as usize];
                         rows_of(&stored.view(), &x, start..end, &mut y);
                         for (y, w) in y.iter().zip(decoded.chunks(cols as usize).skip(start as usize)) {
-                            let exact: f64 = w.iter().zip(x.x()).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                            let exact: f64 =
+                                w.iter().zip(x.x()).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                             assert!((f64::from(*y) - exact).abs() < 1e-4, "{rows} x {cols}: {y} {exact}");
                         }
                     }
@@ -177,7 +183,9 @@ mod tests {
         use proptest::{strategy::Strategy, strategy::ValueTree, test_runner::TestRunner};
         let mut runner = TestRunner::deterministic();
         let blocks: Vec<[u8; 16]> = (0..200)
-            .map(|_| block::Block::Levels(block::tests::symbols().new_tree(&mut runner).unwrap().current()).pack())
+            .map(|_| {
+                block::Block::Levels(block::tests::symbols().new_tree(&mut runner).unwrap().current()).pack()
+            })
             .collect();
         for count in [1, 15, 16, 17, 200] {
             let x = gaussian(count * SIDE + MARGIN, 3);

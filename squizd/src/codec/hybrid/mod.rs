@@ -32,8 +32,8 @@ use super::lanes::exponent;
 use super::sample::Sample;
 use super::stream::{checked_geometry, for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Precision, Request, Rows,
-    Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Precision, Request,
+    Rows, Violation,
 };
 use crate::{Error, Result};
 use allocate::{by_variance, least_error};

@@ -51,7 +51,12 @@ fn codes<const B: u32, const N: usize>(codes: &[u8; N]) -> [a::uint8x16_t; 4] {
 
 impl Kernel for Neon {
     #[inline(always)]
-    fn coded<const B: u32, const N: usize>(column: Column<'_>, x: &Inputs<'_>, _: &[f32; 256], sums: &mut [Sums]) {
+    fn coded<const B: u32, const N: usize>(
+        column: Column<'_>,
+        x: &Inputs<'_>,
+        _: &[f32; 256],
+        sums: &mut [Sums],
+    ) {
         let half = top(B) / 2.0;
         for ((bytes, word), sums) in column.rows::<N>().zip(sums) {
             let groups = block::unpack::<B>(word, BASE);

@@ -64,7 +64,12 @@ pub(super) struct Sums {
 /// The loops over the rows of a strip's block.
 pub(super) trait Kernel {
     /// Adds the products of codes of 2 to 5 bits, `N` bytes each.
-    fn coded<const B: u32, const N: usize>(column: Column<'_>, x: &Inputs<'_>, steps: &[f32; 256], sums: &mut [Sums]);
+    fn coded<const B: u32, const N: usize>(
+        column: Column<'_>,
+        x: &Inputs<'_>,
+        steps: &[f32; 256],
+        sums: &mut [Sums],
+    );
 
     /// Adds the products of bfloat16.
     #[inline(always)]
@@ -84,7 +89,12 @@ struct Plain;
 
 impl Kernel for Plain {
     #[inline(always)]
-    fn coded<const B: u32, const N: usize>(column: Column<'_>, x: &Inputs<'_>, _: &[f32; 256], sums: &mut [Sums]) {
+    fn coded<const B: u32, const N: usize>(
+        column: Column<'_>,
+        x: &Inputs<'_>,
+        _: &[f32; 256],
+        sums: &mut [Sums],
+    ) {
         let half = top(B) / 2.0;
         for ((codes, word), sums) in column.rows::<N>().zip(sums) {
             let groups = block::unpack::<B>(word, BASE);
@@ -189,7 +199,8 @@ fn strip<K: Kernel>(
     let (Some(codes), Some(words)) = (codes, words) else { return false };
     let q = x.quantized();
     let (floats, _) = x.x().as_chunks::<BLOCK>();
-    let inputs = q.codes.as_chunks::<BLOCK>().0.iter().zip(q.scales.as_chunks().0).zip(x.sums().as_chunks().0);
+    let inputs =
+        q.codes.as_chunks::<BLOCK>().0.iter().zip(q.scales.as_chunks().0).zip(x.sums().as_chunks().0);
     let mut at = 0;
     for (b, (rate, ((x_codes, scales), x_sums))) in payload.rates(index).zip(inputs).enumerate() {
         let column = Column {
@@ -227,7 +238,8 @@ mod tests {
             }
             for rate in [2500, 3300, 4700, 9000] {
                 let options = EncodeOptions { rate: Some(rate), ..EncodeOptions::NONE };
-                let stored = encode_with(CODEC, &MemoryRows::f32(rows, cols, w.clone()), &options.into()).unwrap();
+                let stored =
+                    encode_with(CODEC, &MemoryRows::f32(rows, cols, w.clone()), &options.into()).unwrap();
                 let decoded = stored.decode(CODEC);
                 let x = gaussian(cols as usize, 5);
                 let magnitude: Vec<f32> = decoded
@@ -245,7 +257,11 @@ mod tests {
                 let rows = rows as usize;
                 let reference = run(Level::Scalar, 0..rows);
                 for (row, y) in reference.iter().enumerate() {
-                    let exact: f32 = decoded[row * cols as usize..][..cols as usize].iter().zip(x.x()).map(|(w, x)| w * x).sum();
+                    let exact: f32 = decoded[row * cols as usize..][..cols as usize]
+                        .iter()
+                        .zip(x.x())
+                        .map(|(w, x)| w * x)
+                        .sum();
                     assert!((y - exact).abs() <= 0.03 * magnitude[row], "{rate} row {row}: {y} {exact}");
                 }
                 for level in Level::supported() {

@@ -63,7 +63,12 @@ impl Avx2 {
 
 impl Kernel for Avx2 {
     #[inline(always)]
-    fn coded<const B: u32, const N: usize>(column: Column<'_>, inputs: &Inputs<'_>, steps: &[f32; 256], sums: &mut [Sums]) {
+    fn coded<const B: u32, const N: usize>(
+        column: Column<'_>,
+        inputs: &Inputs<'_>,
+        steps: &[f32; 256],
+        sums: &mut [Sums],
+    ) {
         let quads = first_quads(inputs.sums);
         for k in 0..2 {
             // SAFETY: see the module's comment; halves of 64 bytes and of 16 words.
@@ -84,7 +89,8 @@ impl Kernel for Avx2 {
                     let product = x::_mm256_fmadd_ps(dots, dx, minus);
                     let words = x::_mm256_set1_epi32(word.cast_signed());
                     let field = |at| x::_mm256_and_si256(x::_mm256_srlv_epi32(words, at), seven);
-                    let scale = x::_mm256_cvtepi32_ps(x::_mm256_add_epi32(field(scale_at), x::_mm256_set1_epi32(6)));
+                    let scale =
+                        x::_mm256_cvtepi32_ps(x::_mm256_add_epi32(field(scale_at), x::_mm256_set1_epi32(6)));
                     let mins = x::_mm256_cvtepi32_ps(field(min_at));
                     let part = x::_mm256_fnmadd_ps(mins, min, x::_mm256_fmadd_ps(scale, product, middle));
                     let step = x::_mm256_set1_ps(steps[(word & 255) as usize]);
@@ -122,7 +128,10 @@ impl Avx512 {
             let bits = x::_mm512_set1_epi64(at.add(N - 8).cast::<i64>().read_unaligned());
             let halves = x::_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
             let bits = x::_mm512_permutexvar_epi32(halves, bits);
-            let turn = x::_mm512_sub_epi32(x::_mm512_set1_epi32(B as i32 - 1), x::_mm512_loadu_si512(HIGH.as_ptr().cast()));
+            let turn = x::_mm512_sub_epi32(
+                x::_mm512_set1_epi32(B as i32 - 1),
+                x::_mm512_loadu_si512(HIGH.as_ptr().cast()),
+            );
             // low | bits & mask; a rotation takes its count modulo 32.
             let mask = x::_mm512_set1_epi8(1 << (B - 1));
             x::_mm512_ternarylogic_epi32::<0xf8>(low, x::_mm512_rolv_epi32(bits, turn), mask)
@@ -132,12 +141,21 @@ impl Avx512 {
 
 impl Kernel for Avx512 {
     #[inline(always)]
-    fn coded<const B: u32, const N: usize>(column: Column<'_>, inputs: &Inputs<'_>, steps: &[f32; 256], sums: &mut [Sums]) {
+    fn coded<const B: u32, const N: usize>(
+        column: Column<'_>,
+        inputs: &Inputs<'_>,
+        steps: &[f32; 256],
+        sums: &mut [Sums],
+    ) {
         let quads = first_quads(inputs.sums);
         // SAFETY: see the module's comment; 64 bytes, and 16 words each.
         unsafe {
             let q = x::_mm512_loadu_si512(inputs.codes.as_ptr().cast());
-            let dx = x::_mm512_mask_blend_ps(0xff00, x::_mm512_set1_ps(inputs.scales[0]), x::_mm512_set1_ps(inputs.scales[1]));
+            let dx = x::_mm512_mask_blend_ps(
+                0xff00,
+                x::_mm512_set1_ps(inputs.scales[0]),
+                x::_mm512_set1_ps(inputs.scales[1]),
+            );
             let sum = x::_mm512_loadu_ps(quads.as_ptr());
             let minus = x::_mm512_mul_ps(sum, x::_mm512_set1_ps(-top(B) / 2.0));
             let min = x::_mm512_mul_ps(sum, x::_mm512_set1_ps(mu(B)));
@@ -150,7 +168,8 @@ impl Kernel for Avx512 {
                 let product = x::_mm512_fmadd_ps(x::_mm512_cvtepi32_ps(dots), dx, minus);
                 let words = x::_mm512_set1_epi32(word.cast_signed());
                 let field = |at| x::_mm512_and_si512(x::_mm512_srlv_epi32(words, at), seven);
-                let scale = x::_mm512_cvtepi32_ps(x::_mm512_add_epi32(field(scale_at), x::_mm512_set1_epi32(6)));
+                let scale =
+                    x::_mm512_cvtepi32_ps(x::_mm512_add_epi32(field(scale_at), x::_mm512_set1_epi32(6)));
                 let mins = x::_mm512_cvtepi32_ps(field(min_at));
                 let part = x::_mm512_fnmadd_ps(mins, min, x::_mm512_fmadd_ps(scale, product, middle));
                 let step = x::_mm512_set1_ps(steps[(word & 255) as usize]);

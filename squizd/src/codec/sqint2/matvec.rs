@@ -172,7 +172,9 @@ mod tests {
                         .collect();
                     let cols = tiles * SIDE;
                     let x = gaussian(cols, 3);
-                    for (precision, reference) in [(Precision::F32, Path::Floats), (Precision::Q8, Path::Bytes)] {
+                    for (precision, reference) in
+                        [(Precision::F32, Path::Floats), (Precision::Q8, Path::Bytes)]
+                    {
                         let x = Activation::new(&x, precision);
                         let x = x.rotated((0, 0), <[f32]>::to_vec);
                         let expected = reference.strip(form, trellis, &stored, &x);
@@ -180,9 +182,14 @@ mod tests {
                             let path = Path::of(level, precision, trellis);
                             let got = path.strip(form, trellis, &stored, &x);
                             // A kernel of floats stands in for bytes here and there.
-                            let exact = [Path::Floats, Path::Bytes].map(|k| k.strip(form, trellis, &stored, &x));
-                            let close = |a: &[f32; SIDE]| a.iter().zip(&got).all(|(a, b)| (a - b).abs() <= 2e-3);
-                            assert!(close(&expected) || close(&exact[0]), "{path:?} {window} {rate} {tiles}: {got:?} {expected:?}");
+                            let exact =
+                                [Path::Floats, Path::Bytes].map(|k| k.strip(form, trellis, &stored, &x));
+                            let close =
+                                |a: &[f32; SIDE]| a.iter().zip(&got).all(|(a, b)| (a - b).abs() <= 2e-3);
+                            assert!(
+                                close(&expected) || close(&exact[0]),
+                                "{path:?} {window} {rate} {tiles}: {got:?} {expected:?}"
+                            );
                         }
                     }
                 }

@@ -71,21 +71,25 @@ pub(super) unsafe fn product(
         for (tile, codes) in tiles.chunks_exact(trellis.bytes()).zip(codes.as_chunks::<SIDE>().0) {
             let stream = Stream::new(tile);
             for (c, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
-                let codes = a::vreinterpretq_s8_u32(a::vdupq_n_u32(u32::from_le_bytes(codes.map(i8::cast_unsigned))));
+                let codes =
+                    a::vreinterpretq_s8_u32(a::vdupq_n_u32(u32::from_le_bytes(codes.map(i8::cast_unsigned))));
                 for (quarter, dots) in dots.iter_mut().enumerate() {
                     let bit = 2 * trellis.rate * (4 * c + quarter);
                     let windows = &windows[bit % 8 / 2];
-                    let Some(bytes) = stream.bytes().get(bit / 8..).and_then(|b| b.first_chunk::<16>()) else {
+                    let Some(bytes) = stream.bytes().get(bit / 8..).and_then(|b| b.first_chunk::<16>())
+                    else {
                         continue;
                     };
                     // SAFETY: arrays of 16 bytes.
                     let (words, shifts) = unsafe {
-                        let words = a::vqtbl1q_u8(a::vld1q_u8(bytes.as_ptr()), a::vld1q_u8(windows.bytes.as_ptr()));
+                        let words =
+                            a::vqtbl1q_u8(a::vld1q_u8(bytes.as_ptr()), a::vld1q_u8(windows.bytes.as_ptr()));
                         (a::vreinterpretq_u32_u8(words), windows.shifts.map(|s| a::vld1q_s32(s.as_ptr())))
                     };
                     let mut states = a::vdupq_n_u32(0);
                     for (i, shift) in shifts.into_iter().enumerate() {
-                        let window = a::vandq_u32(a::vshlq_u32(words, shift), a::vdupq_n_u32(0xff << (8 * i)));
+                        let window =
+                            a::vandq_u32(a::vshlq_u32(words, shift), a::vdupq_n_u32(0xff << (8 * i)));
                         states = a::vorrq_u32(states, window);
                     }
                     let states = a::vreinterpretq_u8_u32(states);

@@ -69,13 +69,7 @@ impl Windows {
 /// As [`product`], with `T` pairs of registers of table.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn strip<const T: usize>(
-    trellis: Trellis,
-    table: &[i8],
-    tiles: &[u8],
-    x: &Rotated,
-    sums: &mut [f32; SIDE],
-) {
+fn strip<const T: usize>(trellis: Trellis, table: &[i8], tiles: &[u8], x: &Rotated, sums: &mut [f32; SIDE]) {
     let windows = Windows::new(trellis);
     let mut half = [[[0u8; 64]; 2]; T];
     for (entry, value) in half.as_flattened_mut().as_flattened_mut().iter_mut().zip(table) {
@@ -100,7 +94,11 @@ fn strip<const T: usize>(
         for (tile, codes) in tiles.chunks_exact(trellis.bytes()).zip(codes.as_chunks::<SIDE>().0) {
             for (b, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
                 // Two more bytes, of the tile's beginning after its end.
-                let next = if b == 3 { tile.as_ptr().wrapping_sub(rate) } else { tile.as_ptr().wrapping_add(b * rate) };
+                let next = if b == 3 {
+                    tile.as_ptr().wrapping_sub(rate)
+                } else {
+                    tile.as_ptr().wrapping_add(b * rate)
+                };
                 // SAFETY: only bytes that the masks name are read: `rate` of the
                 // tile's 4 * `rate` from `b * rate` on, and two that follow them,
                 // or for the last block the tile's first two.
@@ -125,7 +123,8 @@ fn strip<const T: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 fn look_up<const T: usize>(half: &[[x::__m512i; 2]; T], words: x::__m512i, bits: x::__m512i) -> x::__m512i {
     // The byte whose top bit is bit 7 + n of the window.
-    let shifted = |n: i8| x::_mm512_multishift_epi64_epi8(x::_mm512_add_epi8(bits, x::_mm512_set1_epi8(n)), words);
+    let shifted =
+        |n: i8| x::_mm512_multishift_epi64_epi8(x::_mm512_add_epi8(bits, x::_mm512_set1_epi8(n)), words);
     let top = |n: i8| x::_mm512_movepi8_mask(shifted(n));
     let depth = T.ilog2() as i8;
     let low = shifted(0);
