@@ -15,23 +15,28 @@ use std::sync::OnceLock;
 /// Texels of a block, padded to whole registers of 16.
 pub(super) const PADDED: usize = 48;
 
-/// A block's texels: indices into its palette of values in `[-1, 1]`, which has
-/// eight entries for each partition.
+/// A block's texels: their levels and partitions, which index its palette of
+/// values in `[-1, 1]`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Expanded {
+    /// Eight entries for each partition.
     pub(super) palette: [[f32; 8]; 4],
-    pub(super) indices: [u8; PADDED],
+    pub(super) levels: [u8; PADDED],
+    /// Eight times the partition of each texel.
+    pub(super) map: &'static [u8; PADDED],
 }
+
+static ONE_PARTITION: [u8; PADDED] = [0; PADDED];
 
 impl Expanded {
     /// All zeros: what a block that is not allowed decodes to.
-    pub(super) const ZERO: Self = Self { palette: [[0.0; 8]; 4], indices: [0; PADDED] };
+    pub(super) const ZERO: Self = Self { palette: [[0.0; 8]; 4], levels: [0; PADDED], map: &ONE_PARTITION };
 
     /// The value of texel `i`.
     #[inline(always)]
     pub(super) fn value(&self, i: usize) -> f32 {
-        let index = usize::from(self.indices[i] & 31);
+        let index = usize::from((self.levels[i] | self.map[i]) & 31);
         self.palette[index / 8][index % 8]
     }
 }
@@ -62,7 +67,7 @@ pub(super) struct Tables {
     four: Box<[u64; 256]>,
     five: Box<[u64; 128]>,
     six: Box<[u64; 8192]>,
-    /// Eight times the partition of each texel, by partitions less 1 and seed.
+    /// Eight times the partition of each texel, by partitions less 2 and seed.
     maps: Vec<[u8; PADDED]>,
 }
 
@@ -77,7 +82,7 @@ impl Tables {
             four: group(4, 4),
             five: group(5, 3),
             six: group(6, 5),
-            maps: (1..5).flat_map(|n| (0..partition::SEEDS).map(move |seed| map(n, seed))).collect(),
+            maps: (2..5).flat_map(|n| (0..partition::SEEDS).map(move |seed| map(n, seed))).collect(),
         })
     }
 }
@@ -139,25 +144,30 @@ fn digits<const N: usize, const LAST: u32, const ENTRIES: usize>(
 /// `count` endpoint codes from the low bits of `word`, which are the only ones.
 #[inline(always)]
 fn codes(range: Range, word: u64, count: usize) -> [u8; 10] {
+    // The ranges that the modes come to, with constant shifts.
     match range {
+        Range::Trits(2) => shared::<5, 2>(word, count, TRIT_PARTS, &TRITS),
+        Range::Trits(5) => shared::<5, 5>(word, count, TRIT_PARTS, &TRITS),
+        Range::Trits(6) => shared::<5, 6>(word, count, TRIT_PARTS, &TRITS),
+        Range::Quints(1) => shared::<3, 1>(word, count, QUINT_PARTS, &QUINTS),
+        Range::Quints(2) => shared::<3, 2>(word, count, QUINT_PARTS, &QUINTS),
         Range::Bits(8) => {
             let mut out = [0; 10];
             out[..8].copy_from_slice(&word.to_le_bytes());
             out
         }
-        Range::Bits(bits) => std::array::from_fn(|i| {
-            if i < count { (word >> (i as u8 * bits) & ((1 << bits) - 1)) as u8 } else { 0 }
-        }),
-        Range::Trits(bits) => shared(word, u32::from(bits), count, TRIT_PARTS, &TRITS),
-        Range::Quints(bits) => shared(word, u32::from(bits), count, QUINT_PARTS, &QUINTS),
+        range => {
+            let mut out = [0; 10];
+            range.unpack(u128::from(word), out.get_mut(..count).unwrap_or_default());
+            out
+        }
     }
 }
 
-/// The same where `N` numbers share packed high digits.
+/// The same where `N` numbers share packed high digits above `BITS` own bits.
 #[inline(always)]
-fn shared<const N: usize>(
+fn shared<const N: usize, const BITS: u32>(
     mut word: u64,
-    bits: u32,
     count: usize,
     parts: [u32; N],
     table: &[[u8; 5]],
@@ -165,15 +175,15 @@ fn shared<const N: usize>(
     let mut out = [0; 10];
     for out in out.chunks_exact_mut(N).take(count.div_ceil(N)) {
         let (mut packed, mut shift) = (0, 0);
-        for (out, part) in out.iter_mut().zip(parts) {
-            *out = (word & ((1 << bits) - 1)) as u8;
-            word >>= bits;
-            packed |= (word as usize & ((1 << part) - 1)) << shift;
-            word >>= part;
-            shift += part;
+        for i in 0..N {
+            out[i] = (word & ((1 << BITS) - 1)) as u8;
+            word >>= BITS;
+            packed |= (word as usize & ((1 << parts[i]) - 1)) << shift;
+            word >>= parts[i];
+            shift += parts[i];
         }
         for (out, high) in out.iter_mut().zip(table.get(packed).copied().unwrap_or_default()) {
-            *out |= high << bits;
+            *out |= high << BITS;
         }
     }
     out
@@ -181,7 +191,7 @@ fn shared<const N: usize>(
 
 /// Takes `stored` apart.
 #[inline(always)]
-pub(super) fn expand(tables: &Tables, stored: &[u8; 16], out: &mut Expanded) {
+pub(super) fn expand(tables: &'static Tables, stored: &[u8; 16], out: &mut Expanded) {
     let word = u128::from_le_bytes(*stored);
     let head = word as u32;
     let range = head >> 4 & 1 | (head >> 2 & 3) << 1;
@@ -199,20 +209,17 @@ pub(super) fn expand(tables: &Tables, stored: &[u8; 16], out: &mut Expanded) {
         _ => return rare(stored, out),
     };
     match mode.levels {
-        0 => digits::<8, 4, 256>(word, &tables.two, &mut out.indices),
-        1 => digits::<5, 2, 256>(word, &tables.three, &mut out.indices),
-        2 => digits::<4, 8, 256>(word, &tables.four, &mut out.indices),
-        3 => digits::<3, 7, 128>(word, &tables.five, &mut out.indices),
-        _ => digits::<5, 3, 8192>(word, &tables.six, &mut out.indices),
+        0 => digits::<8, 4, 256>(word, &tables.two, &mut out.levels),
+        1 => digits::<5, 2, 256>(word, &tables.three, &mut out.levels),
+        2 => digits::<4, 8, 256>(word, &tables.four, &mut out.levels),
+        3 => digits::<3, 7, 128>(word, &tables.five, &mut out.levels),
+        _ => digits::<5, 3, 8192>(word, &tables.six, &mut out.levels),
     }
-    if mode.partitions > 1 {
-        let seed = (head >> 13) as usize & (partition::SEEDS - 1);
-        if let Some(map) = tables.maps.get((mode.partitions - 1) * partition::SEEDS + seed) {
-            for (index, p) in out.indices.iter_mut().zip(map) {
-                *index |= p;
-            }
-        }
-    }
+    let seed = (head >> 13) as usize & (partition::SEEDS - 1);
+    out.map = match mode.partitions {
+        1 => &ONE_PARTITION,
+        n => tables.maps.get((n - 2) * partition::SEEDS + seed).unwrap_or(&ONE_PARTITION),
+    };
     let size = mode.range.size(2 * mode.partitions as u32);
     let ends = (word >> mode.start) as u64 & (u64::MAX >> (64 - size));
     let codes = codes(mode.range, ends, 2 * mode.partitions);
@@ -245,7 +252,7 @@ mod tests {
 
     fn values(stored: &[u8; 16]) -> Vec<u32> {
         // Whatever was there before.
-        let mut out = Expanded { palette: [[7.0; 8]; 4], indices: [255; PADDED] };
+        let mut out = Expanded { palette: [[7.0; 8]; 4], levels: [255; PADDED], map: &ONE_PARTITION };
         expand(Tables::get(), stored, &mut out);
         (0..TEXELS).map(|i| out.value(i).to_bits()).collect()
     }

@@ -115,14 +115,16 @@ mod x86 {
             }
             for (b, block) in tile.iter().enumerate().take(blocks.len()) {
                 // SAFETY: 16 inputs from the block's first lie within the margin
-                // by the assertion; palettes are 32 floats, indices 48 bytes.
+                // by the assertion; palettes are 32 floats, levels and maps 48 bytes.
                 unsafe {
                     let x = x::_mm512_loadu_ps(inputs.as_ptr().add((t * TILE + b) * SIDE));
                     let palette: *const f32 = block.palette.as_ptr().cast();
                     let (low, high) = (x::_mm512_load_ps(palette), x::_mm512_load_ps(palette.add(16)));
                     for (i, (acc, columns)) in acc.iter_mut().zip(columns).enumerate() {
-                        let bytes = x::_mm_load_si128(block.indices.as_ptr().add(16 * i).cast());
-                        let values = x::_mm512_permutex2var_ps(low, x::_mm512_cvtepu8_epi32(bytes), high);
+                        let levels = x::_mm_load_si128(block.levels.as_ptr().add(16 * i).cast());
+                        let map = x::_mm_loadu_si128(block.map.as_ptr().add(16 * i).cast());
+                        let indices = x::_mm512_cvtepu8_epi32(x::_mm_or_si128(levels, map));
+                        let values = x::_mm512_permutex2var_ps(low, indices, high);
                         let used = if i == 2 { THIRD } else { u16::MAX };
                         let x = x::_mm512_maskz_permutexvar_ps(used, columns, x);
                         *acc = x::_mm512_fmadd_ps(values, x, *acc);

@@ -10,9 +10,12 @@
 #![allow(unsafe_code, reason = "x86 intrinsics")]
 
 use super::matvec::SCALED;
-use super::tile::{SIDE, Stream, Trellis};
+use super::tile::{SIDE, Trellis};
 use crate::codec::activation::Rotated;
 use std::arch::x86_64 as x;
+
+/// Bytes that 32 weights are loaded from.
+const REACH: usize = 24;
 
 /// Where the windows of 32 weights lie, from the byte in which the first begins.
 struct Windows {
@@ -85,21 +88,20 @@ impl Reader {
         }
     }
 
-    /// The windows of the `block`th 32 weights of `stream`.
+    /// The windows of the `block`th 32 weights of a tile, whose bytes from where
+    /// they begin are `stored`.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn states(&self, stream: &Stream, block: usize) -> x::__m256i {
-        let stream = stream.bytes();
-        let bit = 4 * self.rate * block;
-        let phase = usize::from(!bit.is_multiple_of(8));
-        let (low, high) = (bit / 8, bit / 8 + self.upper[phase]);
-        assert!(high + 16 <= stream.len());
-        // SAFETY: 16 bytes from `high`, and so from `low <= high`, lie in the
-        // stream by the assertion.
+    fn states(&self, stored: &[u8; REACH], block: usize) -> x::__m256i {
+        let phase = usize::from(!(4 * self.rate * block).is_multiple_of(8));
+        let upper = self.upper[phase];
+        assert!(upper + 16 <= REACH);
+        // SAFETY: 16 bytes from `upper`, and so from 0, lie in the array by the
+        // assertion.
         let words = unsafe {
             x::_mm256_set_m128i(
-                x::_mm_loadu_si128(stream.as_ptr().add(high).cast()),
-                x::_mm_loadu_si128(stream.as_ptr().add(low).cast()),
+                x::_mm_loadu_si128(stored.as_ptr().add(upper).cast()),
+                x::_mm_loadu_si128(stored.as_ptr().cast()),
             )
         };
         let words = x::_mm256_shuffle_epi8(words, self.bytes[phase]);
@@ -150,15 +152,32 @@ pub(super) unsafe fn product(
     let reader = Reader::new(trellis, table);
     // SAFETY: `sums` has 16 floats.
     let mut acc = unsafe { [x::_mm256_loadu_ps(sums.as_ptr()), x::_mm256_loadu_ps(sums.as_ptr().add(8))] };
+    let size = trellis.bytes();
     let blocks = x.codes.as_chunks::<SCALED>().0.iter().zip(&x.scales);
-    for (tiles, (codes, scale)) in tiles.chunks(2 * trellis.bytes()).zip(blocks) {
+    for (i, (codes, scale)) in blocks.enumerate() {
+        // From two tiles on, so that loads may reach beyond a tile.
+        let Some(pair) = tiles.get(2 * size * i..).filter(|t| !t.is_empty()) else { break };
         let mut dots = [x::_mm256_setzero_si256(); 2];
-        for (tile, codes) in tiles.chunks_exact(trellis.bytes()).zip(codes.as_chunks::<SIDE>().0) {
-            let stream = Stream::new(tile);
+        for (codes, rest) in
+            codes.as_chunks::<SIDE>().0.iter().zip([pair, pair.get(size..).unwrap_or_default()])
+        {
+            let (Some(tile), Some(first)) = (rest.get(..size), rest.first_chunk::<16>()) else { break };
+            // The tile's last bytes, and its first ones behind them.
+            let mut lap = [0; 48];
+            if let Some(last) = tile.last_chunk::<32>() {
+                lap[..32].copy_from_slice(last);
+                lap[32..].copy_from_slice(first);
+            }
             for (c, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
                 for (half, dots) in dots.iter_mut().enumerate() {
-                    let states = reader.states(&stream, 2 * c + half);
-                    *dots = x::_mm256_add_epi32(*dots, reader.dots(states, *codes));
+                    let block = 2 * c + half;
+                    let at = reader.rate * block / 2;
+                    let direct = rest.get(at..).filter(|_| block < 7).and_then(|s| s.first_chunk());
+                    let lapped = || lap.get(at + 32 - size..).and_then(|s| s.first_chunk());
+                    if let Some(stored) = direct.or_else(lapped) {
+                        let states = reader.states(stored, block);
+                        *dots = x::_mm256_add_epi32(*dots, reader.dots(states, *codes));
+                    }
                 }
             }
         }

@@ -126,20 +126,26 @@ fn look_up<const T: usize>(half: &[[x::__m512i; 2]; T], words: x::__m512i, bits:
     let shifted =
         |n: i8| x::_mm512_multishift_epi64_epi8(x::_mm512_add_epi8(bits, x::_mm512_set1_epi8(n)), words);
     let top = |n: i8| x::_mm512_movepi8_mask(shifted(n));
-    let depth = T.ilog2() as i8;
     let low = shifted(0);
     // States of the upper half are complements of those of the lower one.
+    let depth = T.ilog2() as i8;
     let negative = if T == 1 { x::_mm512_movepi8_mask(low) } else { top(depth) };
     let index = x::_mm512_mask_sub_epi8(low, negative, x::_mm512_set1_epi8(-1), low);
-    let mut values = half.map(|[a, b]| x::_mm512_permutex2var_epi8(a, index, b));
-    let mut count = T;
-    for n in 0..depth {
-        let upper = if n == 0 { x::_mm512_movepi8_mask(index) } else { top(n) ^ negative };
-        count /= 2;
-        for i in 0..count {
-            values[i] = x::_mm512_mask_blend_epi8(upper, values[2 * i], values[2 * i + 1]);
-        }
-    }
+    // Which of two halves of the half table each bit from 7 on picks.
+    let upper: [u64; 4] = std::array::from_fn(|n| match n as i8 {
+        n if n >= depth => 0,
+        0 => x::_mm512_movepi8_mask(index),
+        n => top(n) ^ negative,
+    });
+    let pair = |i: usize| x::_mm512_permutex2var_epi8(half[i][0], index, half[i][1]);
+    let two = |i: usize| x::_mm512_mask_blend_epi8(upper[0], pair(i), pair(i + 1));
+    let four = |i: usize| x::_mm512_mask_blend_epi8(upper[1], two(i), two(i + 2));
+    let eight = |i: usize| x::_mm512_mask_blend_epi8(upper[2], four(i), four(i + 4));
+    let values = match T {
+        1 => pair(0),
+        4 => four(0),
+        _ => x::_mm512_mask_blend_epi8(upper[3], eight(0), eight(8)),
+    };
     // 256 minus a value is its negative, with 128 added.
-    x::_mm512_mask_sub_epi8(values[0], negative, x::_mm512_setzero_si512(), values[0])
+    x::_mm512_mask_sub_epi8(values, negative, x::_mm512_setzero_si512(), values)
 }
