@@ -5,7 +5,7 @@
 //! only where the CPU has them; that is what makes the intrinsics sound.
 #![allow(unsafe_code, reason = "x86 intrinsics")]
 
-use super::block::mu;
+use super::block::{BLOCK, mu};
 use super::product::{Column, Inputs, Kernel, Sums};
 use crate::codec::integer::fit::top;
 use std::arch::x86_64 as x;
@@ -100,6 +100,28 @@ impl Kernel for Avx2 {
             }
         }
     }
+
+    #[inline(always)]
+    fn plain(column: Column<'_>, inputs: &Inputs<'_>, sums: &mut [Sums]) {
+        for ((codes, _), sums) in column.rows::<{ 2 * BLOCK }>().zip(sums) {
+            // SAFETY: see the module's comment; eight words and floats from
+            // 16 j + 8 h of 64, of which 8 h of 16 sums.
+            unsafe {
+                for h in 0..2 {
+                    let to = sums.plain.as_mut_ptr().add(8 * h);
+                    let mut sum = x::_mm256_loadu_ps(to);
+                    for j in 0..4 {
+                        let at = 16 * j + 8 * h;
+                        let words = x::_mm_loadu_si128(codes.as_ptr().add(2 * at).cast());
+                        let floats = x::_mm256_slli_epi32::<16>(x::_mm256_cvtepu16_epi32(words));
+                        let input = x::_mm256_loadu_ps(inputs.floats.as_ptr().add(at));
+                        sum = x::_mm256_fmadd_ps(x::_mm256_castsi256_ps(floats), input, sum);
+                    }
+                    x::_mm256_storeu_ps(to, sum);
+                }
+            }
+        }
+    }
 }
 
 impl Avx512 {
@@ -175,6 +197,24 @@ impl Kernel for Avx512 {
                 let step = x::_mm512_set1_ps(steps[(word & 255) as usize]);
                 let to = sums.coded.as_mut_ptr();
                 x::_mm512_storeu_ps(to, x::_mm512_fmadd_ps(step, part, x::_mm512_loadu_ps(to)));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn plain(column: Column<'_>, inputs: &Inputs<'_>, sums: &mut [Sums]) {
+        for ((codes, _), sums) in column.rows::<{ 2 * BLOCK }>().zip(sums) {
+            // SAFETY: see the module's comment; 16 words and floats from 16 j of 64.
+            unsafe {
+                let to = sums.plain.as_mut_ptr();
+                let mut sum = x::_mm512_loadu_ps(to);
+                for j in 0..4 {
+                    let words = x::_mm256_loadu_si256(codes.as_ptr().add(32 * j).cast());
+                    let floats = x::_mm512_slli_epi32::<16>(x::_mm512_cvtepu16_epi32(words));
+                    let input = x::_mm512_loadu_ps(inputs.floats.as_ptr().add(16 * j));
+                    sum = x::_mm512_fmadd_ps(x::_mm512_castsi512_ps(floats), input, sum);
+                }
+                x::_mm512_storeu_ps(to, sum);
             }
         }
     }
