@@ -1,5 +1,5 @@
 //! Every family against transformers' logits of tiny random models
-//! (`fixtures/families/make_reference.py`; `tests/families.rs` goes the whole way
+//! (`fixtures/families/make_reference.py`; `tests/runtime` goes the whole way
 //! from their checkpoints), and rotary frequencies against transformers' own
 //! functions (`make_rope_reference.py`).
 

@@ -2,8 +2,6 @@
 //! `squizd convert` to logits, against transformers' logits
 //! (`fixtures/families/make_reference.py`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
-
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use squizd::{
