@@ -8,7 +8,7 @@ use super::decode::{block_row, strips};
 use super::expand::{Expanded, PADDED, Tables, expand};
 use super::{SIDE, Scales, TEXELS};
 use crate::codec::stream::checked_geometry;
-use crate::codec::{Activation, Encoded};
+use crate::codec::{Activation, Encoded, Kernel};
 use crate::simd::{Level, level, multiversion};
 use squizd_spec::{CodecId, astc};
 use std::ops::Range;
@@ -44,6 +44,14 @@ pub(super) fn rows(tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y
             let sums = sums.as_chunks::<SIDE>().0.get((row - first) as usize);
             *y = scales.row(row) * sums.map_or(f32::NAN, |s| s.iter().sum());
         }
+    }
+}
+
+/// The code that multiplies rows.
+pub(super) const fn kernel(asked: Level) -> Kernel {
+    match asked {
+        Level::Avx512 => Kernel::with(asked, "permute"),
+        _ => Kernel::compiled(asked),
     }
 }
 

@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "NEON intrinsics")]
 
 use super::block;
-use super::product::{BASE, Column, Inputs, Kernel, Sums};
+use super::product::{BASE, Column, Inputs, Loops, Sums};
 use crate::codec::integer::fit::top;
 use crate::codec::kernels::sdot;
 use std::arch::aarch64 as a;
@@ -49,7 +49,7 @@ fn codes<const B: u32, const N: usize>(codes: &[u8; N]) -> [a::uint8x16_t; 4] {
     }
 }
 
-impl Kernel for Neon {
+impl Loops for Neon {
     #[inline(always)]
     fn coded<const B: u32, const N: usize>(
         column: Column<'_>,

@@ -10,11 +10,11 @@
 
 use super::block::{self, BLOCK};
 use super::payload::Payload;
-use crate::codec::Activation;
 use crate::codec::half_float::bf16_to_f32;
 use crate::codec::integer::codes::fields;
 use crate::codec::integer::fit::top;
 use crate::codec::lanes::exp2i;
+use crate::codec::{Activation, Kernel};
 use crate::simd::{Level, level};
 use squizd_spec::hybrid_layout::{STRIP, UNIT, UNITS};
 use std::ops::Range;
@@ -62,7 +62,7 @@ pub(super) struct Sums {
 }
 
 /// The loops over the rows of a strip's block.
-pub(super) trait Kernel {
+pub(super) trait Loops {
     /// Adds the products of codes of 2 to 5 bits, `N` bytes each.
     fn coded<const B: u32, const N: usize>(
         column: Column<'_>,
@@ -87,7 +87,7 @@ pub(super) trait Kernel {
 /// Plain loops; the reference.
 struct Plain;
 
-impl Kernel for Plain {
+impl Loops for Plain {
     #[inline(always)]
     fn coded<const B: u32, const N: usize>(
         column: Column<'_>,
@@ -111,6 +111,16 @@ impl Kernel for Plain {
                 }
             }
         }
+    }
+}
+
+/// The code that multiplies rows by inputs of the 8-bit precision.
+pub(super) const fn kernel(asked: Level) -> Kernel {
+    match asked {
+        Level::Scalar => Kernel::compiled(asked),
+        Level::Avx2 => Kernel::with(asked, "maddubs"),
+        Level::Avx512 => Kernel::with(asked, "vnni"),
+        Level::Neon => Kernel::with(asked, "dotprod"),
     }
 }
 
@@ -152,7 +162,7 @@ fn at(level: Level, payload: &Payload<'_>, rows: Range<usize>, x: &Activation<'_
 }
 
 #[inline(always)]
-fn each_strip<K: Kernel>(payload: &Payload<'_>, rows: Range<usize>, x: &Activation<'_>, y: &mut [f32]) {
+fn each_strip<K: Loops>(payload: &Payload<'_>, rows: Range<usize>, x: &Activation<'_>, y: &mut [f32]) {
     const SIDE: usize = STRIP as usize;
     let steps: [f32; 256] = std::array::from_fn(|b| block::step(b as i32, BASE, 0));
     let (_, rest) = x.x().as_chunks::<BLOCK>();
@@ -179,7 +189,7 @@ fn each_strip<K: Kernel>(payload: &Payload<'_>, rows: Range<usize>, x: &Activati
 /// Adds the products of `rows`, which lie in one strip; false if they do not lie
 /// in the payload.
 #[inline(always)]
-fn strip<K: Kernel>(
+fn strip<K: Loops>(
     payload: &Payload<'_>,
     rows: Range<usize>,
     x: &Activation<'_>,

@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "x86 intrinsics")]
 
 use super::block::{BLOCK, mu};
-use super::product::{Column, Inputs, Kernel, Sums};
+use super::product::{Column, Inputs, Loops, Sums};
 use crate::codec::integer::fit::top;
 use std::arch::x86_64 as x;
 
@@ -61,7 +61,7 @@ impl Avx2 {
     }
 }
 
-impl Kernel for Avx2 {
+impl Loops for Avx2 {
     #[inline(always)]
     fn coded<const B: u32, const N: usize>(
         column: Column<'_>,
@@ -161,7 +161,7 @@ impl Avx512 {
     }
 }
 
-impl Kernel for Avx512 {
+impl Loops for Avx512 {
     #[inline(always)]
     fn coded<const B: u32, const N: usize>(
         column: Column<'_>,

@@ -11,7 +11,7 @@ use super::form::{Coding, Form};
 use super::levels;
 use super::tile::{SIDE, TILE, Trellis, place, values};
 use crate::codec::activation::Rotated;
-use crate::codec::{Activation, Encoded, Precision};
+use crate::codec::{Activation, Encoded, Kernel, Precision};
 use crate::simd::{Level, level, multiversion};
 use std::ops::Range;
 
@@ -50,6 +50,11 @@ pub(super) fn rows(tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y
     }
 }
 
+/// The code that multiplies rows of a trellis by inputs in `precision`.
+pub(super) fn kernel(trellis: Trellis, precision: Precision, asked: Level) -> Kernel {
+    Path::of(asked, precision, trellis).kernel(asked)
+}
+
 /// How the products of a strip are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
@@ -83,6 +88,21 @@ impl Path {
             Level::Neon if bytes && trellis.window == 8 => Self::Neon,
             _ if bytes => Self::Bytes,
             _ => Self::Floats,
+        }
+    }
+
+    /// What it is called where `asked` is the level in use.
+    const fn kernel(self, asked: Level) -> Kernel {
+        match self {
+            Self::Floats | Self::Bytes => Kernel::compiled(asked),
+            #[cfg(target_arch = "x86_64")]
+            Self::Gather => Kernel::avx2(asked, "gather"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Pshufb => Kernel::avx2(asked, "pshufb"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vbmi => Kernel::with(asked, "vbmi"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Kernel::with(asked, "dotprod"),
         }
     }
 
