@@ -63,7 +63,7 @@ fn asked_to_end_it_names_the_work_and_goes_on_with_it() {
 
 #[test]
 fn a_file_size_limit_is_an_error_and_no_signal_where_it_is_ignored() {
-    let (expected, _) = whole("int4");
+    let (expected, _) = whole();
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("m.squizd");
     let script = "trap '' XFSZ; ulimit -f 300; exec \"$0\" convert \"$1\" -o \"$2\" -q --codec int4";
@@ -140,7 +140,7 @@ fn every_kind_of_write_that_fails_leaves_old_file_and_work() {
         eprintln!("skipped: strace is not installed, or may not trace here");
         return;
     }
-    let (expected, _) = whole("int4");
+    let (expected, _) = whole();
     for (inject, says) in [
         ("pwrite64:error=ENOSPC:when=20+", "No space left on device"),
         ("pwrite64:error=EIO:when=25", "Input/output error"),
@@ -201,4 +201,42 @@ fn somebody_elses_part_file_is_left_alone() {
     let out = convert(&target, &["--codec", "raw"]);
     assert_eq!(out.status.code(), Some(2), "{}", stderr(&out));
     assert_eq!(files_in(folder.path()), ["m.squizd.part"]);
+}
+
+/// A file cut short under its mapping ends the process with a message; read
+/// into memory it is not needed any more.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_mapped_file_cut_short() {
+    use std::io::Write;
+    for in_memory in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let model = folder.path().join("m.squizd");
+        assert!(convert(&model, &["--codec", "raw"]).status.success());
+        // The command waits for its prompt once the model is open.
+        let prompt = folder.path().join("prompt");
+        assert!(Command::new("mkfifo").arg(&prompt).status().unwrap().success());
+        let child = Command::new(SQUIZD)
+            .args(["run", text(&model), "--prompt-file", text(&prompt), "-n", "1"])
+            .args(in_memory.then_some("--in-memory"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = fs::OpenOptions::new().write(true).open(&prompt).unwrap();
+        fs::OpenOptions::new().write(true).open(&model).unwrap().set_len(4096).unwrap();
+        pipe.write_all(b"Once upon a time").unwrap();
+        drop(pipe);
+        let out = child.wait_with_output().unwrap();
+        if in_memory {
+            assert!(out.status.success(), "{}", stderr(&out));
+        } else {
+            assert_eq!(out.status.code(), Some(2), "{}", stderr(&out));
+            assert!(
+                stderr(&out).contains("SIGBUS") && stderr(&out).contains("--in-memory"),
+                "{}",
+                stderr(&out)
+            );
+        }
+    }
 }

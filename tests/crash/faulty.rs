@@ -19,7 +19,7 @@ use std::{
 };
 
 /// What happens at a read.
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing; reads are counted.
     None,
     /// SIGKILL to this process.
@@ -35,7 +35,7 @@ pub enum Fault {
 }
 
 /// A source whose read number `at` (from 1) brings about `fault`.
-pub struct Faulty {
+pub(crate) struct Faulty {
     inner: ModelSource,
     fault: Fault,
     at: u64,
@@ -44,13 +44,13 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    pub fn new(model: &Path, fault: Fault, at: u64) -> Self {
+    pub(crate) fn new(model: &Path, fault: Fault, at: u64) -> Self {
         let inner = source::open(model, MappingOptions::default()).unwrap();
         Self { inner, fault, at, reads: AtomicU64::new(0), cancelled: AtomicBool::new(false) }
     }
 
     /// Reads so far.
-    pub fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
@@ -83,12 +83,12 @@ impl Faulty {
     }
 
     /// Converts to `target` with `codec`.
-    pub fn convert(&self, codec: &str, target: &Path, interrupted: Interrupted) -> Result<Outcome> {
+    pub(crate) fn convert(&self, codec: &str, target: &Path, interrupted: Interrupted) -> Result<Outcome> {
         self.convert_calibrated(codec, None, target, interrupted)
     }
 
     /// The same with a calibration.
-    pub fn convert_calibrated(
+    pub(crate) fn convert_calibrated(
         &self,
         codec: &str,
         calibration: Option<&dyn Calibration>,
@@ -143,7 +143,7 @@ impl TensorSource for Faulty {
 }
 
 /// A calibration that knows no tensor.
-pub struct Empty;
+pub(crate) struct Empty;
 
 impl Calibration for Empty {
     fn moments(&self, _: &TensorInfo) -> Result<Option<Vec<InputMoments>>> {

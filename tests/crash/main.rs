@@ -17,6 +17,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 use tempfile::TempDir;
 
@@ -35,21 +36,25 @@ fn files_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The bytes of an uninterrupted conversion, and the reads it took.
-fn whole(codec: &str) -> (Vec<u8>, u64) {
-    let folder = TempDir::new().unwrap();
-    let target = folder.path().join("m.squizd");
-    let source = Faulty::new(&tiny(), Fault::None, 0);
-    source.convert(codec, &target, Refuse).unwrap();
-    assert_eq!(files_in(folder.path()), ["m.squizd"]);
-    (fs::read(target).unwrap(), source.reads())
+/// The bytes of an uninterrupted conversion to INT4, and the reads it took.
+fn whole() -> (&'static [u8], u64) {
+    static WHOLE: OnceLock<(Vec<u8>, u64)> = OnceLock::new();
+    let (bytes, reads) = WHOLE.get_or_init(|| {
+        let folder = TempDir::new().unwrap();
+        let target = folder.path().join("m.squizd");
+        let source = Faulty::new(&tiny(), Fault::None, 0);
+        source.convert("int4", &target, Refuse).unwrap();
+        assert_eq!(files_in(folder.path()), ["m.squizd"]);
+        (fs::read(target).unwrap(), source.reads())
+    });
+    (bytes, *reads)
 }
 
 /// A folder with the work of a conversion that failed halfway, and the target.
 fn halfway() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("m.squizd");
-    let (_, reads) = whole("int4");
+    let (_, reads) = whole();
     let source = Faulty::new(&tiny(), Fault::Io(Errno::IO.raw_os_error()), reads / 2);
     let e = source.convert("int4", &target, Refuse).unwrap_err();
     assert!(matches!(e, Error::Io { .. }), "{e}");
@@ -78,7 +83,7 @@ fn killed_process() {
 
 #[test]
 fn killed_anywhere_and_resumed_the_bytes_are_the_same() {
-    let (expected, reads) = whole("int4");
+    let (expected, reads) = whole();
     for threads in ["1", "2"] {
         let folder = TempDir::new().unwrap();
         let target = folder.path().join("m.squizd");
@@ -99,14 +104,14 @@ fn killed_anywhere_and_resumed_the_bytes_are_the_same() {
             most = tensors;
         }
         assert!(most > 5, "{most}");
-        let taken_over = resume(&target, &expected);
+        let taken_over = resume(&target, expected);
         assert!(taken_over >= most, "{taken_over} of {most}");
     }
 }
 
 #[test]
 fn torn_and_lost_writes_are_found_and_encoded_again() {
-    let (expected, _) = whole("int4");
+    let (expected, _) = whole();
     let flip = |bytes: &mut Vec<u8>, at: usize| bytes[at] ^= 1;
     type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>, &mut Vec<u8>), bool);
     let damages: [Damage<'_>; 7] = [
@@ -125,7 +130,7 @@ fn torn_and_lost_writes_are_found_and_encoded_again() {
         damage(&mut part, &mut journal);
         fs::write(&work.part, part).unwrap();
         fs::write(&work.journal, journal).unwrap();
-        let taken_over = resume(&target, &expected);
+        let taken_over = resume(&target, expected);
         assert!(taken_over <= work.tensors && (taken_over > 0) == some_left, "{what}: {taken_over}");
     }
 }
@@ -169,7 +174,7 @@ fn errors_before_the_first_tensor_and_refusals_leave_nothing() {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("m.squizd");
     fs::write(&target, "old").unwrap();
-    let (_, reads) = whole("int4");
+    let (_, reads) = whole();
     for (fault, at, interrupted) in [
         (Fault::Io(Errno::IO.raw_os_error()), 1, Resume),
         (Fault::Cancel, 1, Resume),
@@ -190,18 +195,18 @@ fn errors_before_the_first_tensor_and_refusals_leave_nothing() {
 
 #[test]
 fn interrupted_with_resume_the_work_stays() {
-    let (expected, reads) = whole("int4");
+    let (expected, reads) = whole();
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("m.squizd");
     let source = Faulty::new(&tiny(), Fault::Cancel, reads / 2);
     assert!(matches!(source.convert("int4", &target, Resume), Err(Error::Cancelled)));
     let work = unfinished(&target).unwrap();
-    assert_eq!(resume(&target, &expected), work.tensors);
+    assert_eq!(resume(&target, expected), work.tensors);
 }
 
 #[test]
 fn a_source_that_changes_meanwhile_is_refused() {
-    let (_, reads) = whole("int4");
+    let (_, reads) = whole();
     for at in [1, reads / 2, reads] {
         let folder = TempDir::new().unwrap();
         let model = folder.path().join("model");
