@@ -1,6 +1,7 @@
 //! The commands, one file each. Each is thin: parse arguments, call the
 //! library, print.
 
+mod bench;
 #[cfg(target_os = "linux")]
 mod bus;
 mod calibrate;
@@ -57,6 +58,8 @@ enum Command {
     /// Serve a model over HTTP, with an API like OpenAI's
     #[cfg(feature = "serve")]
     Serve(serve::Args),
+    /// Measure speed and memory, and the share of the machine's bandwidth
+    Bench(bench::Args),
     /// Judge a file: perplexity, divergence from a reference, logits
     #[command(subcommand)]
     Eval(eval::Eval),
@@ -115,6 +118,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Calibrate(args) => calibrate::run(&args, common),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, common),
+        Command::Bench(args) => bench::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
         Command::Completions { shell } => {
             let mut script = Vec::new();
