@@ -7,5 +7,6 @@ mod answers;
 mod clients;
 mod http;
 mod limits;
+mod random;
 mod server;
 mod streams;

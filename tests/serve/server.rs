@@ -37,7 +37,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
     log: Option<JoinHandle<String>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
@@ -79,7 +79,7 @@ impl Server {
             stderr.read_to_string(&mut log).unwrap();
             log
         });
-        Self { address, child, log: Some(log), _folder: folder }
+        Self { address, child, log: Some(log), folder }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -111,6 +111,18 @@ impl Server {
         let mut body = greedy(body, extra);
         body["stream"] = true.into();
         checked(self.open(path, &body).events())
+    }
+
+    /// Where its model lies.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The most memory it ever had resident, in KiB; 0 where the system does not tell.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        line.map_or(0, |l| l.trim().trim_end_matches(" kB").parse().unwrap())
     }
 
     /// One of the server's counts.

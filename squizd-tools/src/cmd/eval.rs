@@ -26,6 +26,9 @@ pub(super) enum Eval {
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
+        /// Read model files into memory instead of mapping them (safe against changes meanwhile)
+        #[arg(long)]
+        in_memory: bool,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -46,6 +49,9 @@ pub(super) enum Eval {
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
+        /// Read model files into memory instead of mapping them (safe against changes meanwhile)
+        #[arg(long)]
+        in_memory: bool,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -57,6 +63,9 @@ pub(super) enum Eval {
         /// Token ids, comma-separated
         #[arg(long, value_delimiter = ',', required = true)]
         ids: Vec<u32>,
+        /// Read model files into memory instead of mapping them (safe against changes meanwhile)
+        #[arg(long)]
+        in_memory: bool,
         /// File to write
         #[arg(short, long)]
         output: PathBuf,
@@ -65,9 +74,9 @@ pub(super) enum Eval {
 
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
-        Eval::Ppl { file, text, ctx, bytes, json } => {
+        Eval::Ppl { file, text, ctx, bytes, in_memory, json } => {
             let content = start_of(text, *bytes)?;
-            let mapped = super::map(file)?;
+            let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let tokens = &opened.metadata.model.tokens;
             let ids = opened.tokenizer()?.encode(&content, false)?;
@@ -88,9 +97,10 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
-        Eval::Kld { file, reference, text, ctx, bytes, json } => {
+        Eval::Kld { file, reference, text, ctx, bytes, in_memory, json } => {
             let content = start_of(text, *bytes)?;
-            let (mapped, mapped_reference) = (super::map(file)?, super::map(reference)?);
+            let (mapped, mapped_reference) =
+                (super::open(file, *in_memory)?, super::open(reference, *in_memory)?);
             let opened = Opened::new(&mapped, false)?;
             let other = Opened::new(&mapped_reference, false)?;
             let ids = opened.tokenizer()?.encode(&content, false)?;
@@ -129,8 +139,8 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
-        Eval::Logits { file, ids, output: target } => {
-            let mapped = super::map(file)?;
+        Eval::Logits { file, ids, in_memory, output: target } => {
+            let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let model = opened.model()?;
             let logits = eval::logits(&model, ids)?;
