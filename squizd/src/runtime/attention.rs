@@ -173,11 +173,11 @@ fn attend_head<const FMA: bool, E: Element>(
             E::widen(keys, &mut work.floats);
             let keys = E::view(keys, &work.floats);
             work.scores = [[0.0; BLOCK]; ROWS];
-            for_groups(rows, |i, m| {
+            for (i, m) in groups(rows) {
                 let row = |r: usize| &query.q[at(start + i + r)..][..dim];
                 let line = |d: usize| &keys[d * BLOCK..][..BLOCK];
                 combine::<FMA>(m, row, line, (dim, BLOCK), &mut work.scores.as_flattened_mut()[i * BLOCK..]);
-            });
+            }
             for i in 0..rows {
                 let visible = query.visible((start + i) / group);
                 let seen = visible.start.max(first) - first..visible.end.clamp(first, first + n) - first;
@@ -186,12 +186,12 @@ fn attend_head<const FMA: bool, E: Element>(
             for (j, buffer) in work.floats.chunks_exact_mut(dim).enumerate().take(n) {
                 E::widen(cached.value(query.head, first + j), buffer);
             }
-            for_groups(rows, |i, m| {
+            for (i, m) in groups(rows) {
                 let row = |r: usize| &work.scores[i + r][..n];
                 let line =
                     |j: usize| E::view(cached.value(query.head, first + j), &work.floats[j * dim..][..dim]);
                 combine::<FMA>(m, row, line, (n, dim), &mut work.acc[i * dim..]);
-            });
+            }
         }
         for i in 0..rows {
             let inverse = 1.0 / work.sum[i];
@@ -203,15 +203,19 @@ fn attend_head<const FMA: bool, E: Element>(
     }
 }
 
-/// Calls `f(first, count)` for groups of one to three of `rows` rows.
+/// The first row and the count of groups of one to three of `rows` rows.
+///
+/// An iterator, since the body of a loop is compiled for the instruction set
+/// of the function around it, and a closure that is called twice is not.
 #[inline(always)]
-fn for_groups(rows: usize, mut f: impl FnMut(usize, usize)) {
-    let mut i = 0;
-    while i < rows {
-        let m = if rows - i == 4 { 2 } else { (rows - i).min(3) };
-        f(i, m);
-        i += m;
-    }
+fn groups(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let (i, left) = (next, rows - next);
+        let m = if left == 4 { 2 } else { left.min(3) };
+        next += m;
+        (m > 0).then_some((i, m))
+    })
 }
 
 /// `out[r][..width] += sum_j row(r)[j] * line(j)[..width]` for `m <= 3` rows and
