@@ -7,5 +7,6 @@ mod answers;
 mod clients;
 mod http;
 mod limits;
+mod matrix;
 mod server;
 mod streams;
