@@ -146,8 +146,13 @@ fn session_bytes(config: &ModelConfig, run: &Run) -> u64 {
     let token = 3 * hidden + 2 * query + 2 * key + 2 * ffn + experts + 2 * widest + 2 * dim;
     let logits = run.logits.min(run.session.context) as u64;
     let transposed = if logits > 1 { logits.saturating_mul(vocab) } else { 0 };
-    let floats =
-        n.saturating_mul(token).saturating_add(logits.saturating_mul(vocab)).saturating_add(transposed);
+    // Inputs packed for a batch's product.
+    let packed = super::gemm::packed_len(n.max(logits) as usize, widest as usize) as u64;
+    let floats = n
+        .saturating_mul(token)
+        .saturating_add(logits.saturating_mul(vocab))
+        .saturating_add(transposed)
+        .saturating_add(packed);
     let heads = u64::from(config.num_kv_heads).saturating_mul(attention_floats(dim));
     // Prepared inputs of one product take about four bytes a value.
     floats
