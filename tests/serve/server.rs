@@ -38,7 +38,8 @@ pub(crate) struct Server {
     child: Child,
     log: Option<JoinHandle<String>>,
     folder: PathBuf,
-    _converted: Option<TempDir>,
+    /// Removed with the server.
+    converted: Option<TempDir>,
 }
 
 impl Server {
@@ -53,7 +54,7 @@ impl Server {
         let paths = [&file, model].map(|p| p.to_str().unwrap());
         squizd(&["convert", "--codec", "raw", "-q", "-o", paths[0], paths[1]]);
         let mut server = Self::serve(&file, args, env);
-        server._converted = Some(folder);
+        server.converted = Some(folder);
         server
     }
 
@@ -83,7 +84,7 @@ impl Server {
             log
         });
         let folder = file.parent().unwrap().to_owned();
-        Self { address, child, log: Some(log), folder, _converted: None }
+        Self { address, child, log: Some(log), folder, converted: None }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -174,6 +175,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        drop(self.converted.take());
     }
 }
 
