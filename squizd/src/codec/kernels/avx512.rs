@@ -3,15 +3,16 @@
 #![allow(unsafe_code)] // x86 intrinsics, sound as x86.rs explains
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
-use super::Rows;
-use super::halves::{self, Products};
+use super::fine::HalfDots;
+use super::halves::{self, Planes, Products};
 use super::x86::{self, Dots, load_32};
+use super::{OCTET, Rows};
 use crate::codec::activation::{Activation, Precision};
 use crate::codec::integer::Layout;
 use std::arch::x86_64::*;
 
-/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel here. The CPU must
-/// have what [`crate::simd::Level::Avx512`] asks for.
+/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel
+/// here. The CPU must have what [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn integer<const B: u32>(
     layout: Layout,
@@ -19,12 +20,14 @@ pub(super) fn integer<const B: u32>(
     rows: Rows<'_>,
     y: &mut [f32],
 ) -> bool {
-    let whole = B == 4
-        && match x.precision() {
-            Precision::Q8 => x86::int4_q8::<Vnni>(layout, x, rows, y),
-            Precision::F32 => x86::int4_f32(layout, x, rows, y),
-        };
-    whole || halves::integer::<Vnni, B>(layout, x, rows, y)
+    match x.precision() {
+        Precision::Q8 => {
+            (B == 4 && x86::int4_q8::<Vnni>(layout, x, rows, y))
+                || halves::by_q8::<Vnni, B>(layout, x, rows, y)
+        }
+        // Eight floats at a time either way.
+        Precision::F32 => super::avx2::integer::<B>(layout, x, rows, y),
+    }
 }
 
 /// Q8 rows times `x`. The CPU must have what [`crate::simd::Level::Avx512`] asks for.
@@ -93,5 +96,43 @@ impl Products for Vnni {
     #[inline(always)]
     fn quads(sums: __m256i) -> __m256i {
         sums
+    }
+}
+
+impl HalfDots for Vnni {
+    #[inline(always)]
+    fn dots<const B: u32>(codes: Planes<'_>, x: &[i8; OCTET]) -> __m256i {
+        // SAFETY: only called from this file's entry points; all loads are of
+        // 64-byte arrays.
+        unsafe {
+            if B < 4 {
+                let [[a, b], [c, d]] = halves::pair_sums::<Self, B>(codes, x);
+                // Every sum fits 16 bits: second halves move beside first ones.
+                let p = _mm256_castsi256_ps(_mm256_blend_epi16::<0xaa>(a, _mm256_slli_epi32::<16>(c)));
+                let q = _mm256_castsi256_ps(_mm256_blend_epi16::<0xaa>(b, _mm256_slli_epi32::<16>(d)));
+                let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(p, q));
+                let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(p, q));
+                return halves::sort_fours(_mm256_add_epi16(even, odd));
+            }
+            // Registers of 32 bytes: with those of 64, the rest of the work would
+            // have one port less.
+            let low = _mm256_set1_epi8(15);
+            let zero = _mm256_setzero_si256();
+            let mut sums = [zero; 4];
+            let pairs = codes.low.as_chunks::<32>().0.iter().zip(x.as_chunks::<64>().0);
+            for (sum, (codes, x)) in sums.iter_mut().zip(pairs) {
+                let codes = load_32(codes);
+                let first = _mm256_loadu_si256(x.as_ptr().cast());
+                let second = _mm256_loadu_si256(x.as_ptr().add(32).cast());
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
+                // Every sum fits 16 bits: first halves before second ones.
+                *sum = _mm256_packs_epi32(
+                    _mm256_dpbusd_epi32(zero, _mm256_and_si256(codes, low), first),
+                    _mm256_dpbusd_epi32(zero, high, second),
+                );
+            }
+            let [a, b, c, d] = sums;
+            _mm256_hadd_epi16(_mm256_hadd_epi16(a, b), _mm256_hadd_epi16(c, d))
+        }
     }
 }
