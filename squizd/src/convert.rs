@@ -1,5 +1,7 @@
 //! A planned conversion, from source to file.
 
+mod curves;
+
 use crate::{
     Error, Result,
     calibration::{Calibration, Shared},
@@ -20,6 +22,8 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
+
+pub use curves::{TensorCurve, WHOLE, rd_curves, together};
 
 /// Told how a conversion goes on; all methods may be called from any thread.
 pub trait Progress: Sync {
