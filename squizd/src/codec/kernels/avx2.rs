@@ -7,8 +7,8 @@ use super::fine::HalfDots;
 use super::halves::{self, Planes, Products};
 use super::x86::{self, Dots, load_32};
 use super::{OCTET, Rows};
-use crate::codec::activation::{Activation, Precision};
-use crate::codec::integer::Layout;
+use crate::codec::activation::{Activation, Octet, Precision};
+use crate::codec::integer::{Fine, Layout};
 use std::arch::x86_64::*;
 
 /// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel
@@ -103,6 +103,18 @@ impl Products for Maddubs {
 }
 
 impl HalfDots for Maddubs {
+    #[inline(always)]
+    fn together<const B: u32>(
+        _: Fine,
+        _: &[u8],
+        _: &[u8],
+        _: &[[i8; OCTET]],
+        _: &[Octet],
+    ) -> (__m256, usize) {
+        // SAFETY: only called from this file's entry points.
+        (unsafe { _mm256_setzero_ps() }, 0)
+    }
+
     #[inline(always)]
     fn dots<const B: u32>(codes: Planes<'_>, x: &[i8; OCTET]) -> __m256i {
         // SAFETY: only called from this file's entry points; all loads are of

@@ -32,12 +32,22 @@ pub(super) trait HalfDots {
     /// order of the planes' fields: 16 bits each, the halves of a block side by
     /// side, blocks in [`super::PAIR_ORDER`].
     fn dots<const B: u32>(codes: Planes<'_>, x: &[i8; OCTET]) -> __m256i;
+
+    /// The parts of a row's first octets, twice as large, that the level can take
+    /// at once, and how many octets those are.
+    fn together<const B: u32>(
+        layout: Fine,
+        low: &[u8],
+        stored: &[u8],
+        x: &[[i8; OCTET]],
+        octets: &[Octet],
+    ) -> (__m256, usize);
 }
 
 /// For each half block in the order of [`HalfDots`]: the two bytes of a stored
 /// superblock that hold its 6-bit entry, and the factor that moves the entry to
 /// bit 10.
-const ENTRIES: ([u8; 32], [i16; 16]) = {
+pub(super) const ENTRIES: ([u8; 32], [i16; 16]) = {
     let (mut windows, mut factors) = ([0; 32], [0; 16]);
     let mut i = 0;
     while i < 16 {
@@ -86,10 +96,10 @@ pub(super) fn rows<D: HalfDots, const B: u32>(
     let (mut low_tail, mut high_tail) = ([0; 128], [0; 128]);
     for (y, (codes, stored)) in y.iter_mut().zip(rows.iter()) {
         let (low, high) = codes.split_at((codes::low_bytes(B) * rows.blocks).min(codes.len()));
-        // SAFETY: see the module's comment.
-        let mut acc = unsafe { _mm256_setzero_ps() };
+        let (mut acc, done) = D::together::<B>(layout, low, stored, inputs, x.octets());
         let octets = low.chunks_exact(low_octet).zip(stored.as_chunks::<16>().0);
-        for (i, ((low, stored), (inputs, x))) in octets.zip(inputs.iter().zip(x.octets())).enumerate() {
+        let octets = octets.zip(inputs.iter().zip(x.octets())).enumerate().skip(done);
+        for (i, ((low, stored), (inputs, x))) in octets {
             let planes = Planes { low, high: high.get(high_octet * i..).unwrap_or_default() };
             acc = add(acc, constants, D::dots::<B>(planes, inputs), stored, x);
         }
