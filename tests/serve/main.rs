@@ -8,5 +8,6 @@ mod clients;
 mod http;
 mod limits;
 mod matrix;
+mod random;
 mod server;
 mod streams;

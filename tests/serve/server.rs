@@ -37,7 +37,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
     log: Option<JoinHandle<String>>,
-    folder: Option<TempDir>,
+    folder: PathBuf,
+    _converted: Option<TempDir>,
 }
 
 impl Server {
@@ -52,7 +53,7 @@ impl Server {
         let paths = [&file, model].map(|p| p.to_str().unwrap());
         squizd(&["convert", "--codec", "raw", "-q", "-o", paths[0], paths[1]]);
         let mut server = Self::serve(&file, args, env);
-        server.folder = Some(folder);
+        server._converted = Some(folder);
         server
     }
 
@@ -81,7 +82,8 @@ impl Server {
             stderr.read_to_string(&mut log).unwrap();
             log
         });
-        Self { address, child, log: Some(log), folder: None }
+        let folder = file.parent().unwrap().to_owned();
+        Self { address, child, log: Some(log), folder, _converted: None }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -113,6 +115,18 @@ impl Server {
         let mut body = greedy(body, extra);
         body["stream"] = true.into();
         checked(self.open(path, &body).events())
+    }
+
+    /// Where its model lies.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The most memory it ever had resident, in KiB; 0 where the system does not tell.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        line.map_or(0, |l| l.trim().trim_end_matches(" kB").parse().unwrap())
     }
 
     /// One of the server's counts.

@@ -12,6 +12,7 @@ mod block;
 mod check;
 mod decode;
 mod encode;
+mod expand;
 mod fit;
 mod ise;
 mod norm;
@@ -19,6 +20,7 @@ mod norm;
 mod oracle;
 mod partition;
 mod plan;
+mod product;
 mod strip;
 mod survey;
 #[cfg(test)]
@@ -29,10 +31,10 @@ use super::half_float::f16_to_f32;
 use super::lanes::exp2i;
 use super::stream::{for_row_steps, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Quality, Request, Rows,
-    Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Quality, Request, Rows, Violation,
 };
-use crate::Result;
+use crate::{Result, simd::Level};
 use norm::Columns;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, astc};
 use std::ops::Range;
@@ -168,7 +170,14 @@ impl Codec for Astc {
         check::check(tensor)
     }
 
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(_) => product::kernel(level),
+            Operation::Decode => Kernel::plain(level, "texture blocks are decoded by tables, in plain code"),
+        }
+    }
+
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
-        decode::matvec(tensor, x, rows, y);
+        product::rows(tensor, x, rows, y);
     }
 }
