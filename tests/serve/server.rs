@@ -52,13 +52,15 @@ impl Server {
         let file = folder.path().join("tiny.squizd");
         let paths = [&file, model].map(|p| p.to_str().unwrap());
         squizd(&["convert", "--codec", "raw", "-q", "-o", paths[0], paths[1]]);
-        let mut server = Self::serve(&file, args, env);
-        server._converted = Some(folder);
-        server
+        Self::launch(&file, Some(folder), args, env)
     }
 
     /// Serves a file named `tiny.squizd`.
     pub(crate) fn serve(file: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::launch(file, None, args, env)
+    }
+
+    fn launch(file: &Path, converted: Option<TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_squizd"))
             .arg("serve")
             .arg(file)
@@ -83,7 +85,7 @@ impl Server {
             log
         });
         let folder = file.parent().unwrap().to_owned();
-        Self { address, child, log: Some(log), folder, _converted: None }
+        Self { address, child, log: Some(log), folder, _converted: converted }
     }
 
     pub(crate) fn url(&self) -> String {
