@@ -38,7 +38,8 @@ pub(crate) struct Server {
     child: Child,
     log: Option<JoinHandle<String>>,
     folder: PathBuf,
-    _converted: Option<TempDir>,
+    /// Removed with the server.
+    converted: Option<TempDir>,
 }
 
 impl Server {
@@ -52,15 +53,13 @@ impl Server {
         let file = folder.path().join("tiny.squizd");
         let paths = [&file, model].map(|p| p.to_str().unwrap());
         squizd(&["convert", "--codec", "raw", "-q", "-o", paths[0], paths[1]]);
-        Self::launch(&file, Some(folder), args, env)
+        let mut server = Self::serve(&file, args, env);
+        server.converted = Some(folder);
+        server
     }
 
     /// Serves a file named `tiny.squizd`.
     pub(crate) fn serve(file: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
-        Self::launch(file, None, args, env)
-    }
-
-    fn launch(file: &Path, converted: Option<TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_squizd"))
             .arg("serve")
             .arg(file)
@@ -85,7 +84,7 @@ impl Server {
             log
         });
         let folder = file.parent().unwrap().to_owned();
-        Self { address, child, log: Some(log), folder, _converted: converted }
+        Self { address, child, log: Some(log), folder, converted: None }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -176,6 +175,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        drop(self.converted.take());
     }
 }
 

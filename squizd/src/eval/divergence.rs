@@ -114,7 +114,7 @@ pub fn divergence(
     reference.check(vocab, windows.iter().map(|(_, targets)| targets.len()).sum())?;
     let mut ours = session(model, ctx.min(ids.len()))?;
     let mut theirs = match reference {
-        Reference::Model(other) => Theirs::Run(session(other, ctx.min(ids.len()))?),
+        Reference::Model(other) => Theirs::Run(Box::new(session(other, ctx.min(ids.len()))?)),
         Reference::Logits(bytes) => Theirs::Read(bytes),
     };
     let mut positions = Vec::new();
@@ -156,7 +156,7 @@ pub fn divergence(
 
 /// The reference under way.
 enum Theirs<'r, 'm, 'w> {
-    Run(Session<'m, 'w>),
+    Run(Box<Session<'m, 'w>>),
     /// What has not been read yet.
     Read(&'r [u8]),
 }

@@ -77,11 +77,11 @@ impl Tables {
         static TABLES: OnceLock<Tables> = OnceLock::new();
         TABLES.get_or_init(|| Self {
             modes: std::array::from_fn(|bits| std::array::from_fn(|p| mode(bits as u32, p + 1))),
-            two: group(2, 8),
-            three: group(3, 5),
-            four: group(4, 4),
-            five: group(5, 3),
-            six: group(6, 5),
+            two: Box::new(group(2, 8)),
+            three: Box::new(group(3, 5)),
+            four: Box::new(group(4, 4)),
+            five: Box::new(group(5, 3)),
+            six: Box::new(group(6, 5)),
             maps: (2..5).flat_map(|n| (0..partition::SEEDS).map(move |seed| map(n, seed))).collect(),
         })
     }
@@ -104,14 +104,14 @@ fn mode(bits: u32, partitions: usize) -> Option<Mode> {
 }
 
 /// The levels of `digits` numbers for each value of their bits, highest first.
-fn group<const ENTRIES: usize>(levels: usize, digits: usize) -> Box<[u64; ENTRIES]> {
+fn group<const ENTRIES: usize>(levels: usize, digits: usize) -> [u64; ENTRIES] {
     let levels = Levels::of(levels);
-    Box::new(std::array::from_fn(|stored| {
+    std::array::from_fn(|stored| {
         let bits = (stored as u32).reverse_bits() >> (u32::BITS - ENTRIES.ilog2());
         let mut numbers = [0; 8];
         levels.range.unpack(u128::from(bits), numbers.get_mut(..digits).unwrap_or_default());
         u64::from_le_bytes(numbers.map(|n| levels.by_code.get(usize::from(n)).copied().unwrap_or(0)))
-    }))
+    })
 }
 
 fn map(partitions: usize, seed: usize) -> [u8; PADDED] {

@@ -146,8 +146,8 @@ mod x86 {
                 x::_mm512_storeu_ps(
                     sums.as_mut_ptr(),
                     x::_mm512_add_ps(x::_mm512_loadu_ps(sums.as_ptr()), acc),
-                )
-            };
+                );
+            }
         }
     }
 }
