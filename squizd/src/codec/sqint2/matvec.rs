@@ -221,7 +221,7 @@ mod tests {
     fn bytes_are_close_to_floats() {
         let form = Form::new(256, Coding::trellis(17, 8), super::super::form::Scales::Single);
         let Coding::Trellis { trellis, .. } = form.coding else { panic!("trellis") };
-        let stored: Vec<u8> = (0..16 * trellis.bytes()).map(|i| (i * i * 31 >> 3) as u8).collect();
+        let stored: Vec<u8> = (0..16 * trellis.bytes()).map(|i| ((i * i * 31) >> 3) as u8).collect();
         let x = gaussian(256, 8);
         let x = Activation::new(&x, Precision::Q8);
         let x = x.rotated((0, 0), <[f32]>::to_vec);
