@@ -109,14 +109,16 @@ fn killed_anywhere_and_resumed_the_bytes_are_the_same() {
     }
 }
 
+/// What is done to temporary file and journal, and whether any tensor stays good.
+type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>, &mut Vec<u8>), bool);
+
 #[test]
 fn torn_and_lost_writes_are_found_and_encoded_again() {
     let (expected, _) = whole();
     let flip = |bytes: &mut Vec<u8>, at: usize| bytes[at] ^= 1;
-    type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>, &mut Vec<u8>), bool);
     let damages: [Damage<'_>; 7] = [
         ("none", &|_, _| (), true),
-        ("a torn tensor after the finished ones", &|part, _| part.extend([0x55; 70_000]), true),
+        ("a torn tensor after the finished ones", &|part, _| part.resize(part.len() + 70_000, 0x55), true),
         ("the end of the payloads did not arrive", &|part, _| part.truncate(part.len() * 2 / 3), true),
         ("a byte of the first payload", &|part, _| flip(part, 16_384 + 5), false),
         ("the journal's last entry is cut", &|_, journal| journal.truncate(journal.len() - 10), true),

@@ -99,12 +99,11 @@ fn body(random: &mut Random, values: &[String]) -> String {
     for _ in 0..=random.below(4) {
         let (field, value) = (FIELDS[random.below(FIELDS.len())], &values[random.below(values.len())]);
         let added = format!("\"{field}\":{value}");
-        match random.below(3) {
-            0 => fields.push(added),
-            _ => {
-                let place = random.below(fields.len());
-                fields[place] = added;
-            }
+        if random.below(3) == 0 {
+            fields.push(added);
+        } else {
+            let place = random.below(fields.len());
+            fields[place] = added;
         }
     }
     format!("{{{}}}", fields.join(","))

@@ -163,8 +163,8 @@ pub(super) fn interrupted(e: Error, target: &Path, tensors: usize) -> Failure {
     let may_be_left = matches!(e, Error::Io { .. } | Error::Cancelled);
     let mut failure = Failure::from(e);
     if may_be_left && let Some(work) = unfinished(target) {
-        failure.message += &format!(
-            "; {} of {tensors} tensors are kept in {} ({}): the same command with --resume goes on with them, or \
+        failure.message = format!(
+            "{failure}; {} of {tensors} tensors are kept in {} ({}): the same command with --resume goes on with them, or \
              remove it and {}",
             work.tensors,
             work.part.display(),
