@@ -109,7 +109,7 @@ fn killed_anywhere_and_resumed_the_bytes_are_the_same() {
     }
 }
 
-/// What is done to temporary file and journal, and whether any tensor stays good.
+/// What it is, what it does to the work file and its journal, and whether some work survives it.
 type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>, &mut Vec<u8>), bool);
 
 #[test]
@@ -118,7 +118,7 @@ fn torn_and_lost_writes_are_found_and_encoded_again() {
     let flip = |bytes: &mut Vec<u8>, at: usize| bytes[at] ^= 1;
     let damages: [Damage<'_>; 7] = [
         ("none", &|_, _| (), true),
-        ("a torn tensor after the finished ones", &|part, _| part.resize(part.len() + 70_000, 0x55), true),
+        ("a torn tensor after the finished ones", &|part, _| part.extend(vec![0x55; 70_000]), true),
         ("the end of the payloads did not arrive", &|part, _| part.truncate(part.len() * 2 / 3), true),
         ("a byte of the first payload", &|part, _| flip(part, 16_384 + 5), false),
         ("the journal's last entry is cut", &|_, journal| journal.truncate(journal.len() - 10), true),

@@ -12,7 +12,7 @@ use squizd::{
     writer::unfinished,
 };
 use squizd_spec::{CodecId, DType, Hex};
-use std::{path::Path, time::Duration};
+use std::{fmt::Write, path::Path, time::Duration};
 
 fn source_bytes(source: &dyn TensorSource) -> u64 {
     source.provenance().files.iter().map(|f| f.bytes).sum()
@@ -163,8 +163,9 @@ pub(super) fn interrupted(e: Error, target: &Path, tensors: usize) -> Failure {
     let may_be_left = matches!(e, Error::Io { .. } | Error::Cancelled);
     let mut failure = Failure::from(e);
     if may_be_left && let Some(work) = unfinished(target) {
-        failure.message = format!(
-            "{failure}; {} of {tensors} tensors are kept in {} ({}): the same command with --resume goes on with them, or \
+        let _ = write!(
+            failure.message,
+            "; {} of {tensors} tensors are kept in {} ({}): the same command with --resume goes on with them, or \
              remove it and {}",
             work.tensors,
             work.part.display(),
