@@ -34,15 +34,15 @@ import time
 
 # Recipes by importance; with calibration the second list is added.
 AUTO = ["4.6", "4.1", "3.6", "3.1", "2.6", "5.8", "2.2"]
-PLAIN = [["sqint2:3"], ["int4:fine"], ["int3:fine"], ["sqint2:4"], ["sqint2:3.5"], ["int4"], ["int3"], ["sqint2:2.125"],
+PLAIN = [["sqint2:4"], ["sqint2:3.5"], ["sqint2:3"], ["int4:fine"], ["int3:fine"], ["int4"], ["int3"], ["sqint2:2.125"],
          ["sqint2:2.5"], ["q8"], ["mxfp4"], ["astc"], ["hybrid", "--target-bpw", "4.5"], ["hybrid", "--target-bpw", "3.5"],
          ["hybrid", "--target-bpw", "5.5"], ["int2:fine"], ["int4:g32"], ["int3:g32"], ["astc-hybrid"], ["sqint2-routed"],
          ["lossless"], ["zplanes"], ["sqint2:4:max"], ["sqint2:3:max"], ["sqint2:2.125:max"], ["sqint2:3:fast"],
          ["sqint2:2.125:fast"], ["int2"], ["int4:g128"], ["int2:g32"]]
-CALIBRATED = [["sqint2:2.125"], ["sqint2:3"], ["sqint2:3.5"], ["sqint2:4"], ["int4:fine"], ["int3:fine"], ["sqint2:2.5"],
+CALIBRATED = [["sqint2:3"], ["sqint2:2.125"], ["sqint2:3.5"], ["sqint2:4"], ["int4:fine"], ["int3:fine"], ["sqint2:2.5"],
               ["int4"], ["int3"], ["sqint2-routed"], ["sqint2:2.125:max"], ["sqint2:3:max"], ["int2:fine"], ["mxfp4"],
               ["astc"], ["hybrid", "--target-bpw", "4.5"], ["int4", "--awq"], ["int3", "--awq"], ["int2"]]
-LLAMA = ["Q4_K_M", "Q3_K_M", "Q2_K", "IQ4_XS", "Q4_0", "IQ3_S", "Q5_K_M", "IQ3_XXS", "IQ2_S", "IQ2_XS", "Q8_0", "Q6_K", "IQ2_XXS"]
+LLAMA = ["Q4_K_M", "Q2_K", "Q3_K_M", "IQ4_XS", "Q4_0", "IQ3_S", "Q5_K_M", "IQ3_XXS", "IQ2_S", "IQ2_XS", "Q8_0", "Q6_K", "IQ2_XXS"]
 IMATRIX_ONLY = {"IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
 # The brief's marks: perplexity ratio at most, bits per weight at most.
 MARKS = [(1.02, 4.6), (1.06, 4.1), (1.10, 3.6), (1.2, 3.1)]
@@ -289,7 +289,8 @@ class Bench:
         kinds = [k for k in LLAMA if wanted(k)]
         autos = [["auto", "--target-bpw", t] for t in AUTO] if wanted("auto") else []
         plain = [lambda k=k: self.llama(k, False) for k in kinds if k not in IMATRIX_ONLY]
-        plain_ours = [lambda w=w: self.ours(w, False) for w in autos + [w for w in PLAIN if wanted(w[0])]]
+        ours = [w for w in PLAIN if wanted(w[0])]
+        plain_ours = [lambda w=w: self.ours(w, False) for w in ours[:8] + autos + ours[8:]]
         tasks = interleave(plain, plain_ours)
         if self.calibration:
             theirs = [lambda k=k: self.llama(k, True) for k in kinds if k != "Q8_0"]
