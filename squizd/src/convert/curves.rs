@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     calibration::{Calibration, Shared},
     codec::{
-        InputMoments, Request, codec,
+        Codec, InputMoments, Request, codec,
         hybrid::{RdPoint, rd_curve},
     },
     plan::Plan,
@@ -50,7 +50,7 @@ pub fn rd_curves(
             .ok_or_else(|| Error::invalid("the plan does not belong to this source"))?;
         progress.tensor(info, planned);
         let rows = SourceRows { source, info, index: planned.index, progress };
-        let takes = codec(planned.codec).is_some_and(|c| c.takes_guide());
+        let takes = codec(planned.codec).is_some_and(Codec::takes_guide);
         let moments = shared.as_ref().filter(|_| takes).map(|s| s.moments(info)).transpose()?.flatten();
         let parts: Vec<&InputMoments> = moments.iter().flat_map(|m| m.iter()).collect();
         let request = Request { options: planned.options, guide: guide(info, &parts)? };

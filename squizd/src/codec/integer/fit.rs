@@ -207,15 +207,12 @@ impl Groups {
             Line { slope: V::zero(), start: V::zero(), codes: V::zero(), error: V::splat(f32::MAX) };
         // One more than there are pairs: from the best of their lines.
         for i in 0..=clips(bits, self.w.len()).len() {
-            let (gain, start) = match clips(bits, self.w.len()).get(i) {
-                Some(&(a, b)) => {
-                    let gain = top(bits) / (1.0 - a - b);
-                    (V::splat(gain), V::splat(-a * gain))
-                }
-                None => {
-                    let gain = best.slope.recip_or_zero();
-                    (gain, V::zero() - best.start * gain)
-                }
+            let (gain, start) = if let Some(&(a, b)) = clips(bits, self.w.len()).get(i) {
+                let gain = top(bits) / (1.0 - a - b);
+                (V::splat(gain), V::splat(-a * gain))
+            } else {
+                let gain = best.slope.recip_or_zero();
+                (gain, V::zero() - best.start * gain)
             };
             best = best.better(self.regress::<V, WEIGHTED>(sums, gain, start, top(bits)));
         }

@@ -103,7 +103,7 @@ pub(super) fn rows<D: HalfDots, const B: u32>(
             let planes = Planes { low, high: high.get(high_octet * i..).unwrap_or_default() };
             acc = add(acc, constants, D::dots::<B>(planes, inputs), stored, x);
         }
-        if rows.blocks % 8 > 0
+        if !rows.blocks.is_multiple_of(8)
             && let (Some(inputs), Some(x)) = (inputs.get(whole), x.octets().get(whole))
         {
             let planes = Planes {
