@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 
 /// Positions compared together: bounds the logits held of both models.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Divergence of a model's next-token distributions `Q` from a reference's `P`,
 /// position by position.
