@@ -27,6 +27,8 @@ pub mod codec;
 pub mod convert;
 mod error;
 pub mod eval;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod metadata;
 pub mod model;
 pub mod plan;

@@ -37,6 +37,12 @@ mod tests;
 mod weights;
 
 pub use cache::KvType;
+#[cfg(feature = "gpu")]
+pub(crate) use linear::Linear;
+#[cfg(feature = "gpu")]
+pub(crate) use model::{Ffn, Layer};
+#[cfg(feature = "gpu")]
+pub(crate) use rope::Frequencies;
 pub use generate::{GenerateOptions, Generated, StopReason, generate};
 pub use model::Model;
 pub use observe::{InputShape, Observer};
