@@ -1,4 +1,6 @@
-// y = W x (+ bias) (+ y): the product of a stored matrix with one vector.
+// y = W x (+ bias) (+ y): the product of a stored matrix with a vector, or with
+// one for each layer of the grid. With EXPERTS the matrix is many stacked ones
+// of `expert_rows` rows, of which every layer takes the one that is listed.
 //
 // WG invocations form groups of LANES, each with ROWS rows. The lanes of a
 // group stride through the row's units of UNIT columns; a unit's input is read
@@ -10,6 +12,9 @@
 //: use input
 //: use CODEC
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
+//: if EXPERTS
+@group(0) @binding(7) var<storage, read> experts: array<u32>;
+//: end
 //: if BIAS
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
 //: end
@@ -45,9 +50,19 @@ fn main(
   let at = Place(index, 1u);
 //: end
   let lane = at.index % LANES;
+  let layer = group.z;
+//: if EXPERTS
+  let rows = p.expert_rows;
+  let start = experts[layer] * rows;
+//: else
+  let rows = p.rows;
+  let start = 0u;
+//: end
+  let x_first = layer / p.share * (p.x_stride / (4u * VECTORS));
+  let y_first = layer * p.y_stride;
   let first = ((group.x + group.y * groups.x) * (WG / LANES) + at.index / LANES) * ROWS;
 //: each r ROWS
-  let row$r = min(first + $ru, p.rows - 1u);
+  let row$r = start + min(first + $ru, rows - 1u);
   var sum$r = 0.0;
 //: end
   var unit = lane;
@@ -58,7 +73,7 @@ fn main(
 //: end
 //: end
 //: each k UNROLL
-    let x$k = load_x(unit + $ku * LANES);
+    let x$k = load_x(x_first + unit + $ku * LANES);
 //: each r ROWS
     sum$r += dot_block(w$k_$r, x$k);
 //: end
@@ -68,15 +83,15 @@ fn main(
 //: each r ROWS
     let v$r = load(row$r, unit);
 //: end
-    let x = load_x(unit);
+    let x = load_x(x_first + unit);
 //: each r ROWS
     sum$r += dot_block(v$r, x);
 //: end
   }
 //: each r ROWS
   let total$r = reduce(sum$r, $ru, at);
-  if (lane == $ru % LANES && first + $ru < p.rows) {
-    put(p.first + first + $ru, p.first + first + $ru, total$r);
+  if (lane == $ru % LANES && first + $ru < rows) {
+    put(y_first + p.first + first + $ru, p.first + first + $ru, total$r);
   }
 //: end
 }

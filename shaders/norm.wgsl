@@ -18,11 +18,11 @@ var<immediate> p: Norm;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-  let from = (p.first + group.x) * p.quads;
+  let source = (p.first + group.x) * p.quads;
   let to = group.x * p.quads;
   var squares = 0.0;
   for (var i = index; i < p.quads; i += WG) {
-    squares += dot(x[from + i], x[from + i]);
+    squares += dot(x[source + i], x[source + i]);
   }
   let factor = inverseSqrt(workgroup_sum(squares, index) / f32(p.width) + p.eps);
   for (var base = 0u; base < p.quads; base += WG) {
@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let inside = i < p.quads;
     var v = vec4<f32>(0.0);
     if (inside) {
-      v = x[from + i] * factor * gain[i];
+      v = x[source + i] * factor * gain[i];
 //: if ONTO
       out[to + i] += v;
 //: else

@@ -10,5 +10,7 @@ struct Params {
   extra: vec4<u32>,
   // Inputs, numbers from one to the next, likewise of outputs, a factor (f32).
   tokens: u32, x_stride: u32, y_stride: u32, factor: f32,
+  // Layers of the grid that share an input, and rows of a stacked matrix.
+  share: u32, expert_rows: u32,
 }
 var<immediate> p: Params;

@@ -1,7 +1,7 @@
 //! How far a model's predictions lie from a reference model's.
 
 use super::{Perplexity, session, summary, windows};
-use crate::runtime::{Model, Session};
+use crate::runtime::{Sequence, Sequences};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -71,8 +71,8 @@ impl Spread {
 /// As [`super::perplexity`], and if the vocabularies differ in size or logits
 /// are not finite.
 pub fn divergence(
-    model: &Model<'_>,
-    reference: &Model<'_>,
+    model: &dyn Sequences,
+    reference: &dyn Sequences,
     ids: &[u32],
     ctx: usize,
     bos: Option<u32>,
@@ -95,7 +95,7 @@ pub fn divergence(
         ours.truncate(0);
         theirs.truncate(0);
         for (inputs, targets) in inputs.chunks(BATCH).zip(targets.chunks(BATCH)) {
-            let (q, p) = (batch_logits(&mut ours, inputs)?, batch_logits(&mut theirs, inputs)?);
+            let (q, p) = (batch_logits(&mut *ours, inputs)?, batch_logits(&mut *theirs, inputs)?);
             let compared: Vec<Position> = q
                 .par_chunks_exact(vocab)
                 .zip(p.par_chunks_exact(vocab))
@@ -125,9 +125,9 @@ pub fn divergence(
     })
 }
 
-fn batch_logits(session: &mut Session<'_, '_>, inputs: &[u32]) -> Result<Vec<f32>> {
-    let mut out = Vec::with_capacity(inputs.len() * session.model().vocab_size());
-    session.forward_all(inputs, |_, logits| {
+fn batch_logits(session: &mut dyn Sequence, inputs: &[u32]) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    session.forward_all(inputs, &mut |_, logits| {
         out.extend_from_slice(logits);
         Ok(())
     })?;

@@ -86,8 +86,11 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&request))
-            .map_err(|e| Error::unsupported(format!("adapter {summary}: {e}")))?;
+        let (device, queue) = match with_host_memory(&adapter, &request) {
+            Some(opened) => opened,
+            None => pollster::block_on(adapter.request_device(&request))
+                .map_err(|e| Error::unsupported(format!("adapter {summary}: {e}")))?,
+        };
         let failure = Arc::new(Mutex::new(None));
         let first = Arc::clone(&failure);
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| note(&first, format!("{e}"))));
@@ -152,6 +155,20 @@ impl Gpu {
         let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         waited.map(|_| ()).map_err(|e| self.error(e))
+    }
+}
+
+/// The device, able to import host memory, where there is such a thing.
+fn with_host_memory(
+    adapter: &wgpu::Adapter,
+    request: &wgpu::DeviceDescriptor<'_>,
+) -> Option<(wgpu::Device, wgpu::Queue)> {
+    #[cfg(not(target_vendor = "apple"))]
+    return super::host_memory::open(adapter, request);
+    #[cfg(target_vendor = "apple")]
+    {
+        let _ = (adapter, request);
+        None
     }
 }
 

@@ -3,8 +3,8 @@
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
-use super::matrix::Output;
-use super::model::{GpuLayer, GpuLinear, GpuModel};
+use super::matrix::{Output, Stack};
+use super::model::{GpuLayer, GpuLinear, GpuModel, Router};
 use super::pipeline::{Port, Span, read, write};
 use super::record::Step;
 use crate::model::Activation;
@@ -19,6 +19,18 @@ const WORKGROUP: u32 = 256;
 const HEAD_WORKGROUP: u32 = 64;
 /// Positions whose logits are computed together, at most.
 const LOGIT_ROWS: usize = 16;
+
+/// What a mixture of experts needs besides.
+#[derive(Debug)]
+struct ExpertBuffers {
+    /// The router's, of each token.
+    scores: wgpu::Buffer,
+    /// Experts of each token, and their weights.
+    chosen: wgpu::Buffer,
+    weights: wgpu::Buffer,
+    /// What each of them comes to, `[tokens, active, hidden]`.
+    results: wgpu::Buffer,
+}
 
 /// The buffers of a session.
 #[derive(Debug)]
@@ -44,6 +56,7 @@ pub(super) struct Buffers {
     gate: wgpu::Buffer,
     up: wgpu::Buffer,
     gated: Input,
+    experts: Option<ExpertBuffers>,
     last: Input,
     logits: wgpu::Buffer,
     pub(super) logit_rows: usize,
@@ -71,8 +84,29 @@ impl Buffers {
         let (hidden, vocab) = (model.model.hidden(), model.model.vocab_size());
         let normed = input(hidden, count)?;
         let attended = input(model.model.query_width(), count)?;
-        let widest = model.layers.iter().map(|l| l.gate.matrix.rows()).max().unwrap_or(0);
-        let gated = input(widest as usize, count)?;
+        // Experts have outputs of their own: as many as a token goes to.
+        let config = &model.model.config;
+        let (mut widest, mut routes) = (0, 1);
+        for layer in &model.layers {
+            match (&layer.router, &config.moe) {
+                (Some(router), Some(moe)) => {
+                    widest = widest.max(moe.expert_ffn_size);
+                    routes = routes.max(router.active);
+                }
+                _ => widest = widest.max(layer.gate.matrix.rows()),
+            }
+        }
+        let all = narrow(batch * routes as usize)?;
+        let gated = input(widest as usize, all)?;
+        let experts = config.moe.as_ref().map(|moe| {
+            let words = |n: u32| gpu.storage(4 * u64::from(n) * u64::from(count));
+            Ok::<_, Error>(ExpertBuffers {
+                scores: words(moe.num_experts)?,
+                chosen: words(routes)?,
+                weights: words(routes)?,
+                results: words(routes * normed.stride)?,
+            })
+        });
         let kv_width = narrow(model.model.key_width())?;
         let capacity = narrow(context)?;
         let row = u64::from(kv_width) * if halves { 2 } else { 4 };
@@ -106,8 +140,9 @@ impl Buffers {
             q: floats(attended.stride)?,
             k: floats(kv_width)?,
             v: floats(kv_width)?,
-            gate: floats(gated.stride)?,
-            up: floats(gated.stride)?,
+            gate: floats(gated.stride * routes)?,
+            up: floats(gated.stride * routes)?,
+            experts: experts.transpose()?,
             last: input(hidden, narrow(logit_rows)?)?,
             logits: gpu.storage(4 * vocab as u64 * logit_rows as u64)?,
             logit_rows,
@@ -159,6 +194,14 @@ struct AttentionParams {
     window: u32,
     scale: f32,
     cap: f32,
+}
+
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct RouteParams {
+    stride: u32,
+    active: u32,
+    scale: f32,
 }
 
 #[derive(Clone, Copy, IntoBytes, Immutable)]
@@ -310,10 +353,30 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let (gpu, b) = (&model.gpu, &self.buffers);
-        let emit = n == 1 && model.blocks;
+        let emit = (n == 1 || layer.router.is_some()) && model.blocks;
         steps.push(self.norm(model, &b.x, &layer.ffn_norm, NormTo::Input(&b.normed, emit), 0, n)?);
+        let routed = match (&layer.router, &b.experts) {
+            (Some(router), Some(experts)) => Some((router, experts)),
+            _ => None,
+        };
+        let mut outputs = n;
+        if let Some((router, experts)) = routed {
+            outputs = n * router.active;
+            self.route(model, router, experts, n, steps)?;
+        }
         for (linear, y) in [(&layer.gate, &b.gate), (&layer.up, &b.up)] {
-            steps.extend(product(gpu, linear, &b.normed, n, y, b.gated.stride, false)?);
+            let Some((router, experts)) = routed else {
+                steps.extend(product(gpu, linear, &b.normed, n, y, b.gated.stride, false)?);
+                continue;
+            };
+            let stack = Stack {
+                expert_rows: linear.matrix.rows() / router.matrix.rows(),
+                experts: &experts.chosen,
+                count: outputs,
+                share: router.active,
+            };
+            let out = Output::to(y, b.gated.stride);
+            steps.extend(linear.matrix.expert_gemv(gpu, &b.normed, out, stack)?);
         }
         let mut options = Options::default().with("WG", WORKGROUP);
         match model.model.config.activation {
@@ -329,10 +392,60 @@ impl Forward {
         if emit {
             options = emit_to(&b.gated, options, &mut ports);
         }
-        let quads = b.gated.stride / 4 * n;
+        let quads = b.gated.stride / 4 * outputs;
         let grid = [u64::from(quads.div_ceil(WORKGROUP)), 1, 1];
         steps.push(step(gpu, "gated", &options, &ports, &quads, grid)?);
-        self.residual(model, &layer.down, &b.gated, layer.ffn_post_norm.as_ref(), n, steps)
+        let Some((router, experts)) = routed else {
+            return self.residual(model, &layer.down, &b.gated, layer.ffn_post_norm.as_ref(), n, steps);
+        };
+        let stack = Stack {
+            expert_rows: layer.down.matrix.rows() / router.matrix.rows(),
+            experts: &experts.chosen,
+            count: outputs,
+            share: 1,
+        };
+        let out = Output::to(&experts.results, b.normed.stride);
+        steps.extend(layer.down.matrix.expert_gemv(gpu, &b.gated, out, stack)?);
+        let ports = [
+            (read(0), Span::from(&experts.results)),
+            (read(1), Span::from(&experts.weights)),
+            (write(2), Span::from(&b.x)),
+        ];
+        let options = Options::default().with("WG", WORKGROUP);
+        let quads = b.normed.stride / 4;
+        let grid = [u64::from((quads * n).div_ceil(WORKGROUP)), 1, 1];
+        steps.push(step(gpu, "combine", &options, &ports, &[quads, router.active, n], grid)?);
+        Ok(())
+    }
+
+    /// Scores the experts, and picks each token's.
+    fn route(
+        &self,
+        model: &GpuModel<'_, '_>,
+        router: &Router,
+        experts: &ExpertBuffers,
+        n: u32,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
+        let gpu = &model.gpu;
+        let count = router.matrix.rows();
+        let out = Output::to(&experts.scores, count);
+        steps.extend(match n {
+            1 => router.matrix.gemv(gpu, &self.buffers.normed, out)?,
+            _ => router.matrix.gemm(gpu, &self.buffers.normed, n, out)?,
+        });
+        let mut options = Options::default().with("WG", HEAD_WORKGROUP).with("EXPERTS", count);
+        if router.normalize {
+            options = options.flag("NORMALIZE");
+        }
+        let ports = [
+            (read(0), Span::from(&experts.scores)),
+            (write(1), Span::from(&experts.chosen)),
+            (write(2), Span::from(&experts.weights)),
+        ];
+        let params = RouteParams { stride: count, active: router.active, scale: router.scale };
+        steps.push(step(gpu, "route", &options, &ports, &params, [u64::from(n), 1, 1])?);
+        Ok(())
     }
 
     /// Adds the product to the residual stream, normalised first where there is

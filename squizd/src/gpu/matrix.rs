@@ -5,7 +5,7 @@ use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
 use super::pipeline::{Port, Span, read, write};
-use super::record::Step;
+use super::record::{Step, over_two};
 use super::tuning::{Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
@@ -21,7 +21,7 @@ const ROWS_WORKGROUP: u64 = 64;
 const ALIGN: u64 = 256;
 
 /// `Params` of the shaders (`params.wgsl`).
-#[derive(Clone, Copy, Default, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
 #[repr(C)]
 struct Params {
     rows: u32,
@@ -35,6 +35,23 @@ struct Params {
     x_stride: u32,
     y_stride: u32,
     factor: f32,
+    share: u32,
+    expert_rows: u32,
+    /// The shader's struct ends at a multiple of 16.
+    padding: [u32; 2],
+}
+
+/// Which of stacked matrices are multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stack<'a> {
+    /// Rows of one matrix.
+    pub(super) expert_rows: u32,
+    /// The matrix of each output.
+    pub(super) experts: &'a wgpu::Buffer,
+    /// Outputs.
+    pub(super) count: u32,
+    /// Outputs that share an input.
+    pub(super) share: u32,
 }
 
 /// A run of rows whose planes fit one binding each.
@@ -150,10 +167,47 @@ impl GpuMatrix {
         self.gemv_tuned(gpu, x, out, self.tuning(gpu, x.math))
     }
 
+    /// Products of experts' matrices, `expert_rows` rows each and stacked in this
+    /// one, with vectors of `x`: output `i` is that of expert `experts[i]` and
+    /// input `i / share`, for `count` of them.
+    ///
+    /// # Errors
+    /// As for other products; an unsupported one if the stack needs more than
+    /// one binding.
+    pub(super) fn expert_gemv(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        stack: Stack<'_>,
+    ) -> Result<Vec<Step>> {
+        if self.pieces.len() > 1 {
+            return Err(gpu.error("a stack of experts is larger than a binding"));
+        }
+        let rows = stack.expert_rows;
+        let tuning =
+            gemv_tuning(gpu.abilities(), self.effective(x.math), self.recipe.unit, rows, self.units());
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
+        tail.push((read(7), Span::from(stack.experts)));
+        self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
+            let params = Params {
+                share: stack.share,
+                expert_rows: rows,
+                x_stride: x.stride,
+                y_stride: out.stride,
+                ..params
+            };
+            (params, [u64::from(rows).div_ceil(tuning.rows_per_workgroup()), 0, u64::from(stack.count)])
+        })
+    }
+
+    fn effective(&self, math: Math) -> Math {
+        if self.codec.forms.contains(&math) { math } else { Math::F32 }
+    }
+
     /// The shape of the workgroups for inputs prepared as `math`.
     pub(super) fn tuning(&self, gpu: &Gpu, math: Math) -> Tuning {
-        let math = if self.codec.forms.contains(&math) { math } else { Math::F32 };
-        gemv_tuning(gpu.abilities(), math, self.recipe.unit, self.rows, self.units())
+        gemv_tuning(gpu.abilities(), self.effective(math), self.recipe.unit, self.rows, self.units())
     }
 
     /// The same as `tuning` says.
@@ -164,13 +218,29 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
+        let (options, tail) = self.gemv_parts(gpu, x, out, tuning);
+        self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
+            let params = Params { share: 1, ..params };
+            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
+        })
+    }
+
+    /// Options and bindings of `gemv` behind the slots.
+    fn gemv_parts(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        tuning: Tuning,
+    ) -> (Options, Vec<(Port, Span)>) {
         let mut options = self.recipe.options.clone();
         options = options.with("VECTORS", self.recipe.unit / 4);
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
-        let coded = self.codec.forms.contains(&x.math);
-        if let Some(flag) = x.math.flag().filter(|_| coded) {
+        let math = self.effective(x.math);
+        let coded = math != Math::F32;
+        if let Some(flag) = math.flag() {
             options = options.flag(flag);
         }
         let options = tuning.apply(out.apply(options), gpu.abilities());
@@ -179,9 +249,7 @@ impl GpuMatrix {
             tail.push((read(5), Span::from(&x.sums)));
         }
         tail.extend(out.ports());
-        self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
-            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0])
-        })
+        (options, tail)
     }
 
     /// The products with the first `count` vectors of `x`, from their floats.
@@ -191,7 +259,7 @@ impl GpuMatrix {
         tail.extend(out.ports());
         self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
             let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
-            (params, [u64::from(params.rows).div_ceil(TILE), u64::from(count).div_ceil(TILE)])
+            (params, [u64::from(params.rows).div_ceil(TILE), u64::from(count).div_ceil(TILE), 1])
         })
     }
 
@@ -217,7 +285,7 @@ impl GpuMatrix {
         let units = u64::from(y_stride / self.recipe.unit);
         self.steps(gpu, self.codec.rows, &options, &tail, |params| {
             let params = Params { tokens: count, y_stride, factor, ..params };
-            (params, [(units * u64::from(count)).div_ceil(ROWS_WORKGROUP), 0])
+            (params, [(units * u64::from(count)).div_ceil(ROWS_WORKGROUP), 0, 1])
         })
     }
 
@@ -229,7 +297,7 @@ impl GpuMatrix {
         name: &'static str,
         options: &Options,
         tail: &[(Port, Span)],
-        grid: impl Fn(Params) -> (Params, [u64; 2]),
+        grid: impl Fn(Params) -> (Params, [u64; 3]),
     ) -> Result<Vec<Step>> {
         let mut ports: Vec<_> = (0..self.recipe.slots.len()).map(|i| read(i as u32)).collect();
         ports.extend(tail.iter().map(|(port, _)| *port));
@@ -239,11 +307,10 @@ impl GpuMatrix {
             .map(|piece| {
                 let mut spans = piece.spans.clone();
                 spans.extend(tail.iter().map(|(_, span)| span.clone()));
-                let (params, [x, y]) = grid(Params { cols: self.cols, units: self.units(), ..piece.params });
-                match y {
-                    0 => Step::new(gpu, &pipeline, &spans, &params, x),
-                    _ => Step::in_grid(gpu, &pipeline, &spans, &params, [x, y, 1]),
-                }
+                let (params, [x, y, z]) =
+                    grid(Params { cols: self.cols, units: self.units(), ..piece.params });
+                let [x, y] = if y == 0 { over_two(x) } else { [x, y] };
+                Step::in_grid(gpu, &pipeline, &spans, &params, [x, y, z])
             })
             .collect()
     }

@@ -15,6 +15,8 @@ pub mod bench;
 mod codec;
 mod device;
 mod forward;
+#[cfg(not(target_vendor = "apple"))]
+mod host_memory;
 mod input;
 mod math;
 mod matrix;
@@ -24,6 +26,8 @@ mod pipeline;
 mod record;
 mod sample;
 mod session;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;
 mod tuning;

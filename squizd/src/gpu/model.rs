@@ -3,7 +3,7 @@
 use super::device::Gpu;
 use super::math::Math;
 use super::matrix::GpuMatrix;
-use super::weights::{Payloads, Residency};
+use super::weights::{Mapping, Payloads, Residency};
 use crate::runtime::{Ffn, Layer, Linear, Model};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -13,6 +13,16 @@ use std::sync::Arc;
 pub(super) struct GpuLinear {
     pub(super) matrix: GpuMatrix,
     pub(super) bias: Option<wgpu::Buffer>,
+}
+
+/// Which experts a token goes to.
+#[derive(Debug)]
+pub(super) struct Router {
+    pub(super) matrix: GpuMatrix,
+    /// Experts of a token.
+    pub(super) active: u32,
+    pub(super) normalize: bool,
+    pub(super) scale: f32,
 }
 
 /// One transformer block.
@@ -30,6 +40,8 @@ pub(super) struct GpuLayer {
     pub(super) gate: GpuLinear,
     pub(super) up: GpuLinear,
     pub(super) down: GpuLinear,
+    /// Of a mixture of experts, whose `gate`, `up` and `down` are stacks.
+    pub(super) router: Option<Router>,
     pub(super) ffn_post_norm: Option<wgpu::Buffer>,
     pub(super) window: Option<u32>,
     pub(super) rope: Option<usize>,
@@ -49,20 +61,25 @@ pub struct GpuModel<'m, 'w> {
     /// Whether any matrix reads inputs' sums.
     pub(super) blocks: bool,
     residency: Residency,
+    /// The file's pages as a buffer. Last, so that it is dropped after all that
+    /// binds it.
+    #[expect(dead_code, reason = "held for its lifetime")]
+    mapping: Option<Mapping<'w>>,
 }
 
 impl<'m, 'w> GpuModel<'m, 'w> {
-    /// Brings the weights of `model` to the device. `math` is the form of inputs
+    /// Brings the weights of `model` to the device, or lets kernels read them
+    /// from `file`, the mapped file they lie in, where the driver can. `math` is the form of inputs
     /// asked for; where a codec's kernels lack it, all take f32. `progress`
     /// hears how many bytes are there.
     ///
     /// # Errors
-    /// An unsupported one for a codec without kernels, for a mixture of experts
-    /// and for heads whose width is no multiple of four; what the device says if
-    /// memory runs out.
+    /// An unsupported one for a codec without kernels and for heads whose width is
+    /// no multiple of four; what the device says if memory runs out.
     pub fn new(
         gpu: &Arc<Gpu>,
         model: &'m Model<'w>,
+        file: Option<&'w [u8]>,
         math: Math,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
@@ -72,13 +89,16 @@ impl<'m, 'w> GpuModel<'m, 'w> {
                 model.heads.dim
             )));
         }
-        let mut payloads = Payloads::new(gpu, progress);
+        let (mapping, residency) = match map(gpu, model, file) {
+            Ok(mapping) => (Some(mapping), Residency::Mapped),
+            Err(why) => (None, Residency::Uploaded(why)),
+        };
+        let mut payloads = Payloads::new(gpu, mapping.as_ref(), progress);
         let embedding = matrix(&mut payloads, &model.embedding)?;
         let layers = model.layers.iter().map(|l| layer(&mut payloads, l)).collect::<Result<Vec<_>>>()?;
         let output = model.output.as_ref().map(|o| linear(&mut payloads, o)).transpose()?;
         let output_norm = vector(gpu, &model.output_norm)?;
         gpu.wait()?;
-        let residency = payloads.residency();
         let mut loaded = Self {
             gpu: Arc::clone(gpu),
             model,
@@ -89,6 +109,7 @@ impl<'m, 'w> GpuModel<'m, 'w> {
             math,
             blocks: false,
             residency,
+            mapping,
         };
         loaded.blocks = loaded.matrices().any(|m| m.blocks());
         if loaded.matrices().any(|m| m.blocks() && m.math(gpu, math) != math) {
@@ -108,8 +129,8 @@ impl<'m, 'w> GpuModel<'m, 'w> {
     }
 
     /// How the weights reached the device.
-    pub fn residency(&self) -> Residency {
-        self.residency
+    pub fn residency(&self) -> &Residency {
+        &self.residency
     }
 
     /// Form of the inputs of one-token products.
@@ -130,13 +151,31 @@ impl<'m, 'w> GpuModel<'m, 'w> {
     }
 }
 
-fn matrix(payloads: &mut Payloads<'_>, linear: &Linear<'_>) -> Result<GpuMatrix> {
+/// The pages of `file` that hold the model's payloads, as a buffer; or why not.
+fn map<'w>(
+    gpu: &Arc<Gpu>,
+    model: &Model<'w>,
+    file: Option<&'w [u8]>,
+) -> std::result::Result<Mapping<'w>, String> {
+    let file = file.ok_or("the weights are not in a mapped file")?;
+    let layers = model.layers.iter().flat_map(|l| {
+        let ffn = match &l.ffn {
+            Ffn::Dense { gate, up, down } => [gate, up, down],
+            Ffn::Experts(experts) => [&experts.gate, &experts.up, &experts.down],
+        };
+        [&l.q, &l.k, &l.v, &l.attn_output].into_iter().chain(ffn)
+    });
+    let all = std::iter::once(&model.embedding).chain(layers).chain(model.output.as_ref());
+    Mapping::new(gpu, file, all.map(|linear| &*linear.payload))
+}
+
+fn matrix(payloads: &mut Payloads<'_, '_>, linear: &Linear<'_>) -> Result<GpuMatrix> {
     let tensor = linear.tensor();
     let span = payloads.place(tensor.data)?;
     GpuMatrix::new(payloads.gpu(), linear.codec.id(), &tensor, &span)
 }
 
-fn linear(payloads: &mut Payloads<'_>, linear: &Linear<'_>) -> Result<GpuLinear> {
+fn linear(payloads: &mut Payloads<'_, '_>, linear: &Linear<'_>) -> Result<GpuLinear> {
     let bias = linear.bias.as_ref().map(|b| vector(payloads.gpu(), b)).transpose()?;
     Ok(GpuLinear { matrix: matrix(payloads, linear)?, bias })
 }
@@ -148,9 +187,10 @@ fn vector(gpu: &Gpu, values: &[f32]) -> Result<wgpu::Buffer> {
     gpu.upload(&bytes, &mut |_| {})
 }
 
-fn layer(payloads: &mut Payloads<'_>, layer: &Layer<'_>) -> Result<GpuLayer> {
-    let Ffn::Dense { gate, up, down } = &layer.ffn else {
-        return Err(Error::unsupported("a mixture of experts is not run on the GPU; use --backend cpu"));
+fn layer(payloads: &mut Payloads<'_, '_>, layer: &Layer<'_>) -> Result<GpuLayer> {
+    let (gate, up, down, router) = match &layer.ffn {
+        Ffn::Dense { gate, up, down } => (gate, up, down, None),
+        Ffn::Experts(e) => (&e.gate, &e.up, &e.down, Some(e)),
     };
     let gpu = payloads.gpu();
     let optional = |v: &Option<Vec<f32>>| v.as_ref().map(|v| vector(gpu, v)).transpose();
@@ -166,6 +206,16 @@ fn layer(payloads: &mut Payloads<'_>, layer: &Layer<'_>) -> Result<GpuLayer> {
         gate: linear(payloads, gate)?,
         up: linear(payloads, up)?,
         down: linear(payloads, down)?,
+        router: router
+            .map(|e| {
+                Ok::<_, Error>(Router {
+                    matrix: matrix(payloads, &e.router)?,
+                    active: e.active as u32,
+                    normalize: e.normalize,
+                    scale: e.scale,
+                })
+            })
+            .transpose()?,
         ffn_post_norm: optional(&layer.ffn_post_norm)?,
         window: layer.window.map(|w| u32::try_from(w).unwrap_or(u32::MAX)),
         rope: layer.rope,

@@ -9,6 +9,12 @@ use zerocopy::{Immutable, IntoBytes};
 /// Workgroups per dimension that every adapter takes.
 const DIMENSION: u64 = 65_535;
 
+/// At least `workgroups` over two dimensions.
+pub(super) fn over_two(workgroups: u64) -> [u64; 2] {
+    let y = workgroups.div_ceil(DIMENSION).max(1);
+    [workgroups.div_ceil(y).max(1), y]
+}
+
 /// One dispatch with all it needs.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
@@ -29,8 +35,7 @@ impl Step {
         params: &(impl IntoBytes + Immutable),
         workgroups: u64,
     ) -> Result<Self> {
-        let y = workgroups.div_ceil(DIMENSION).max(1);
-        let x = workgroups.div_ceil(y).max(1);
+        let [x, y] = over_two(workgroups);
         Self::in_grid(gpu, pipeline, spans, params, [x, y, 1])
     }
 

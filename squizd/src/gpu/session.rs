@@ -3,7 +3,7 @@
 use super::forward::{Buffers, Forward};
 use super::model::GpuModel;
 use super::record::Step;
-use crate::runtime::{Frequencies, KvType, SessionOptions};
+use crate::runtime::{EachLogits, Frequencies, KvType, Sequence, Sequences, SessionOptions};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -238,5 +238,41 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             Some(id) => Err(Error::invalid(format!("token id {id} is outside the vocabulary of {vocab}"))),
             None => Ok(()),
         }
+    }
+}
+
+impl Sequence for GpuSession<'_, '_, '_> {
+    fn tokens(&self) -> &[u32] {
+        GpuSession::tokens(self)
+    }
+
+    fn remaining(&self) -> usize {
+        GpuSession::remaining(self)
+    }
+
+    fn truncate(&mut self, length: usize) {
+        GpuSession::truncate(self, length);
+    }
+
+    fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        GpuSession::forward(self, tokens)
+    }
+
+    fn logits_mut(&mut self) -> &mut [f32] {
+        GpuSession::logits_mut(self)
+    }
+
+    fn forward_all(&mut self, tokens: &[u32], each: EachLogits<'_>) -> Result<()> {
+        GpuSession::forward_all(self, tokens, each)
+    }
+}
+
+impl Sequences for GpuModel<'_, '_> {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + '_>> {
+        Ok(Box::new(GpuSession::new(self, options)?))
     }
 }

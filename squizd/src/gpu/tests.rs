@@ -8,16 +8,17 @@ use super::matrix::{GpuMatrix, Output};
 use super::pipeline::Span;
 use super::sample::{Sample, gaussian};
 use super::tuning::Tuning;
+use super::weights::{Mapping, Payloads};
 use crate::codec::{CODECS, Codec, EncodeOptions, IntegerLayout, codec};
 use squizd_spec::CodecId;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The device of all tests. Without an adapter they skip with a message, unless
 /// `SQUIZD_REQUIRE` names vulkan.
-pub(super) fn gpu() -> Option<&'static Gpu> {
-    static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
+pub(super) fn gpu() -> Option<&'static Arc<Gpu>> {
+    static GPU: OnceLock<Option<Arc<Gpu>>> = OnceLock::new();
     GPU.get_or_init(|| match Gpu::from_env() {
-        Ok(gpu) => Some(gpu),
+        Ok(gpu) => Some(Arc::new(gpu)),
         Err(e)
             if std::env::var("SQUIZD_REQUIRE").is_ok_and(|v| v.split(',').any(|r| r.trim() == "vulkan")) =>
         {
@@ -265,4 +266,37 @@ fn failures_are_errors() {
     cut.data.pop();
     let error = GpuMatrix::new(gpu, CodecId::Q8, &cut.view(), &Span::from(&buffer)).unwrap_err();
     assert!(error.to_string().contains("payload bytes are not q8"), "{error}");
+}
+
+/// Kernels read a mapped file without a copy, where the driver can (lavapipe
+/// does), and say why where it cannot.
+#[test]
+fn mapped_payloads_are_read_in_place() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case::new(codec(CodecId::Q8).unwrap(), 50, 320, 1.0, EncodeOptions::NONE);
+    let mut bytes = vec![0xab; 16 << 10];
+    bytes.extend_from_slice(&case.sample.data);
+    bytes.resize(bytes.len().next_multiple_of(16 << 10), 0);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mapped");
+    std::fs::write(&path, &bytes).unwrap();
+    let file = squizd_spec::FileBytes::map(&path).unwrap();
+    let payload = &file[16 << 10..][..case.sample.data.len()];
+    match Mapping::new(gpu, &file, std::iter::once(payload)) {
+        Ok(mapping) => {
+            let span = Payloads::new(gpu, Some(&mapping), &mut |_| {}).place(payload).unwrap();
+            let matrix = GpuMatrix::new(gpu, CodecId::Q8, &case.sample.view(), &span).unwrap();
+            let (input, seen) = inputs(gpu, Math::F32, 320, &gaussian(320, 5));
+            let y = gpu.storage(4 * 50).unwrap();
+            gpu.submit(&matrix.gemv(gpu, &input, Output::to(&y, 0)).unwrap());
+            let error = relative_error(&gpu.read_f32(&y, 50).unwrap(), &case.product(&seen[0]));
+            assert!(error <= 1e-6, "{error:e}");
+        }
+        Err(why) => {
+            assert!(!gpu.adapter().name.contains("llvmpipe"), "{why}");
+            eprintln!("skipped: {why}");
+        }
+    }
+    // A payload elsewhere is none of the file's.
+    assert!(Mapping::new(gpu, &file, std::iter::once(&case.sample.data[..])).is_err());
 }

@@ -29,6 +29,7 @@ mod math;
 mod model;
 mod observe;
 mod rope;
+mod sequence;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -37,14 +38,15 @@ mod tests;
 mod weights;
 
 pub use cache::KvType;
+pub use generate::{GenerateOptions, Generated, StopReason, generate};
 #[cfg(feature = "gpu")]
 pub(crate) use linear::Linear;
+pub use model::Model;
 #[cfg(feature = "gpu")]
 pub(crate) use model::{Ffn, Layer};
+pub use observe::{InputShape, Observer};
 #[cfg(feature = "gpu")]
 pub(crate) use rope::Frequencies;
-pub use generate::{GenerateOptions, Generated, StopReason, generate};
-pub use model::Model;
-pub use observe::{InputShape, Observer};
+pub use sequence::{EachLogits, Sequence, Sequences};
 pub use session::{Session, SessionOptions};
 pub use weights::{FileWeights, Stored, Weights};
