@@ -91,7 +91,7 @@ pub fn logits(model: &dyn Sequences, ids: &[u32]) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-fn session(model: &dyn Sequences, context: usize) -> Result<Box<dyn Sequence + '_>> {
+fn session(model: &dyn Sequences, context: usize) -> Result<Box<dyn Sequence + Send + '_>> {
     model.begin(SessionOptions { context: context.max(1), ..SessionOptions::default() })
 }
 

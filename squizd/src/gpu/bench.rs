@@ -358,7 +358,7 @@ impl One<'_> {
             gpu.submit(&[x.prepare(gpu)?]);
             let y = gpu.storage(4 * sample.matrix.rows)?;
             let mut best: Option<KernelResult> = None;
-            let chosen = matrices[0].tuning(gpu, math);
+            let Some(chosen) = matrices.first().map(|m| m.tuning(math)) else { continue };
             let tried = if plan.tune { candidates(chosen) } else { vec![chosen] };
             for tuning in tried {
                 let steps = matrices

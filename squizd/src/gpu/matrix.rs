@@ -164,7 +164,7 @@ impl GpuMatrix {
 
     /// The product with the first vector of `x`; one step per piece.
     pub(super) fn gemv(&self, gpu: &Gpu, x: &Input, out: Output<'_>) -> Result<Vec<Step>> {
-        self.gemv_tuned(gpu, x, out, self.tuning(gpu, x.math))
+        self.gemv_tuned(gpu, x, out, self.tuning(x.math))
     }
 
     /// Products of experts' matrices, `expert_rows` rows each and stacked in this
@@ -185,8 +185,7 @@ impl GpuMatrix {
             return Err(gpu.error("a stack of experts is larger than a binding"));
         }
         let rows = stack.expert_rows;
-        let tuning =
-            gemv_tuning(gpu.abilities(), self.effective(x.math), self.recipe.unit, rows, self.units());
+        let tuning = gemv_tuning(self.effective(x.math), self.recipe.unit, rows, self.units());
         let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
         tail.push((read(7), Span::from(stack.experts)));
         self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
@@ -206,8 +205,8 @@ impl GpuMatrix {
     }
 
     /// The shape of the workgroups for inputs prepared as `math`.
-    pub(super) fn tuning(&self, gpu: &Gpu, math: Math) -> Tuning {
-        gemv_tuning(gpu.abilities(), self.effective(math), self.recipe.unit, self.rows, self.units())
+    pub(super) fn tuning(&self, math: Math) -> Tuning {
+        gemv_tuning(self.effective(math), self.recipe.unit, self.rows, self.units())
     }
 
     /// The same as `tuning` says.

@@ -272,7 +272,7 @@ impl Sequences for GpuModel<'_, '_> {
         self.model.vocab_size()
     }
 
-    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + '_>> {
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>> {
         Ok(Box::new(GpuSession::new(self, options)?))
     }
 }

@@ -40,8 +40,8 @@ impl Tuning {
 }
 
 /// The tuning for a matrix of `rows` rows of `units` units.
-pub(super) fn gemv_tuning(abilities: Abilities, math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
-    let workgroup = if abilities.software { 16 } else { 64 };
+pub(super) fn gemv_tuning(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
+    let workgroup = 64;
     // As many lanes as have something to do, in whole turns where possible.
     let lanes = units.div_ceil(2).next_power_of_two().clamp(8, workgroup);
     let wide = match math {

@@ -43,7 +43,7 @@ pub trait Sequences {
     ///
     /// # Errors
     /// As [`Session::new`].
-    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + '_>>;
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>>;
 }
 
 impl Sequence for Session<'_, '_> {
@@ -77,7 +77,7 @@ impl Sequences for Model<'_> {
         Model::vocab_size(self)
     }
 
-    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + '_>> {
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>> {
         Ok(Box::new(Session::new(self, options)?))
     }
 }
