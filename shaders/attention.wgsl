@@ -1,6 +1,8 @@
 // Attention of one query head of one position, a workgroup each: scores over
 // WG cached positions at a time with a running maximum (FlashAttention,
 // arXiv 2205.14135), causal, with an optional sliding window and soft cap.
+//
+//   EMIT: the result's coded form and sums, too; heads are whole blocks of 32.
 
 struct Attention {
   // Query heads to a key head, vectors of a head, positions of the cache.
@@ -24,8 +26,11 @@ fn widen(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unp
 fn widen(v: vec4<f32>) -> vec4<f32> { return v; }
 //: end
 @group(0) @binding(3) var<storage, read> state: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
 //: use total
+//: if EMIT
+//: use emit
+//: end
 
 var<workgroup> query: array<vec4<f32>, QUADS>;
 var<workgroup> chances: array<f32, WG>;
@@ -79,9 +84,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   sums[index] = sum;
   workgroupBarrier();
-  if (index < p.quads) {
-    var all = vec4<f32>(0.0);
+  let inside = index < p.quads;
+  var all = vec4<f32>(0.0);
+  if (inside) {
     for (var i = 0u; i < parts; i++) { all += sums[i * p.quads + index]; }
-    out[own + index] = all / total;
+    all /= total;
+    out[own + index] = all;
   }
+//: if EMIT
+  emit(index, own + index, inside, all);
+//: end
 }

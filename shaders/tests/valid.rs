@@ -91,7 +91,7 @@ fn cases() -> Vec<(&'static str, Options)> {
         ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
-        ("attention", &[&[], &["KV_HALVES"], &["CAP"]]),
+        ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),
         ("argmax", &[&[]]),

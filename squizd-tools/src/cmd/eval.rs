@@ -2,6 +2,7 @@
 
 use super::{
     Common,
+    backend::BackendArgs,
     model::{Opened, read_text},
     progress,
 };
@@ -29,6 +30,8 @@ pub(super) enum Eval {
         /// Print as JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
     },
     /// Divergence of the next-token distributions from a reference file's
     Kld {
@@ -49,6 +52,8 @@ pub(super) enum Eval {
         /// Print as JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
     },
     /// Logits after every id, as safetensors (tensor `logits`, f32)
     Logits {
@@ -60,12 +65,14 @@ pub(super) enum Eval {
         /// File to write
         #[arg(short, long)]
         output: PathBuf,
+        #[command(flatten)]
+        backend: BackendArgs,
     },
 }
 
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
-        Eval::Ppl { file, text, ctx, bytes, json } => {
+        Eval::Ppl { file, text, ctx, bytes, json, backend } => {
             let content = start_of(text, *bytes)?;
             let mapped = super::map(file)?;
             let opened = Opened::new(&mapped, false)?;
@@ -73,8 +80,9 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let ids = opened.tokenizer()?.encode(&content, false)?;
             let bos = tokens.bos.filter(|_| tokens.add_bos);
             let model = opened.model()?;
+            let placed = backend.place_exactly(&model, &mapped, common)?;
             let bar = progress::bar(common, ids.len() as u64, "scoring");
-            let result = eval::perplexity(&model, &ids, *ctx, bos, |done, so_far| {
+            let result = eval::perplexity(placed.sequences(), &ids, *ctx, bos, |done, so_far| {
                 bar.set_position(done as u64);
                 bar.set_message(format!("ppl {:.4}", so_far.ppl));
             })?;
@@ -88,7 +96,7 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
-        Eval::Kld { file, reference, text, ctx, bytes, json } => {
+        Eval::Kld { file, reference, text, ctx, bytes, json, backend } => {
             let content = start_of(text, *bytes)?;
             let (mapped, mapped_reference) = (super::map(file)?, super::map(reference)?);
             let opened = Opened::new(&mapped, false)?;
@@ -104,11 +112,14 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let tokens = &opened.metadata.model.tokens;
             let bos = tokens.bos.filter(|_| tokens.add_bos);
             let bar = progress::bar(common, ids.len() as u64, "comparing");
-            let result =
-                eval::divergence(&opened.model()?, &other.model()?, &ids, *ctx, bos, |done, so_far| {
-                    bar.set_position(done as u64);
-                    bar.set_message(format!("kld {so_far:.5}"));
-                })?;
+            let (model, reference) = (opened.model()?, other.model()?);
+            let ours = backend.place_exactly(&model, &mapped, common)?;
+            let theirs = backend.place_exactly(&reference, &mapped_reference, common)?;
+            let (ours, theirs) = (ours.sequences(), theirs.sequences());
+            let result = eval::divergence(ours, theirs, &ids, *ctx, bos, |done, so_far| {
+                bar.set_position(done as u64);
+                bar.set_message(format!("kld {so_far:.5}"));
+            })?;
             bar.finish_and_clear();
             if *json {
                 output::json(&result)?;
@@ -129,11 +140,12 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 ))?;
             }
         }
-        Eval::Logits { file, ids, output: target } => {
+        Eval::Logits { file, ids, output: target, backend } => {
             let mapped = super::map(file)?;
             let opened = Opened::new(&mapped, false)?;
             let model = opened.model()?;
-            let logits = eval::logits(&model, ids)?;
+            let placed = backend.place_exactly(&model, &mapped, common)?;
+            let logits = eval::logits(placed.sequences(), ids)?;
             let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
             let view = TensorView::new(Dtype::F32, vec![ids.len(), model.vocab_size()], &bytes)
                 .and_then(|view| safetensors::serialize([("logits", view)], None))

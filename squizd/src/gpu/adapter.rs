@@ -80,3 +80,16 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
         ))
     })
 }
+
+/// Whether it is worth looking for an adapter that is no software: on Linux, if
+/// a driver has made device files.
+pub fn hardware_likely() -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    let has = |folder: &str, prefix: &str| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with(prefix))
+    };
+    has("/dev/dri", "render") || has("/dev", "nvidia")
+}

@@ -31,6 +31,8 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) pipelines: Pipelines,
+    /// The buffer that was read from last.
+    pub(super) staging: Mutex<Option<wgpu::Buffer>>,
     summary: AdapterSummary,
     abilities: Abilities,
     failure: Arc<Mutex<Option<String>>>,
@@ -100,7 +102,8 @@ impl Gpu {
                 note(&first, format!("the device was lost: {message}"));
             }
         });
-        Ok(Self { device, queue, pipelines: Pipelines::default(), summary, abilities, failure })
+        let (pipelines, staging) = (Pipelines::default(), Mutex::new(None));
+        Ok(Self { device, queue, pipelines, staging, summary, abilities, failure })
     }
 
     /// The adapter.

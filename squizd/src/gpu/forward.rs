@@ -331,15 +331,20 @@ impl Forward {
             scale: heads.scale,
             cap: heads.softcap.unwrap_or(1.0),
         };
-        let ports = [
+        let mut ports = vec![
             (read(0), Span::from(&b.q)),
             (read(1), Span::from(&cache[0])),
             (read(2), Span::from(&cache[1])),
             (read(3), Span::from(&b.state)),
-            (write(4), Span::from(&b.attended.values)),
+            (write(6), Span::from(&b.attended.values)),
         ];
+        // Blocks of 32 that reach across heads take a dispatch of their own.
+        let whole = heads.dim.is_multiple_of(32);
+        if emit && whole {
+            options = emit_to(&b.attended, options, &mut ports);
+        }
         steps.push(step(gpu, "attention", &options, &ports, &params, [u64::from(queries), u64::from(n), 1])?);
-        if emit {
+        if emit && !whole {
             steps.push(b.attended.prepare(gpu)?);
         }
         self.residual(model, &layer.attn_output, &b.attended, layer.attn_post_norm.as_ref(), n, steps)

@@ -3,7 +3,7 @@
 use super::device::Gpu;
 use crate::Result;
 use std::ops::Range;
-use std::sync::mpsc;
+use std::sync::{PoisonError, mpsc};
 
 /// Bytes that go to the device at a time.
 const CHUNK: usize = 32 << 20;
@@ -63,19 +63,12 @@ impl Gpu {
     /// submitted.
     pub(super) fn read(&self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<u8>> {
         let size = range.end.saturating_sub(range.start);
-        let staging = self.scoped("a buffer to read from", || {
-            self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })?;
+        let staging = self.staging(size)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(buffer, range.start, &staging, 0, size);
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        staging.map_async(wgpu::MapMode::Read, ..size, move |result| {
             // The receiver lives until the wait below is over.
             let _ = sender.send(result);
         });
@@ -85,8 +78,27 @@ impl Gpu {
             Ok(Err(e)) => return Err(self.error(e)),
             Err(e) => return Err(self.error(format!("reading back: {e}"))),
         }
-        let view = staging.get_mapped_range(..).map_err(|e| self.error(e))?;
-        Ok(view.to_vec())
+        let bytes = staging.get_mapped_range(..size).map_err(|e| self.error(e))?.to_vec();
+        staging.unmap();
+        *self.staging.lock().unwrap_or_else(PoisonError::into_inner) = Some(staging);
+        Ok(bytes)
+    }
+
+    /// A buffer of at least `size` bytes to read from: the one used last, if it
+    /// is free and large enough.
+    fn staging(&self, size: u64) -> Result<wgpu::Buffer> {
+        let kept = self.staging.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match kept.filter(|b| b.size() >= size) {
+            Some(buffer) => Ok(buffer),
+            None => self.scoped("a buffer to read from", || {
+                self.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size: size.next_power_of_two().max(256),
+                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            }),
+        }
     }
 
     /// Floats from the beginning of a buffer.

@@ -33,7 +33,7 @@ mod tests;
 mod tuning;
 mod weights;
 
-pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters};
+pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely};
 pub use device::{Abilities, Gpu};
 pub use math::Math;
 pub use model::GpuModel;
