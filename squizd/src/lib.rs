@@ -25,6 +25,7 @@ pub mod awq;
 pub mod calibration;
 pub mod codec;
 pub mod convert;
+pub mod dispatch;
 mod error;
 pub mod eval;
 #[cfg(feature = "gpu")]

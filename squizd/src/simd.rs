@@ -124,6 +124,17 @@ pub fn level() -> Level {
     }
 }
 
+/// Why [`level`] is what it is.
+pub fn reason() -> &'static str {
+    if FORCED.load(Ordering::Relaxed) != 0 {
+        "chosen by the program"
+    } else if requested().is_ok_and(|r| r.is_some()) {
+        "asked for by SQUIZD_SIMD"
+    } else {
+        "the best this CPU has"
+    }
+}
+
 /// Makes the whole process use `level` from now on.
 ///
 /// # Errors

@@ -107,13 +107,7 @@ fn on_gpu<'m, 'w>(
     common: Common,
 ) -> Result<GpuModel<'m, 'w>, Failure> {
     let gpu = std::sync::Arc::new(gpu);
-    let abilities = gpu.abilities();
-    let math = match precision {
-        Precision::F32 => Math::F32,
-        Precision::Q8 if abilities.dot8 => Math::I8,
-        Precision::Q8 if abilities.f16 => Math::F16,
-        Precision::Q8 => Math::F32,
-    };
+    let math = Math::for_precision(precision, gpu.abilities());
     let bar = progress::bar(common, file.len() as u64, "loading");
     let placed = GpuModel::new(&gpu, model, Some(file), math, &mut |bytes| bar.set_position(bytes))?;
     bar.finish_and_clear();

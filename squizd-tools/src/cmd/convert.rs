@@ -6,6 +6,7 @@ mod report;
 mod wish;
 
 pub(super) use preflight::free_bytes;
+pub(super) use wish::size;
 
 use super::{Common, interrupt, progress};
 use crate::{

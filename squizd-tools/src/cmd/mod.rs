@@ -2,6 +2,7 @@
 //! library, print.
 
 mod backend;
+mod bench;
 mod calibrate;
 mod convert;
 mod diff;
@@ -56,6 +57,8 @@ enum Command {
     /// Serve a model over HTTP, with an API like OpenAI's
     #[cfg(feature = "serve")]
     Serve(serve::Args),
+    /// Measure speed and memory, and the share of the machine's bandwidth
+    Bench(bench::Args),
     /// Judge a file: perplexity, divergence from a reference, logits
     #[command(subcommand)]
     Eval(eval::Eval),
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Calibrate(args) => calibrate::run(&args, common),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, common),
+        Command::Bench(args) => bench::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -34,6 +34,15 @@ pub struct Activation<'a> {
     rotated: OnceLock<((u64, u8), Vec<f32>)>,
 }
 
+/// Memory of an [`Activation`], to be used again for the next one.
+#[derive(Debug, Default)]
+pub struct ActivationBuffers {
+    sums: Vec<f32>,
+    #[cfg(any(target_arch = "x86_64", test))]
+    octets: Vec<Octet>,
+    quantized: Quantized,
+}
+
 /// `x ~ scale * code` per block of 32, zero-padded to whole octets (eight
 /// blocks); empty for [`Precision::F32`].
 #[derive(Debug, Default)]
@@ -68,14 +77,22 @@ pub(super) struct Octet {
 impl<'a> Activation<'a> {
     /// Prepares `x` (one value per matrix column) for kernels of `precision`.
     pub fn new(x: &'a [f32], precision: Precision) -> Self {
-        let mut sums = vec![0.0; x.len().div_ceil(OCTET) * OCTET / 16];
-        let mut quantized = Quantized::default();
+        Self::with_buffers(x, precision, ActivationBuffers::default())
+    }
+
+    /// The same in memory that an earlier one of at least this width has left.
+    pub fn with_buffers(x: &'a [f32], precision: Precision, buffers: ActivationBuffers) -> Self {
+        let ActivationBuffers { mut sums, mut quantized, .. } = buffers;
+        let length = x.len().next_multiple_of(OCTET);
+        zeroed(&mut sums, length / 16);
         match precision {
-            Precision::F32 => sum_16(x, &mut sums),
+            Precision::F32 => {
+                quantized.clear();
+                sum_16(x, &mut sums);
+            }
             Precision::Q8 => {
-                let length = x.len().div_ceil(OCTET) * OCTET;
-                quantized.codes = vec![0; length];
-                quantized.scales = vec![0.0; length / 32];
+                zeroed(&mut quantized.codes, length);
+                zeroed(&mut quantized.scales, length / 32);
                 quantize(x, &mut quantized.codes, &mut quantized.scales, &mut sums);
                 #[cfg(any(target_arch = "x86_64", test))]
                 quantized.pair();
@@ -85,10 +102,20 @@ impl<'a> Activation<'a> {
             x,
             precision,
             #[cfg(any(target_arch = "x86_64", test))]
-            octets: octets(&quantized.scales, &sums),
+            octets: octets(&quantized.scales, &sums, buffers.octets),
             sums,
             quantized,
             rotated: OnceLock::new(),
+        }
+    }
+
+    /// Its memory.
+    pub fn into_buffers(self) -> ActivationBuffers {
+        ActivationBuffers {
+            sums: self.sums,
+            #[cfg(any(target_arch = "x86_64", test))]
+            octets: self.octets,
+            quantized: self.quantized,
         }
     }
 
@@ -127,11 +154,29 @@ impl<'a> Activation<'a> {
     }
 }
 
+/// Sets the length, all zeros.
+fn zeroed<T: Copy + Default>(values: &mut Vec<T>, length: usize) {
+    values.clear();
+    values.resize(length, T::default());
+}
+
+impl Quantized {
+    fn clear(&mut self) {
+        self.codes.clear();
+        self.scales.clear();
+        #[cfg(any(target_arch = "x86_64", test))]
+        {
+            self.paired.clear();
+            self.quartered.clear();
+        }
+    }
+}
+
 #[cfg(any(target_arch = "x86_64", test))]
 impl Quantized {
     /// Fills `paired` and `quartered`.
     fn pair(&mut self) {
-        self.quartered = vec![0; self.codes.len()];
+        zeroed(&mut self.quartered, self.codes.len());
         let fours = self.quartered.as_chunks_mut::<128>().0.iter_mut().zip(self.codes.as_chunks::<128>().0);
         for (four, codes) in fours {
             for (i, part) in four.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -139,7 +184,7 @@ impl Quantized {
                 part.copy_from_slice(&codes[32 * block + 8 * field..][..8]);
             }
         }
-        self.paired = vec![0; self.codes.len()];
+        zeroed(&mut self.paired, self.codes.len());
         let pairs = self.paired.as_chunks_mut::<64>().0.iter_mut().zip(self.codes.as_chunks::<64>().0);
         for (pair, codes) in pairs {
             for (to, from) in [(0, 0), (16, 32), (32, 16), (48, 48)] {
@@ -151,17 +196,16 @@ impl Quantized {
 
 /// Scales (none: 0) and block sums by octet.
 #[cfg(any(target_arch = "x86_64", test))]
-fn octets(scales: &[f32], sums: &[f32]) -> Vec<Octet> {
+fn octets(scales: &[f32], sums: &[f32], mut out: Vec<Octet>) -> Vec<Octet> {
     let sums = sums.as_chunks::<16>().0;
     let scales = scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));
-    sums.iter()
-        .zip(scales)
-        .map(|(sums, scales)| Octet {
-            scales: PAIR_ORDER.map(|g| scales[g]),
-            sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
-            halves: [0, 1].map(|h| PAIR_ORDER.map(|g| sums[2 * g + h])),
-        })
-        .collect()
+    out.clear();
+    out.extend(sums.iter().zip(scales).map(|(sums, scales)| Octet {
+        scales: PAIR_ORDER.map(|g| scales[g]),
+        sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
+        halves: [0, 1].map(|h| PAIR_ORDER.map(|g| sums[2 * g + h])),
+    }));
+    out
 }
 
 multiversion! {
@@ -229,6 +273,17 @@ mod tests {
         assert_eq!(q.paired[32..48], q.codes[16..32]);
         assert_eq!(q.quartered[8..16], q.codes[32..40]);
         assert_eq!(q.quartered[40..48], q.codes[40..48]);
+    }
+
+    #[test]
+    fn used_memory_leaves_no_trace() {
+        let long: Vec<f32> = (0..700).map(|i| i as f32 * 0.3 - 90.0).collect();
+        for (first, then) in [(Precision::Q8, Precision::F32), (Precision::F32, Precision::Q8)] {
+            let used = Activation::new(&long, first).into_buffers();
+            let (again, new) =
+                (Activation::with_buffers(&long[..70], then, used), Activation::new(&long[..70], then));
+            assert_eq!(format!("{again:?}"), format!("{new:?}"));
+        }
     }
 
     #[test]

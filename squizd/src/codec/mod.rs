@@ -1,6 +1,6 @@
 //! The codecs: one file each, all behind [`Codec`], listed once in [`CODECS`].
 
-use crate::Result;
+use crate::{Result, simd::Level};
 use squizd_spec::{CodecId, DType, Matrix, Params};
 use std::{borrow::Cow, ops::Range};
 
@@ -188,6 +188,24 @@ pub trait Codec: Sync {
     /// payload, `x` and `y` do not go together, `y` becomes NaN.
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]);
 
+    /// Name of the layout that `params` choose; empty for codecs that have one
+    /// layout.
+    fn layout(&self, params: &Params) -> String {
+        let _ = params;
+        String::new()
+    }
+
+    /// The code that [`Codec::matvec`] or [`Codec::decode`] runs for tensors
+    /// with these parameters where `level` is in use.
+    fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel;
+
+    /// For codecs that are made for keeping, not for running: what
+    /// [`Codec::unpack`] yields for tensors with this shape and these parameters.
+    fn unpacked(&self, matrix: Matrix, params: &Params) -> Option<Unpacked> {
+        let _ = (matrix, params);
+        None
+    }
+
     /// For codecs that are made for keeping, not for running: the raw codec of
     /// the tensor's elements and its plain numbers, which a runtime decodes
     /// once. `None` for codecs whose kernels read the stored blocks.
@@ -215,6 +233,7 @@ mod guide;
 mod half_float;
 pub mod hybrid;
 mod integer;
+mod kernel;
 mod kernels;
 mod lanes;
 mod ldlq;
@@ -234,10 +253,11 @@ mod tests;
 mod trial;
 mod zplanes;
 
-pub use activation::{Activation, Precision};
+pub use activation::{Activation, ActivationBuffers, Precision};
 pub use guide::{Guide, InputMoments};
 pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
+pub use kernel::{Kernel, Operation, Unpacked};
 pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
 pub(crate) use trial::{Sample, output_error};

@@ -10,8 +10,14 @@ use super::sample::Sample;
 use super::stream::{
     checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows, Violation};
-use crate::{Error, Result, simd::multiversion};
+use super::{
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, PayloadSink, Request, Rows,
+    Violation,
+};
+use crate::{
+    Error, Result,
+    simd::{Level, multiversion},
+};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
 
@@ -311,6 +317,17 @@ impl Codec for Q8 {
         padding(tensor, &geometry)?;
         let bytes = tensor.data.get(scales.offset as usize..).unwrap_or_default();
         finite_scales("q8-scale-not-finite", bytes, scale_bytes(tensor.params), scales.offset)
+    }
+
+    fn layout(&self, params: &Params) -> String {
+        if scale_bytes(params) == 2 { String::new() } else { "f32".to_owned() }
+    }
+
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(precision) => super::kernels::q8_kernel(precision, level),
+            Operation::Decode => Kernel::compiled(level),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

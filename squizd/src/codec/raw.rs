@@ -8,8 +8,14 @@ use super::half_float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::stream::{
     checked_geometry, chunk_elements, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
 };
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows, Violation};
-use crate::{Error, Result, simd::multiversion};
+use super::{
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, PayloadSink, Request, Rows,
+    Violation,
+};
+use crate::{
+    Error, Result,
+    simd::{Level, multiversion},
+};
 use squizd_spec::{CodecId, DType, Matrix, Params};
 use std::ops::Range;
 
@@ -251,6 +257,13 @@ impl Codec for Raw {
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
         super::check::payload(self.id, tensor).map(|_| ())
+    }
+
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(_) if self.id == CodecId::RAW_F16 => super::kernels::f16_kernel(level),
+            _ => Kernel::compiled(level),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

@@ -43,7 +43,8 @@ fn instance() -> wgpu::Instance {
     wgpu::Instance::new(descriptor)
 }
 
-fn all() -> Vec<wgpu::Adapter> {
+/// Every adapter, the best first.
+pub(super) fn all() -> Vec<wgpu::Adapter> {
     let instance = instance();
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     // A stable sort: the system's order among equals.

@@ -1,5 +1,8 @@
 //! In which numbers a product is computed.
 
+use super::device::Abilities;
+use crate::codec::Precision;
+
 /// The form of the inputs and the arithmetic of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Math {
@@ -13,6 +16,15 @@ pub enum Math {
 }
 
 impl Math {
+    /// What is fast on a device where [`Precision`] allows it.
+    pub fn for_precision(precision: Precision, abilities: Abilities) -> Self {
+        match precision {
+            Precision::Q8 if abilities.dot8 => Self::I8,
+            Precision::Q8 if abilities.f16 => Self::F16,
+            Precision::F32 | Precision::Q8 => Self::F32,
+        }
+    }
+
     /// The flag that shaders know it by.
     pub(super) const fn flag(self) -> Option<&'static str> {
         match self {

@@ -12,6 +12,7 @@
 
 mod adapter;
 pub mod bench;
+mod choice;
 mod codec;
 mod device;
 mod forward;
@@ -34,6 +35,8 @@ mod tuning;
 mod weights;
 
 pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely};
+pub use choice::GpuKernels;
+pub(crate) use choice::described;
 pub use device::{Abilities, Gpu};
 pub use math::Math;
 pub use model::GpuModel;

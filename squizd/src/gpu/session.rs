@@ -27,7 +27,8 @@ pub struct GpuSession<'g, 'm, 'w> {
 }
 
 impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
-    /// An empty sequence. The precision of `options` is the model's.
+    /// An empty sequence. The precision of `options` is the model's; a cache of
+    /// bytes is one of halves here.
     ///
     /// # Errors
     /// If context or batch are zero, or the device has no memory for them.
@@ -39,7 +40,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             )));
         }
         let batch = batch.min(BATCH).min(context);
-        let buffers = Buffers::new(model, context, batch, kv == KvType::F16)?;
+        let buffers = Buffers::new(model, context, batch, kv != KvType::F32)?;
         let frequencies = [0, 1].map(|i| model.model.ropes[i].frequencies(1));
         Ok(Self {
             model,

@@ -6,14 +6,14 @@
 //! the block adds e^(s - m*) v. Memory does not grow with the context, and each
 //! key and value is read once for all queries that share its head.
 
-use super::cache::{BLOCK, Element, KvLayer, LayerRows};
+use super::cache::{BLOCK, Cached, FloatRows, KvLayer, Q8Rows};
 use super::lanes::{LANES, V8, exp, multiversion, tanh};
 use half::f16;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Query rows handled together.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 /// Multiply-adds below which threads cost more than they bring.
 const SERIAL_WORK: usize = 1 << 16;
 
@@ -102,6 +102,7 @@ pub(super) fn attend(
     let run = |query: &Query<'_>, work: &mut Work, out: &mut [f32]| match cached {
         KvLayer::F32(rows) => attend_f32(query, rows, work, out),
         KvLayer::F16(rows) => attend_f16(query, rows, work, out),
+        KvLayer::Q8(rows) => attend_q8(query, rows, work, out),
     };
     if n == 1 {
         let one = |head: usize, q: &[f32], work: &mut Work, out: &mut [f32]| {
@@ -131,30 +132,33 @@ pub(super) fn attend(
 }
 
 multiversion! {
-    fn attend_f32(query: &Query<'_>, rows: &LayerRows<f32>, work: &mut Work, out: &mut [f32]) = attend_head_f32;
+    fn attend_f32(query: &Query<'_>, rows: &FloatRows<f32>, work: &mut Work, out: &mut [f32]) = attend_head_f32;
 }
 multiversion! {
-    fn attend_f16(query: &Query<'_>, rows: &LayerRows<f16>, work: &mut Work, out: &mut [f32]) = attend_head_f16;
+    fn attend_f16(query: &Query<'_>, rows: &FloatRows<f16>, work: &mut Work, out: &mut [f32]) = attend_head_f16;
+}
+multiversion! {
+    fn attend_q8(query: &Query<'_>, rows: &Q8Rows, work: &mut Work, out: &mut [f32]) = attend_head_q8;
 }
 
 #[inline(always)]
-fn attend_head_f32<const FMA: bool>(q: &Query<'_>, rows: &LayerRows<f32>, work: &mut Work, out: &mut [f32]) {
-    attend_head::<FMA, f32>(q, rows, work, out);
+fn attend_head_f32<const FMA: bool>(q: &Query<'_>, rows: &FloatRows<f32>, work: &mut Work, out: &mut [f32]) {
+    attend_head::<FMA>(q, rows, work, out);
 }
 
 #[inline(always)]
-fn attend_head_f16<const FMA: bool>(q: &Query<'_>, rows: &LayerRows<f16>, work: &mut Work, out: &mut [f32]) {
-    attend_head::<FMA, f16>(q, rows, work, out);
+fn attend_head_f16<const FMA: bool>(q: &Query<'_>, rows: &FloatRows<f16>, work: &mut Work, out: &mut [f32]) {
+    attend_head::<FMA>(q, rows, work, out);
+}
+
+#[inline(always)]
+fn attend_head_q8<const FMA: bool>(q: &Query<'_>, rows: &Q8Rows, work: &mut Work, out: &mut [f32]) {
+    attend_head::<FMA>(q, rows, work, out);
 }
 
 /// All queries that share one key/value head; `out` is laid out as `query.q`.
 #[inline(always)]
-fn attend_head<const FMA: bool, E: Element>(
-    query: &Query<'_>,
-    cached: &LayerRows<E>,
-    work: &mut Work,
-    out: &mut [f32],
-) {
+fn attend_head<const FMA: bool>(query: &Query<'_>, cached: &impl Cached, work: &mut Work, out: &mut [f32]) {
     let (group, dim) = (query.heads.group(), query.heads.dim);
     let total = query.tokens * group;
     // Row r of the group: token r / group, head r % group.
@@ -169,9 +173,7 @@ fn attend_head<const FMA: bool, E: Element>(
         for block in begin..end.div_ceil(BLOCK) {
             let first = block * BLOCK;
             let n = BLOCK.min(end - first);
-            let keys = cached.keys(query.head, block);
-            E::widen(keys, &mut work.floats);
-            let keys = E::view(keys, &work.floats);
+            let keys = cached.keys(query.head, block, &mut work.floats);
             work.scores = [[0.0; BLOCK]; ROWS];
             for_groups(rows, |i, m| {
                 let row = |r: usize| &query.q[at(start + i + r)..][..dim];
@@ -183,14 +185,10 @@ fn attend_head<const FMA: bool, E: Element>(
                 let seen = visible.start.max(first) - first..visible.end.clamp(first, first + n) - first;
                 update_row::<FMA>(query.heads, i, seen, work);
             }
-            for (j, buffer) in work.floats.chunks_exact_mut(dim).enumerate().take(n) {
-                E::widen(cached.value(query.head, first + j), buffer);
-            }
+            let values = cached.values(query.head, first, n, &mut work.floats);
             for_groups(rows, |i, m| {
                 let row = |r: usize| &work.scores[i + r][..n];
-                let line =
-                    |j: usize| E::view(cached.value(query.head, first + j), &work.floats[j * dim..][..dim]);
-                combine::<FMA>(m, row, line, (n, dim), &mut work.acc[i * dim..]);
+                combine::<FMA>(m, row, |j| values.line(j), (n, dim), &mut work.acc[i * dim..]);
             });
         }
         for i in 0..rows {
@@ -374,7 +372,7 @@ mod tests {
                     let (k, v) = (wave((past + n) * kv, 0.37), wave((past + n) * kv, 0.91));
                     let q = wave(n * queries * dim, 0.53);
                     let want = reference(&heads, &q, past, window, &k, &v);
-                    for (kind, bound) in [(KvType::F32, 2e-6), (KvType::F16, 5e-3)] {
+                    for (kind, bound) in [(KvType::F32, 2e-6), (KvType::F16, 5e-3), (KvType::Q8, 2e-2)] {
                         let mut cache = KvCache::new(kind, 1, keys, dim, past + n).unwrap();
                         cache.append(0, &k, &v);
                         let mut work = vec![Work::new(dim); keys];

@@ -1,6 +1,7 @@
-//! Every family against an independent float64 reference
-//! (`fixtures/families/make_reference.py`), and rotary frequencies against
-//! transformers' own functions (`make_rope_reference.py`).
+//! Every family against transformers' logits of tiny random models
+//! (`fixtures/families/make_reference.py`; `tests/runtime` goes the whole way
+//! from their checkpoints), and rotary frequencies against transformers' own
+//! functions (`make_rope_reference.py`).
 
 use super::rope::Rope;
 use super::testing::{MemoryTensor, MemoryWeights, max_difference};
@@ -13,8 +14,21 @@ use squizd_spec::{CodecId, Part, Role};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(crate) const FAMILIES: [&str; 9] =
-    ["llama", "mistral", "qwen2", "qwen3", "qwen3moe", "smollm3", "phi3", "gemma2", "gemma3"];
+/// The cases, which are families and what models of one family do differently.
+pub(crate) const FAMILIES: [&str; 12] = [
+    "llama",
+    "deepseek-llama",
+    "mistral",
+    "qwen2",
+    "deepseek-qwen2",
+    "qwen3",
+    "qwen3moe",
+    "smollm3",
+    "phi3",
+    "phi4",
+    "gemma2",
+    "gemma3",
+];
 
 #[derive(serde::Deserialize)]
 pub(crate) struct Case {

@@ -1,12 +1,12 @@
 //! Feed-forward blocks: `down(activation(gate(x)) * up(x))`, dense or routed
 //! to the best few of many experts.
 
-use super::linear::{Linear, Product, multiply};
+use super::linear::{Linear, Product, Space, multiply};
 use super::math::{add_scaled, gated, softmax};
 use super::model::{Experts, Ffn};
 use super::observe::Observer;
 use crate::Result;
-use crate::codec::{Activation, Precision};
+use crate::codec::Precision;
 use crate::model::Activation as Gate;
 use rayon::prelude::*;
 use squizd_spec::Role;
@@ -20,8 +20,8 @@ const GATE_TASK: usize = 1 << 14;
 pub(super) struct Scratch {
     gate: Vec<f32>,
     up: Vec<f32>,
-    /// Transposed products.
-    pub(super) transposed: Vec<f32>,
+    /// Memory of products.
+    pub(super) space: Space,
     scores: Vec<f32>,
     /// `(expert, token, weight)`, by expert.
     routes: Vec<(usize, usize, f32)>,
@@ -88,17 +88,17 @@ impl Block<'_, '_> {
         let expert = self.expert.unwrap_or(0);
         observer.input(roles.0, expert, x, wide);
         let values = self.gate.1.len() * n;
-        let Scratch { gate, up, transposed, .. } = scratch;
+        let Scratch { gate, up, space, .. } = scratch;
         resize(gate, values);
         resize(up, values);
         if n == 1 {
             let products = [(&self.gate, &mut *gate), (&self.up, &mut *up)];
             let mut products =
                 products.map(|((linear, rows), y)| Product { linear, first_row: rows.start, y: &mut y[..] });
-            multiply(&mut products, &Activation::new(x, mode.precision));
+            space.prepared(x, mode.precision, |x| multiply(&mut products, x));
         } else {
-            self.gate.0.batch(self.gate.1.clone(), x, n, mode.precision, transposed, gate)?;
-            self.up.0.batch(self.up.1.clone(), x, n, mode.precision, transposed, up)?;
+            self.gate.0.batch(self.gate.1.clone(), x, n, mode.precision, space, gate)?;
+            self.up.0.batch(self.up.1.clone(), x, n, mode.precision, space, up)?;
         }
         if values <= GATE_TASK {
             gated(mode.gate, gate, up);
@@ -107,7 +107,7 @@ impl Block<'_, '_> {
             tasks.for_each(|(gate, up)| gated(mode.gate, gate, up));
         }
         observer.input(roles.1, expert, gate, narrow);
-        self.down.0.batch(self.down.1.clone(), gate, n, mode.precision, transposed, out)
+        self.down.0.batch(self.down.1.clone(), gate, n, mode.precision, space, out)
     }
 }
 
@@ -154,9 +154,9 @@ impl Experts<'_> {
     /// `normalize`). Scores stay in `f32`: a near tie decides which expert runs.
     fn route(&self, x: &[f32], n: usize, scratch: &mut Scratch) -> Result<()> {
         let experts = self.router.rows();
-        let Scratch { scores, routes, transposed, .. } = scratch;
+        let Scratch { scores, routes, space, .. } = scratch;
         resize(scores, n * experts);
-        self.router.batch(0..experts, x, n, Precision::F32, transposed, scores)?;
+        self.router.batch(0..experts, x, n, Precision::F32, space, scores)?;
         routes.clear();
         for (token, scores) in scores.chunks_exact_mut(experts).enumerate() {
             softmax(scores);

@@ -8,7 +8,6 @@ use super::model::Layer;
 use super::observe::{Nobody, Observer};
 use super::session::{Buffers, Session};
 use crate::Result;
-use crate::codec::Activation;
 use rayon::prelude::*;
 use squizd_spec::Role;
 use std::ops::Range;
@@ -16,7 +15,7 @@ use std::ops::Range;
 /// Rows from which element-wise steps are spread over the threads.
 const PARALLEL_ROWS: usize = 8;
 /// Positions whose logits are computed together.
-const LOGITS_BATCH: usize = 32;
+pub(super) const LOGITS_BATCH: usize = 32;
 
 /// Runs `f` on a thread of the current pool, so that everything it forks is
 /// taken up without waking that pool again.
@@ -87,10 +86,10 @@ impl Session<'_, '_> {
         observer.input(Role::ATTN_Q, 0, normed, hidden);
         if n == 1 {
             let mut products = [layer.q.product(q), layer.k.product(k), layer.v.product(v)];
-            multiply(&mut products, &Activation::new(normed, precision));
+            ffn.space.prepared(normed, precision, |x| multiply(&mut products, x));
         } else {
             for (linear, y) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
-                linear.batch(0..linear.rows(), normed, n, precision, &mut ffn.transposed, y)?;
+                linear.batch(0..linear.rows(), normed, n, precision, &mut ffn.space, y)?;
             }
         }
         let dim = model.heads.dim;
@@ -113,7 +112,7 @@ impl Session<'_, '_> {
         }
         observer.input(Role::ATTN_OUTPUT, 0, attended, query);
         let output = &layer.attn_output;
-        output.batch(0..output.rows(), attended, n, precision, &mut ffn.transposed, block)?;
+        output.batch(0..output.rows(), attended, n, precision, &mut ffn.space, block)?;
         add_block(block, layer.attn_post_norm.as_deref(), eps, x);
 
         norm_rows(x, &layer.ffn_norm, eps, normed);
@@ -134,7 +133,7 @@ impl Session<'_, '_> {
         resize(logits, n * vocab);
         in_pool(|| {
             norm_rows(&x[rows.start * hidden..rows.end * hidden], &model.output_norm, model.norm_eps, normed);
-            model.head().batch(0..vocab, normed, n, precision, &mut ffn.transposed, logits)?;
+            model.head().batch(0..vocab, normed, n, precision, &mut ffn.space, logits)?;
             if let Some(cap) = model.config.logit_softcap {
                 logits.par_chunks_mut(vocab).for_each(|row| softcap(row, cap as f32));
             }

@@ -7,6 +7,8 @@
 //! it, else SSE2; on AArch64 NEON is always there and always fuses.
 #![allow(unsafe_code, reason = "calling a function compiled for detected CPU features")]
 
+use crate::simd::Level;
+
 /// Lanes of [`V8`].
 pub(super) const LANES: usize = 8;
 
@@ -118,6 +120,15 @@ pub(super) fn tanh<const FMA: bool>(x: f32) -> f32 {
     1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0)
 }
 
+/// The instruction set of the functions that [`multiversion`] declares, where
+/// `level` is in use.
+pub(crate) const fn compiled_for(level: Level) -> Level {
+    match level {
+        Level::Avx2 | Level::Avx512 => Level::Avx2,
+        _ => level,
+    }
+}
+
 /// Declares `fn name(args)` that runs `body::<FMA>(args)` compiled for the best
 /// instruction set of this CPU. `body` must be `#[inline(always)]`.
 macro_rules! multiversion {
@@ -131,7 +142,7 @@ macro_rules! multiversion {
                 fn wide($($arg: $ty),*) $(-> $ret)? {
                     $body::<true>($($arg),*)
                 }
-                if matches!($crate::simd::level(), $crate::simd::Level::Avx2 | $crate::simd::Level::Avx512) {
+                if $crate::runtime::lanes::compiled_for($crate::simd::level()) == $crate::simd::Level::Avx2 {
                     // SAFETY: `level` is one this CPU supports, and both of
                     // these have AVX2 and FMA.
                     return unsafe { wide($($arg),*) };

@@ -5,16 +5,17 @@
 //! multiplied with every input in `f32`, so that decoding is paid per batch.
 
 use super::math::{add, gemm};
-use crate::codec::{Activation, Codec, Encoded, Precision};
+use crate::codec::{Activation, ActivationBuffers, Codec, Encoded, Precision};
+use crate::dispatch::Subject;
 use crate::{Error, Result};
 use rayon::prelude::*;
-use squizd_spec::{Matrix, Params};
+use squizd_spec::{CodecId, Matrix, Params};
 use std::{borrow::Cow, ops::Range};
 
 /// Multiply-adds of one matvec task.
 const TASK_WORK: usize = 1 << 16;
 /// Floats of a decoded strip: 128 KiB, a quarter of a typical L2 cache.
-const STRIP: usize = 1 << 15;
+pub(super) const STRIP: usize = 1 << 15;
 /// Smallest batch for which decoding strips beats one kernel call per input.
 const BATCH: usize = 4;
 
@@ -27,6 +28,25 @@ pub(crate) struct Linear<'w> {
     /// The stored payload, or what a codec for keeping unpacked to.
     pub(crate) payload: Cow<'w, [u8]>,
     pub(crate) bias: Option<Vec<f32>>,
+    /// Codec, parameters and bytes in the file.
+    pub(super) stored: (CodecId, &'w Params, u64),
+}
+
+/// Memory that products use again and again.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    /// Outputs of a batch, token innermost.
+    transposed: Vec<f32>,
+    activation: ActivationBuffers,
+}
+
+impl Space {
+    /// Calls `f` with `x`, prepared.
+    pub(super) fn prepared(&mut self, x: &[f32], precision: Precision, f: impl FnOnce(&Activation<'_>)) {
+        let x = Activation::with_buffers(x, precision, std::mem::take(&mut self.activation));
+        f(&x);
+        self.activation = x.into_buffers();
+    }
 }
 
 /// One product `y = W[first_row ..][.. y.len()] x` among several that share `x`.
@@ -47,6 +67,12 @@ impl<'w> Linear<'w> {
         self.matrix.cols as usize
     }
 
+    /// The stored matrix, for the table of kernels, and its bytes.
+    pub(super) fn subject(&self) -> (Subject<'w>, u64) {
+        let (codec, params, bytes) = self.stored;
+        (Subject { codec, params, matrix: self.matrix }, bytes)
+    }
+
     pub(crate) fn tensor(&self) -> Encoded<'_> {
         Encoded { name: self.name, matrix: self.matrix, params: self.params, data: &self.payload }
     }
@@ -62,24 +88,25 @@ impl<'w> Linear<'w> {
     }
 
     /// `y[i] = W[rows] x[i] + b[rows]` for the `n` rows of `x`; `y` is
-    /// `[n, rows]`, `transposed` is scratch memory.
+    /// `[n, rows]`.
     pub(super) fn batch(
         &self,
         rows: Range<usize>,
         x: &[f32],
         n: usize,
         precision: Precision,
-        transposed: &mut Vec<f32>,
+        space: &mut Space,
         y: &mut [f32],
     ) -> Result<()> {
         let count = rows.len();
         if n < BATCH {
             for (x, y) in x.chunks_exact(self.cols()).zip(y.chunks_exact_mut(count)) {
-                let x = Activation::new(x, precision);
-                multiply(&mut [Product { linear: self, first_row: rows.start, y }], &x);
+                let mut product = [Product { linear: self, first_row: rows.start, y }];
+                space.prepared(x, precision, |x| multiply(&mut product, x));
             }
             return Ok(());
         }
+        let transposed = &mut space.transposed;
         transposed.clear();
         transposed.resize(count * n, 0.0);
         self.batch_transposed(rows.clone(), x, n, transposed)?;

@@ -350,7 +350,8 @@ impl<'w> Resolver<'_, 'w> {
                 (codec, &PLAIN, numbers)
             }
         };
-        Ok(Linear { codec, name, matrix, params, payload, bias: None })
+        let stored = (stored.codec, stored.params, length);
+        Ok(Linear { codec, name, matrix, params, payload, bias: None, stored })
     }
 
     fn linear(&mut self, role: Role, layer: Option<u16>, dims: &[u64], bias: Bias) -> Result<Linear<'w>> {

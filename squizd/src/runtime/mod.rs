@@ -22,10 +22,11 @@ mod ffn;
 mod forward;
 mod generate;
 pub(crate) mod gram;
-mod lanes;
+pub(crate) mod lanes;
 mod linear;
 mod load;
 mod math;
+mod memory;
 mod model;
 mod observe;
 mod rope;
@@ -41,6 +42,7 @@ pub use cache::KvType;
 pub use generate::{GenerateOptions, Generated, StopReason, generate};
 #[cfg(feature = "gpu")]
 pub(crate) use linear::Linear;
+pub use memory::{MemoryNeed, Run, StoredSize};
 pub use model::Model;
 #[cfg(feature = "gpu")]
 pub(crate) use model::{Ffn, Layer};

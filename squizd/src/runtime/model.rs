@@ -3,11 +3,14 @@
 use super::attention::Heads;
 use super::linear::Linear;
 use super::rope::Rope;
+use crate::Result;
+use crate::dispatch::{Backend, KernelGroup, groups};
 use crate::model::ModelConfig;
 
 /// A decoder-only transformer whose weights are read in place for `'w`.
 ///
-/// Loading checks every tensor the family needs for presence, shape and codec,
+/// Loading resolves for every tensor the codec whose kernels run it (after
+/// unpacking, for codecs made for keeping); it checks every tensor the family needs for presence, shape and codec,
 /// and that the file holds none the forward pass would ignore.
 pub struct Model<'w> {
     pub(crate) config: ModelConfig,
@@ -31,6 +34,22 @@ impl<'w> Model<'w> {
     /// Tokens the model knows; the length of a logits row.
     pub fn vocab_size(&self) -> usize {
         self.embedding.rows()
+    }
+
+    /// What multiplies which matrices, on the first of `backends` that can; the
+    /// embedding counts where it is the head.
+    ///
+    /// # Errors
+    /// If no backend has a kernel for one.
+    pub fn kernels(&self, backends: &[&dyn Backend]) -> Result<Vec<KernelGroup>> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let ffn = match &layer.ffn {
+                Ffn::Dense { gate, up, down } => vec![gate, up, down],
+                Ffn::Experts(e) => vec![&e.router, &e.gate, &e.up, &e.down],
+            };
+            [&layer.q, &layer.k, &layer.v, &layer.attn_output].into_iter().chain(ffn)
+        });
+        groups(backends, layers.chain([self.head()]).map(Linear::subject))
     }
 
     pub(crate) fn hidden(&self) -> usize {

@@ -86,11 +86,15 @@ impl<'m, 'w> Session<'m, 'w> {
         }
         let cache =
             KvCache::new(options.kv, model.layers.len(), model.heads.keys, model.heads.dim, options.context)?;
+        let mut tokens = Vec::new();
+        tokens.try_reserve_exact(options.context).map_err(|_| {
+            Error::invalid(format!("no memory for {} positions; use a smaller --ctx-size", options.context))
+        })?;
         let frequencies = [0, 1].map(|i| model.ropes[i].frequencies(1));
         let work = vec![Work::new(model.heads.dim); model.heads.keys];
         let buffers = Buffers { work, ..Buffers::default() };
         let precision = options.precision;
-        Ok(Self { model, options, precision, tokens: Vec::new(), cache, frequencies, buffers })
+        Ok(Self { model, options, precision, tokens, cache, frequencies, buffers })
     }
 
     /// The model.
@@ -123,6 +127,25 @@ impl<'m, 'w> Session<'m, 'w> {
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
         self.process(tokens, None)?;
         Ok(&mut self.buffers.logits)
+    }
+
+    /// Runs a few tokens and forgets them, and the sequence: weights come into
+    /// memory (of experts, those that these tokens take), threads start, buffers
+    /// get their size.
+    ///
+    /// # Errors
+    /// If a payload cannot be decoded.
+    pub fn warm_up(&mut self) -> Result<()> {
+        self.truncate(0);
+        let prompt = [0; 4];
+        for tokens in [&prompt[..], &prompt[..1]] {
+            let room = tokens.len().min(self.remaining());
+            if room > 0 {
+                self.forward(&tokens[..room])?;
+            }
+        }
+        self.truncate(0);
+        Ok(())
     }
 
     /// The logits that the last [`Session::forward`] returned.

@@ -29,10 +29,10 @@ use super::half_float::f16_to_f32;
 use super::lanes::exp2i;
 use super::stream::{for_row_steps, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Quality, Request, Rows,
-    Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Quality, Request, Rows, Violation,
 };
-use crate::Result;
+use crate::{Result, simd::Level};
 use norm::Columns;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, astc};
 use std::ops::Range;
@@ -166,6 +166,13 @@ impl Codec for Astc {
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
         check::check(tensor)
+    }
+
+    fn kernel(&self, _: &Params, _: Operation, level: Level) -> Kernel {
+        Kernel::plain(
+            level,
+            "texture blocks are made for hardware that decodes them; here each is decoded in plain code",
+        )
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

@@ -27,9 +27,10 @@ use super::lanes::exponent;
 use super::sample::Sample;
 use super::stream::{checked_geometry, for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows, Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Request, Rows, Violation,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, simd::Level};
 use allocate::{by_variance, least_error};
 use block::BLOCK;
 pub use curve::{RdPoint, curves_to_csv, curves_to_svg, rd_curve};
@@ -243,6 +244,10 @@ impl Codec for Hybrid {
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
         check::check(tensor)
+    }
+
+    fn kernel(&self, _: &Params, _: Operation, level: Level) -> Kernel {
+        Kernel::compiled(level)
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

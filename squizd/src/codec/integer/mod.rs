@@ -28,9 +28,10 @@ use super::lanes::exponent;
 use super::sample::Sample;
 use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows, Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Request, Rows, Violation,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, simd::Level};
 pub(super) use compact::Compact;
 pub(super) use fine::Fine;
 pub use layout::IntegerLayout;
@@ -269,6 +270,24 @@ impl<const B: u32> Codec for Integer<B> {
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
         check::check(B, self.id(), tensor)
+    }
+
+    fn layout(&self, params: &Params) -> String {
+        match Layout::of(B, params) {
+            Layout::Compact(_) => IntegerLayout::Compact.to_string(),
+            Layout::Fine(_) => IntegerLayout::Fine.to_string(),
+            Layout::Plain { group, format: ScaleFormat::F16 } => format!("g{group}"),
+            Layout::Plain { group, format: ScaleFormat::F32 } => format!("g{group}-f32"),
+        }
+    }
+
+    fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(precision) => {
+                super::kernels::integer_kernel(Layout::of(B, params), precision, level)
+            }
+            Operation::Decode => Kernel::compiled(level),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

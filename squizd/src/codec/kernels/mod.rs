@@ -31,9 +31,9 @@ mod x86;
 pub(super) use gemm::dot_tile;
 
 use super::activation::{Activation, Precision};
-use super::integer::{Layout, codes};
+use super::integer::{Layout, ScaleFormat, codes};
 use super::stream::{checked_geometry, plane_rows};
-use super::{Encoded, q8 as q8_codec};
+use super::{Encoded, Kernel, q8 as q8_codec};
 use crate::simd::{Level, level};
 use squizd_spec::CodecId;
 use std::ops::Range;
@@ -85,6 +85,40 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The code for blocks whose products are summed in `precision`.
+const fn block_kernel(asked: Level, precision: Precision) -> Kernel {
+    match (asked, precision) {
+        (Level::Scalar, _) => Kernel::with(Level::Scalar, ""),
+        (Level::Avx2, Precision::Q8) => Kernel::with(asked, "maddubs"),
+        (Level::Avx512, Precision::Q8) => Kernel::with(asked, "vnni"),
+        (Level::Neon, Precision::Q8) => Kernel::with(asked, "dotprod"),
+        (_, Precision::F32) => Kernel::with(asked, "fma"),
+    }
+}
+
+/// The code that multiplies rows of an integer codec.
+pub(super) const fn integer_kernel(layout: Layout, precision: Precision, asked: Level) -> Kernel {
+    match layout {
+        Layout::Plain { format: ScaleFormat::F32, .. } => {
+            Kernel::plain(asked, "groups with f32 scales have no vector kernel")
+        }
+        _ => block_kernel(asked, precision),
+    }
+}
+
+/// The code that multiplies rows of Q8.
+pub(super) const fn q8_kernel(precision: Precision, asked: Level) -> Kernel {
+    block_kernel(asked, precision)
+}
+
+/// The code that multiplies rows of MXFP4; AVX-512 runs what AVX2 runs.
+pub(super) const fn mxfp4_kernel(precision: Precision, asked: Level) -> Kernel {
+    match asked {
+        Level::Avx512 => block_kernel(Level::Avx2, precision),
+        _ => block_kernel(asked, precision),
+    }
+}
+
 /// Rows of an integer codec of `B` bits times `x`.
 pub(super) fn integer<const B: u32>(
     id: CodecId,
@@ -101,7 +135,8 @@ pub(super) fn integer<const B: u32>(
 }
 
 fn integer_at<const B: u32>(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    let done = match level {
+    let path = integer_kernel(layout, x.precision(), level).level;
+    let done = match path {
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::integer::<B>(layout, x, rows, y) },
@@ -113,6 +148,7 @@ fn integer_at<const B: u32>(level: Level, layout: Layout, x: &Activation<'_>, ro
         Level::Neon => unsafe { neon::integer::<B>(layout, x, rows, y) },
         _ => false,
     };
+    debug_assert!(done || path == Level::Scalar, "{layout:?} has no kernel of {path}");
     match x.precision() {
         _ if done => {}
         Precision::F32 => generic::integer_f32::<B>(layout, x, rows, y),
@@ -130,7 +166,7 @@ pub(super) fn q8(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>, y:
 }
 
 fn q8_at(level: Level, scale_bytes: usize, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (level, x.precision()) {
+    match (q8_kernel(x.precision(), level).level, x.precision()) {
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
         (Level::Avx2, _) => unsafe { avx2::q8(scale_bytes, x, rows, y) },
@@ -153,11 +189,16 @@ pub(super) fn mxfp4(tensor: &Encoded<'_>, x: &Activation<'_>, range: Range<u64>,
     }
 }
 
+/// The code that multiplies rows of IEEE halves.
+pub(super) const fn f16_kernel(asked: Level) -> Kernel {
+    Kernel::avx2(asked, "f16c")
+}
+
 /// Dot product of IEEE halves with floats, if the level in use converts halves
 /// in hardware.
 pub(super) fn dot_f16(halves: &[u8], x: &[f32]) -> Option<f32> {
     #[cfg(target_arch = "x86_64")]
-    if matches!(level(), Level::Avx2 | Level::Avx512) {
+    if f16_kernel(level()).level == Level::Avx2 {
         // SAFETY: the level is only ever one this CPU supports.
         return Some(unsafe { avx2::dot_f16(halves, x) });
     }

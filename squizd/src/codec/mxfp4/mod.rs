@@ -13,8 +13,14 @@ mod tests;
 
 use super::check::{padding, payload, slice};
 use super::stream::{checked_geometry, energy, for_row_chunks, geometry, plane_rows, read_finite};
-use super::{Activation, Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows, Violation};
-use crate::{Error, Result, simd::multiversion};
+use super::{
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, PayloadSink, Request, Rows,
+    Violation,
+};
+use crate::{
+    Error, Result,
+    simd::{Level, multiversion},
+};
 pub(super) use e2m1::{DOUBLED, half_scale};
 use e2m1::{NAN_SCALE, doubled};
 use encode::{BLOCK, encode_rows, reaches_two, repack};
@@ -216,6 +222,13 @@ impl Codec for Mxfp4 {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(precision) => super::kernels::mxfp4_kernel(precision, level),
+            Operation::Decode => Kernel::compiled(level),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

@@ -101,7 +101,7 @@ pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> R
 #[allow(unsafe_code, reason = "calls a kernel for the level in use")]
 fn table_values(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if matches!(crate::simd::level(), crate::simd::Level::Avx2 | crate::simd::Level::Avx512) {
+    if super::trellis_kernel(crate::simd::level()).level == crate::simd::Level::Avx2 {
         // SAFETY: the level is only ever one this CPU supports; both have AVX2.
         unsafe { super::gather::values(trellis, table, tiles, out) };
         return;

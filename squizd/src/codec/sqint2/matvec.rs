@@ -49,7 +49,7 @@ pub(super) fn rows(tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y
 #[allow(unsafe_code, reason = "calls a kernel for the level in use")]
 fn strip(parts: &Parts<'_>, trellis: Trellis, tiles: &[u8], x: &[f32], sums: &mut [f32; SIDE]) {
     #[cfg(target_arch = "x86_64")]
-    if matches!(crate::simd::level(), crate::simd::Level::Avx2 | crate::simd::Level::Avx512) {
+    if super::trellis_kernel(crate::simd::level()).level == crate::simd::Level::Avx2 {
         // SAFETY: the level is only ever one this CPU supports; both have AVX2 and FMA.
         unsafe { super::gather::product(trellis, parts.form.floats(), tiles, x, sums) };
         return;

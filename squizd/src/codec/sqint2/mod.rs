@@ -30,10 +30,10 @@ mod x86;
 use super::sample::Sample;
 use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Quality, Request, Rows,
-    Violation,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Quality, Request, Rows, Violation,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, simd::Level};
 use encode::{Coded, Encoder, Worker, plan_scales};
 use form::{Coding, Form, Scales};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
@@ -75,6 +75,12 @@ fn eighths(rate: Option<u16>) -> Result<u8> {
             rate % 1000
         ))
     })
+}
+
+/// The code that reads tiles, to multiply them and to decode them: AVX2 gathers
+/// table values.
+const fn trellis_kernel(asked: Level) -> Kernel {
+    Kernel::avx2(asked, "gather")
 }
 
 impl Codec for Sqint2 {
@@ -159,6 +165,23 @@ impl Codec for Sqint2 {
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
         check::check(tensor)
+    }
+
+    fn layout(&self, params: &Params) -> String {
+        match Form::of(params).coding {
+            Coding::Levels => "nf2".to_owned(),
+            Coding::Trellis { trellis, .. } => format!("l{}", trellis.window),
+        }
+    }
+
+    fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel {
+        match (Form::of(params).coding, operation) {
+            (Coding::Trellis { .. }, _) => trellis_kernel(level),
+            (Coding::Levels, Operation::Matvec(_)) => Kernel::compiled(level),
+            (Coding::Levels, Operation::Decode) => {
+                Kernel::plain(level, "the four-level core is unpacked in plain code")
+            }
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

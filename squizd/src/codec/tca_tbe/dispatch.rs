@@ -3,6 +3,7 @@
 
 use super::decode::{self, Corrupt};
 use super::payload::Payload;
+use crate::codec::Kernel;
 use crate::simd::{Level, level};
 use std::ops::Range;
 
@@ -17,11 +18,11 @@ macro_rules! entry {
             fn avx2($($arg: $ty),*) $(-> $ret)? {
                 decode::$body::<super::x86::Avx2>($($arg),*)
             }
-            match level() {
+            match kernel(level()).level {
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 | Level::Avx512 if has_bmi2() => {
+                Level::Avx2 => {
                     // SAFETY: the level is one this CPU supports, which covers
-                    // AVX2 and FMA; the rest has just been asked for.
+                    // AVX2 and FMA; `kernel` has asked for the rest.
                     unsafe { avx2($($arg),*) }
                 }
                 #[cfg(target_arch = "aarch64")]
@@ -30,6 +31,15 @@ macro_rules! entry {
             }
         }
     };
+}
+
+/// The code for all loops of this codec.
+pub(super) fn kernel(asked: Level) -> Kernel {
+    match asked {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 if !has_bmi2() => Kernel::plain(asked, "this CPU lacks BMI2"),
+        _ => Kernel::avx2(asked, ""),
+    }
 }
 
 /// Whether the CPU has the scalar instructions that come with AVX2 everywhere

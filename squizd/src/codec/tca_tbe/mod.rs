@@ -25,10 +25,10 @@ use super::half_float::bf16_to_f32;
 use super::sample::Sample;
 use super::stream::{checked_geometry, chunk_elements, energy, for_row_chunks, geometry};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows,
-    Violation, raw,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Request, Rows, Violation, raw,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, simd::Level};
 use decode::Corrupt;
 use encode::{Coding, Encoder};
 use payload::{Head, Payload, SUPERBLOCK};
@@ -369,6 +369,21 @@ impl Codec for TcaTbe {
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
         check::check(tensor)
+    }
+
+    fn layout(&self, params: &Params) -> String {
+        match params.first() {
+            Some(&tbe::PLAIN) => "plain".to_owned(),
+            Some(&tbe::TBE2) => "tbe2".to_owned(),
+            _ => "tbe3".to_owned(),
+        }
+    }
+
+    fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel {
+        if params.first() == Some(&tbe::PLAIN) {
+            return raw::BF16.kernel(params, operation, level);
+        }
+        dispatch::kernel(level)
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {

@@ -20,10 +20,10 @@ mod tests;
 use super::check::payload as checked;
 use super::stream::{checked_geometry, geometry};
 use super::{
-    Activation, Codec, EncodeOptions, EncodeStats, Encoded, OptionKind, PayloadSink, Request, Rows,
-    Violation, codec,
+    Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
+    Request, Rows, Unpacked, Violation, codec,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, simd::Level};
 use payload::{Corrupt, Payload};
 use planes::Element;
 use rayon::prelude::*;
@@ -191,6 +191,24 @@ impl Codec for Zplanes {
             Ok((true, element)) => check(tensor, element).map_err(violation),
             _ => Ok(()),
         }
+    }
+
+    fn layout(&self, params: &Params) -> String {
+        let Ok((_, element)) = stored(params) else { return String::new() };
+        element.raw.to_string()
+    }
+
+    fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel {
+        match stored(params).and_then(|(coded, element)| Ok((coded, raw_codec(element)?))) {
+            Ok((false, raw)) => raw.kernel(RAW_PARAMS, operation, level),
+            _ => Kernel::plain(level, "entropy-coded planes are unpacked in plain code"),
+        }
+    }
+
+    fn unpacked(&self, matrix: Matrix, params: &Params) -> Option<Unpacked> {
+        let (coded, element) = stored(params).ok()?;
+        let size = if coded { element.size as u64 } else { 0 };
+        Some(Unpacked { codec: element.raw, bytes: matrix.elements().saturating_mul(size) })
     }
 
     /// Decodes the chunks that hold `rows` first: for testing a file, not for

@@ -12,13 +12,13 @@ use crate::codec::mxfp4::{DOUBLED, half_scale};
 use crate::simd::Level;
 
 pub(super) fn at(level: Level, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    match (level, x.precision()) {
+    match (super::mxfp4_kernel(x.precision(), level).level, x.precision()) {
         // SAFETY: callers pass a level this CPU supports; AVX-512 includes AVX2.
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2 | Level::Avx512, Precision::Q8) => unsafe { x86::q8(x, rows, y) },
+        (Level::Avx2, Precision::Q8) => unsafe { x86::q8(x, rows, y) },
         // SAFETY: callers pass a level this CPU supports; AVX-512 includes AVX2.
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2 | Level::Avx512, Precision::F32) => unsafe { x86::f32(x.x(), rows, y) },
+        (Level::Avx2, Precision::F32) => unsafe { x86::f32(x.x(), rows, y) },
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "aarch64")]
         (Level::Neon, Precision::Q8) => unsafe { neon::q8(x, rows, y) },

@@ -1,28 +1,10 @@
-//! Keys and values of past positions.
-//!
-//! Keys lie in blocks of [`BLOCK`] positions with the position innermost,
-//! `[block, head, dim, BLOCK]`, so that one query is multiplied with a whole
-//! block without summing across lanes; values lie `[position, head, dim]`.
+//! Keys and values as floats of 32 or 16 bits.
 
-use crate::{Error, Result};
+use super::{BLOCK, Cached, Lines};
 use half::f16;
 
-/// Positions per key block.
-pub(super) const BLOCK: usize = 32;
-
-/// Element type of the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KvType {
-    /// 32-bit floats: exact.
-    #[default]
-    F32,
-    /// 16-bit floats: half the memory and traffic, 11 bits of precision,
-    /// values beyond the largest finite one (65,504) held there.
-    F16,
-}
-
 /// An element of the cache.
-pub(super) trait Element: Copy + Default + Send + Sync {
+pub(in crate::runtime) trait Element: Copy + Default + Send + Sync {
     /// Nearest stored value.
     fn store(x: f32) -> Self;
 
@@ -31,6 +13,10 @@ pub(super) trait Element: Copy + Default + Send + Sync {
 
     /// The values as floats: `values` themselves, or `buffer` that holds them.
     fn view<'a>(values: &'a [Self], buffer: &'a [f32]) -> &'a [f32];
+
+    /// The same of rows of `width` that lie `stride` apart, and close together
+    /// in the buffer.
+    fn lines<'a>(values: &'a [Self], stride: usize, width: usize, buffer: &'a [f32]) -> Lines<'a>;
 }
 
 impl Element for f32 {
@@ -45,6 +31,11 @@ impl Element for f32 {
     #[inline(always)]
     fn view<'a>(values: &'a [Self], _: &'a [f32]) -> &'a [f32] {
         values
+    }
+
+    #[inline(always)]
+    fn lines<'a>(values: &'a [Self], stride: usize, width: usize, _: &'a [f32]) -> Lines<'a> {
+        Lines { values, stride, width }
     }
 }
 
@@ -72,19 +63,24 @@ impl Element for f16 {
     fn view<'a>(_: &'a [Self], buffer: &'a [f32]) -> &'a [f32] {
         buffer
     }
+
+    #[inline(always)]
+    fn lines<'a>(_: &'a [Self], _: usize, width: usize, buffer: &'a [f32]) -> Lines<'a> {
+        Lines { values: buffer, stride: width, width }
+    }
 }
 
 /// Keys and values of one layer.
 #[derive(Debug)]
-pub(super) struct LayerRows<E> {
+pub(in crate::runtime) struct FloatRows<E> {
     keys: Vec<E>,
     values: Vec<E>,
     heads: usize,
     dim: usize,
 }
 
-impl<E: Element> LayerRows<E> {
-    fn reserve(heads: usize, dim: usize, capacity: usize) -> Option<Self> {
+impl<E: Element> FloatRows<E> {
+    pub(super) fn reserve(heads: usize, dim: usize, capacity: usize) -> Option<Self> {
         let values = capacity.checked_mul(heads)?.checked_mul(dim)?;
         let blocks = capacity.checked_next_multiple_of(BLOCK)?.checked_mul(heads)?.checked_mul(dim)?;
         let mut rows = Self { keys: Vec::new(), values: Vec::new(), heads, dim };
@@ -93,7 +89,7 @@ impl<E: Element> LayerRows<E> {
         Some(rows)
     }
 
-    fn append(&mut self, k: &[f32], v: &[f32]) {
+    pub(super) fn append(&mut self, k: &[f32], v: &[f32]) {
         let width = self.heads * self.dim;
         let first = self.values.len() / width;
         self.values.extend(v.iter().map(|v| E::store(*v)));
@@ -108,86 +104,30 @@ impl<E: Element> LayerRows<E> {
         }
     }
 
-    fn truncate(&mut self, length: usize) {
+    pub(super) fn truncate(&mut self, length: usize) {
         let width = self.heads * self.dim;
         self.values.truncate(length.saturating_mul(width));
         self.keys.truncate(length.div_ceil(BLOCK).saturating_mul(BLOCK * width));
     }
+}
 
-    /// Keys of a head in a block, `[dim, BLOCK]`; those past the end of the
-    /// sequence are arbitrary finite numbers.
+impl<E: Element> Cached for FloatRows<E> {
     #[inline(always)]
-    pub(super) fn keys(&self, head: usize, block: usize) -> &[E] {
+    fn keys<'a>(&'a self, head: usize, block: usize, buffer: &'a mut [f32]) -> &'a [f32] {
         let size = BLOCK * self.dim;
-        &self.keys[(block * self.heads + head) * size..][..size]
+        let keys = &self.keys[(block * self.heads + head) * size..][..size];
+        E::widen(keys, buffer);
+        E::view(keys, buffer)
     }
 
-    /// Values of a head at a position.
     #[inline(always)]
-    pub(super) fn value(&self, head: usize, position: usize) -> &[E] {
-        &self.values[(position * self.heads + head) * self.dim..][..self.dim]
-    }
-}
-
-/// One layer of the cache.
-#[derive(Debug)]
-pub(super) enum KvLayer {
-    F32(LayerRows<f32>),
-    F16(LayerRows<f16>),
-}
-
-/// The cache of one sequence.
-#[derive(Debug)]
-pub(super) struct KvCache {
-    layers: Vec<KvLayer>,
-}
-
-impl KvCache {
-    /// Reserves address space for `capacity` positions of `layers` layers with
-    /// `heads` key/value heads of `dim`; the memory becomes resident as it is
-    /// filled.
-    pub(super) fn new(
-        kind: KvType,
-        layers: usize,
-        heads: usize,
-        dim: usize,
-        capacity: usize,
-    ) -> Result<Self> {
-        let layer = |_| match kind {
-            KvType::F32 => LayerRows::reserve(heads, dim, capacity).map(KvLayer::F32),
-            KvType::F16 => LayerRows::reserve(heads, dim, capacity).map(KvLayer::F16),
-        };
-        let layers: Option<Vec<_>> = (0..layers).map(layer).collect();
-        match layers {
-            Some(layers) => Ok(Self { layers }),
-            None => Err(Error::invalid(format!(
-                "no memory for a key/value cache of {capacity} positions; use a smaller --ctx-size"
-            ))),
+    fn values<'a>(&'a self, head: usize, first: usize, n: usize, buffer: &'a mut [f32]) -> Lines<'a> {
+        let (dim, width) = (self.dim, self.heads * self.dim);
+        let rows = &self.values[first * width + head * dim..];
+        for (row, buffer) in rows.chunks(width).zip(buffer.chunks_exact_mut(dim)).take(n) {
+            E::widen(&row[..dim], buffer);
         }
-    }
-
-    /// Appends the keys and values of new positions, `[n, heads, dim]` each.
-    pub(super) fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) {
-        match self.layers.get_mut(layer) {
-            Some(KvLayer::F32(rows)) => rows.append(k, v),
-            Some(KvLayer::F16(rows)) => rows.append(k, v),
-            None => {}
-        }
-    }
-
-    /// Forgets every position from `length` on.
-    pub(super) fn truncate(&mut self, length: usize) {
-        for layer in &mut self.layers {
-            match layer {
-                KvLayer::F32(rows) => rows.truncate(length),
-                KvLayer::F16(rows) => rows.truncate(length),
-            }
-        }
-    }
-
-    /// Keys and values of a layer.
-    pub(super) fn layer(&self, layer: usize) -> Option<&KvLayer> {
-        self.layers.get(layer)
+        E::lines(rows, width, dim, buffer)
     }
 }
 
