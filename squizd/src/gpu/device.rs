@@ -190,7 +190,7 @@ fn abilities(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::
         dot8: info.backend == wgpu::Backend::Vulkan && !software,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         software,
-        max_binding: u64::from(limits.max_storage_buffer_binding_size).min(ADDRESSABLE),
+        max_binding: limits.max_storage_buffer_binding_size.min(ADDRESSABLE),
         max_buffer: limits.max_buffer_size,
     }
 }

@@ -101,7 +101,7 @@ impl Buffers {
         let experts = config.moe.as_ref().map(|moe| {
             let words = |n: u32| gpu.storage(4 * u64::from(n) * u64::from(count));
             Ok::<_, Error>(ExpertBuffers {
-                scores: words(moe.num_experts)?,
+                scores: words(moe.num_experts.into())?,
                 chosen: words(routes)?,
                 weights: words(routes)?,
                 results: words(routes * normed.stride)?,

@@ -324,8 +324,8 @@ fn pieces(tensor: &Tensor<'_>, recipe: &Recipe, payload: &Span, limit: u64) -> O
     let mut step = rows;
     let mut unit = 1;
     for slot in &recipe.slots {
-        if slot.row_stride > 0 {
-            step = step.min(room / slot.row_stride * slot.rows_per_run);
+        if let Some(runs) = room.checked_div(slot.row_stride) {
+            step = step.min(runs.saturating_mul(slot.rows_per_run));
             unit = unit.max(slot.rows_per_run);
         } else if tensor.length.checked_sub(slot.offset)? > room {
             return None;

@@ -30,7 +30,7 @@ pub(super) const fn write(binding: u32) -> Port {
 /// A compiled kernel.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) compute: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
     pub(super) ports: Vec<Port>,
 }
@@ -111,7 +111,7 @@ impl Gpu {
         // before it begins, so none is infinite, whatever the buffers hold. All
         // other checks, those of buffer bounds among them, stay on.
         let module = unsafe { self.device.create_shader_module_trusted(source, checks) };
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
             module: &module,
@@ -122,7 +122,7 @@ impl Gpu {
             },
             cache: None,
         });
-        Pipeline { pipeline, layout, ports: ports.to_vec() }
+        Pipeline { compute, layout, ports: ports.to_vec() }
     }
 
     /// Binds `spans` to the kernel's ports, in their order.

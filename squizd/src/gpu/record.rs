@@ -60,7 +60,7 @@ impl Step {
 
     /// Records the dispatch.
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_pipeline(&self.pipeline.compute);
         pass.set_bind_group(0, &self.bindings, &[]);
         pass.set_immediates(0, &self.params);
         pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);

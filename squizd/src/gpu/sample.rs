@@ -27,7 +27,9 @@ impl Sample {
         let mut dtype = DType::F32;
         if codec.accepts_dtype(dtype).is_err() {
             dtype = DType::BF16;
-            values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits() & 0xffff_0000));
+            for v in &mut values {
+                *v = f32::from_bits(v.to_bits() & 0xffff_0000);
+            }
         }
         let rows = Memory { matrix, dtype, values };
         let request = Request::from(options);

@@ -72,11 +72,6 @@ impl<'a> Tensor<'a> {
         let plane = self.geometry.planes.get(index).copied().unwrap_or_default();
         Slot { offset: plane.offset, row_stride: plane.row_stride, rows_per_run: 1 }
     }
-
-    /// The whole payload as a slot that is bound as one range.
-    pub(super) fn whole(&self) -> Slot {
-        Slot { offset: 0, row_stride: 0, rows_per_run: 1 }
-    }
 }
 
 /// A part of the payload that is bound at the binding of its index.
