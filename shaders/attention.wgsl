@@ -5,9 +5,10 @@
 //   EMIT: the result's coded form and sums, too; heads are whole blocks of 32.
 
 struct Attention {
-  // Query heads to a key head, vectors of a head, positions of the cache.
-  share: u32, quads: u32, capacity: u32,
-  // Vectors from position to position, of queries and of results.
+  // Query heads to a key head, values of a head, vectors of four that the cache
+  // has for them, positions of the cache.
+  share: u32, dim: u32, quads: u32, capacity: u32,
+  // Values from position to position, of queries and of results.
   stride: u32,
   // 0: everything before is seen.
   window: u32,
@@ -15,7 +16,7 @@ struct Attention {
 }
 var<immediate> p: Attention;
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> q: array<f32>;
 //: if KV_HALVES
 @group(0) @binding(1) var<storage, read> keys: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> values: array<vec2<u32>>;
@@ -26,7 +27,7 @@ fn widen(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unp
 fn widen(v: vec4<f32>) -> vec4<f32> { return v; }
 //: end
 @group(0) @binding(3) var<storage, read> state: array<u32>;
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
 //: use total
 //: if EMIT
 //: use emit
@@ -44,8 +45,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var begin = 0u;
   if (p.window > 0u && end > p.window) { begin = end - p.window; }
   let cached = head / p.share * p.capacity;
-  let own = token * p.stride + head * p.quads;
-  for (var i = index; i < p.quads; i += WG) { query[i] = q[own + i] * p.scale; }
+  let own = token * p.stride + head * p.dim;
+  for (var i = index; i < p.quads; i += WG) {
+    var v = vec4<f32>(0.0);
+//: each c 4
+    if (4u * i + $cu < p.dim) { v[$c] = q[own + 4u * i + $cu] * p.scale; }
+//: end
+    query[i] = v;
+  }
   workgroupBarrier();
   // The invocation sums vector `quad` of the values of every `parts`-th position.
   let parts = WG / p.quads;
@@ -89,9 +96,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (inside) {
     for (var i = 0u; i < parts; i++) { all += sums[i * p.quads + index]; }
     all /= total;
-    out[own + index] = all;
+//: each c 4
+    if (4u * index + $cu < p.dim) { out[own + 4u * index + $cu] = all[$c]; }
+//: end
   }
 //: if EMIT
-  emit(index, own + index, inside, all);
+  emit(index, own / 4u + index, inside, all);
 //: end
 }

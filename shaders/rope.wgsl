@@ -34,6 +34,7 @@ var<immediate> p: Rope;
 //: end
 //: use total
 
+// The head, zero up to a multiple of four.
 var<workgroup> head: array<f32, DIM>;
 
 @compute @workgroup_size(WG)
@@ -45,6 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var kv = number - p.heads;
   if (is_value) { kv -= p.kv_heads; }
   var squares = 0.0;
+  for (var i = p.dim + index; i < DIM; i += WG) { head[i] = 0.0; }
   for (var i = index; i < p.dim; i += WG) {
     var value = 0.0;
     if (is_query) {
@@ -84,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       q[token * p.q_stride + number * p.dim + i] = head[i];
     }
   } else {
-    let quads = p.dim / 4u;
+    let quads = DIM / 4u;
     let at = (kv * p.capacity + state[0] + token) * quads;
     for (var i = index; i < quads; i += WG) {
       let w = vec4<f32>(head[4u * i], head[4u * i + 1u], head[4u * i + 2u], head[4u * i + 3u]);

@@ -186,6 +186,7 @@ fn normaliser(logits: &[f32]) -> Result<(f64, usize)> {
 mod tests {
     use super::*;
     use crate::eval::perplexity;
+    use crate::runtime::Model;
     use crate::runtime::testing::Trained;
     use squizd_spec::CodecId;
 

@@ -109,11 +109,10 @@ impl Buffers {
         });
         let kv_width = narrow(model.model.key_width())?;
         let capacity = narrow(context)?;
-        let row = u64::from(kv_width) * if halves { 2 } else { 4 };
-        let bytes = u64::from(capacity) * row;
-        if bytes > gpu.abilities().max_binding
-            || u64::from(capacity) * u64::from(kv_width) > u64::from(u32::MAX)
-        {
+        let heads = &model.model.heads;
+        let values = heads.keys as u64 * heads.dim.next_multiple_of(4) as u64 * u64::from(capacity);
+        let bytes = values * if halves { 2 } else { 4 };
+        if bytes > gpu.abilities().max_binding || values > u64::from(u32::MAX) {
             return Err(Error::unsupported(format!(
                 "a cache of {context} positions is {bytes} bytes a layer, beyond the adapter's bindings of {}; use a smaller --ctx-size",
                 gpu.abilities().max_binding
@@ -188,6 +187,7 @@ struct RopeParams {
 #[repr(C)]
 struct AttentionParams {
     share: u32,
+    dim: u32,
     quads: u32,
     capacity: u32,
     stride: u32,
@@ -278,9 +278,10 @@ impl Forward {
         }
 
         let (dim, queries, keys) = (narrow(heads.dim)?, narrow(heads.queries)?, narrow(heads.keys)?);
+        let quads = dim.div_ceil(4);
         let workgroup = if dim <= 4 * HEAD_WORKGROUP { HEAD_WORKGROUP } else { WORKGROUP };
         let cache = b.cache.get(index).ok_or_else(|| Error::invalid("a layer without cache"))?;
-        let mut options = Options::default().with("WG", workgroup).with("DIM", dim);
+        let mut options = Options::default().with("WG", workgroup).with("DIM", 4 * quads);
         let mut ports = vec![
             (write(0), Span::from(&b.q)),
             (read(1), Span::from(&b.k)),
@@ -315,7 +316,7 @@ impl Forward {
         let grid = [u64::from(queries + 2 * keys), u64::from(n), 1];
         steps.push(step(gpu, "rope", &options, &ports, &params, grid)?);
 
-        let mut options = Options::default().with("WG", workgroup).with("QUADS", dim / 4);
+        let mut options = Options::default().with("WG", workgroup).with("QUADS", quads);
         if b.halves {
             options = options.flag("KV_HALVES");
         }
@@ -324,9 +325,10 @@ impl Forward {
         }
         let params = AttentionParams {
             share: queries / keys,
-            quads: dim / 4,
+            dim,
+            quads,
             capacity: b.capacity,
-            stride: b.attended.stride / 4,
+            stride: b.attended.stride,
             window: layer.window.unwrap_or(0),
             scale: heads.scale,
             cap: heads.softcap.unwrap_or(1.0),

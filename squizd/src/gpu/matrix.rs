@@ -137,11 +137,6 @@ impl GpuMatrix {
         self.rows
     }
 
-    /// Input width.
-    pub(super) fn cols(&self) -> u32 {
-        self.cols
-    }
-
     /// Pieces that the matrix is bound in.
     pub(super) fn pieces(&self) -> usize {
         self.pieces.len()

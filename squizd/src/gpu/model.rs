@@ -74,8 +74,8 @@ impl<'m, 'w> GpuModel<'m, 'w> {
     /// hears how many bytes are there.
     ///
     /// # Errors
-    /// An unsupported one for a codec without kernels and for heads whose width is
-    /// no multiple of four; what the device says if memory runs out.
+    /// An unsupported one for a codec without kernels; what the device says if
+    /// memory runs out.
     pub fn new(
         gpu: &Arc<Gpu>,
         model: &'m Model<'w>,
@@ -83,12 +83,6 @@ impl<'m, 'w> GpuModel<'m, 'w> {
         math: Math,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        if !model.heads.dim.is_multiple_of(4) {
-            return Err(Error::unsupported(format!(
-                "heads of {} values are not run on the GPU; use --backend cpu",
-                model.heads.dim
-            )));
-        }
         let (mapping, residency) = match map(gpu, model, file) {
             Ok(mapping) => (Some(mapping), Residency::Mapped),
             Err(why) => (None, Residency::Uploaded(why)),
@@ -111,8 +105,10 @@ impl<'m, 'w> GpuModel<'m, 'w> {
             residency,
             mapping,
         };
-        loaded.blocks = loaded.matrices().any(|m| m.blocks());
-        if loaded.matrices().any(|m| m.blocks() && m.math(gpu, math) != math) {
+        let blocks = loaded.matrices().any(GpuMatrix::blocks);
+        let able = loaded.matrices().all(|m| !m.blocks() || m.math(gpu, math) == math);
+        loaded.blocks = blocks;
+        if !able {
             loaded.math = Math::F32;
         }
         Ok(loaded)

@@ -143,7 +143,8 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
                 self.context
             )));
         }
-        let mut pick = self.forward.argmax(self.model)?;
+        let on_gpu = self.model;
+        let mut pick = self.forward.argmax(on_gpu)?;
         for i in 0..count {
             // A frequency change that concerns past keys needs the ids here.
             let past = self.tokens.len() + i;
@@ -158,7 +159,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             self.forward.tell(self.model, &self.frequencies, id.map(std::slice::from_ref), past, i, 1)?;
             let steps = self.steps_for(1, true)?;
             steps.append(&mut pick);
-            self.model.gpu.submit(&*steps);
+            on_gpu.gpu.submit(&*steps);
             pick = steps.split_off(steps.len() - 1);
         }
         let ids = self.forward.read_list(self.model, count)?;
