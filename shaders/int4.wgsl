@@ -24,6 +24,8 @@ fn weights(b: Block) -> array<vec4<f32>, 8> {
 }
 //: else
 //: if I8
+const CENTRE: f32 = 0.0;
+
 fn dots(q: vec4<u32>, x: X) -> vec2<f32> {
   let a = q & vec4<u32>(0x0f0f0f0fu);
   let b = (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
@@ -33,6 +35,8 @@ fn dots(q: vec4<u32>, x: X) -> vec2<f32> {
 }
 //: else
 //: if F16
+const CENTRE: f32 = 0.0;
+
 // Halves made of 16 bits: a code in the low bits of 1024 is 1024 + code.
 fn halves(u: u32) -> vec2<f16> { return vec2<f16>(unpack2x16float(u)); }
 
@@ -59,30 +63,35 @@ fn dots(q: vec4<u32>, x: X) -> vec2<f32> {
   return vec2<f32>(f.x + f.y, f.z + f.w) * x.scale;
 }
 //: else
-// A code in the mantissa of 1 is 1 + code / 16, without a conversion.
+const CENTRE: f32 = 8.0;
+
+// A code in the mantissa of 1 is 1 + code / 16, without a conversion; less 1.5,
+// exactly, it is centred, so that little cancels between products and sums.
 fn unit_left(w: u32, shift: u32) -> f32 { return bitcast<f32>(((w << shift) & 0x00780000u) | 0x3f800000u); }
 fn unit_right(w: u32, shift: u32) -> f32 { return bitcast<f32>(((w >> shift) & 0x00780000u) | 0x3f800000u); }
 fn unit_low(w: u32) -> vec4<f32> {
-  return vec4<f32>(unit_left(w, 19u), unit_left(w, 11u), unit_left(w, 3u), unit_right(w, 5u));
+  return vec4<f32>(unit_left(w, 19u), unit_left(w, 11u), unit_left(w, 3u), unit_right(w, 5u)) - 1.5;
 }
 fn unit_high(w: u32) -> vec4<f32> {
-  return vec4<f32>(unit_left(w, 15u), unit_left(w, 7u), unit_right(w, 1u), unit_right(w, 9u));
+  return vec4<f32>(unit_left(w, 15u), unit_left(w, 7u), unit_right(w, 1u), unit_right(w, 9u)) - 1.5;
 }
 
 fn dots(q: vec4<u32>, x: X) -> vec2<f32> {
   let first = dot(unit_low(q.x), x.v0) + dot(unit_low(q.y), x.v1) + dot(unit_low(q.z), x.v2) + dot(unit_low(q.w), x.v3);
   let second = dot(unit_high(q.x), x.v4) + dot(unit_high(q.y), x.v5) + dot(unit_high(q.z), x.v6) + dot(unit_high(q.w), x.v7);
-  return 16.0 * (vec2<f32>(first, second) - x.sums);
+  return 16.0 * vec2<f32>(first, second);
 }
 //: end
 //: end
 
+// Products are with codes less CENTRE.
 fn dot_block(b: Block, x: X) -> f32 {
   let d = dots(b.codes, x);
+  let minus = b.scales.minus - CENTRE * b.scales.scale;
 //: if HALVES
-  return dot(b.scales.scale, d) - dot(b.scales.minus, x.sums);
+  return dot(b.scales.scale, d) - dot(minus, x.sums);
 //: else
-  return b.scales.scale.x * (d.x + d.y) - b.scales.minus.x * (x.sums.x + x.sums.y);
+  return b.scales.scale.x * (d.x + d.y) - minus.x * (x.sums.x + x.sums.y);
 //: end
 }
 //: end

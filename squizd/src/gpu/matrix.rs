@@ -138,6 +138,7 @@ impl GpuMatrix {
     }
 
     /// Pieces that the matrix is bound in.
+    #[cfg(test)]
     pub(super) fn pieces(&self) -> usize {
         self.pieces.len()
     }

@@ -4,7 +4,10 @@ use super::device::Gpu;
 use crate::Result;
 use std::ops::Range;
 use std::sync::{PoisonError, mpsc};
+use std::time::Duration;
 
+/// Time for a callback to be called once its work is done.
+const CALLBACK: Duration = Duration::from_secs(60);
 /// Bytes that go to the device at a time.
 const CHUNK: usize = 32 << 20;
 
@@ -69,11 +72,12 @@ impl Gpu {
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, ..size, move |result| {
-            // The receiver lives until the wait below is over.
+            // The receiver lives until this has been called.
             let _ = sender.send(result);
         });
         self.wait()?;
-        match receiver.try_recv() {
+        // Another thread's wait may be the one that calls back, after this one's.
+        match receiver.recv_timeout(CALLBACK) {
             Ok(Ok(())) => {}
             Ok(Err(e)) => return Err(self.error(e)),
             Err(e) => return Err(self.error(format!("reading back: {e}"))),

@@ -35,7 +35,7 @@ pub trait Sequence {
 }
 
 /// A model that sequences can be begun with, on some backend.
-pub trait Sequences {
+pub trait Sequences: Sync {
     /// Tokens the model knows; the length of a logits row.
     fn vocab_size(&self) -> usize;
 
