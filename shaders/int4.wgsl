@@ -35,18 +35,19 @@ fn dots(q: vec4<u32>, x: X) -> vec2<f32> {
 }
 //: else
 //: if F16
-const CENTRE: f32 = 0.0;
+const CENTRE: f32 = 8.0;
 
-// Halves made of 16 bits: a code in the low bits of 1024 is 1024 + code.
+// Halves made of 16 bits: a code in the low bits of 1024 is 1024 + code; centred
+// as in f32.
 fn halves(u: u32) -> vec2<f16> { return vec2<f16>(unpack2x16float(u)); }
 
 // Weights 4 i .. 4 i + 3 and 16 above, of word i, times their inputs.
 fn word_dots(w: u32, a: vec4<f16>, b: vec4<f16>, sums: vec4<f16>) -> vec4<f16> {
-  let bias = vec2<f16>(-1024.0h);
+  let bias = vec2<f16>(-1032.0h);
   let w8 = w >> 8u;
   // Nibbles of bits 4..7 come out as 1024 + 16 code.
   let sixteenth = vec2<f16>(0.0625h);
-  let high_bias = vec2<f16>(-64.0h);
+  let high_bias = vec2<f16>(-72.0h);
   var first = fma(halves((w & 0x000f000fu) | 0x64006400u) + bias, a.xz, sums.xy);
   first = fma(halves((w8 & 0x000f000fu) | 0x64006400u) + bias, a.yw, first);
   var second = fma(fma(halves((w & 0x00f000f0u) | 0x64006400u), sixteenth, high_bias), b.xz, sums.zw);
