@@ -20,7 +20,7 @@ fn convert(folder: &TempDir, codec: &str) -> PathBuf {
     out
 }
 
-const FEW: [&str; 8] = ["bench", "-p", "8", "-n", "4", "-r", "3", "--bandwidth-buffer=8M"];
+const FEW: [&str; 4] = ["bench", "-p8", "-r3", "--bandwidth-buffer=8M"];
 
 fn output(args: &[&str], files: &[&Path]) -> String {
     let done = squizd(&FEW).args(args).args(files).assert().success();
@@ -32,7 +32,8 @@ fn numbers_are_those_of_the_files() {
     let folder = TempDir::new().unwrap();
     let files = [convert(&folder, "raw"), convert(&folder, "int4")];
     let paths = [files[0].as_path(), files[1].as_path()];
-    let report: Value = serde_json::from_str(&output(&["-o", "json", "--threads", "2"], &paths)).unwrap();
+    let report: Value =
+        serde_json::from_str(&output(&["-n", "4", "-o", "json", "--threads", "2"], &paths)).unwrap();
     assert_eq!(report["schema_version"], 1);
     let workload = &report["workload"];
     assert_eq!(
@@ -89,10 +90,10 @@ fn every_form_has_every_file() {
     let folder = TempDir::new().unwrap();
     let file = convert(&folder, "int4");
     let twice = [file.as_path(), &file];
-    let csv = output(&["-o", "csv"], &twice);
+    let csv = output(&["-n", "4", "-o", "csv"], &twice);
     let columns: Vec<usize> = csv.lines().map(|l| l.split(',').count()).collect();
     assert!(columns.len() == 3 && columns[0] > 60 && columns.iter().all(|c| *c == columns[0]), "{columns:?}");
-    let lines = output(&["-o", "jsonl"], &twice);
+    let lines = output(&["-n", "4", "-o", "jsonl"], &twice);
     assert_eq!(
         lines.lines().filter(|l| serde_json::from_str::<Value>(l).unwrap()["codec"] == "int4").count(),
         2
@@ -120,7 +121,7 @@ fn llama_bench_is_run_beside() {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let done = squizd(&FEW)
-        .args(["-o", "json", "--threads", "1", "--gguf", "model.gguf"])
+        .args(["-n", "4", "-o", "json", "--threads", "1", "--gguf", "model.gguf"])
         .arg(&file)
         .env("PATH", folder.path())
         .assert()
@@ -142,14 +143,14 @@ fn what_cannot_be_measured_is_refused() {
     let folder = TempDir::new().unwrap();
     let file = convert(&folder, "int4");
     for (args, part) in [
-        (&["-r", "0"][..], "nothing to measure"),
-        (&["-p", "0", "-n", "0"], "nothing to measure"),
-        (&["--ctx-size", "11"], "--ctx-size is 11, -p and -n need 12"),
+        (&["-n", "4", "-r", "0"][..], "nothing to measure"),
+        (&["-n", "0", "-p", "0"], "nothing to measure"),
+        (&["-p", "8", "-n", "4", "--ctx-size", "11"], "--ctx-size is 11, -p and -n need 12"),
         (&["--bandwidth-buffer", "99999999G"], "--bandwidth-buffer"),
         (&["--gguf", "x.gguf", "--llama-cpp", "/does/not/exist"], "/does/not/exist"),
         (&["--llama-cpp", "/does/not/exist"], "--gguf"),
     ] {
-        let done = squizd(&["bench", "-p", "8", "-n", "4", "-r", "1"]).args(args).arg(&file).assert().code(2);
+        let done = squizd(&["bench"]).args(args).arg(&file).assert().code(2);
         let text = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
         assert!(text.contains(part), "{args:?}: {text}");
     }

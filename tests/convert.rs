@@ -304,7 +304,7 @@ fn killed_midway_leaves_the_old_file() {
     let old = fs::read(&out).unwrap();
     for delay in [1, 5, 10, 20, 40] {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_squizd"))
-            .args(["convert", text(&tiny()), "-o", text(&out), "--codec", "int4"])
+            .args(["convert", text(&tiny()), "-o", text(&out), "--codec", "int4", "--resume"])
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -316,7 +316,7 @@ fn killed_midway_leaves_the_old_file() {
         assert!(finished || now == old || now.len() != old.len(), "neither the old nor a new file");
     }
     // What the killed ones left is taken over.
-    convert(&folder, "o.squizd", &["--codec", "int4"]);
+    convert(&folder, "o.squizd", &["--codec", "int4", "--resume"]);
     assert_eq!(files_in(folder.path()), ["o.squizd"]);
 }
 

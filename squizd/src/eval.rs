@@ -3,9 +3,9 @@
 
 mod divergence;
 
-pub use divergence::{Divergence, Spread, divergence};
+pub use divergence::{Divergence, Reference, Spread, divergence};
 
-use crate::runtime::{Sequence, Sequences, SessionOptions};
+use crate::runtime::{Model, Session, SessionOptions};
 use crate::{Error, Result};
 
 /// Perplexity of a text.
@@ -32,7 +32,7 @@ pub struct Perplexity {
 /// If `ctx` is below 2, nothing would be scored, or an id is outside the
 /// vocabulary.
 pub fn perplexity(
-    model: &dyn Sequences,
+    model: &Model<'_>,
     ids: &[u32],
     ctx: usize,
     bos: Option<u32>,
@@ -46,7 +46,7 @@ pub fn perplexity(
     let mut done = 0;
     for (inputs, targets) in windows {
         session.truncate(0);
-        session.forward_all(inputs, &mut |i, logits| {
+        session.forward_all(inputs, |i, logits| {
             total += nll(logits, targets[i])?;
             Ok(())
         })?;
@@ -82,17 +82,45 @@ fn summary(total: f64, tokens: u64) -> Perplexity {
 ///
 /// # Errors
 /// If `ids` is empty or holds an id outside the vocabulary.
-pub fn logits(model: &dyn Sequences, ids: &[u32]) -> Result<Vec<f32>> {
+pub fn logits(model: &Model<'_>, ids: &[u32]) -> Result<Vec<f32>> {
     let mut out = Vec::new();
-    session(model, ids.len())?.forward_all(ids, &mut |_, row| {
+    session(model, ids.len())?.forward_all(ids, |_, row| {
         out.extend_from_slice(row);
         Ok(())
     })?;
     Ok(out)
 }
 
-fn session(model: &dyn Sequences, context: usize) -> Result<Box<dyn Sequence + Send + '_>> {
-    model.begin(SessionOptions { context: context.max(1), ..SessionOptions::default() })
+/// The logits of every position that [`perplexity`] scores, in order, one row
+/// of the vocabulary at a time: what [`Reference::Logits`] takes.
+///
+/// # Errors
+/// As [`perplexity`], and whatever `sink` answers.
+pub fn scored_logits(
+    model: &Model<'_>,
+    ids: &[u32],
+    ctx: usize,
+    bos: Option<u32>,
+    mut sink: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
+    let mut session = session(model, ctx.min(ids.len()))?;
+    for (inputs, _) in windows(&ids, ctx)? {
+        session.truncate(0);
+        session.forward_all(inputs, |_, row| sink(row))?;
+    }
+    Ok(())
+}
+
+/// How many positions [`perplexity`] scores of a sequence of `ids` ids, bos
+/// included, in windows of `ctx`.
+pub fn scored_positions(ids: usize, ctx: usize) -> usize {
+    let ctx = ctx.max(2);
+    ids / ctx * (ctx - 1) + (ids % ctx).saturating_sub(1)
+}
+
+fn session<'m, 'w>(model: &'m Model<'w>, context: usize) -> Result<Session<'m, 'w>> {
+    Session::new(model, SessionOptions { context: context.max(1), ..SessionOptions::default() })
 }
 
 /// `log sum_j e^(l_j) - l_target`, in f64.
@@ -118,5 +146,17 @@ mod tests {
         let p = nll(&[1000.0, 1001.0], 1).unwrap();
         assert!((p - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
         assert!(nll(&[0.0], 1).is_err());
+    }
+
+    #[test]
+    fn scored_positions_are_those_of_the_windows() {
+        for ctx in 2..7 {
+            for n in 2..30u32 {
+                let ids: Vec<u32> = (0..n).collect();
+                let scored: usize =
+                    windows(&ids, ctx).unwrap().iter().map(|(_, targets)| targets.len()).sum();
+                assert_eq!(scored_positions(ids.len(), ctx), scored, "{n} in windows of {ctx}");
+            }
+        }
     }
 }

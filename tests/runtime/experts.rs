@@ -144,10 +144,10 @@ fn pages(range: &Range<usize>, unit: usize) -> impl Iterator<Item = usize> + use
 
 #[test]
 fn only_active_experts_are_read() {
-    let folder = TempDir::new().unwrap();
+    let (folder, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     checkpoint(folder.path());
     for codec in ["raw", "q8", "int4", "mxfp4"] {
-        let path = folder.path().join("moe.squizd");
+        let path = out.path().join("moe.squizd");
         Command::new(env!("CARGO_BIN_EXE_squizd"))
             .args(["convert", "--codec", codec, "-q", "-o"])
             .args([path.as_path(), folder.path()])

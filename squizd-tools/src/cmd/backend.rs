@@ -7,7 +7,7 @@ use crate::Failure;
 use squizd::codec::Precision;
 #[cfg(feature = "gpu")]
 use squizd::gpu::{Gpu, GpuModel, Math, hardware_likely};
-use squizd::runtime::{Model, Sequences, SessionOptions};
+use squizd::runtime::{Model, Sequences};
 use squizd_spec::FileBytes;
 
 /// Where to compute.
@@ -85,16 +85,6 @@ impl BackendArgs {
             #[cfg(not(feature = "gpu"))]
             Backend::Auto => Ok(Placed::Cpu(model)),
         }
-    }
-
-    /// The same for commands whose results are to be exact.
-    pub(super) fn place_exactly<'m, 'w>(
-        self,
-        model: &'m Model<'w>,
-        file: &'w FileBytes,
-        common: Common,
-    ) -> Result<Placed<'m, 'w>, Failure> {
-        self.place(model, file, SessionOptions::default().precision, common)
     }
 }
 

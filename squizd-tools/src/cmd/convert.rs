@@ -18,10 +18,11 @@ use indicatif::ProgressBar;
 use squizd::{
     awq::{ScaledCalibration, ScaledSource, Scales},
     calibration::Calibration,
-    convert::Progress,
+    convert::{Interrupted, Progress},
     plan::{Plan, PlannedTensor},
     source::{TensorInfo, TensorSource},
 };
+use squizd_spec::shortened;
 use std::{path::PathBuf, time::Instant};
 
 #[derive(clap::Args)]
@@ -69,6 +70,10 @@ pub(super) struct Args {
     /// Convert combinations of model and codec that were measured to be broken (docs/rules.md)
     #[arg(long)]
     force: bool,
+    /// Go on with the finished tensors that an interrupted conversion left beside the output, and leave them when
+    /// interrupted (docs/resume.md)
+    #[arg(long)]
+    resume: bool,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -91,7 +96,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let options = MappingOptions { allow_unmapped: args.allow_unmapped, text_only: args.text_only };
     let model = source::open(&args.source, options)?;
     for warning in model.warnings() {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", shortened(warning.clone()));
     }
     let target = preflight::target(args.output.as_deref(), &model, &recipe);
     let calibration = args.calibration.as_deref().map(CalibrationFile::open).transpose()?;
@@ -112,7 +117,10 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     interrupt::watch();
     // What stands in the way of writing is found before hours of searching.
     let first = Plan::choose(&model, &recipe)?;
-    preflight::check(&args.source, &target, &model, &first, moments)?;
+    if !args.resume && !args.dry_run {
+        preflight::refuse_unfinished(&target)?;
+    }
+    preflight::check(args, &target, &model, &first, moments)?;
     if let Some(budget) = wish::budget(args, &model, &recipe)? {
         let bar = progress::bar(common, model.tensors().len() as u64, "choosing");
         recipe.chosen = choose::codecs(args, &model, &recipe, budget, calibration, &bar)?;
@@ -129,16 +137,18 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let scaled = calibration.map(|c| ScaledCalibration::new(c, &scales));
     let calibration = scaled.as_ref().map(|c| c as &dyn Calibration);
     let plan = if scales.is_empty() { unscaled } else { Plan::choose(&source, &recipe)? };
-    let forecast = preflight::check(&args.source, &target, &source, &plan, moments)?;
+    let forecast = preflight::check(args, &target, &source, &plan, moments)?;
     if args.dry_run {
         report::plan(&source, &plan, &forecast, &target, args.json)?;
         return Ok(Exit::Done);
     }
     let started = Instant::now();
     let bar = Bar::new(common, &source);
-    let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, &bar);
+    let interrupted = if args.resume { Interrupted::Resume } else { Interrupted::Refuse };
+    let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, interrupted, &bar);
     bar.0.finish_and_clear();
-    let done = report::Done { outcome: &outcome?, elapsed: started.elapsed(), scales: &scales.groups };
+    let outcome = outcome.map_err(|e| report::interrupted(e, &target, plan.tensors.len()))?;
+    let done = report::Done { outcome: &outcome, elapsed: started.elapsed(), scales: &scales.groups };
     report::summary(&source, &plan, &done, &target, args.json)?;
     Ok(Exit::Done)
 }

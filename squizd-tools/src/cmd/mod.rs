@@ -3,6 +3,8 @@
 
 mod backend;
 mod bench;
+#[cfg(target_os = "linux")]
+mod bus;
 mod calibrate;
 mod convert;
 mod diff;
@@ -77,6 +79,8 @@ struct Common {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    bus::report();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -128,7 +132,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
 
 /// Maps a file for reading.
 fn map(path: &Path) -> Result<FileBytes, Failure> {
-    Ok(FileBytes::map(path)?)
+    open(path, false)
+}
+
+/// Maps a file, or reads it into memory, where nobody else can change it.
+fn open(path: &Path, in_memory: bool) -> Result<FileBytes, Failure> {
+    Ok(if in_memory { FileBytes::read(path)? } else { FileBytes::map(path)? })
 }
 
 /// Parses a mapped file, naming it in errors.

@@ -18,13 +18,17 @@ pub(super) struct Opened<'a> {
 }
 
 impl<'a> Opened<'a> {
-    /// Parses a mapped file and its metadata; `verify` also checks every hash.
+    /// Parses a file and its metadata. `verify` checks every hash and block of
+    /// the very bytes that are used then.
     pub(super) fn new(bytes: &'a FileBytes, verify: bool) -> Result<Self, Failure> {
         let file = super::parse(bytes)?;
         if verify && let Some(finding) = validate(bytes, &Limits::DEFAULT, Level::Decode).first() {
             return Err(
                 Failure { exit: finding.into(), message: finding.to_string() }.of(bytes.path().display())
             );
+        }
+        if verify {
+            bytes.recheck()?;
         }
         let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT)?.unwrap_or_default();
         Ok(Self { file, metadata: Metadata::from_bytes(&metadata)? })

@@ -56,6 +56,9 @@ pub(super) struct Args {
     /// Check every hash and block before running
     #[arg(long)]
     verify: bool,
+    /// Read the file into memory instead of mapping it (safe against changes meanwhile)
+    #[arg(long)]
+    in_memory: bool,
     /// Do not repeat the prompt on stdout
     #[arg(long)]
     no_echo: bool,
@@ -68,7 +71,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
-    let bytes = super::map(&args.file)?;
+    let bytes = super::open(&args.file, args.in_memory)?;
     let opened = Opened::new(&bytes, args.verify)?;
     let tokenizer = opened.tokenizer()?;
     let (ids, echo) = prompt(args, &opened, &tokenizer)?;

@@ -65,6 +65,9 @@ pub(super) struct Args {
     /// Check every hash and block before serving
     #[arg(long)]
     verify: bool,
+    /// Read the file into memory instead of mapping it (safe against changes meanwhile)
+    #[arg(long)]
+    in_memory: bool,
 }
 
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
@@ -76,7 +79,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     if args.api_key.as_deref().is_some_and(|key| key.trim().is_empty() || key.trim() != key) {
         return Err(Failure::usage("--api-key is empty, or begins or ends with a space"));
     }
-    let bytes = super::map(&args.file)?;
+    let bytes = super::open(&args.file, args.in_memory)?;
     let opened = Opened::new(&bytes, args.verify)?;
     let tokenizer = opened.tokenizer()?;
     let template = opened.chat_template(&tokenizer)?;

@@ -31,7 +31,29 @@ pub struct Activation<'a> {
     octets: Vec<Octet>,
     quantized: Quantized,
     /// The values under the rotation of the first tensor that had one.
-    rotated: OnceLock<((u64, u8), Vec<f32>)>,
+    rotated: OnceLock<((u64, u8), Rotated)>,
+}
+
+/// Values under a rotation, zero-padded to whole groups of 64.
+#[derive(Clone, Debug)]
+pub(super) struct Rotated {
+    pub(super) floats: Vec<f32>,
+    /// `value ~ scale * code` per 32; empty for [`Precision::F32`].
+    pub(super) codes: Vec<i8>,
+    pub(super) scales: Vec<f32>,
+}
+
+impl Rotated {
+    fn new(mut floats: Vec<f32>, precision: Precision) -> Self {
+        floats.resize(floats.len().next_multiple_of(64), 0.0);
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        if precision == Precision::Q8 {
+            codes.resize(floats.len(), 0);
+            scales.resize(floats.len() / 32, 0.0);
+            quantize(&floats, &mut codes, &mut scales, &mut vec![0.0; floats.len() / 16]);
+        }
+        Self { floats, codes, scales }
+    }
 }
 
 /// Memory of an [`Activation`], to be used again for the next one.
@@ -127,9 +149,10 @@ impl<'a> Activation<'a> {
     /// The values rotated by `rotate`, which `key` identifies: kept for the
     /// first key asked for, so that matrices that share input and rotation, and
     /// all the tasks of each, rotate once.
-    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, [f32]> {
-        let (first, kept) = self.rotated.get_or_init(|| (key, rotate(self.x)));
-        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate(self.x)) }
+    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, Rotated> {
+        let rotate = || Rotated::new(rotate(self.x), self.precision);
+        let (first, kept) = self.rotated.get_or_init(|| (key, rotate()));
+        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate()) }
     }
 
     /// How kernels read the values.

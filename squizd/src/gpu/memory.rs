@@ -7,7 +7,7 @@ use std::sync::{PoisonError, mpsc};
 use std::time::Duration;
 
 /// Time for a callback to be called once its work is done.
-const CALLBACK: Duration = Duration::from_secs(60);
+const CALLBACK: Duration = Duration::from_mins(1);
 /// Bytes that go to the device at a time.
 const CHUNK: usize = 32 << 20;
 

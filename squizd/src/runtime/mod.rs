@@ -20,6 +20,7 @@ mod cache;
 pub(crate) mod family_tests;
 mod ffn;
 mod forward;
+mod gemm;
 mod generate;
 pub(crate) mod gram;
 pub(crate) mod lanes;

@@ -49,7 +49,7 @@ pub(super) const fn mu(bits: u32) -> f32 {
 
 /// The step of a stored byte under the tensor's exponent, times `2^-shift`.
 #[inline(always)]
-fn step(byte: i32, exponent: i32, shift: i32) -> f32 {
+pub(super) fn step(byte: i32, exponent: i32, shift: i32) -> f32 {
     if byte == 0 { 0.0 } else { exp2i(exponent + (byte >> 2) - shift) * (1.0 + (byte & 3) as f32 * 0.25) }
 }
 

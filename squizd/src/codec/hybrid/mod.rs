@@ -18,9 +18,14 @@ mod block;
 mod check;
 mod curve;
 mod encode;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod payload;
+mod product;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::integer::guided::output_error;
 use super::lanes::exponent;
@@ -28,7 +33,7 @@ use super::sample::Sample;
 use super::stream::{checked_geometry, for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
     Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
-    Request, Rows, Violation,
+    Precision, Request, Rows, Violation,
 };
 use crate::{Error, Result, simd::Level};
 use allocate::{by_variance, least_error};
@@ -246,19 +251,22 @@ impl Codec for Hybrid {
         check::check(tensor)
     }
 
-    fn kernel(&self, _: &Params, _: Operation, level: Level) -> Kernel {
-        Kernel::compiled(level)
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(Precision::Q8) => product::kernel(level),
+            _ => Kernel::compiled(level),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
         let fits = checked_geometry(self.id(), tensor, &rows, y.len(), 1).is_ok()
             && tensor.matrix.cols == x.x().len() as u64
             && tensor.matrix.cols > 0;
-        match Payload::of(tensor).filter(|_| fits) {
-            Some(payload) => {
-                payload::dot_rows(&payload, rows.start as usize..rows.end as usize, x.x(), y);
-            }
-            None => y.fill(f32::NAN),
+        let rows = rows.start as usize..rows.end as usize;
+        match (Payload::of(tensor).filter(|_| fits), x.precision()) {
+            (Some(payload), Precision::Q8) => product::rows(&payload, rows, x, y),
+            (Some(payload), Precision::F32) => payload::dot_rows(&payload, rows, x.x(), y),
+            (None, _) => y.fill(f32::NAN),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::codec::testing::{MemoryRows, Stored, encode_as, encode_guided, encode_with, gaussian, snr_db};
-use crate::codec::{Guide, InputMoments, Precision};
+use crate::codec::{Guide, InputMoments};
 use crate::simd;
 use proptest::prelude::*;
 

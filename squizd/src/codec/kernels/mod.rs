@@ -29,6 +29,8 @@ mod tests;
 mod x86;
 
 pub(super) use gemm::dot_tile;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::sdot;
 
 use super::activation::{Activation, Precision};
 use super::integer::{Layout, ScaleFormat, codes};
