@@ -57,6 +57,8 @@ impl BackendArgs {
         precision: Precision,
         common: Common,
     ) -> Result<Placed<'m, 'w>, Failure> {
+        #[cfg(not(feature = "gpu"))]
+        let _ = (file, precision, common);
         match self.backend {
             Backend::Cpu => Ok(Placed::Cpu(model)),
             #[cfg(feature = "gpu")]
