@@ -1,5 +1,6 @@
 //! A planned conversion, from source to file.
 
+mod curves;
 mod fingerprint;
 
 use crate::{
@@ -22,6 +23,8 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
+
+pub use curves::{TensorCurve, WHOLE, rd_curves, together};
 
 /// Told how a conversion goes on; all methods may be called from any thread.
 pub trait Progress: Sync {

@@ -1,10 +1,10 @@
 //! Of a mixture of experts, a token reads the experts it is routed to and no
 //! others: seen in the page tables of this process.
 //!
-//! A fresh mapping has no page present. A page that is read becomes present, and
-//! with it those around it that lie in the page cache, within an aligned window
-//! (the kernel's fault-around, 64 KiB). So the pages present after one token must
-//! be those of the active experts' rows, rounded to windows, and no others.
+//! The file is copied into fresh memory, all but the experts that do not run.
+//! The system gives such memory its pages when they are touched, one by one, so
+//! that a page which is there after a token, and was not before, was read. The
+//! logits are those of the whole file.
 
 use assert_cmd::Command;
 use safetensors::{Dtype, tensor::TensorView};
@@ -12,11 +12,12 @@ use serde_json::json;
 use squizd::{
     Result,
     metadata::Metadata,
+    model::ModelConfig,
     runtime::{Model, Observer, Session, SessionOptions},
 };
-use squizd_spec::{FileBytes, Limits, Role, SectionKind, SquizdRef, TensorView as Stored, section_bytes};
+use squizd_spec::{Limits, Role, SectionKind, SquizdRef, TensorDesc, section_bytes};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     io::{Read, Seek, SeekFrom},
     ops::Range,
@@ -30,7 +31,8 @@ const ACTIVE: usize = 2;
 const HIDDEN: usize = 256;
 const WIDTH: usize = 512;
 const PAGE: usize = 4096;
-const WINDOW: usize = 64 << 10;
+/// More than the allocator ever takes from memory used before.
+const FRESH: usize = 64 << 20;
 
 /// A Qwen3-MoE checkpoint of random BF16 numbers.
 fn checkpoint(folder: &Path) {
@@ -122,24 +124,25 @@ fn present(bytes: &[u8]) -> BTreeSet<usize> {
         .collect()
 }
 
-/// The addresses of an expert's rows in every plane of a stacked tensor.
-fn rows_of(tensor: &Stored<'_>, expert: usize) -> Vec<Range<usize>> {
+/// Where in the file an expert's rows lie: a range for every plane.
+fn rows_of(tensor: &TensorDesc<'_>, expert: usize) -> Vec<Range<usize>> {
     let geometry = tensor.geometry().unwrap();
     let rows = tensor.matrix().rows as usize / EXPERTS;
-    let base = tensor.data.as_ptr() as usize;
     let planes = geometry.planes[..geometry.plane_count].iter();
     planes
         .map(|plane| {
             assert!(plane.row_stride > 0, "{}: rows are not apart", tensor.codec);
-            let start = base + plane.offset as usize + expert * rows * plane.row_stride as usize;
-            start..start + rows * plane.row_stride as usize
+            let stride = plane.row_stride as usize;
+            let start = tensor.offset as usize + plane.offset as usize + expert * rows * stride;
+            start..start + rows * stride
         })
         .collect()
 }
 
-/// Addresses of the pages in the units, of this size, that a range meets.
-fn pages(range: &Range<usize>, unit: usize) -> impl Iterator<Item = usize> + use<> {
-    (range.start / unit * unit..range.end.next_multiple_of(unit)).step_by(PAGE)
+fn config_of(bytes: &[u8]) -> ModelConfig {
+    let file = SquizdRef::parse(bytes, &Limits::DEFAULT).unwrap();
+    let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT).unwrap().unwrap();
+    Metadata::from_bytes(&metadata).unwrap().model
 }
 
 #[test]
@@ -153,58 +156,60 @@ fn only_active_experts_are_read() {
             .args([path.as_path(), folder.path()])
             .assert()
             .success();
-        let bytes = FileBytes::map(&path).unwrap();
-        let file = SquizdRef::parse(&bytes, &Limits::DEFAULT).unwrap();
-        let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT).unwrap().unwrap();
-        let config = Metadata::from_bytes(&metadata).unwrap().model;
-
-        // Who runs is seen through another mapping.
-        let other = FileBytes::map(&path).unwrap();
-        let other_file = SquizdRef::parse(&other, &Limits::DEFAULT).unwrap();
-        let other_model = Model::of_file(&other_file, &config).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let file = SquizdRef::parse(&whole, &Limits::DEFAULT).unwrap();
+        let config = config_of(&whole);
+        let model = Model::of_file(&file, &config).unwrap();
         let mut routed = Routed::default();
         let options = SessionOptions { context: 64, ..SessionOptions::default() };
-        Session::new(&other_model, options).unwrap().observe(&[&[5]], &mut routed).unwrap();
+        Session::new(&model, options).unwrap().observe(&[&[5]], &mut routed).unwrap();
+        let expected = Session::new(&model, options).unwrap().forward(&[5]).unwrap().to_vec();
 
-        let model = Model::of_file(&file, &config).unwrap();
-        Session::new(&model, options).unwrap().forward(&[5]).unwrap();
-
-        let is_stack = |t: &Stored<'_>| [Role::MOE_GATE, Role::MOE_UP, Role::MOE_DOWN].contains(&t.role);
-        let stacks: Vec<Stored<'_>> = file.tensors().filter(is_stack).collect();
+        let is_stack = |t: &TensorDesc<'_>| [Role::MOE_GATE, Role::MOE_UP, Role::MOE_DOWN].contains(&t.role);
+        let stacks: Vec<TensorDesc<'_>> = file.descs().filter(is_stack).collect();
         assert_eq!(stacks.len(), 3 * LAYERS);
-        let (mut read, mut stored) = (0, 0);
+        let mut idle = Vec::new();
         for tensor in &stacks {
             let active = &routed.layers[usize::from(tensor.layer.unwrap())];
             assert_eq!(active.len(), ACTIVE);
-            let ranges: Vec<_> = active.iter().flat_map(|e| rows_of(tensor, usize::from(*e))).collect();
-            let must: BTreeSet<usize> = ranges.iter().flat_map(|r| pages(r, PAGE)).collect();
-            // A window at the tensor's edge may have been read for its neighbour.
-            let edges = tensor.data.as_ptr_range();
-            let edges = [edges.start as usize, edges.end as usize].map(|at| at..at);
-            let may: BTreeSet<usize> = ranges.iter().chain(&edges).flat_map(|r| pages(r, WINDOW)).collect();
-            let touched = present(tensor.data);
-            let what = format!("{codec}: {}", tensor.name);
-            assert!(
-                must.is_subset(&touched),
-                "{what}: {} pages were not read",
-                must.difference(&touched).count()
-            );
-            let beyond = touched.difference(&may).count();
-            assert_eq!(beyond, 0, "{what}: pages of experts that do not run were read");
-            read += touched.len() * PAGE;
-            stored += tensor.data.len();
+            let others = (0..EXPERTS).filter(|e| !active.contains(&(*e as u16)));
+            idle.extend(others.flat_map(|e| rows_of(tensor, e)));
         }
-        println!(
-            "{codec}: {:.1} % of the experts' pages present after one token",
-            100.0 * read as f64 / stored as f64
-        );
-        assert!(read * 2 < stored, "{codec}: {read} of {stored} bytes");
+        idle.sort_by_key(|r| r.start);
+        let mut bytes = vec![0u8; FRESH];
+        let mut copied = 0;
+        for range in &idle {
+            bytes[copied..range.start].copy_from_slice(&whole[copied..range.start]);
+            copied = range.end;
+        }
+        bytes[copied..whole.len()].copy_from_slice(&whole[copied..]);
+        let bytes = &bytes[..whole.len()];
 
-        // The measurement sees what is read: many tokens need every expert.
+        // Pages of nothing but idle experts.
+        let base = bytes.as_ptr() as usize;
+        let pages = |r: &Range<usize>| (base + r.start).next_multiple_of(PAGE)..(base + r.end) / PAGE * PAGE;
+        let idle: BTreeSet<usize> = idle.iter().flat_map(|r| pages(r).step_by(PAGE)).collect();
+        let absent: BTreeSet<usize> = idle.difference(&present(bytes)).copied().collect();
+        if absent.len() * 10 < idle.len() * 9 {
+            eprintln!("skipped: the system gives memory its pages in large groups");
+            return;
+        }
+        let file = SquizdRef::parse(bytes, &Limits::DEFAULT).unwrap();
+        let model = Model::of_file(&file, &config).unwrap();
+        let mut session = Session::new(&model, options).unwrap();
+        assert_eq!(session.forward(&[5]).unwrap(), expected, "{codec}");
+        let read = absent.intersection(&present(bytes)).count();
+        assert_eq!(read, 0, "{codec}: pages of experts that do not run were read");
+        println!(
+            "{codec}: none of {} pages of idle experts, {} KiB, was read",
+            absent.len(),
+            absent.len() * 4
+        );
+
+        // What is read is seen: many tokens need every expert.
         let ids: Vec<u32> = (0..63).collect();
         Session::new(&model, options).unwrap().forward(&ids).unwrap();
-        let all: BTreeMap<&str, bool> =
-            stacks.iter().map(|t| (t.name, present(t.data).len() >= t.data.len() / PAGE)).collect();
-        assert!(all.values().all(|whole| *whole), "{codec}: {all:?}");
+        let read = absent.intersection(&present(bytes)).count();
+        assert!(read * 10 > absent.len() * 9, "{codec}: {read} of {} pages are seen", absent.len());
     }
 }

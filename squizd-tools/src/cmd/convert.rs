@@ -1,6 +1,7 @@
 //! `squizd convert SOURCE -o OUT`.
 
 mod choose;
+mod curve;
 mod preflight;
 mod report;
 mod wish;
@@ -67,6 +68,10 @@ pub(super) struct Args {
     /// Codecs that auto chooses from, comma-separated [default: sqint2 at several rates, int3, int4, q8, bf16]
     #[arg(long, value_name = "CODECS", value_delimiter = ',')]
     candidates: Vec<String>,
+    /// Write the rate-distortion curves of tensors stored as hybrid, each and all together, to this CSV file, and a
+    /// picture of them beside it (.svg)
+    #[arg(long, value_name = "CSV")]
+    rd_curve: Option<PathBuf>,
     /// Convert combinations of model and codec that were measured to be broken (docs/rules.md)
     #[arg(long)]
     force: bool,
@@ -138,6 +143,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let calibration = scaled.as_ref().map(|c| c as &dyn Calibration);
     let plan = if scales.is_empty() { unscaled } else { Plan::choose(&source, &recipe)? };
     let forecast = preflight::check(args, &target, &source, &plan, moments)?;
+    let curves = args.rd_curve.as_deref().map(|csv| curve::Files::new(csv, &target, &plan)).transpose()?;
     if args.dry_run {
         report::plan(&source, &plan, &forecast, &target, args.json)?;
         return Ok(Exit::Done);
@@ -148,7 +154,14 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, interrupted, &bar);
     bar.0.finish_and_clear();
     let outcome = outcome.map_err(|e| report::interrupted(e, &target, plan.tensors.len()))?;
-    let done = report::Done { outcome: &outcome, elapsed: started.elapsed(), scales: &scales.groups };
+    let elapsed = started.elapsed();
+    if let Some(files) = curves {
+        let bar = Bar::new(common, &source);
+        let curves = squizd::convert::rd_curves(&source, &plan, calibration, curve::POINTS, &bar);
+        bar.0.finish_and_clear();
+        files.write(&curves?)?;
+    }
+    let done = report::Done { outcome: &outcome, elapsed, scales: &scales.groups };
     report::summary(&source, &plan, &done, &target, args.json)?;
     Ok(Exit::Done)
 }

@@ -85,8 +85,8 @@ pub(super) struct Quantized {
     pub(super) quartered: Vec<i8>,
 }
 
-/// Eight blocks' scales (0 for [`Precision::F32`]), sums, and sums of the
-/// blocks' halves, in `PAIR_ORDER`.
+/// Eight blocks' scales and sums of codes (0 for [`Precision::F32`]), sums, and
+/// sums of the blocks' halves, in `PAIR_ORDER`.
 #[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
@@ -94,6 +94,8 @@ pub(super) struct Octet {
     pub(super) scales: [f32; 8],
     pub(super) sums: [f32; 8],
     pub(super) halves: [[f32; 8]; 2],
+    /// Sums of the codes of both halves of each block, side by side.
+    pub(super) codes: [i16; 16],
 }
 
 impl<'a> Activation<'a> {
@@ -124,7 +126,7 @@ impl<'a> Activation<'a> {
             x,
             precision,
             #[cfg(any(target_arch = "x86_64", test))]
-            octets: octets(&quantized.scales, &sums, buffers.octets),
+            octets: octets(&quantized, &sums, buffers.octets),
             sums,
             quantized,
             rotated: OnceLock::new(),
@@ -219,14 +221,19 @@ impl Quantized {
 
 /// Scales (none: 0) and block sums by octet.
 #[cfg(any(target_arch = "x86_64", test))]
-fn octets(scales: &[f32], sums: &[f32], mut out: Vec<Octet>) -> Vec<Octet> {
+fn octets(quantized: &Quantized, sums: &[f32], mut out: Vec<Octet>) -> Vec<Octet> {
     let sums = sums.as_chunks::<16>().0;
-    let scales = scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));
+    let scales = quantized.scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));
+    let codes = quantized.codes.as_chunks::<OCTET>().0.iter().map(Some).chain(std::iter::repeat(None));
     out.clear();
-    out.extend(sums.iter().zip(scales).map(|(sums, scales)| Octet {
+    out.extend(sums.iter().zip(scales.zip(codes)).map(|(sums, (scales, codes))| Octet {
         scales: PAIR_ORDER.map(|g| scales[g]),
         sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
         halves: [0, 1].map(|h| PAIR_ORDER.map(|g| sums[2 * g + h])),
+        codes: codes.map_or([0; 16], |codes| {
+            let halves = codes.as_chunks::<16>().0;
+            std::array::from_fn(|i| halves[2 * PAIR_ORDER[i / 2] + i % 2].iter().map(|q| i16::from(*q)).sum())
+        }),
     }));
     out
 }
@@ -291,6 +298,10 @@ mod tests {
             assert_eq!(a.octets()[0].scales[i].to_bits(), q.scales[group].to_bits());
             let sum: i32 = q.codes[32 * group..32 * group + 32].iter().map(|c| i32::from(*c)).sum();
             assert!((a.octets()[0].sums[i] - q.scales[group] * sum as f32).abs() < 1e-3);
+            let [first, second] = [0, 1].map(|h| i32::from(a.octets()[0].codes[2 * i + h]));
+            assert_eq!(first + second, sum);
+            let half = &q.codes[32 * group..32 * group + 16];
+            assert_eq!(first, half.iter().map(|c| i32::from(*c)).sum::<i32>());
         }
         assert_eq!(q.paired[16..32], q.codes[32..48]);
         assert_eq!(q.paired[32..48], q.codes[16..32]);

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{Error, Result, simd::Level};
 use allocate::{by_variance, least_error};
-use block::BLOCK;
+use block::{BLOCK, Blocks};
 pub use curve::{RdPoint, curves_to_csv, curves_to_svg, rd_curve};
 use encode::{Importances, RowOut, Survey, encode_row, places};
 use payload::Payload;
@@ -203,7 +203,7 @@ impl Codec for Hybrid {
         let rates = allocate(&survey, &request.options, parts.codes, length);
         let (map, starts) = index(rows.name(), &rates, &parts, matrix.rows)?;
         let (cols, blocks) = (matrix.cols as usize, parts.blocks as usize);
-        let stats = for_row_chunks_of(rows, 0..matrix.rows, STRIP, Buffers::default, |buffers, range| {
+        let stats = for_row_chunks_of(rows, 0..matrix.rows, STRIP, Buffers::new, |buffers, range| {
             read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
             let first_strip = (range.start / STRIP) as usize;
             let rates = rates.get(first_strip * blocks..).unwrap_or_default();
@@ -272,8 +272,8 @@ impl Codec for Hybrid {
 }
 
 /// One worker's memory.
-#[derive(Default)]
 struct Buffers {
+    kernel: Blocks,
     values: Vec<f32>,
     words: Vec<u8>,
     codes: Vec<u8>,
@@ -282,6 +282,17 @@ struct Buffers {
 }
 
 impl Buffers {
+    fn new() -> Self {
+        Self {
+            kernel: Blocks::new(),
+            values: Vec::new(),
+            words: Vec::new(),
+            codes: Vec::new(),
+            decoded: Vec::new(),
+            stats: EncodeStats::default(),
+        }
+    }
+
     /// Encodes the rows of `values`, which begin with a strip, at the rates of
     /// their strips' blocks; the first row whose numbers overflow, if any. With
     /// importances the rows are decoded again.
@@ -293,7 +304,7 @@ impl Buffers {
         rates: &[u8],
         first_row: u64,
     ) -> Option<usize> {
-        let Self { values, words, codes, decoded, stats } = self;
+        let Self { kernel, values, words, codes, decoded, stats } = self;
         let (blocks, strip_rows) = (cols.div_ceil(BLOCK), STRIP as usize);
         words.clear();
         words.resize(values.len() / cols * blocks * 4, 0);
@@ -313,7 +324,7 @@ impl Buffers {
                 let importance = importances.at(first_row + row as u64);
                 let row_codes = codes.get_mut(start..).unwrap_or_default();
                 let mut out = RowOut { words, codes: row_codes, stats: *stats, overflow: false };
-                encode_row(w, importance, exponent, rates, &places, &mut out);
+                encode_row(kernel, w, importance, exponent, rates, &places, &mut out);
                 *stats = out.stats;
                 if out.overflow {
                     return Some(row);
