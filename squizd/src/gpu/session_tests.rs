@@ -60,7 +60,7 @@ fn tiny_text_and_logits_are_those_of_the_cpu() {
         ids.extend(rest);
         assert_eq!(ids, want, "{codec:?}");
         let mut per_layer = 12;
-        if codec.is_some() && trained.config.head_dim % 32 != 0 {
+        if codec.is_some() && !trained.config.head_dim.is_multiple_of(32) {
             per_layer += 1;
         }
         let layers = usize::from(trained.config.num_layers);

@@ -47,7 +47,9 @@ impl Case {
         options: EncodeOptions,
     ) -> Self {
         let mut values = gaussian(rows * cols, (rows * 1000 + cols) as u64);
-        values.iter_mut().for_each(|v| *v *= factor);
+        for v in &mut values {
+            *v *= factor;
+        }
         let sample = Sample::encode(codec, cols as u64, values, options).unwrap();
         let mut decoded = vec![f32::NAN; rows * cols];
         codec.decode(&sample.view(), 0..rows as u64, &mut decoded).unwrap();
