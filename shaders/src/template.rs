@@ -85,7 +85,7 @@ fn directive(line: &str) -> Option<&str> {
     line.trim_start().strip_prefix("//:").map(str::trim)
 }
 
-impl<'a> Assembly<'a> {
+impl Assembly<'_> {
     fn file(&mut self, name: &str) -> Result<(), TemplateError> {
         let name = if name == "CODEC" { self.codec } else { name };
         let (name, text) = SOURCES
