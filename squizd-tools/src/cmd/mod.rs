@@ -1,6 +1,7 @@
 //! The commands, one file each. Each is thin: parse arguments, call the
 //! library, print.
 
+mod backend;
 mod bench;
 #[cfg(target_os = "linux")]
 mod bus;
@@ -114,7 +115,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Diff(args) => diff::run(&args, common),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(&args, common),
         Command::Calibrate(args) => calibrate::run(&args, common),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, common),

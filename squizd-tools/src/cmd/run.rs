@@ -1,9 +1,13 @@
 //! `squizd run FILE --prompt TEXT | --chat TEXT`.
 
-use super::model::{Compute, Opened, read_text};
+use super::{
+    Common,
+    backend::BackendArgs,
+    model::{Compute, Opened, read_text},
+};
 use crate::{Exit, Failure};
 use squizd::{
-    runtime::{GenerateOptions, Generated, Session, SessionOptions, generate},
+    runtime::{GenerateOptions, Generated, SessionOptions, generate},
     text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
@@ -47,6 +51,8 @@ pub(super) struct Args {
     ctx_size: Option<usize>,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Check every hash and block before running
     #[arg(long)]
     verify: bool,
@@ -64,7 +70,7 @@ pub(super) struct Args {
     stats: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let bytes = super::open(&args.file, args.in_memory)?;
     let opened = Opened::new(&bytes, args.verify)?;
     let tokenizer = opened.tokenizer()?;
@@ -82,7 +88,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         context: args.ctx_size.unwrap_or(ids.len() + args.max_tokens),
         ..args.compute.options()
     };
-    let mut session = Session::new(&model, options)?;
+    let placed = args.backend.place(&model, &bytes, options.precision, common)?;
+    let mut session = placed.sequences().begin(options)?;
     let mut out = std::io::stdout().lock();
     let mut decoder = tokenizer.stream(true, echo.is_none());
     let mut text = echo.filter(|_| !args.no_echo).unwrap_or_default();
@@ -98,7 +105,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let eos = &opened.metadata.model.tokens.eos;
     let stop = GenerateOptions { max_tokens: args.max_tokens, stop: if args.ignore_eos { &[] } else { eos } };
     let generated = generate(
-        &mut session,
+        &mut *session,
         &ids,
         &stop,
         |logits| sampler.sample(logits),

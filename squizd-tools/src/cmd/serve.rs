@@ -2,6 +2,7 @@
 
 use super::{
     Common,
+    backend::BackendArgs,
     model::{Compute, Opened},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Args {
     grace: Duration,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Check every hash and block before serving
     #[arg(long)]
     verify: bool,
@@ -86,7 +89,9 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let digest = Hex(&opened.root_digest()).to_string();
     let fingerprint = format!("squizd-{}", digest.get(..16).unwrap_or(&digest));
     let announced = name.clone();
-    let served = Served { model: &model, tokenizer, template, name, fingerprint };
+    let placed = args.backend.place(&model, &bytes, options.session.precision, common)?;
+    let sequences = placed.sequences();
+    let served = Served { model: &model, sequences, tokenizer, template, name, fingerprint };
     serve(served, &options, |address| {
         if !address.ip().is_loopback() && options.api_key.is_none() {
             eprintln!(

@@ -19,17 +19,17 @@ const SERIAL_WORK: usize = 1 << 16;
 
 /// What is the same for every layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heads {
+pub(crate) struct Heads {
     /// Query heads.
-    pub(super) queries: usize,
+    pub(crate) queries: usize,
     /// Key/value heads; divides `queries`.
-    pub(super) keys: usize,
+    pub(crate) keys: usize,
     /// Width of a head.
-    pub(super) dim: usize,
+    pub(crate) dim: usize,
     /// Factor on the scores.
-    pub(super) scale: f32,
+    pub(crate) scale: f32,
     /// `cap * tanh(score / cap)`.
-    pub(super) softcap: Option<f32>,
+    pub(crate) softcap: Option<f32>,
 }
 
 impl Heads {

@@ -24,14 +24,14 @@ pub(super) const STRIP: usize = 1 << 17;
 const BATCH: usize = 4;
 
 /// A stored matrix and its optional bias: `y = W x + b`.
-pub(super) struct Linear<'w> {
-    pub(super) codec: &'static dyn Codec,
-    pub(super) name: &'w str,
-    pub(super) matrix: Matrix,
-    pub(super) params: &'w Params,
+pub(crate) struct Linear<'w> {
+    pub(crate) codec: &'static dyn Codec,
+    pub(crate) name: &'w str,
+    pub(crate) matrix: Matrix,
+    pub(crate) params: &'w Params,
     /// The stored payload, or what a codec for keeping unpacked to.
-    pub(super) payload: Cow<'w, [u8]>,
-    pub(super) bias: Option<Vec<f32>>,
+    pub(crate) payload: Cow<'w, [u8]>,
+    pub(crate) bias: Option<Vec<f32>>,
     /// Codec, parameters and bytes in the file.
     pub(super) stored: (CodecId, &'w Params, u64),
 }
@@ -64,12 +64,12 @@ pub(super) struct Product<'a, 'w> {
 
 impl<'w> Linear<'w> {
     /// Output width.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.matrix.rows as usize
     }
 
     /// Input width.
-    pub(super) fn cols(&self) -> usize {
+    pub(crate) fn cols(&self) -> usize {
         self.matrix.cols as usize
     }
 
@@ -79,7 +79,7 @@ impl<'w> Linear<'w> {
         (Subject { codec, params, matrix: self.matrix }, bytes)
     }
 
-    fn tensor(&self) -> Encoded<'_> {
+    pub(crate) fn tensor(&self) -> Encoded<'_> {
         Encoded { name: self.name, matrix: self.matrix, params: self.params, data: &self.payload }
     }
 
