@@ -132,6 +132,19 @@ fn divergence_from_the_raw_model_grows_as_bits_shrink() {
 }
 
 #[test]
+fn kept_logits_stand_for_their_model_on_their_own_text() {
+    let ready = Ready::new();
+    let (logits, heldout) = (ready.path("logits.safetensors"), tiny().join("heldout.txt"));
+    let part = ["--text", text(&heldout), "--bytes"];
+    let keep = ["eval", "logits", text(&ready.raw), "-o", text(&logits)];
+    squizd(&[&keep[..], &part, &["4000"]].concat()).assert().success();
+    let judge = ["eval", "kld", text(&ready.raw), "--reference", text(&logits), "--json"];
+    let same = json(&[&judge[..], &part, &["4000"]].concat());
+    assert!(same["kld"]["max"].as_f64().unwrap() < 1e-9 && same["top1_agreement"] == 1.0, "{same}");
+    squizd(&[&judge[..], &part, &["3000"]].concat()).assert().code(2);
+}
+
+#[test]
 fn scaling_keeps_the_function_and_helps_the_quantized() {
     let ready = Ready::new();
     let (calib, _) = ready.calibrate("a.calib", &["--tokens", "4000", "--diagonal"]);

@@ -152,6 +152,61 @@ fn lossless_presets_keep_every_number_and_shrink() {
 }
 
 #[test]
+fn hybrid_meets_its_rate_and_writes_its_curves() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (out, csv, svg) = (at("h.squizd"), at("rd.csv"), at("rd.svg"));
+    let source = tiny();
+    let arguments = ["convert", text(&source), "-o", text(&out), "--codec", "hybrid", "--target-bpw", "3.6"];
+    let with_curve = [&arguments[..], &["--rd-curve", text(&csv), "--json"]].concat();
+    json(&[&with_curve[..], &["--dry-run"]].concat());
+    assert!(files_in(folder.path()).is_empty(), "a dry run writes nothing");
+    json(&with_curve);
+    let inspect = json(&["inspect", text(&out), "--json"]);
+    let count =
+        |t: &Value| t["dims"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product::<u64>();
+    let tensors: Vec<_> =
+        inspect["tensors"].as_array().unwrap().iter().filter(|t| t["codec"] == "hybrid").collect();
+    // One row of one tile of a smaller tensor is more than 0.02 bits a weight.
+    let large: Vec<_> = tensors.iter().filter(|t| count(t) > 60_000).collect();
+    assert!(!large.is_empty());
+    for tensor in large {
+        let bits = 8.0 * tensor["bytes"].as_f64().unwrap() / count(tensor) as f64;
+        assert!((3.58..=3.6).contains(&bits), "{}: {bits}", tensor["name"]);
+    }
+
+    let numbers = fs::read_to_string(&csv).unwrap();
+    let mut lines = numbers.lines();
+    assert_eq!(lines.next(), Some("tensor,bits_per_weight,snr_db"));
+    let points: Vec<(&str, f64, f64)> = lines
+        .map(|line| {
+            let fields: Vec<_> = line.split(',').collect();
+            (fields[0], fields[1].parse().unwrap(), fields[2].parse().unwrap_or(f64::INFINITY))
+        })
+        .collect();
+    let names: std::collections::BTreeSet<_> = points.iter().map(|p| p.0).collect();
+    assert_eq!(names.len(), tensors.len() + 1, "every tensor, and all together");
+    assert!(tensors.iter().all(|t| names.contains(t["name"].as_str().unwrap())));
+    let whole: Vec<_> = points.iter().filter(|p| p.0 == "(all)").collect();
+    assert!(whole.len() > 30 && whole.is_sorted_by(|a, b| a.1 < b.1 && a.2 <= b.2), "{whole:?}");
+    assert!(whole[0].1 < 4.0 && whole[whole.len() - 1].1 > 16.0);
+    assert_eq!(fs::read_to_string(&svg).unwrap().matches("<polyline").count(), names.len());
+
+    // What cannot be written is said before anything is.
+    for (extra, why) in [
+        (vec!["--codec", "int4", "--rd-curve", text(&csv)], "no tensor is stored as hybrid"),
+        (vec!["--codec", "hybrid", "--rd-curve", text(&svg)], "name a .csv file"),
+        (vec!["--codec", "hybrid", "--rd-curve", "no/such/folder.csv"], "existing folder"),
+    ] {
+        let other = at("other.squizd");
+        let run = squizd(&["convert", text(&tiny()), "-o", text(&other)]).args(extra).output().unwrap();
+        let message = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(run.status.code() == Some(2) && message.contains(why), "{message}");
+        assert!(!other.exists());
+    }
+}
+
+#[test]
 fn norms_stay_raw_and_the_plan_is_kept() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("o.squizd");
@@ -304,7 +359,7 @@ fn killed_midway_leaves_the_old_file() {
     let old = fs::read(&out).unwrap();
     for delay in [1, 5, 10, 20, 40] {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_squizd"))
-            .args(["convert", text(&tiny()), "-o", text(&out), "--codec", "int4"])
+            .args(["convert", text(&tiny()), "-o", text(&out), "--codec", "int4", "--resume"])
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -316,7 +371,7 @@ fn killed_midway_leaves_the_old_file() {
         assert!(finished || now == old || now.len() != old.len(), "neither the old nor a new file");
     }
     // What the killed ones left is taken over.
-    convert(&folder, "o.squizd", &["--codec", "int4"]);
+    convert(&folder, "o.squizd", &["--codec", "int4", "--resume"]);
     assert_eq!(files_in(folder.path()), ["o.squizd"]);
 }
 

@@ -1,5 +1,93 @@
-//! WGSL kernels of the `.squizd` format, exported as text for `wgpu`.
+//! WGSL kernels of the `.squizd` format, as text.
 //!
-//! Empty until the GPU path lands; the crate exists so that the dependency
-//! direction (`squizd` uses `shaders`, never the other way) is fixed.
-#![no_std]
+//! A kernel is assembled from a *frame* (what is computed: a product with one
+//! vector, with many, rows looked up) and a *codec* (how stored blocks are
+//! read), see [`KERNELS`]; `docs/gpu.md` explains how the two meet. [`assemble`]
+//! puts them together by a handful of directives, each a line of its own:
+//!
+//! ```text
+//! //: use NAME            NAME.wgsl here, once; `CODEC` stands for the kernel's codec
+//! //: if FLAG             the lines up to `else` or `end` if the flag is set (`!FLAG`: if not)
+//! //: else
+//! //: end
+//! //: each V COUNT        the lines up to `end`, COUNT (a constant) times; $V is the turn
+//! ```
+//!
+//! Constants become `const NAME: u32 = value;` before the text, and the flag
+//! `F16` becomes `enable f16;`.
+
+mod template;
+
+pub use template::{Options, TemplateError, assemble};
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => {
+        /// Every file by its name.
+        pub const SOURCES: &[(&str, &str)] = &[$(($name, include_str!(concat!("../", $name, ".wgsl")))),*];
+    };
+}
+
+sources! {
+    "argmax",
+    "attention",
+    "combine",
+    "copy_ceiling",
+    "emit",
+    "gated",
+    "gemm",
+    "gemv",
+    "input",
+    "int4",
+    "int_scales",
+    "norm",
+    "params",
+    "prepare",
+    "q8",
+    "raw",
+    "read_ceiling",
+    "reduce",
+    "rope",
+    "route",
+    "rows",
+    "softcap",
+    "total",
+}
+
+/// A kernel by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Name, as callers and the generated Metal files know it.
+    pub name: &'static str,
+    /// File of the frame.
+    pub frame: &'static str,
+    /// File of the codec, empty for kernels that read no stored blocks.
+    pub codec: &'static str,
+}
+
+const fn kernel(name: &'static str, frame: &'static str, codec: &'static str) -> Kernel {
+    Kernel { name, frame, codec }
+}
+
+/// Every kernel.
+pub const KERNELS: &[Kernel] = &[
+    kernel("fused_int4_gemv", "gemv", "int4"),
+    kernel("fused_int4_gemm", "gemm", "int4"),
+    kernel("int4_rows", "rows", "int4"),
+    kernel("q8_gemv", "gemv", "q8"),
+    kernel("q8_gemm", "gemm", "q8"),
+    kernel("q8_rows", "rows", "q8"),
+    kernel("raw_gemv", "gemv", "raw"),
+    kernel("raw_gemm", "gemm", "raw"),
+    kernel("raw_rows", "rows", "raw"),
+    kernel("prepare", "prepare", ""),
+    kernel("norm", "norm", ""),
+    kernel("rope", "rope", ""),
+    kernel("attention", "attention", ""),
+    kernel("gated", "gated", ""),
+    kernel("softcap", "softcap", ""),
+    kernel("route", "route", ""),
+    kernel("combine", "combine", ""),
+    kernel("argmax", "argmax", ""),
+    kernel("read_ceiling", "read_ceiling", ""),
+    kernel("copy_ceiling", "copy_ceiling", ""),
+];

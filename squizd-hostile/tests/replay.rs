@@ -21,12 +21,19 @@ fn fuzz_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
 }
 
-/// Runs one input; a failure is saved, with where.
-fn run(target: &Target, input: &[u8]) {
+/// Runs one input. One that fails is saved, and its beginning printed, for
+/// machines whose files are lost.
+fn run(target: &Target, input: &[u8], which: &str) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
         let path = std::env::temp_dir().join(format!("squizd-fuzz-{}-{}", target.name, std::process::id()));
         fs::write(&path, input).unwrap();
-        panic!("target {} fails on {}: add it to fuzz/regressions/{0}", target.name, path.display());
+        panic!(
+            "target {name} fails on {which}, {bytes} bytes, saved as {}: add it to fuzz/regressions/{name}; it begins {}",
+            path.display(),
+            input.get(..2048).unwrap_or(input).escape_ascii(),
+            name = target.name,
+            bytes = input.len(),
+        );
     }
 }
 
@@ -47,11 +54,12 @@ fn seeds_and_regressions() {
     let corpus = Corpus::load().unwrap();
     for target in TARGETS {
         for seed in (target.seeds)(&corpus) {
-            run(target, &seed);
+            run(target, &seed, "a seed");
         }
         let folder = fuzz_folder().join("regressions").join(target.name);
         for entry in fs::read_dir(folder).into_iter().flatten() {
-            run(target, &fs::read(entry.unwrap().path()).unwrap());
+            let path = entry.unwrap().path();
+            run(target, &fs::read(&path).unwrap(), &path.display().to_string());
         }
     }
 }
@@ -74,8 +82,8 @@ fn random_mutations() {
         while started.elapsed() < each {
             let one = &seeds[random.below(seeds.len())];
             let other = &seeds[random.below(seeds.len())];
-            run(target, &mutate(one, other, &mut random));
             runs += 1;
+            run(target, &mutate(one, other, &mut random), &format!("run {runs} of seed {seed}"));
         }
         eprintln!("{:>14}: {runs} runs in {:.1} s", target.name, started.elapsed().as_secs_f64());
     }

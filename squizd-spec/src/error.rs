@@ -1,8 +1,54 @@
 //! The crate's error: one word wide, carrying a stable code, the absolute byte
 //! offset, a context path, and what was expected and found.
 
-use alloc::{boxed::Box, string::String};
+use alloc::{borrow::Cow, boxed::Box, format, string::String};
 use core::fmt;
+
+/// Most bytes of an error's message, and of its context path.
+pub const MESSAGE_BYTES: usize = 1024;
+
+/// Most bytes of a text from a file that [`Short`] shows.
+const SHORT_BYTES: usize = 160;
+
+/// Text of any length, for messages: what is longer than 160 bytes is shown
+/// without its middle. Files may hold names of mebibytes.
+#[derive(Clone, Copy)]
+pub struct Short<'a>(pub &'a str);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_middle(self.0, SHORT_BYTES))
+    }
+}
+
+impl fmt::Debug for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", without_middle(self.0, SHORT_BYTES))
+    }
+}
+
+/// `message` in at most [`MESSAGE_BYTES`]: its beginning says where, its end
+/// what is allowed, and quoted names lie between.
+pub fn shortened(message: String) -> String {
+    if message.len() <= MESSAGE_BYTES {
+        message
+    } else {
+        without_middle(&message, MESSAGE_BYTES).into_owned()
+    }
+}
+
+/// `text`, or its beginning and end with a note of what was left out, in at
+/// most `most` bytes.
+fn without_middle(text: &str, most: usize) -> Cow<'_, str> {
+    // The note takes at most 45 bytes, 20 of them digits.
+    let keep = most.saturating_sub(45);
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    let (head, rest) = text.split_at(text.floor_char_boundary(keep * 2 / 3));
+    let (middle, tail) = rest.split_at(rest.ceil_char_boundary(rest.len() - keep / 3));
+    Cow::Owned(format!("{head}... ({} bytes left out) ...{tail}", middle.len()))
+}
 
 /// Stable finding code, shared by parse errors and validation findings.
 ///
@@ -57,7 +103,7 @@ impl SquizdError {
             code: Code(code),
             offset,
             context: String::new(),
-            message: message.into(),
+            message: shortened(message.into()),
         }))
     }
 
@@ -71,11 +117,9 @@ impl SquizdError {
     #[cold]
     #[must_use]
     pub fn within(mut self, step: &str) -> Self {
-        if self.0.context.is_empty() {
-            self.0.context.push_str(step);
-        } else {
-            self.0.context = alloc::format!("{step} / {}", self.0.context);
-        }
+        let inner = &self.0.context;
+        let path = if inner.is_empty() { String::from(step) } else { format!("{step} / {inner}") };
+        self.0.context = shortened(path);
         self
     }
 
@@ -125,6 +169,24 @@ pub type Result<T> = core::result::Result<T, SquizdError>;
 mod tests {
     use super::*;
     use alloc::string::ToString;
+
+    #[test]
+    fn long_texts_lose_their_middle() {
+        let name = "\u{e9}".repeat(1 << 15);
+        let shown = format!("{:?} {}", Short(&name), Short(&name));
+        assert!(shown.len() <= 2 * SHORT_BYTES + 3, "{shown}");
+        assert!(shown.contains(&format!("({} bytes left out)", (1 << 16) - 76 - 38)), "{shown}");
+        assert_eq!(format!("{:?} {}", Short("a\n"), Short("b")), "\"a\\n\" b");
+        let exact = "x".repeat(MESSAGE_BYTES);
+        assert_eq!(shortened(exact.clone()), exact);
+        let e =
+            SquizdError::invalid("name-path", 7, format!("name {name:?} looks like a path")).within(&name);
+        let e = e.within("tensors");
+        assert!(e.message().starts_with("name \"\u{e9}") && e.message().ends_with("looks like a path"));
+        assert!(e.context().starts_with("tensors / \u{e9}"));
+        assert!(e.message().len() <= MESSAGE_BYTES && e.context().len() <= MESSAGE_BYTES);
+        assert!(e.message().len() > MESSAGE_BYTES - 30, "no more is left out than has to be");
+    }
 
     #[test]
     fn one_word_and_full_text() {

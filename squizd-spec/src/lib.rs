@@ -53,7 +53,7 @@ mod view;
 pub use check::section_rules;
 pub use codec_id::{CodecId, Geometry, GeometryError, Matrix, Params, PayloadLength, Plane};
 pub use contents::{contents, section_bytes};
-pub use error::{Code, ErrorKind, Result, SquizdError};
+pub use error::{Code, ErrorKind, MESSAGE_BYTES, Result, Short, SquizdError, shortened};
 pub use geometry::{ZplanesShape, astc, hybrid_layout, int_layout, sqint, tbe, zp};
 pub use ids::{ArchId, DType, NO_LAYER, Part, Role, SectionKind, canonical_name};
 pub use limits::Limits;

@@ -31,13 +31,22 @@ pub struct FileBytes {
 /// What must not change while the bytes are in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Identity {
+    /// Device and inode, where there are such.
+    place: (u64, u64),
     length: u64,
     modified: Option<SystemTime>,
 }
 
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
-        Self { length: metadata.len(), modified: metadata.modified().ok() }
+        #[cfg(unix)]
+        let place = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        #[cfg(not(unix))]
+        let place = (0, 0);
+        Self { place, length: metadata.len(), modified: metadata.modified().ok() }
     }
 }
 
@@ -90,15 +99,19 @@ impl FileBytes {
         }
     }
 
-    /// Confirms that the file behind the bytes is still as it was opened.
+    /// Confirms that the file behind the bytes is still as it was opened, and
+    /// still the one at its path.
     ///
     /// # Errors
-    /// `file-changed` if length or modification time differ.
+    /// `file-changed` if device, inode, length or modification time differ;
+    /// `file-io` if the path leads nowhere any more.
     pub fn recheck(&self) -> Result<()> {
-        let now = Identity::of(&self.file.metadata().map_err(|e| io_error(&self.path, &e))?);
-        if now == self.identity {
+        let fails = |e| io_error(&self.path, &e);
+        let open = Identity::of(&self.file.metadata().map_err(fails)?);
+        let at_path = Identity::of(&std::fs::metadata(&self.path).map_err(fails)?);
+        let Some(now) = [open, at_path].into_iter().find(|now| *now != self.identity) else {
             return Ok(());
-        }
+        };
         Err(SquizdError::new(
             ErrorKind::Io,
             "file-changed",

@@ -4,14 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use squizd_spec::{
-    ErrorKind, HashJob, Limits, SquizdError, SquizdRef, Tables,
+    ErrorKind, HashJob, Limits, MAX_FINDINGS, SquizdError, SquizdRef, Tables,
     digest::{header_checksum, root_digest, sha256},
     hash_jobs,
     layout::{Header, SectionEntry, TensorRecord},
     structure,
 };
 use std::mem::offset_of;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
 
@@ -364,4 +364,40 @@ fn a_wrong_directory_never_panics() {
             }
         }
     }
+}
+
+/// More findings than are kept: those, and the one that ended the search.
+#[test]
+fn findings_are_capped() {
+    // A record for each byte of the string table, wrong in role, part, dtype, rank and a reserved byte.
+    const LENGTH: usize = STRINGS_LENGTH * size_of::<TensorRecord>();
+    let payload = section_start(2);
+    let moved = (TENSORS_AT + LENGTH).next_multiple_of(payload) - payload;
+    let mut bytes = TOY[..TENSORS_AT].to_vec();
+    bytes[STRINGS_AT..STRINGS_AT + STRINGS_LENGTH].fill(b'x');
+    for name in 0..STRINGS_LENGTH as u32 {
+        let mut record = TensorRecord::new_zeroed();
+        (record.name_offset, record.name_length) = (name.into(), 1.into());
+        (record.role, record.part, record.source_dtype, record.reserved[0]) = (0xfff0.into(), 9, 255, 1);
+        bytes.extend(record.as_bytes());
+    }
+    bytes.resize(payload + moved, 0);
+    bytes.extend(&TOY[payload..]);
+    let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    put(section(1) + 16, LENGTH as u64);
+    put(section(1) + 24, LENGTH as u64);
+    for i in 2..5 {
+        put(section(i) + 8, (section_start(i) + moved) as u64);
+    }
+    put(offset_of!(Header, file_length), (TOY.len() + moved) as u64);
+    let (header, _) = Header::mut_from_prefix(&mut bytes).unwrap();
+    header.checksum = header_checksum(header);
+    let (found, file) = structure(&bytes, &Limits::DEFAULT);
+    assert!(file.is_none());
+    assert_eq!(found.len(), MAX_FINDINGS + 1, "{:?}", found.last());
+}
+
+/// Where the toy's section `i` lies.
+fn section_start(i: usize) -> usize {
+    u64::from_le_bytes(TOY[section(i) + 8..section(i) + 16].try_into().unwrap()) as usize
 }

@@ -70,7 +70,7 @@ impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         let exit = match &e {
             Error::Format(e) => e.into(),
-            Error::Io { .. } => Exit::Usage,
+            Error::Io { .. } | Error::Occupied(_) => Exit::Usage,
             e if e.is_unsupported() => Exit::Unsupported,
             Error::Cancelled => Exit::Interrupted,
             _ => Exit::Negative,

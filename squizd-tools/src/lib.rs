@@ -1,6 +1,7 @@
 //! Everything of squizd that touches the outside: foreign sources, the command
 //! line, evaluation, the server.
 
+pub mod bench;
 pub mod calibration;
 pub mod cmd;
 mod exit;

@@ -1,5 +1,8 @@
 //! A planned conversion, from source to file.
 
+mod curves;
+mod fingerprint;
+
 use crate::{
     Error, Result,
     calibration::{Calibration, Shared},
@@ -7,7 +10,7 @@ use crate::{
     metadata::{FormatInfo, Metadata, Provenance},
     plan::{Plan, PlannedTensor, Reason, Recipe},
     source::{TensorInfo, TensorSource},
-    writer::{Finished, HeaderInfo, Section, Writer},
+    writer::{Finished, HeaderInfo, Section, Work, Writer},
 };
 use squizd_spec::{
     CodecId, DType, Hex, Matrix, SectionKind,
@@ -20,6 +23,8 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
+
+pub use curves::{TensorCurve, WHOLE, rd_curves, together};
 
 /// Told how a conversion goes on; all methods may be called from any thread.
 pub trait Progress: Sync {
@@ -62,44 +67,84 @@ pub struct TensorOutcome {
 pub struct Outcome {
     /// Tensors in file order.
     pub tensors: Vec<TensorOutcome>,
+    /// How many of them, from the first, an interrupted conversion had finished.
+    pub taken_over: usize,
     /// The file.
     pub file: Finished,
+}
+
+/// What to do with the work of an interrupted conversion to the same target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// Refuse to overwrite it; leave none when interrupted.
+    Refuse,
+    /// Go on with it, if it is of the same source, recipe, calibration and
+    /// version of this crate; leave work when interrupted.
+    Resume,
 }
 
 /// Converts `source` into `target` as planned. Encoders get what `calibration`
 /// knows of each tensor's inputs; at most one tensor's moments are in memory.
 ///
+/// The bytes are the same whether the work was interrupted or not.
+///
 /// # Errors
-/// On any error, and when cancelled, nothing is left at or beside the target
-/// but what was there before.
+/// Nothing is left at or beside the target but what was there before, except
+/// that after [`Error::Io`], and after [`Error::Cancelled`] with
+/// [`Interrupted::Resume`], the finished tensors stay in a temporary file
+/// ([`crate::writer::unfinished`]).
 pub fn convert(
     source: &dyn TensorSource,
     plan: &Plan,
     recipe: &Recipe,
     calibration: Option<&dyn Calibration>,
     target: &Path,
+    interrupted: Interrupted,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    let mut later: Vec<_> = tokenizer(source)?.into_iter().collect();
-    let kinds: Vec<_> = later.iter().map(|s| s.kind).chain([SectionKind::METADATA]).collect();
-    let mut writer = Writer::create(target, HeaderInfo::of(source.model()), source.tensors(), &kinds)?;
     let failed = AtomicBool::new(false);
     let stop = || progress.is_cancelled() || failed.load(Ordering::Relaxed);
-    let (tensors, digests) = std::thread::scope(|scope| {
-        let hashing = scope.spawn(|| Digests::take(source, calibration, &stop));
+    let resume = interrupted == Interrupted::Resume;
+    let before = source.stamp()?;
+    let calibrated = calibration.map(|c| c.sha256(&stop)).transpose()?;
+    let fingerprint = fingerprint::of(source, &before, plan, recipe, calibrated.as_ref())?;
+    let mut later: Vec<_> = tokenizer(source)?.into_iter().collect();
+    let kinds: Vec<_> = later.iter().map(|s| s.kind).chain([SectionKind::METADATA]).collect();
+    let mut header = HeaderInfo::of(source.model());
+    header.calibration_hash = calibrated.as_ref().map_or(0, first_bytes);
+    let work = Work { fingerprint: &fingerprint, resume, stop: &stop };
+    let mut writer = Writer::journaled(target, header, source.tensors(), &kinds, Some(work))?;
+    let taken_over = writer.written();
+    let encoded = std::thread::scope(|scope| {
+        let hashing = scope.spawn(|| source.hash_files(&stop));
         let shared = calibration.map(|c| Shared::new(c, source.model().tie_embeddings));
         let tensors = encode_all(source, plan, shared.as_ref(), &mut writer, progress);
         failed.store(tensors.is_err(), Ordering::Relaxed);
         let hashed =
             hashing.join().unwrap_or_else(|_| Err(Error::invalid("hashing the source stopped unexpectedly")));
-        tensors.and_then(|tensors| Ok((tensors, hashed?)))
-    })?;
-    if let Some(digest) = &digests.calibration {
-        writer.set_calibration(digest);
-    }
+        let (tensors, files) = tensors.and_then(|tensors| Ok((tensors, hashed?)))?;
+        // Digests and weights are of the same bytes only if nobody wrote them meanwhile.
+        if source.stamp()? != before {
+            return Err(Error::refused("source-changed", "the source was changed while it was being read"));
+        }
+        Ok((tensors, Digests { files, calibration: calibrated }))
+    });
+    let (tensors, digests) = match encoded {
+        Ok(done) => done,
+        Err(e) => {
+            writer.abandon(matches!(e, Error::Io { .. }) || (resume && matches!(e, Error::Cancelled)));
+            return Err(e);
+        }
+    };
     let metadata = metadata(source, recipe, &digests).to_bytes()?;
     later.push(Section::plain(SectionKind::METADATA, metadata));
-    Ok(Outcome { tensors, file: writer.finish(&later)? })
+    Ok(Outcome { tensors, taken_over, file: writer.finish(&later)? })
+}
+
+/// A digest's first eight bytes.
+fn first_bytes(sha256: &[u8; 32]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *sha256;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The tokenizer section, where the model has a tokenizer.
@@ -135,17 +180,6 @@ struct Digests {
     calibration: Option<[u8; 32]>,
 }
 
-impl Digests {
-    fn take(
-        source: &dyn TensorSource,
-        calibration: Option<&dyn Calibration>,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Self> {
-        let calibration = calibration.map(|c| c.sha256(stop)).transpose()?;
-        Ok(Self { files: source.hash_files(stop)?, calibration })
-    }
-}
-
 fn encode_all(
     source: &dyn TensorSource,
     plan: &Plan,
@@ -153,12 +187,24 @@ fn encode_all(
     writer: &mut Writer,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorOutcome>> {
+    let info = |planned: &PlannedTensor| {
+        let info = source.tensors().get(planned.index);
+        info.ok_or_else(|| Error::invalid("the plan does not belong to this source"))
+    };
     let mut tensors = Vec::with_capacity(plan.tensors.len());
-    for planned in &plan.tensors {
-        let info = source
-            .tensors()
-            .get(planned.index)
-            .ok_or_else(|| Error::invalid("the plan does not belong to this source"))?;
+    for (planned, (codec, bytes, stats)) in plan.tensors.iter().zip(writer.taken_over()) {
+        let info = info(planned)?;
+        progress.advance(info.elements());
+        tensors.push(TensorOutcome {
+            name: info.name.clone(),
+            codec,
+            weights: info.elements(),
+            bytes,
+            stats,
+        });
+    }
+    for planned in plan.tensors.iter().skip(tensors.len()) {
+        let info = info(planned)?;
         progress.tensor(info, planned);
         tensors.push(encode(source, info, planned, calibration, writer, progress)?);
     }

@@ -1,6 +1,6 @@
 //! Errors of the SDK.
 
-use squizd_spec::{Code, ErrorKind, SquizdError};
+use squizd_spec::{Code, ErrorKind, SquizdError, shortened};
 
 /// What went wrong, and where.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,9 @@ pub enum Error {
     /// Well-formed input that asks for something this build cannot do.
     #[error("{0}")]
     Unsupported(String),
+    /// The output's place is taken, by another process or an earlier one's work.
+    #[error("{0}")]
+    Occupied(String),
     /// Input that contradicts itself or the request.
     #[error("{0}")]
     Invalid(String),
@@ -67,22 +70,37 @@ impl Error {
 
     /// An [`Error::Invalid`].
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self::Invalid(message.into())
+        Self::Invalid(shortened(message.into()))
+    }
+
+    /// An [`Error::Occupied`].
+    pub fn occupied(message: impl Into<String>) -> Self {
+        Self::Occupied(shortened(message.into()))
     }
 
     /// An [`Error::Unsupported`].
     pub fn unsupported(message: impl Into<String>) -> Self {
-        Self::Unsupported(message.into())
+        Self::Unsupported(shortened(message.into()))
     }
 
     /// An [`Error::Refused`] for malformed input.
     pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
-        Self::Refused { code: Code(code), offset: None, unsupported: false, message: message.into() }
+        Self::Refused {
+            code: Code(code),
+            offset: None,
+            unsupported: false,
+            message: shortened(message.into()),
+        }
     }
 
     /// An [`Error::Refused`] for well-formed input that this build cannot take.
     pub fn refused_unsupported(code: &'static str, message: impl Into<String>) -> Self {
-        Self::Refused { code: Code(code), offset: None, unsupported: true, message: message.into() }
+        Self::Refused {
+            code: Code(code),
+            offset: None,
+            unsupported: true,
+            message: shortened(message.into()),
+        }
     }
 
     /// States the byte at fault, of an [`Error::Refused`].
@@ -98,7 +116,7 @@ impl Error {
     #[must_use]
     pub fn within(mut self, place: &str) -> Self {
         if let Self::Refused { message, .. } = &mut self {
-            *message = format!("{place}: {message}");
+            *message = shortened(format!("{place}: {message}"));
         }
         self
     }

@@ -3,7 +3,7 @@
 
 mod divergence;
 
-pub use divergence::{Divergence, Spread, divergence};
+pub use divergence::{Divergence, Reference, Spread, divergence};
 
 use crate::runtime::{Model, Session, SessionOptions};
 use crate::{Error, Result};
@@ -91,6 +91,37 @@ pub fn logits(model: &Model<'_>, ids: &[u32]) -> Result<Vec<f32>> {
     Ok(out)
 }
 
+/// The logits of every position that [`perplexity`] scores, in order, one row
+/// of the vocabulary at a time: what [`Reference::Logits`] takes.
+///
+/// # Errors
+/// As [`perplexity`], and whatever `sink` answers.
+pub fn scored_logits(
+    model: &Model<'_>,
+    ids: &[u32],
+    ctx: usize,
+    bos: Option<u32>,
+    mut sink: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
+    let mut session = session(model, ctx.min(ids.len()))?;
+    for (inputs, _) in windows(&ids, ctx)? {
+        session.truncate(0);
+        // In the pieces that a model is compared in, so that the bits are the same.
+        for piece in inputs.chunks(divergence::BATCH) {
+            session.forward_all(piece, |_, row| sink(row))?;
+        }
+    }
+    Ok(())
+}
+
+/// How many positions [`perplexity`] scores of a sequence of `ids` ids, bos
+/// included, in windows of `ctx`.
+pub fn scored_positions(ids: usize, ctx: usize) -> usize {
+    let ctx = ctx.max(2);
+    ids / ctx * (ctx - 1) + (ids % ctx).saturating_sub(1)
+}
+
 fn session<'m, 'w>(model: &'m Model<'w>, context: usize) -> Result<Session<'m, 'w>> {
     Session::new(model, SessionOptions { context: context.max(1), ..SessionOptions::default() })
 }
@@ -118,5 +149,17 @@ mod tests {
         let p = nll(&[1000.0, 1001.0], 1).unwrap();
         assert!((p - (1.0 + (-1f64).exp()).ln()).abs() < 1e-12);
         assert!(nll(&[0.0], 1).is_err());
+    }
+
+    #[test]
+    fn scored_positions_are_those_of_the_windows() {
+        for ctx in 2..7 {
+            for n in 2..30u32 {
+                let ids: Vec<u32> = (0..n).collect();
+                let scored: usize =
+                    windows(&ids, ctx).unwrap().iter().map(|(_, targets)| targets.len()).sum();
+                assert_eq!(scored_positions(ids.len(), ctx), scored, "{n} in windows of {ctx}");
+            }
+        }
     }
 }

@@ -28,6 +28,8 @@ pub mod convert;
 pub mod dispatch;
 mod error;
 pub mod eval;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod metadata;
 pub mod model;
 pub mod plan;

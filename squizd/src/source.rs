@@ -89,6 +89,16 @@ pub trait TensorSource: Sync {
     /// Where the weights came from.
     fn provenance(&self) -> &SourceProvenance;
 
+    /// The weight files' state at this moment: names, sizes, times, inodes. Two
+    /// equal stamps mean that nothing wrote to the files in between. Empty
+    /// where the source cannot change.
+    ///
+    /// # Errors
+    /// If a file can no longer be looked at.
+    fn stamp(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     /// SHA-256 of each of the provenance's weight files, in their order; empty
     /// where the source cannot tell. Reads all of them, so it is asked for
     /// once, beside the encoding; `stop` says whether to give up.

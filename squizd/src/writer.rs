@@ -1,12 +1,19 @@
 //! Writes a file in one pass: payloads are streamed in table order, tables and
 //! header follow, then fsync, rename, fsync of the folder. Killed at any
-//! moment, the target is either as it was or complete.
+//! moment, the target is either as it was or complete, and a journal beside the
+//! temporary file says which tensors need not be encoded again.
 
 mod atomic;
+mod journal;
 mod payload;
+mod work;
 
 pub use atomic::AtomicFile;
-use payload::{FileSink, Hasher};
+use journal::Done;
+pub use journal::Fingerprint;
+use payload::{FileSink, Hasher, Written};
+use work::Begun;
+pub use work::{Unfinished, Work, unfinished};
 
 use crate::{
     Error, Result,
@@ -98,6 +105,8 @@ pub struct Writer {
     payload_end: u64,
     written: usize,
     hasher: Hasher,
+    /// Taken over from an interrupted run.
+    done: Vec<Done>,
 }
 
 impl Writer {
@@ -110,16 +119,37 @@ impl Writer {
         tensors: &[TensorInfo],
         later: &[SectionKind],
     ) -> Result<Self> {
+        Self::journaled(target, header, tensors, later, None)
+    }
+
+    /// The same with a journal, going on with an interrupted run's work where
+    /// `work` says so: the first tensor to write is number [`Writer::written`].
+    ///
+    /// # Errors
+    /// [`Error::Occupied`] if the place of the temporary file is taken by work
+    /// that is not to be gone on with, or that another conversion began.
+    pub fn journaled(
+        target: &Path,
+        header: HeaderInfo,
+        tensors: &[TensorInfo],
+        later: &[SectionKind],
+        work: Option<Work<'_>>,
+    ) -> Result<Self> {
         let mut names = Vec::new();
-        let records = tensors.iter().map(|t| record(t, &mut names)).collect::<Result<Vec<_>>>()?;
+        let mut records = tensors.iter().map(|t| record(t, &mut names)).collect::<Result<Vec<_>>>()?;
         let sections = 3 + later.len() as u64;
         let directory_end = HEADER_SIZE + sections * size_of::<SectionEntry>() as u64;
         let strings_at = directory_end.next_multiple_of(alignment(SectionKind::STRINGS));
         let tensors_at = (strings_at + names.len() as u64).next_multiple_of(alignment(SectionKind::TENSORS));
         let payload_at =
             (tensors_at + size_of_val(&*records) as u64).next_multiple_of(alignment(SectionKind::PAYLOAD));
-        let file = AtomicFile::create(target)?;
-        let hasher = Hasher::new(file.reopen()?);
+        let Begun { file, journal, done } = work::begin(target, &records, payload_at, work)?;
+        let digests = done.iter().map(|d| d.record.sha256).collect();
+        let hasher = Hasher::new(file.reopen()?, journal, digests);
+        for (record, done) in records.iter_mut().zip(&done) {
+            *record = done.record;
+        }
+        let last = done.last().map(|d| d.record);
         Ok(Self {
             file,
             front: Front { header, names, records },
@@ -127,10 +157,22 @@ impl Writer {
             strings_at,
             tensors_at,
             payload_at,
-            payload_end: 0,
-            written: 0,
+            payload_end: last.map_or(0, |r| r.payload_offset.get() + r.payload_length.get()),
+            written: done.len(),
             hasher,
+            done,
         })
+    }
+
+    /// Tensors written so far, those taken over included.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Codec, payload bytes and errors of the tensors taken over from an
+    /// interrupted run, the first of the file.
+    pub fn taken_over(&self) -> impl Iterator<Item = (CodecId, u64, EncodeStats)> {
+        self.done.iter().map(|d| (CodecId(d.record.codec.get()), d.record.payload_length.get(), d.stats))
     }
 
     /// Writes the next tensor's payload. `encode` receives a sink whose
@@ -155,21 +197,37 @@ impl Writer {
         record.payload_offset = offset.into();
         record.payload_length = length.into();
         self.payload_end = offset + length;
-        self.hasher.push(at, length);
+        self.hasher.push(Written { record: *record, at, stats })?;
         self.written += 1;
         Ok(stats)
     }
 
-    /// Sets the header's calibration hash, which may be known only after the payloads.
-    pub fn set_calibration(&mut self, sha256: &[u8; 32]) {
-        let [a, b, c, d, e, f, g, h, ..] = *sha256;
-        self.front.header.calibration_hash = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    /// Gives up. With `keep`, what is finished stays for another run to go on with.
+    pub fn abandon(mut self, keep: bool) {
+        if keep && self.written > 0 {
+            // What is on its way into the journal arrives; should that fail,
+            // the journal is good up to there.
+            let _ = self.hasher.finish();
+            self.file.keep();
+        }
     }
 
     /// Writes the later sections, tables and header, and puts the file in place.
     /// Returns its length and root digest.
-    pub fn finish(self, sections: &[Section]) -> Result<Finished> {
-        let Self { file, mut front, hasher, .. } = self;
+    ///
+    /// # Errors
+    /// If writing fails, the finished payloads stay where they have a journal.
+    pub fn finish(mut self, sections: &[Section]) -> Result<Finished> {
+        let finished = self.complete(sections);
+        if let Err(e) = &finished {
+            let keep = matches!(e, Error::Io { .. });
+            self.abandon(keep);
+        }
+        finished
+    }
+
+    fn complete(&mut self, sections: &[Section]) -> Result<Finished> {
+        let Self { file, front, hasher, .. } = self;
         if self.written != front.records.len() {
             return Err(Error::invalid(format!(
                 "{} of {} tensors were written",
@@ -210,7 +268,7 @@ impl Writer {
         file.write_at(HEADER_SIZE, directory.as_bytes())?;
         file.write_at(self.strings_at, &front.names)?;
         file.write_at(self.tensors_at, front.records.as_bytes())?;
-        file.commit()?;
+        file.put_in_place()?;
         Ok(Finished { length: end, root_digest: header.root_digest })
     }
 }

@@ -7,5 +7,7 @@ mod answers;
 mod clients;
 mod http;
 mod limits;
+mod matrix;
+mod random;
 mod server;
 mod streams;

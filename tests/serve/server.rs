@@ -37,7 +37,9 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
     log: Option<JoinHandle<String>>,
-    _folder: TempDir,
+    folder: PathBuf,
+    /// Removed with the server.
+    converted: Option<TempDir>,
 }
 
 impl Server {
@@ -49,16 +51,18 @@ impl Server {
     pub(crate) fn of(model: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("tiny.squizd");
-        let converted = Command::new(env!("CARGO_BIN_EXE_squizd"))
-            .args(["convert", "--codec", "raw", "-q", "-o"])
-            .args([&file, model])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(converted.success());
+        let paths = [&file, model].map(|p| p.to_str().unwrap());
+        squizd(&["convert", "--codec", "raw", "-q", "-o", paths[0], paths[1]]);
+        let mut server = Self::serve(&file, args, env);
+        server.converted = Some(folder);
+        server
+    }
+
+    /// Serves a file named `tiny.squizd`.
+    pub(crate) fn serve(file: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_squizd"))
             .arg("serve")
-            .arg(&file)
+            .arg(file)
             .args(["--port", "0"])
             .args(EXACT)
             .args(args)
@@ -79,7 +83,8 @@ impl Server {
             stderr.read_to_string(&mut log).unwrap();
             log
         });
-        Self { address, child, log: Some(log), _folder: folder }
+        let folder = file.parent().unwrap().to_owned();
+        Self { address, child, log: Some(log), folder, converted: None }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -111,6 +116,18 @@ impl Server {
         let mut body = greedy(body, extra);
         body["stream"] = true.into();
         checked(self.open(path, &body).events())
+    }
+
+    /// Where its model lies.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The most memory it ever had resident, in KiB; 0 where the system does not tell.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        line.map_or(0, |l| l.trim().trim_end_matches(" kB").parse().unwrap())
     }
 
     /// One of the server's counts.
@@ -158,7 +175,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        drop(self.converted.take());
     }
+}
+
+/// Runs a command that must succeed; its output.
+pub(crate) fn squizd(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_squizd")).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn greedy(mut body: Value, extra: Value) -> Value {

@@ -3,7 +3,6 @@
 use crate::http::{Reader, connect, write};
 use crate::server::{Server, checked, endless, reason, reference, text};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";

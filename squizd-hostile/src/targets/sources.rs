@@ -2,6 +2,7 @@
 
 use crate::corpus::{Corpus, Input};
 use squizd::{model::SpecialTokens, text::Tokenizer};
+use squizd_spec::MESSAGE_BYTES;
 use squizd_tools::source::{
     config,
     gguf::{self, GgufLimits},
@@ -14,7 +15,7 @@ use squizd_tools::source::{
 /// Every refusal has a code and a place, and its text stays short.
 fn refused(e: &squizd::Error) {
     assert!(e.code().is_some(), "no code: {e}");
-    assert!(e.to_string().len() < 1 << 18, "{} bytes of error", e.to_string().len());
+    assert!(e.to_string().len() <= 2 * MESSAGE_BYTES + 100, "{} bytes of error", e.to_string().len());
 }
 
 fn consistent(tensors: &[StoredTensor], room: usize) {

@@ -49,7 +49,11 @@ pub fn template(data: &[u8]) {
     });
     match rendered {
         Ok(text) => assert!(text.len() <= 32 << 20),
-        Err(e) => assert!(e.to_string().starts_with("chat template"), "{e}"),
+        // "Engine failed" is a panic of the engine, kept within its thread.
+        Err(e) => {
+            let text = e.to_string();
+            assert!(text.starts_with("chat template") && !text.contains("engine failed"), "{text}");
+        }
     }
     assert!(started.elapsed() < Duration::from_mins(1), "{:?}", started.elapsed());
 }

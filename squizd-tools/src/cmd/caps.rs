@@ -45,15 +45,18 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     };
     let path = cache_file();
     let kept = path.as_deref().filter(|_| !args.refresh).and_then(|path| read(path, &key));
-    let found = kept.unwrap_or_else(|| {
-        let found = adapters();
-        if let Some(path) = &path {
-            // A cache that cannot be written costs time, no more.
-            let _ =
-                write(path, &Kept { schema_version: output::SCHEMA_VERSION, key, adapters: found.clone() });
+    let found = match kept {
+        Some(kept) => kept.adapters,
+        None => {
+            let found = adapters();
+            let kept = Kept { schema_version: output::SCHEMA_VERSION, key, adapters: found };
+            if let Some(path) = &path {
+                // A cache that cannot be written costs time, no more.
+                let _ = write(path, &kept);
+            }
+            kept.adapters
         }
-        found
-    });
+    };
     caps.gpu = found.is_some();
     caps.adapters = found.unwrap_or_default();
     if args.json {
@@ -72,13 +75,13 @@ fn cache_file() -> Option<PathBuf> {
 }
 
 /// What was kept under this key; a damaged file holds nothing.
-fn read(path: &Path, key: &Key) -> Option<Option<Vec<Adapter>>> {
+fn read(path: &Path, key: &Key) -> Option<Kept> {
     const LARGEST: u64 = 1 << 20;
     if std::fs::metadata(path).ok()?.len() > LARGEST {
         return None;
     }
     let kept: Kept = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    (kept.schema_version == output::SCHEMA_VERSION && kept.key == *key).then_some(kept.adapters)
+    (kept.schema_version == output::SCHEMA_VERSION && kept.key == *key).then_some(kept)
 }
 
 /// Replaces the file in one step.
@@ -138,9 +141,9 @@ mod tests {
         let path = folder.path().join("deep/caps.json");
         assert_eq!(read(&path, &key("1")), None);
         let adapters = Some(vec![Adapter { name: "a gpu".to_owned(), ..Adapter::default() }]);
-        let kept = Kept { schema_version: output::SCHEMA_VERSION, key: key("1"), adapters: adapters.clone() };
+        let kept = Kept { schema_version: output::SCHEMA_VERSION, key: key("1"), adapters };
         write(&path, &kept).unwrap();
-        assert_eq!(read(&path, &key("1")), Some(adapters));
+        assert_eq!(read(&path, &key("1")), Some(kept));
         assert_eq!(read(&path, &key("2")), None);
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {

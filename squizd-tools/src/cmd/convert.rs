@@ -1,11 +1,13 @@
 //! `squizd convert SOURCE -o OUT`.
 
 mod choose;
+mod curve;
 mod preflight;
 mod report;
 mod wish;
 
 pub(super) use preflight::free_bytes;
+pub(super) use wish::size;
 
 use super::{Common, interrupt, progress};
 use crate::{
@@ -17,10 +19,11 @@ use indicatif::ProgressBar;
 use squizd::{
     awq::{ScaledCalibration, ScaledSource, Scales},
     calibration::Calibration,
-    convert::Progress,
+    convert::{Interrupted, Progress},
     plan::{Plan, PlannedTensor},
     source::{TensorInfo, TensorSource},
 };
+use squizd_spec::shortened;
 use std::{path::PathBuf, time::Instant};
 
 #[derive(clap::Args)]
@@ -65,9 +68,17 @@ pub(super) struct Args {
     /// Codecs that auto chooses from, comma-separated [default: sqint2 at several rates, int3, int4, q8, bf16]
     #[arg(long, value_name = "CODECS", value_delimiter = ',')]
     candidates: Vec<String>,
+    /// Write the rate-distortion curves of tensors stored as hybrid, each and all together, to this CSV file, and a
+    /// picture of them beside it (.svg)
+    #[arg(long, value_name = "CSV")]
+    rd_curve: Option<PathBuf>,
     /// Convert combinations of model and codec that were measured to be broken (docs/rules.md)
     #[arg(long)]
     force: bool,
+    /// Go on with the finished tensors that an interrupted conversion left beside the output, and leave them when
+    /// interrupted (docs/resume.md)
+    #[arg(long)]
+    resume: bool,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -90,7 +101,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let options = MappingOptions { allow_unmapped: args.allow_unmapped, text_only: args.text_only };
     let model = source::open(&args.source, options)?;
     for warning in model.warnings() {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", shortened(warning.clone()));
     }
     let target = preflight::target(args.output.as_deref(), &model, &recipe);
     let calibration = args.calibration.as_deref().map(CalibrationFile::open).transpose()?;
@@ -111,7 +122,10 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     interrupt::watch();
     // What stands in the way of writing is found before hours of searching.
     let first = Plan::choose(&model, &recipe)?;
-    preflight::check(&args.source, &target, &model, &first, moments)?;
+    if !args.resume && !args.dry_run {
+        preflight::refuse_unfinished(&target)?;
+    }
+    preflight::check(args, &target, &model, &first, moments)?;
     if let Some(budget) = wish::budget(args, &model, &recipe)? {
         let bar = progress::bar(common, model.tensors().len() as u64, "choosing");
         recipe.chosen = choose::codecs(args, &model, &recipe, budget, calibration, &bar)?;
@@ -128,16 +142,26 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let scaled = calibration.map(|c| ScaledCalibration::new(c, &scales));
     let calibration = scaled.as_ref().map(|c| c as &dyn Calibration);
     let plan = if scales.is_empty() { unscaled } else { Plan::choose(&source, &recipe)? };
-    let forecast = preflight::check(&args.source, &target, &source, &plan, moments)?;
+    let forecast = preflight::check(args, &target, &source, &plan, moments)?;
+    let curves = args.rd_curve.as_deref().map(|csv| curve::Files::new(csv, &target, &plan)).transpose()?;
     if args.dry_run {
         report::plan(&source, &plan, &forecast, &target, args.json)?;
         return Ok(Exit::Done);
     }
     let started = Instant::now();
     let bar = Bar::new(common, &source);
-    let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, &bar);
+    let interrupted = if args.resume { Interrupted::Resume } else { Interrupted::Refuse };
+    let outcome = squizd::convert::convert(&source, &plan, &recipe, calibration, &target, interrupted, &bar);
     bar.0.finish_and_clear();
-    let done = report::Done { outcome: &outcome?, elapsed: started.elapsed(), scales: &scales.groups };
+    let outcome = outcome.map_err(|e| report::interrupted(e, &target, plan.tensors.len()))?;
+    let elapsed = started.elapsed();
+    if let Some(files) = curves {
+        let bar = Bar::new(common, &source);
+        let curves = squizd::convert::rd_curves(&source, &plan, calibration, curve::POINTS, &bar);
+        bar.0.finish_and_clear();
+        files.write(&curves?)?;
+    }
+    let done = report::Done { outcome: &outcome, elapsed, scales: &scales.groups };
     report::summary(&source, &plan, &done, &target, args.json)?;
     Ok(Exit::Done)
 }

@@ -1,16 +1,19 @@
 //! `squizd eval ppl | kld | logits`.
 
+mod kept;
+
 use super::{
-    Common,
+    Common, kernels,
     model::{Opened, read_text},
     progress,
 };
 use crate::{Exit, Failure, output};
+use kept::Text;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 use squizd::{
-    eval,
-    runtime::{Run, SessionOptions},
+    eval::{self, Reference},
+    runtime::{Model, Run, SessionOptions},
 };
 use std::path::{Path, PathBuf};
 
@@ -32,6 +35,9 @@ pub(super) enum Eval {
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
+        /// Read model files into memory instead of mapping them (safe against changes meanwhile)
+        #[arg(long)]
+        in_memory: bool,
         /// Print as JSON
         #[arg(long)]
         json: bool,
@@ -40,7 +46,7 @@ pub(super) enum Eval {
     Kld {
         /// Model file
         file: PathBuf,
-        /// Model file to compare with, best of the raw weights
+        /// Model file to compare with, best of the raw weights, or its logits on this text from `eval logits --text`
         #[arg(long, value_name = "FILE")]
         reference: PathBuf,
         /// UTF-8 text
@@ -55,20 +61,35 @@ pub(super) enum Eval {
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
+        /// Read model files into memory instead of mapping them (safe against changes meanwhile)
+        #[arg(long)]
+        in_memory: bool,
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Logits after every id, as safetensors (tensor `logits`, f32)
+    /// Logits as safetensors (tensor `logits`, f32): after every id, or at every scored position of a text
     Logits {
         /// Model file
         file: PathBuf,
         /// Token ids, comma-separated
-        #[arg(long, value_delimiter = ',', required = true)]
+        #[arg(long, value_delimiter = ',', required_unless_present = "text")]
         ids: Vec<u32>,
+        /// Read model files into memory instead of mapping them (safe against changes meanwhile)
+        #[arg(long)]
+        in_memory: bool,
+        /// UTF-8 text: logits for `eval kld --reference`
+        #[arg(long, conflicts_with = "ids")]
+        text: Option<PathBuf>,
+        /// Window in tokens
+        #[arg(long, default_value_t = 512, requires = "text")]
+        ctx: usize,
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        /// Use only the first BYTES of the text (cut at a character)
+        #[arg(long, value_name = "BYTES", requires = "text")]
+        bytes: Option<usize>,
         /// File to write
         #[arg(short, long)]
         output: PathBuf,
@@ -77,93 +98,132 @@ pub(super) enum Eval {
 
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
-        Eval::Ppl { file, text, ctx, force, bytes, json } => {
-            let content = start_of(text, *bytes)?;
-            let mapped = super::map(file)?;
+        Eval::Ppl { file, text, ctx, force, bytes, in_memory, json } => {
+            let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
-            let tokens = &opened.metadata.model.tokens;
-            let ids = opened.tokenizer()?.encode(&content, false)?;
-            let bos = tokens.bos.filter(|_| tokens.add_bos);
-            let model = opened.model_for(&scoring(*ctx), *force)?;
-            let bar = progress::bar(common, ids.len() as u64, "scoring");
-            let result = eval::perplexity(&model, &ids, *ctx, bos, |done, so_far| {
-                bar.set_position(done as u64);
-                bar.set_message(format!("ppl {:.4}", so_far.ppl));
-            })?;
-            bar.finish_and_clear();
-            if *json {
-                output::json(&result)?;
+            let text = read(&opened, text, *bytes, *ctx)?;
+            perplexity(&load(&opened, *ctx, *force)?, &text, *json, common)?;
+        }
+        Eval::Kld { file, reference, text, ctx, force, bytes, in_memory, json } => {
+            let mapped = super::open(file, *in_memory)?;
+            let opened = Opened::new(&mapped, false)?;
+            let content = start_of(text, *bytes)?;
+            let text = encode(&opened, &content, *ctx)?;
+            let model = load(&opened, *ctx, *force)?;
+            let (path, other) = (reference, super::open(reference, *in_memory)?);
+            if other.starts_with(b"SQZD") {
+                let reference = Opened::new(&other, false)?;
+                if encode(&reference, &content, *ctx)?.ids != text.ids {
+                    return Err(Failure::usage(format!(
+                        "{} and {} split the text into different tokens: they cannot be compared",
+                        file.display(),
+                        path.display()
+                    )));
+                }
+                let reference = load(&reference, *ctx, *force)?;
+                divergence(&model, &Reference::Model(&reference), &text, *json, common)?;
             } else {
-                output::line(format!(
-                    "ppl {:.5}  mean nll {:.6}  over {} tokens (ctx {ctx})",
-                    result.ppl, result.mean_nll, result.tokens
-                ))?;
+                let logits = kept::read(path, &other, &text, model.vocab_size())?;
+                divergence(&model, &Reference::Logits(logits), &text, *json, common)?;
             }
         }
-        Eval::Kld { file, reference, text, ctx, force, bytes, json } => {
-            let content = start_of(text, *bytes)?;
-            let (mapped, mapped_reference) = (super::map(file)?, super::map(reference)?);
+        Eval::Logits { file, ids, text, ctx, force, bytes, in_memory, output: target } => {
+            let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
-            let other = Opened::new(&mapped_reference, false)?;
-            let ids = opened.tokenizer()?.encode(&content, false)?;
-            if other.tokenizer()?.encode(&content, false)? != ids {
-                return Err(Failure::usage(format!(
-                    "{} and {} split the text into different tokens: they cannot be compared",
-                    file.display(),
-                    reference.display()
-                )));
-            }
-            let tokens = &opened.metadata.model.tokens;
-            let bos = tokens.bos.filter(|_| tokens.add_bos);
-            let bar = progress::bar(common, ids.len() as u64, "comparing");
-            let run = scoring(*ctx);
-            let (model, reference) = (opened.model_for(&run, *force)?, other.model_for(&run, *force)?);
-            let result = eval::divergence(&model, &reference, &ids, *ctx, bos, |done, so_far| {
-                bar.set_position(done as u64);
-                bar.set_message(format!("kld {so_far:.5}"));
-            })?;
-            bar.finish_and_clear();
-            if *json {
-                output::json(&result)?;
-            } else {
-                let eval::Divergence { kld, top1_agreement, ppl, reference_ppl, ppl_ratio, tokens } = result;
-                output::line(format!(
-                    "KL divergence mean {:.6} +- {:.6}, median {:.6}, 90 % {:.6}, 99 % {:.6}, max {:.6} nats\n\
-                     same top token {:.3} %\n\
-                     ppl {ppl:.5}, reference {reference_ppl:.5}, ratio {ppl_ratio:.5}\n\
-                     over {tokens} tokens (ctx {ctx})",
-                    kld.mean,
-                    kld.standard_error,
-                    kld.median,
-                    kld.p90,
-                    kld.p99,
-                    kld.max,
-                    100.0 * top1_agreement
-                ))?;
-            }
-        }
-        Eval::Logits { file, ids, force, output: target } => {
-            let mapped = super::map(file)?;
-            let opened = Opened::new(&mapped, false)?;
-            let model = opened.model_for(&scoring(ids.len()), *force)?;
-            let logits = eval::logits(&model, ids)?;
-            let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let view = TensorView::new(Dtype::F32, vec![ids.len(), model.vocab_size()], &bytes)
-                .and_then(|view| safetensors::serialize([("logits", view)], None))
-                .map_err(|e| Failure::usage(format!("building {}: {e}", target.display())))?;
-            std::fs::write(target, view)
-                .map_err(|e| Failure::usage(format!("writing {}: {e}", target.display())))?;
-            output::line(
-                json!({ "schema_version": output::SCHEMA_VERSION, "shape": [ids.len(), model.vocab_size()] }),
-            )?;
+            let context = if text.is_some() { *ctx } else { ids.len() };
+            let model = load(&opened, context, *force)?;
+            let shape = match text {
+                Some(text) => {
+                    let text = read(&opened, text, *bytes, *ctx)?;
+                    let bar = progress::bar(common, text.ids.len() as u64, "running");
+                    let shape = kept::write(target, &model, &text, |done| bar.set_position(done as u64))?;
+                    bar.finish_and_clear();
+                    shape
+                }
+                None => after_every_id(&model, ids, target)?,
+            };
+            output::line(json!({ "schema_version": output::SCHEMA_VERSION, "shape": shape }))?;
         }
     }
     Ok(Exit::Done)
 }
 
-/// Every position of windows of `context` tokens.
-fn scoring(context: usize) -> Run {
-    Run::scoring(SessionOptions { context, ..SessionOptions::default() })
+/// The model, if scoring windows of `context` tokens fits the free memory.
+fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
+    let run = Run::scoring(SessionOptions { context, ..SessionOptions::default() });
+    let model = opened.model_for(&run, force)?;
+    kernels::tell_fallbacks(&model, run.session.precision)?;
+    Ok(model)
+}
+
+fn perplexity(model: &Model<'_>, text: &Text, json: bool, common: Common) -> Result<(), Failure> {
+    let bar = progress::bar(common, text.ids.len() as u64, "scoring");
+    let result = eval::perplexity(model, &text.ids, text.ctx, text.bos, |done, so_far| {
+        bar.set_position(done as u64);
+        bar.set_message(format!("ppl {:.4}", so_far.ppl));
+    })?;
+    bar.finish_and_clear();
+    if json {
+        return output::json(&result);
+    }
+    output::line(format!(
+        "ppl {:.5}  mean nll {:.6}  over {} tokens (ctx {})",
+        result.ppl, result.mean_nll, result.tokens, text.ctx
+    ))
+}
+
+fn divergence(
+    model: &Model<'_>,
+    reference: &Reference<'_, '_>,
+    text: &Text,
+    json: bool,
+    common: Common,
+) -> Result<(), Failure> {
+    let bar = progress::bar(common, text.ids.len() as u64, "comparing");
+    let result = eval::divergence(model, reference, &text.ids, text.ctx, text.bos, |done, so_far| {
+        bar.set_position(done as u64);
+        bar.set_message(format!("kld {so_far:.5}"));
+    })?;
+    bar.finish_and_clear();
+    if json {
+        return output::json(&result);
+    }
+    let eval::Divergence { kld, top1_agreement, ppl, reference_ppl, ppl_ratio, tokens } = result;
+    output::line(format!(
+        "KL divergence mean {:.6} +- {:.6}, median {:.6}, 90 % {:.6}, 99 % {:.6}, max {:.6} nats\n\
+         same top token {:.3} %\n\
+         ppl {ppl:.5}, reference {reference_ppl:.5}, ratio {ppl_ratio:.5}\n\
+         over {tokens} tokens (ctx {})",
+        kld.mean,
+        kld.standard_error,
+        kld.median,
+        kld.p90,
+        kld.p99,
+        kld.max,
+        100.0 * top1_agreement,
+        text.ctx
+    ))
+}
+
+fn after_every_id(model: &Model<'_>, ids: &[u32], target: &Path) -> Result<[usize; 2], Failure> {
+    let shape = [ids.len(), model.vocab_size()];
+    let bytes: Vec<u8> = eval::logits(model, ids)?.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)
+        .and_then(|view| safetensors::serialize([("logits", view)], None))
+        .map_err(|e| Failure::usage(format!("building {}: {e}", target.display())))?;
+    std::fs::write(target, view).map_err(|e| Failure::usage(format!("writing {}: {e}", target.display())))?;
+    Ok(shape)
+}
+
+/// The first `bytes` bytes of a text as ids.
+fn read(opened: &Opened<'_>, text: &Path, bytes: Option<usize>, ctx: usize) -> Result<Text, Failure> {
+    encode(opened, &start_of(text, bytes)?, ctx)
+}
+
+fn encode(opened: &Opened<'_>, content: &str, ctx: usize) -> Result<Text, Failure> {
+    let tokens = &opened.metadata.model.tokens;
+    let ids = opened.tokenizer()?.encode(content, false)?;
+    Ok(Text { ids, bos: tokens.bos.filter(|_| tokens.add_bos), ctx })
 }
 
 /// The first `bytes` bytes of a text, cut at a character.

@@ -12,6 +12,7 @@ use crate::{Exit, Failure, output};
 use serde_json::json;
 use squizd::{
     codec::Precision,
+    dispatch::Cpu,
     metadata::Metadata,
     rules::{Judged, Rule, broken},
     runtime::{MemoryNeed, Run, SessionOptions},
@@ -67,7 +68,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         });
         if let Some(fields) = document.as_object_mut() {
             if args.kernels {
-                fields.insert("kernels".into(), json!(kernel_groups(&file, tied(&metadata), Precision::Q8)?));
+                fields.insert(
+                    "kernels".into(),
+                    json!(kernel_groups(&file, tied(&metadata), &Cpu::current(Precision::Q8))?),
+                );
             }
             if args.metadata {
                 fields.insert("metadata".into(), metadata);
@@ -82,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     if args.kernels {
-        kernels::print(&kernel_groups(&file, tied(&metadata), Precision::Q8)?)?;
+        kernels::print(&kernel_groups(&file, tied(&metadata), &Cpu::current(Precision::Q8))?)?;
         return Ok(Exit::Done);
     }
     print_header(&file, &metadata, memory(args, &file, &metadata))?;

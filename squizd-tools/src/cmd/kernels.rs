@@ -2,9 +2,18 @@
 
 use crate::{Failure, output};
 use squizd::{
-    dispatch::KernelGroup,
-    runtime::{MemoryNeed, SessionOptions},
+    codec::Precision,
+    dispatch::{Cpu, KernelGroup, fallbacks},
+    runtime::{MemoryNeed, Model, SessionOptions},
 };
+
+/// Tells on stderr which of the CPU's kernels for a model are fallbacks.
+pub(super) fn tell_fallbacks(model: &Model<'_>, precision: Precision) -> Result<(), Failure> {
+    for line in fallbacks(&model.kernels(&[&Cpu::current(precision)])?) {
+        eprintln!("note: {line}");
+    }
+    Ok(())
+}
 
 /// One line for each group and stage, then the reasons.
 pub(super) fn print(groups: &[KernelGroup]) -> Result<(), Failure> {

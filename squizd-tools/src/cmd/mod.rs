@@ -1,6 +1,10 @@
 //! The commands, one file each. Each is thin: parse arguments, call the
 //! library, print.
 
+mod backend;
+mod bench;
+#[cfg(target_os = "linux")]
+mod bus;
 mod calibrate;
 mod caps;
 mod convert;
@@ -57,6 +61,8 @@ enum Command {
     /// Serve a model over HTTP, with an API like OpenAI's
     #[cfg(feature = "serve")]
     Serve(serve::Args),
+    /// Measure speed and memory, and the share of the machine's bandwidth
+    Bench(bench::Args),
     /// Judge a file: perplexity, divergence from a reference, logits
     #[command(subcommand)]
     Eval(eval::Eval),
@@ -77,6 +83,8 @@ struct Common {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    bus::report();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -111,10 +119,11 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Diff(args) => diff::run(&args, common),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(&args, common),
         Command::Calibrate(args) => calibrate::run(&args, common),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args, common),
+        Command::Bench(args) => bench::run(&args, common),
         Command::Eval(command) => eval::run(&command, common),
         Command::Caps(args) => caps::run(&args),
         Command::Completions { shell } => {
@@ -128,7 +137,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
 
 /// Maps a file for reading.
 fn map(path: &Path) -> Result<FileBytes, Failure> {
-    Ok(FileBytes::map(path)?)
+    open(path, false)
+}
+
+/// Maps a file, or reads it into memory, where nobody else can change it.
+fn open(path: &Path, in_memory: bool) -> Result<FileBytes, Failure> {
+    Ok(if in_memory { FileBytes::read(path)? } else { FileBytes::map(path)? })
 }
 
 /// Parses a mapped file, naming it in errors.

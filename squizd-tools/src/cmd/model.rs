@@ -3,7 +3,7 @@
 use crate::Failure;
 use squizd::{
     codec::Precision,
-    dispatch::{Cpu, KernelGroup, MemoryInfo, Subject, fallbacks, groups},
+    dispatch::{Backend, KernelGroup, MemoryInfo, Subject, groups},
     metadata::Metadata,
     model::ModelConfig,
     runtime::{KvType, MemoryNeed, Model, Run, SessionOptions},
@@ -20,13 +20,17 @@ pub(super) struct Opened<'a> {
 }
 
 impl<'a> Opened<'a> {
-    /// Parses a mapped file and its metadata; `verify` also checks every hash.
+    /// Parses a file and its metadata. `verify` checks every hash and block of
+    /// the very bytes that are used then.
     pub(super) fn new(bytes: &'a FileBytes, verify: bool) -> Result<Self, Failure> {
         let file = super::parse(bytes)?;
         if verify && let Some(finding) = validate(bytes, &Limits::DEFAULT, Level::Decode).first() {
             return Err(
                 Failure { exit: finding.into(), message: finding.to_string() }.of(bytes.path().display())
             );
+        }
+        if verify {
+            bytes.recheck()?;
         }
         let metadata = section_bytes(&file, SectionKind::METADATA, &Limits::DEFAULT)?.unwrap_or_default();
         Ok(Self { file, metadata: Metadata::from_bytes(&metadata)? })
@@ -43,23 +47,19 @@ impl<'a> Opened<'a> {
     }
 
     /// Resolves the weights, if what they are run for fits the free memory
-    /// (`force`: in any case); tells on stderr which kernels are fallbacks.
+    /// (`force`: in any case).
     pub(super) fn model_for(&self, run: &Run, force: bool) -> Result<Model<'a>, Failure> {
         let free = MemoryInfo::probe().available;
         if !force && free > 0 {
             let need = MemoryNeed::of_file(&self.file, &self.metadata.model, run);
             need.check(free).map_err(|e| Failure::usage(e.to_string()))?;
         }
-        let model = self.model()?;
-        for line in fallbacks(&model.kernels(&[&Cpu::current(run.session.precision)])?) {
-            eprintln!("note: {line}");
-        }
-        Ok(model)
+        self.model()
     }
 
     /// The table of kernels, without loading the model.
-    pub(super) fn kernels(&self, precision: Precision) -> Result<Vec<KernelGroup>, Failure> {
-        kernel_groups(&self.file, self.metadata.model.tie_embeddings, precision)
+    pub(super) fn kernels(&self, backend: &dyn Backend) -> Result<Vec<KernelGroup>, Failure> {
+        kernel_groups(&self.file, self.metadata.model.tie_embeddings, backend)
     }
 
     /// Memory that a run needs.
@@ -117,11 +117,11 @@ pub(super) fn default_context(model: &ModelConfig) -> usize {
 pub(super) fn kernel_groups(
     file: &SquizdRef<'_>,
     tied: bool,
-    precision: Precision,
+    backend: &dyn Backend,
 ) -> Result<Vec<KernelGroup>, Failure> {
     let matrices = file.descs().filter(|t| t.dims.len() > 1 && (tied || t.role != Role::TOKEN_EMBD));
     let subjects = matrices.filter_map(|t| Subject::of(&t).map(|s| (s, t.length)));
-    Ok(groups(&[&Cpu::current(precision)], subjects)?)
+    Ok(groups(&[backend], subjects)?)
 }
 
 /// How to compute, for commands that generate.

@@ -1,10 +1,14 @@
 //! `squizd run FILE --prompt TEXT | --chat TEXT`.
 
-use super::kernels;
-use super::model::{Compute, Opened, read_text};
+use super::{
+    Common,
+    backend::BackendArgs,
+    kernels,
+    model::{Compute, Opened, read_text},
+};
 use crate::{Exit, Failure, output};
 use squizd::{
-    runtime::{GenerateOptions, Generated, Run, Session, SessionOptions, generate},
+    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate},
     text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
@@ -48,9 +52,14 @@ pub(super) struct Args {
     ctx_size: Option<usize>,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Check every hash and block before running
     #[arg(long)]
     verify: bool,
+    /// Read the file into memory instead of mapping it (safe against changes meanwhile)
+    #[arg(long)]
+    in_memory: bool,
     /// Do not repeat the prompt on stdout
     #[arg(long)]
     no_echo: bool,
@@ -65,8 +74,8 @@ pub(super) struct Args {
     explain: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    let bytes = super::map(&args.file)?;
+pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
+    let bytes = super::open(&args.file, args.in_memory)?;
     let opened = Opened::new(&bytes, args.verify)?;
     if args.explain {
         return explain(args, &opened);
@@ -86,7 +95,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         ..args.compute.options()
     };
     let model = opened.model_for(&Run::generating(options), args.compute.force)?;
-    let mut session = Session::new(&model, options)?;
+    let placed = args.backend.place(&model, &bytes, options.precision, common)?;
+    let mut session = placed.sequences().begin(options)?;
     if args.compute.warm_up {
         session.warm_up()?;
     }
@@ -105,7 +115,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let eos = &opened.metadata.model.tokens.eos;
     let stop = GenerateOptions { max_tokens: args.max_tokens, stop: if args.ignore_eos { &[] } else { eos } };
     let generated = generate(
-        &mut session,
+        &mut *session,
         &ids,
         &stop,
         |logits| sampler.sample(logits),
@@ -127,7 +137,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
 fn explain(args: &Args, opened: &Opened<'_>) -> Result<Exit, Failure> {
     let default = opened.context();
     let options = SessionOptions { context: args.ctx_size.unwrap_or(default), ..args.compute.options() };
-    kernels::print(&opened.kernels(options.precision)?)?;
+    kernels::print(&args.backend.kernels(opened, options.precision)?)?;
     let need = opened.memory(&Run::generating(options));
     output::line(format!("memory {}", kernels::memory(&need, &options)))?;
     Ok(Exit::Done)

@@ -2,6 +2,7 @@
 
 use super::{
     Common,
+    backend::BackendArgs,
     model::{Compute, Opened, default_context},
 };
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 };
 use squizd::{
     model::ModelConfig,
-    runtime::{Run, Session, SessionOptions},
+    runtime::{Run, SessionOptions},
 };
 use squizd_spec::Hex;
 use std::{
@@ -62,9 +63,14 @@ pub(super) struct Args {
     grace: Duration,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Check every hash and block before serving
     #[arg(long)]
     verify: bool,
+    /// Read the file into memory instead of mapping it (safe against changes meanwhile)
+    #[arg(long)]
+    in_memory: bool,
 }
 
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
@@ -76,21 +82,23 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     if args.api_key.as_deref().is_some_and(|key| key.trim().is_empty() || key.trim() != key) {
         return Err(Failure::usage("--api-key is empty, or begins or ends with a space"));
     }
-    let bytes = super::map(&args.file)?;
+    let bytes = super::open(&args.file, args.in_memory)?;
     let opened = Opened::new(&bytes, args.verify)?;
     let tokenizer = opened.tokenizer()?;
     let template = opened.chat_template(&tokenizer)?;
     let options = options(args, &opened.metadata.model);
     let run = Run { sessions: options.limits.slots, ..Run::generating(options.session) };
     let model = opened.model_for(&run, args.compute.force)?;
-    if args.compute.warm_up {
-        Session::new(&model, SessionOptions { context: 8, ..options.session })?.warm_up()?;
-    }
     let name = args.alias.clone().unwrap_or_else(|| stem(&args.file));
     let digest = Hex(&opened.root_digest()).to_string();
     let fingerprint = format!("squizd-{}", digest.get(..16).unwrap_or(&digest));
     let announced = name.clone();
-    let served = Served { model: &model, tokenizer, template, name, fingerprint };
+    let placed = args.backend.place(&model, &bytes, options.session.precision, common)?;
+    let sequences = placed.sequences();
+    if args.compute.warm_up {
+        sequences.begin(SessionOptions { context: 8, ..options.session })?.warm_up()?;
+    }
+    let served = Served { model: &model, sequences, tokenizer, template, name, fingerprint };
     serve(served, &options, |address| {
         if !address.ip().is_loopback() && options.api_key.is_none() {
             eprintln!(

@@ -53,8 +53,7 @@ impl Depth {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    let bytes =
-        if args.in_memory { squizd_spec::FileBytes::read(&args.file)? } else { super::map(&args.file)? };
+    let bytes = super::open(&args.file, args.in_memory)?;
     let findings = squizd::validate::validate(&bytes, &Limits::DEFAULT, args.level.level());
     bytes.recheck()?;
     let exit = verdict(&findings);

@@ -24,7 +24,7 @@ use crate::{Exit, Failure};
 use engine::{Command, Engine, Settings};
 use http::{App, Browsers, Key, Signals, Stopped};
 use metrics::Metrics;
-use squizd::runtime::{Model, Session, SessionOptions};
+use squizd::runtime::{Model, Sequences, SessionOptions};
 use squizd::text::{ChatTemplate, Tokenizer};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
@@ -44,6 +44,8 @@ const TASKS_END: Duration = Duration::from_secs(1);
 pub struct Served<'a> {
     /// Its weights.
     pub model: &'a Model<'a>,
+    /// What computes with them.
+    pub sequences: &'a dyn Sequences,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Its chat template, if it has one.
@@ -78,14 +80,14 @@ pub struct Options {
 /// address cannot be listened on.
 pub fn serve(served: Served<'_>, options: &Options, ready: impl FnOnce(SocketAddr)) -> Result<Exit, Failure> {
     let failed = |what: &str, e: std::io::Error| Failure::usage(format!("{what}: {e}"));
-    let Served { model, tokenizer, template, name, fingerprint } = served;
+    let Served { model, sequences, tokenizer, template, name, fingerprint } = served;
     let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::default()));
     let settings = Settings {
         slots: options.limits.slots,
         eos: model.config().tokens.eos.clone(),
         patience: options.limits.write_timeout,
     };
-    let make = || Session::new(model, options.session);
+    let make = || sequences.begin(options.session);
     let engine = Engine::new(make, settings, &tokenizer, &metrics)?;
 
     let runtime = Builder::new_multi_thread()

@@ -1,6 +1,7 @@
 //! What is wrong with a file, and at which byte; and checks that containers share.
 
 use squizd::Error;
+use squizd_spec::Short;
 use std::fmt::Display;
 
 /// A refusal, before the path is added.
@@ -42,9 +43,9 @@ pub(super) fn bad_name(name: &str, cap: usize) -> Option<String> {
     } else if name.len() > cap {
         Some(format!("has {} bytes, allowed at most {cap}", name.len()))
     } else if name.chars().any(char::is_control) {
-        Some(format!("{name:?} has control characters"))
+        Some(format!("{:?} has control characters", Short(name)))
     } else if name.starts_with('/') || name.contains('\\') || name.split('/').any(|part| part == "..") {
-        Some(format!("{name:?} looks like a path"))
+        Some(format!("{:?} looks like a path", Short(name)))
     } else {
         None
     }

@@ -99,6 +99,29 @@ impl MappedFile {
         self.identity.bytes
     }
 
+    /// Name and state of the file now, one line.
+    ///
+    /// # Errors
+    /// If the file was changed since it was opened.
+    pub fn stamp(&self) -> Result<String> {
+        self.recheck()?;
+        let Identity { inode, bytes, modified: (seconds, nanoseconds), .. } = self.identity;
+        Ok(format!("{:?} {bytes} {seconds}.{nanoseconds:09} {inode}\n", self.name()))
+    }
+
+    /// Compares the file with how it was opened.
+    fn recheck(&self) -> Result<()> {
+        let shown = self.path.display();
+        let now = self.file.metadata().map_err(Error::io(format!("checking {shown}")))?;
+        if Identity::of(&now) == self.identity {
+            return Ok(());
+        }
+        Err(Error::refused(
+            "source-changed",
+            format!("{shown} was changed while it was being read: convert again once nothing writes to it"),
+        ))
+    }
+
     /// SHA-256 of the file, read past the mapping so that no page of it
     /// becomes resident. `stop` is asked before every mebibyte.
     ///
@@ -132,24 +155,18 @@ impl MappedFile {
     /// # Errors
     /// The range leaves the file, or the file was changed since it was opened.
     pub fn slice(&self, range: Range<u64>) -> Result<&[u8]> {
-        let shown = self.path.display();
-        let now = self.file.metadata().map_err(Error::io(format!("checking {shown}")))?;
-        if Identity::of(&now) != self.identity {
-            return Err(Error::refused(
-                "source-changed",
-                format!(
-                    "{shown} was changed while it was being read: convert again once nothing writes to it"
-                ),
-            ));
-        }
+        self.recheck()?;
         usize::try_from(range.start)
             .ok()
             .zip(usize::try_from(range.end).ok())
             .and_then(|(start, end)| self.map.get(start..end))
             .ok_or_else(|| {
                 Error::invalid(format!(
-                    "{shown}: bytes {}..{} lie outside the file's {}",
-                    range.start, range.end, self.identity.bytes
+                    "{}: bytes {}..{} lie outside the file's {}",
+                    self.path.display(),
+                    range.start,
+                    range.end,
+                    self.identity.bytes
                 ))
             })
     }

@@ -216,6 +216,10 @@ impl TensorSource for ModelSource {
         &self.companions.provenance
     }
 
+    fn stamp(&self) -> Result<Vec<u8>> {
+        self.store.stamp()
+    }
+
     fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
         self.store.hash_files(stop)
     }

@@ -48,6 +48,11 @@ pub trait TensorStore: Sync + Send {
     /// Weight files: name without directories, and size.
     fn files(&self) -> Vec<squizd::source::SourceFile>;
 
+    /// The weight files' state now, see [`squizd::source::TensorSource::stamp`].
+    fn stamp(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     /// SHA-256 of each weight file, in the order of [`TensorStore::files`].
     /// `stop` is asked about every mebibyte; when it says so, the result is
     /// [`squizd::Error::Cancelled`].

@@ -129,6 +129,11 @@ impl<T: Mapped + Sync + Send> TensorStore for T {
             .collect()
     }
 
+    fn stamp(&self) -> Result<Vec<u8>> {
+        let stamps = self.mapped().files.iter().map(MappedFile::stamp).collect::<Result<Vec<_>>>()?;
+        Ok(stamps.concat().into_bytes())
+    }
+
     fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
         self.mapped().files.iter().map(|f| f.sha256(stop)).collect()
     }

@@ -103,6 +103,10 @@ impl TensorSource for ScaledSource<'_> {
         self.inner.provenance()
     }
 
+    fn stamp(&self) -> Result<Vec<u8>> {
+        self.inner.stamp()
+    }
+
     fn hash_files(&self, stop: &dyn Fn() -> bool) -> Result<Vec<[u8; 32]>> {
         self.inner.hash_files(stop)
     }

@@ -31,7 +31,29 @@ pub struct Activation<'a> {
     octets: Vec<Octet>,
     quantized: Quantized,
     /// The values under the rotation of the first tensor that had one.
-    rotated: OnceLock<((u64, u8), Vec<f32>)>,
+    rotated: OnceLock<((u64, u8), Rotated)>,
+}
+
+/// Values under a rotation, zero-padded to whole groups of 64.
+#[derive(Clone, Debug)]
+pub(super) struct Rotated {
+    pub(super) floats: Vec<f32>,
+    /// `value ~ scale * code` per 32; empty for [`Precision::F32`].
+    pub(super) codes: Vec<i8>,
+    pub(super) scales: Vec<f32>,
+}
+
+impl Rotated {
+    fn new(mut floats: Vec<f32>, precision: Precision) -> Self {
+        floats.resize(floats.len().next_multiple_of(64), 0.0);
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        if precision == Precision::Q8 {
+            codes.resize(floats.len(), 0);
+            scales.resize(floats.len() / 32, 0.0);
+            quantize(&floats, &mut codes, &mut scales, &mut vec![0.0; floats.len() / 16]);
+        }
+        Self { floats, codes, scales }
+    }
 }
 
 /// Memory of an [`Activation`], to be used again for the next one.
@@ -63,8 +85,8 @@ pub(super) struct Quantized {
     pub(super) quartered: Vec<i8>,
 }
 
-/// Eight blocks' scales (0 for [`Precision::F32`]), sums, and sums of the
-/// blocks' halves, in `PAIR_ORDER`.
+/// Eight blocks' scales and sums of codes (0 for [`Precision::F32`]), sums, and
+/// sums of the blocks' halves, in `PAIR_ORDER`.
 #[cfg(any(target_arch = "x86_64", test))]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
@@ -72,6 +94,8 @@ pub(super) struct Octet {
     pub(super) scales: [f32; 8],
     pub(super) sums: [f32; 8],
     pub(super) halves: [[f32; 8]; 2],
+    /// Sums of the codes of both halves of each block, side by side.
+    pub(super) codes: [i16; 16],
 }
 
 impl<'a> Activation<'a> {
@@ -102,7 +126,7 @@ impl<'a> Activation<'a> {
             x,
             precision,
             #[cfg(any(target_arch = "x86_64", test))]
-            octets: octets(&quantized.scales, &sums, buffers.octets),
+            octets: octets(&quantized, &sums, buffers.octets),
             sums,
             quantized,
             rotated: OnceLock::new(),
@@ -127,9 +151,10 @@ impl<'a> Activation<'a> {
     /// The values rotated by `rotate`, which `key` identifies: kept for the
     /// first key asked for, so that matrices that share input and rotation, and
     /// all the tasks of each, rotate once.
-    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, [f32]> {
-        let (first, kept) = self.rotated.get_or_init(|| (key, rotate(self.x)));
-        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate(self.x)) }
+    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, Rotated> {
+        let rotate = || Rotated::new(rotate(self.x), self.precision);
+        let (first, kept) = self.rotated.get_or_init(|| (key, rotate()));
+        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate()) }
     }
 
     /// How kernels read the values.
@@ -196,14 +221,19 @@ impl Quantized {
 
 /// Scales (none: 0) and block sums by octet.
 #[cfg(any(target_arch = "x86_64", test))]
-fn octets(scales: &[f32], sums: &[f32], mut out: Vec<Octet>) -> Vec<Octet> {
+fn octets(quantized: &Quantized, sums: &[f32], mut out: Vec<Octet>) -> Vec<Octet> {
     let sums = sums.as_chunks::<16>().0;
-    let scales = scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));
+    let scales = quantized.scales.as_chunks::<8>().0.iter().copied().chain(std::iter::repeat([0.0; 8]));
+    let codes = quantized.codes.as_chunks::<OCTET>().0.iter().map(Some).chain(std::iter::repeat(None));
     out.clear();
-    out.extend(sums.iter().zip(scales).map(|(sums, scales)| Octet {
+    out.extend(sums.iter().zip(scales.zip(codes)).map(|(sums, (scales, codes))| Octet {
         scales: PAIR_ORDER.map(|g| scales[g]),
         sums: PAIR_ORDER.map(|g| sums[2 * g] + sums[2 * g + 1]),
         halves: [0, 1].map(|h| PAIR_ORDER.map(|g| sums[2 * g + h])),
+        codes: codes.map_or([0; 16], |codes| {
+            let halves = codes.as_chunks::<16>().0;
+            std::array::from_fn(|i| halves[2 * PAIR_ORDER[i / 2] + i % 2].iter().map(|q| i16::from(*q)).sum())
+        }),
     }));
     out
 }
@@ -268,6 +298,10 @@ mod tests {
             assert_eq!(a.octets()[0].scales[i].to_bits(), q.scales[group].to_bits());
             let sum: i32 = q.codes[32 * group..32 * group + 32].iter().map(|c| i32::from(*c)).sum();
             assert!((a.octets()[0].sums[i] - q.scales[group] * sum as f32).abs() < 1e-3);
+            let [first, second] = [0, 1].map(|h| i32::from(a.octets()[0].codes[2 * i + h]));
+            assert_eq!(first + second, sum);
+            let half = &q.codes[32 * group..32 * group + 16];
+            assert_eq!(first, half.iter().map(|c| i32::from(*c)).sum::<i32>());
         }
         assert_eq!(q.paired[16..32], q.codes[32..48]);
         assert_eq!(q.paired[32..48], q.codes[16..32]);

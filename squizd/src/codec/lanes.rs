@@ -230,24 +230,26 @@ mod x86 {
     }
 }
 
-/// Defines `$name`, which runs `$body`, generic over lanes and bits, with the
-/// lanes of the level in use.
+/// Defines `$name`, which runs `$body`, generic over lanes, with the lanes of
+/// the level in use. Whatever `$body` calls must be inlined into it, so closures
+/// that compute with lanes do not belong there: the compiler may leave them
+/// outside the code that is compiled for the level.
 macro_rules! at_each_level {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident;) => {
         $(#[$meta])*
         #[allow(unsafe_code, reason = "calls the copy compiled for a detected level")]
-        $vis fn $name<const B: u32>($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
-            fn avx2<const B: u32>($($arg: $ty),*) $(-> $ret)? {
-                $body::<$crate::codec::lanes::Avx, B>($($arg),*)
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                $body::<$crate::codec::lanes::Avx>($($arg),*)
             }
             match $crate::simd::level() {
                 // SAFETY: the level is only ever one this CPU supports, and
                 // either has AVX2.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Level::Avx2 | $crate::simd::Level::Avx512 => unsafe { avx2::<B>($($arg),*) },
-                _ => $body::<$crate::codec::lanes::F32x8, B>($($arg),*),
+                $crate::simd::Level::Avx2 | $crate::simd::Level::Avx512 => unsafe { avx2($($arg),*) },
+                _ => $body::<$crate::codec::lanes::F32x8>($($arg),*),
             }
         }
     };

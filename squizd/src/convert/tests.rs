@@ -26,7 +26,7 @@ fn run(source: &MemorySource) -> (Result<Outcome>, Vec<String>, Vec<u8>) {
     let recipe = Recipe::new("int4".parse::<CodecChoice>().unwrap());
     let plan = Plan::choose(source, &recipe).unwrap();
     let known = Known(Mutex::default());
-    let outcome = convert(source, &plan, &recipe, Some(&known), &target, &Silent);
+    let outcome = convert(source, &plan, &recipe, Some(&known), &target, Interrupted::Refuse, &Silent);
     (outcome, known.0.into_inner().unwrap(), std::fs::read(&target).unwrap_or_default())
 }
 

@@ -82,9 +82,12 @@ impl Capabilities {
     }
 }
 
-/// The GPUs, the preferred one first; `None` in a build without a GPU backend,
-/// as this one is.
+/// The GPUs, the preferred one first; `None` in a build without the feature
+/// `gpu`.
 pub fn adapters() -> Option<Vec<Adapter>> {
+    #[cfg(feature = "gpu")]
+    return Some(crate::gpu::described());
+    #[cfg(not(feature = "gpu"))]
     None
 }
 

@@ -2,7 +2,6 @@
 
 use super::{Backend, KernelChoice, Stage, Subject};
 use crate::codec::{Operation, Precision, codec};
-use crate::runtime::lanes::compiled_for;
 use crate::simd::{self, Level};
 use squizd_spec::Params;
 
@@ -53,8 +52,7 @@ impl Backend for Cpu {
         let (kernel, used, how) = match stage {
             Stage::Prefill => {
                 let decode = code.kernel(params, Operation::Decode, self.level);
-                let gemm = compiled_for(self.level);
-                let name = format!("{family}/{}/strip-decode + gemm/{gemm}", decode.tag());
+                let name = format!("{family}/{}/strip-decode + gemm/{}", decode.tag(), self.level);
                 (name, decode, "strips of rows are decoded once for all tokens")
             }
             Stage::Decode => {

@@ -20,7 +20,7 @@ fn kernels_are_named_by_codec_layout_instructions_and_method() {
     let fine = params(&[2, 16, 0, 6]);
     assert_eq!(chosen(CodecId::INT4, &fine, Stage::Decode).kernel, "int4-fine/avx512-vnni/matvec");
     let prefill = chosen(CodecId::INT4, &fine, Stage::Prefill);
-    assert_eq!(prefill.kernel, "int4-fine/avx512/strip-decode + gemm/avx2");
+    assert_eq!(prefill.kernel, "int4-fine/avx512/strip-decode + gemm/avx512");
     assert_eq!(prefill.fallback, None);
     let bf16 = chosen(CodecId::RAW_BF16, &params(&[]), Stage::Decode);
     assert_eq!((&*bf16.kernel, bf16.fallback), ("bf16/avx512/matvec", None));

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 
 /// Positions compared together: bounds the logits held of both models.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Divergence of a model's next-token distributions `Q` from a reference's `P`,
 /// position by position.
@@ -61,6 +61,36 @@ impl Spread {
     }
 }
 
+/// What a model is compared with.
+pub enum Reference<'r, 'w> {
+    /// A model, run side by side.
+    Model(&'r Model<'w>),
+    /// Little-endian `f32` logits as [`super::scored_logits`] gives them, of
+    /// the same ids, context and vocabulary.
+    Logits(&'r [u8]),
+}
+
+impl Reference<'_, '_> {
+    /// Refuses what belongs to another vocabulary or text.
+    fn check(&self, vocab: usize, positions: usize) -> Result<()> {
+        match self {
+            Self::Model(model) if model.vocab_size() != vocab => Err(Error::invalid(format!(
+                "the model has a vocabulary of {vocab}, the reference of {}: they cannot be compared",
+                model.vocab_size()
+            ))),
+            Self::Logits(bytes) if positions.checked_mul(4 * vocab) != Some(bytes.len()) => {
+                Err(Error::invalid(format!(
+                    "the reference has {} bytes of logits, {positions} positions of {vocab} tokens need {} x 4: they \
+                     cannot be compared",
+                    bytes.len(),
+                    positions.saturating_mul(vocab)
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Compares `model` with `reference` on `ids`, by the protocol of
 /// [`super::perplexity`]; both must have one vocabulary.
 ///
@@ -72,30 +102,29 @@ impl Spread {
 /// are not finite.
 pub fn divergence(
     model: &Model<'_>,
-    reference: &Model<'_>,
+    reference: &Reference<'_, '_>,
     ids: &[u32],
     ctx: usize,
     bos: Option<u32>,
     mut progress: impl FnMut(usize, f64),
 ) -> Result<Divergence> {
-    let (vocab, other) = (model.vocab_size(), reference.vocab_size());
-    if vocab != other {
-        return Err(Error::invalid(format!(
-            "the model has a vocabulary of {vocab}, the reference of {other}: they cannot be compared"
-        )));
-    }
+    let vocab = model.vocab_size();
     let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
     let windows = windows(&ids, ctx)?;
+    reference.check(vocab, windows.iter().map(|(_, targets)| targets.len()).sum())?;
     let mut ours = session(model, ctx.min(ids.len()))?;
-    let mut theirs = session(reference, ctx.min(ids.len()))?;
+    let mut theirs = match reference {
+        Reference::Model(other) => Theirs::Run(Box::new(session(other, ctx.min(ids.len()))?)),
+        Reference::Logits(bytes) => Theirs::Read(bytes),
+    };
     let mut positions = Vec::new();
     let mut sum = 0.0;
     let mut done = 0;
     for (inputs, targets) in windows {
         ours.truncate(0);
-        theirs.truncate(0);
+        theirs.begin();
         for (inputs, targets) in inputs.chunks(BATCH).zip(targets.chunks(BATCH)) {
-            let (q, p) = (batch_logits(&mut ours, inputs)?, batch_logits(&mut theirs, inputs)?);
+            let (q, p) = (batch_logits(&mut ours, inputs)?, theirs.next(inputs, vocab)?);
             let compared: Vec<Position> = q
                 .par_chunks_exact(vocab)
                 .zip(p.par_chunks_exact(vocab))
@@ -123,6 +152,36 @@ pub fn divergence(
         ppl_ratio: ppl / reference_ppl,
         tokens,
     })
+}
+
+/// The reference under way.
+enum Theirs<'r, 'm, 'w> {
+    Run(Box<Session<'m, 'w>>),
+    /// What has not been read yet.
+    Read(&'r [u8]),
+}
+
+impl Theirs<'_, '_, '_> {
+    /// A window begins.
+    fn begin(&mut self) {
+        if let Self::Run(session) = self {
+            session.truncate(0);
+        }
+    }
+
+    /// The logits after each of the next `inputs`.
+    fn next(&mut self, inputs: &[u32], vocab: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Run(session) => batch_logits(session, inputs),
+            Self::Read(rest) => {
+                let (bytes, after) = rest.split_at_checked(4 * vocab * inputs.len()).ok_or_else(|| {
+                    Error::invalid("the reference has fewer logits than the text positions")
+                })?;
+                *rest = after;
+                Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+            }
+        }
+    }
 }
 
 fn batch_logits(session: &mut Session<'_, '_>, inputs: &[u32]) -> Result<Vec<f32>> {
@@ -185,7 +244,7 @@ fn normaliser(logits: &[f32]) -> Result<(f64, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::perplexity;
+    use crate::eval::{perplexity, scored_logits};
     use crate::runtime::testing::Trained;
     use squizd_spec::CodecId;
 
@@ -218,13 +277,29 @@ mod tests {
         let trained = Trained::tiny();
         let exact = Model::new(&trained.config, &&trained.weights).unwrap();
         let ids: Vec<u32> = (0..300u32).map(|i| (i * 37 + 11) % 1024).collect();
-        let of = |model: &Model<'_>| divergence(model, &exact, &ids, 130, Some(0), |_, _| {}).unwrap();
+        let of = |model: &Model<'_>| {
+            divergence(model, &Reference::Model(&exact), &ids, 130, Some(0), |_, _| {}).unwrap()
+        };
         let same = of(&exact);
         assert_eq!(same.tokens, 301 - 3);
         assert!(same.kld.max < 1e-9 && (same.top1_agreement - 1.0).abs() < 1e-12);
         let direct = perplexity(&exact, &ids, 130, Some(0), |_, _| {}).unwrap();
         assert_eq!(direct.tokens, same.tokens);
         assert!((direct.ppl / same.ppl - 1.0).abs() < 1e-6 && (same.ppl_ratio - 1.0).abs() < 1e-6);
+        // Kept logits compare as the model that they are of.
+        let mut kept = Vec::new();
+        let keep = |row: &[f32]| {
+            kept.extend(row.iter().flat_map(|v| v.to_le_bytes()));
+            Ok(())
+        };
+        scored_logits(&exact, &ids, 130, Some(0), keep).unwrap();
+        let with =
+            |bytes: &[u8]| divergence(&exact, &Reference::Logits(bytes), &ids, 130, Some(0), |_, _| {});
+        assert_eq!(with(&kept).unwrap(), same);
+        for wrong in [&kept[4..], &kept[..0]] {
+            let error = with(wrong).unwrap_err().to_string();
+            assert!(error.contains("bytes of logits"), "{error}");
+        }
         let [q8, int4] = [CodecId::Q8, CodecId::INT4].map(|id| {
             let weights = trained.weights.encoded(id);
             of(&Model::new(&trained.config, &&weights).unwrap())

@@ -19,17 +19,17 @@ const SERIAL_WORK: usize = 1 << 16;
 
 /// What is the same for every layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heads {
+pub(crate) struct Heads {
     /// Query heads.
-    pub(super) queries: usize,
+    pub(crate) queries: usize,
     /// Key/value heads; divides `queries`.
-    pub(super) keys: usize,
+    pub(crate) keys: usize,
     /// Width of a head.
-    pub(super) dim: usize,
+    pub(crate) dim: usize,
     /// Factor on the scores.
-    pub(super) scale: f32,
+    pub(crate) scale: f32,
     /// `cap * tanh(score / cap)`.
-    pub(super) softcap: Option<f32>,
+    pub(crate) softcap: Option<f32>,
 }
 
 impl Heads {
@@ -175,21 +175,21 @@ fn attend_head<const FMA: bool>(query: &Query<'_>, cached: &impl Cached, work: &
             let n = BLOCK.min(end - first);
             let keys = cached.keys(query.head, block, &mut work.floats);
             work.scores = [[0.0; BLOCK]; ROWS];
-            for_groups(rows, |i, m| {
+            for (i, m) in groups(rows) {
                 let row = |r: usize| &query.q[at(start + i + r)..][..dim];
                 let line = |d: usize| &keys[d * BLOCK..][..BLOCK];
                 combine::<FMA>(m, row, line, (dim, BLOCK), &mut work.scores.as_flattened_mut()[i * BLOCK..]);
-            });
+            }
             for i in 0..rows {
                 let visible = query.visible((start + i) / group);
                 let seen = visible.start.max(first) - first..visible.end.clamp(first, first + n) - first;
                 update_row::<FMA>(query.heads, i, seen, work);
             }
             let values = cached.values(query.head, first, n, &mut work.floats);
-            for_groups(rows, |i, m| {
+            for (i, m) in groups(rows) {
                 let row = |r: usize| &work.scores[i + r][..n];
                 combine::<FMA>(m, row, |j| values.line(j), (n, dim), &mut work.acc[i * dim..]);
-            });
+            }
         }
         for i in 0..rows {
             let inverse = 1.0 / work.sum[i];
@@ -201,15 +201,19 @@ fn attend_head<const FMA: bool>(query: &Query<'_>, cached: &impl Cached, work: &
     }
 }
 
-/// Calls `f(first, count)` for groups of one to three of `rows` rows.
+/// The first row and the count of groups of one to three of `rows` rows.
+///
+/// An iterator, since the body of a loop is compiled for the instruction set
+/// of the function around it, and a closure that is called twice is not.
 #[inline(always)]
-fn for_groups(rows: usize, mut f: impl FnMut(usize, usize)) {
-    let mut i = 0;
-    while i < rows {
-        let m = if rows - i == 4 { 2 } else { (rows - i).min(3) };
-        f(i, m);
-        i += m;
-    }
+fn groups(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let (i, left) = (next, rows - next);
+        let m = if left == 4 { 2 } else { left.min(3) };
+        next += m;
+        (m > 0).then_some((i, m))
+    })
 }
 
 /// `out[r][..width] += sum_j row(r)[j] * line(j)[..width]` for `m <= 3` rows and

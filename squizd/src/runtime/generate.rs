@@ -1,6 +1,6 @@
 //! The generation loop.
 
-use super::session::Session;
+use super::sequence::Sequence;
 use crate::Result;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -72,7 +72,7 @@ fn rate(count: usize, time: Duration) -> f64 {
 /// If the prompt is empty, does not fit the context or holds an id outside the
 /// vocabulary, or a payload cannot be decoded.
 pub fn generate(
-    session: &mut Session<'_, '_>,
+    session: &mut (impl Sequence + ?Sized),
     prompt: &[u32],
     options: &GenerateOptions<'_>,
     mut sample: impl FnMut(&mut [f32]) -> u32,

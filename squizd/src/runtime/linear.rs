@@ -4,7 +4,8 @@
 //! A batch: strips of rows are decoded once into a cache-sized buffer and
 //! multiplied with every input in `f32`, so that decoding is paid per batch.
 
-use super::math::{add, gemm};
+use super::gemm::{TILE_ROWS, gemm, pack, packed_len};
+use super::math::add;
 use crate::codec::{Activation, ActivationBuffers, Codec, Encoded, Precision};
 use crate::dispatch::Subject;
 use crate::{Error, Result};
@@ -14,20 +15,23 @@ use std::{borrow::Cow, ops::Range};
 
 /// Multiply-adds of one matvec task.
 const TASK_WORK: usize = 1 << 16;
-/// Floats of a decoded strip: 128 KiB, a quarter of a typical L2 cache.
-pub(super) const STRIP: usize = 1 << 15;
+/// Rows that tasks hold a multiple of where they can: whole tiles of every
+/// codec (of 16 rows, of 6) and of the product (of 12).
+const GRAIN: usize = 48;
+/// Floats of a decoded strip: 512 KiB, which stay in a typical L2 cache.
+pub(super) const STRIP: usize = 1 << 17;
 /// Smallest batch for which decoding strips beats one kernel call per input.
 const BATCH: usize = 4;
 
 /// A stored matrix and its optional bias: `y = W x + b`.
-pub(super) struct Linear<'w> {
-    pub(super) codec: &'static dyn Codec,
-    pub(super) name: &'w str,
-    pub(super) matrix: Matrix,
-    pub(super) params: &'w Params,
+pub(crate) struct Linear<'w> {
+    pub(crate) codec: &'static dyn Codec,
+    pub(crate) name: &'w str,
+    pub(crate) matrix: Matrix,
+    pub(crate) params: &'w Params,
     /// The stored payload, or what a codec for keeping unpacked to.
-    pub(super) payload: Cow<'w, [u8]>,
-    pub(super) bias: Option<Vec<f32>>,
+    pub(crate) payload: Cow<'w, [u8]>,
+    pub(crate) bias: Option<Vec<f32>>,
     /// Codec, parameters and bytes in the file.
     pub(super) stored: (CodecId, &'w Params, u64),
 }
@@ -37,6 +41,8 @@ pub(super) struct Linear<'w> {
 pub(super) struct Space {
     /// Outputs of a batch, token innermost.
     transposed: Vec<f32>,
+    /// Inputs of a batch, packed.
+    packed: Vec<f32>,
     activation: ActivationBuffers,
 }
 
@@ -58,12 +64,12 @@ pub(super) struct Product<'a, 'w> {
 
 impl<'w> Linear<'w> {
     /// Output width.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.matrix.rows as usize
     }
 
     /// Input width.
-    pub(super) fn cols(&self) -> usize {
+    pub(crate) fn cols(&self) -> usize {
         self.matrix.cols as usize
     }
 
@@ -73,7 +79,7 @@ impl<'w> Linear<'w> {
         (Subject { codec, params, matrix: self.matrix }, bytes)
     }
 
-    fn tensor(&self) -> Encoded<'_> {
+    pub(crate) fn tensor(&self) -> Encoded<'_> {
         Encoded { name: self.name, matrix: self.matrix, params: self.params, data: &self.payload }
     }
 
@@ -106,10 +112,11 @@ impl<'w> Linear<'w> {
             }
             return Ok(());
         }
-        let transposed = &mut space.transposed;
-        transposed.clear();
+        let Space { transposed, packed, .. } = space;
         transposed.resize(count * n, 0.0);
-        self.batch_transposed(rows.clone(), x, n, transposed)?;
+        packed.resize(packed_len(n, self.cols()), 0.0);
+        pack(x, self.cols(), packed);
+        self.batch_transposed(rows.clone(), packed, n, transposed)?;
         let source = &transposed[..];
         let bias = self.bias.as_ref().map(|b| &b[rows]);
         y.par_chunks_mut(8 * count).enumerate().for_each(|(i, block)| {
@@ -126,11 +133,12 @@ impl<'w> Linear<'w> {
         Ok(())
     }
 
-    /// `out[r][i] = W[rows.start + r] . x[i]`.
-    fn batch_transposed(&self, rows: Range<usize>, x: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+    /// `out[r][i] = W[rows.start + r] . x[i]` for `n` packed inputs.
+    fn batch_transposed(&self, rows: Range<usize>, packed: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let cols = self.cols();
         let share = rows.len().div_ceil(4 * rayon::current_num_threads());
-        let strip = (STRIP / cols).min(share).clamp(4, 64) & !3;
+        let most = (STRIP / cols).min(share).clamp(TILE_ROWS, 2 * GRAIN);
+        let strip = if most < GRAIN { most / TILE_ROWS * TILE_ROWS } else { most / GRAIN * GRAIN };
         out.par_chunks_mut(strip * n).enumerate().try_for_each_init(
             || vec![0.0; strip * cols],
             |decoded, (i, out)| {
@@ -138,7 +146,7 @@ impl<'w> Linear<'w> {
                 let count = out.len() / n;
                 let decoded = &mut decoded[..count * cols];
                 self.decode(start..start + count, decoded)?;
-                gemm(decoded, x, cols, out, n);
+                gemm(decoded, packed, cols, out, n);
                 Ok::<_, Error>(())
             },
         )
@@ -160,8 +168,8 @@ pub(super) fn multiply(products: &mut [Product<'_, '_>], x: &Activation<'_>) {
 
 fn multiply_rows(linear: &Linear<'_>, first_row: usize, y: &mut [f32], x: &Activation<'_>) {
     let rows = y.len();
-    if rows >= 8 && rows * linear.cols() > TASK_WORK {
-        let half = rows / 8 * 4;
+    if rows >= 2 * GRAIN && rows * linear.cols() > TASK_WORK {
+        let half = rows / 2 / GRAIN * GRAIN;
         let (a, b) = y.split_at_mut(half);
         rayon::join(
             || multiply_rows(linear, first_row, a, x),

@@ -1,102 +1,7 @@
-//! Vector and small-matrix kernels of the forward pass, all in `f32`.
+//! Vector kernels of the forward pass, all in `f32`.
 
 use super::lanes::{LANES, V8, exp, mul_add, multiversion, tanh};
 use crate::model::Activation;
-
-/// `C[i][j] = a_i . b_j` for `MR x NR` rows of `k` values at once: every loaded
-/// vector is used `MR` or `NR` times, and the accumulators stay in registers.
-#[inline(always)]
-fn dot_block<const FMA: bool, const MR: usize, const NR: usize>(
-    a: [&[f32]; MR],
-    b: [&[f32]; NR],
-) -> [[f32; NR]; MR] {
-    let k = a.first().map_or(0, |row| row.len());
-    let a = a.map(|row| &row[..k]);
-    let b = b.map(|row| &row[..k]);
-    let mut acc = [[V8::ZERO; NR]; MR];
-    let whole = k - k % LANES;
-    let mut at = 0;
-    while at < whole {
-        let columns = b.map(|row| V8::load(&row[at..at + LANES]));
-        for (sums, row) in acc.iter_mut().zip(a) {
-            let x = V8::load(&row[at..at + LANES]);
-            for (sum, y) in sums.iter_mut().zip(columns) {
-                *sum = sum.add_product::<FMA>(x, y);
-            }
-        }
-        at += LANES;
-    }
-    let mut out = [[0.0; NR]; MR];
-    for (i, (row, sums)) in out.iter_mut().zip(acc).enumerate() {
-        for (j, (value, sum)) in row.iter_mut().zip(sums).enumerate() {
-            *value = sum.sum();
-            for (x, y) in a[i][whole..].iter().zip(&b[j][whole..]) {
-                *value = mul_add::<FMA>(*x, *y, *value);
-            }
-        }
-    }
-    out
-}
-
-/// `c[i * stride + j] = row(i) . col(j)` for `m` rows and `n` columns, all of
-/// one length.
-#[inline(always)]
-fn dot_rows<'a, const FMA: bool>(
-    m: usize,
-    row: impl Fn(usize) -> &'a [f32],
-    n: usize,
-    col: impl Fn(usize) -> &'a [f32],
-    c: &mut [f32],
-    stride: usize,
-) {
-    const MR: usize = 4;
-    const NR: usize = 3;
-    let mut i = 0;
-    while i + MR <= m {
-        let a: [_; MR] = std::array::from_fn(|r| row(i + r));
-        let mut j = 0;
-        while j + NR <= n {
-            let b: [_; NR] = std::array::from_fn(|s| col(j + s));
-            for (r, sums) in dot_block::<FMA, MR, NR>(a, b).into_iter().enumerate() {
-                c[(i + r) * stride + j..][..NR].copy_from_slice(&sums);
-            }
-            j += NR;
-        }
-        while j < n {
-            for (r, [sum]) in dot_block::<FMA, MR, 1>(a, [col(j)]).into_iter().enumerate() {
-                c[(i + r) * stride + j] = sum;
-            }
-            j += 1;
-        }
-        i += MR;
-    }
-    while i < m {
-        let mut j = 0;
-        while j + MR <= n {
-            let b: [_; MR] = std::array::from_fn(|s| col(j + s));
-            let [sums] = dot_block::<FMA, 1, MR>([row(i)], b);
-            c[i * stride + j..][..MR].copy_from_slice(&sums);
-            j += MR;
-        }
-        while j < n {
-            let [[sum]] = dot_block::<FMA, 1, 1>([row(i)], [col(j)]);
-            c[i * stride + j] = sum;
-            j += 1;
-        }
-        i += 1;
-    }
-}
-
-#[inline(always)]
-fn gemm_body<const FMA: bool>(w: &[f32], x: &[f32], k: usize, c: &mut [f32], n: usize) {
-    let rows = c.len().checked_div(n).unwrap_or(0);
-    dot_rows::<FMA>(rows, |i| &w[i * k..][..k], n, |j| &x[j * k..][..k], c, n);
-}
-
-multiversion! {
-    /// `c[i][j] = w_i . x_j`: `w` is `[rows, k]`, `x` is `[n, k]`, `c` is `[rows, n]`.
-    pub(super) fn gemm(w: &[f32], x: &[f32], k: usize, c: &mut [f32], n: usize) = gemm_body;
-}
 
 #[inline(always)]
 fn rms_norm_body<const FMA: bool>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
@@ -243,24 +148,6 @@ mod tests {
                 (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
             })
             .collect()
-    }
-
-    #[test]
-    fn gemm_of_every_ragged_shape_matches_f64() {
-        for (rows, n, k) in [(1, 1, 1), (4, 3, 8), (5, 4, 17), (9, 7, 64), (3, 2, 7), (8, 1, 40)] {
-            let (w, x) = (values(rows * k, 1), values(n * k, 2));
-            let (mut wide, mut plain) = (vec![0.0; rows * n], vec![0.0; rows * n]);
-            gemm(&w, &x, k, &mut wide, n);
-            gemm_body::<false>(&w, &x, k, &mut plain, n);
-            for i in 0..rows {
-                for j in 0..n {
-                    let exact: f64 = (0..k).map(|p| w[i * k + p] as f64 * x[j * k + p] as f64).sum();
-                    for c in [&wide, &plain] {
-                        assert!((c[i * n + j] as f64 - exact).abs() < 1e-5, "{rows}x{n}x{k} at {i},{j}");
-                    }
-                }
-            }
-        }
     }
 
     #[test]

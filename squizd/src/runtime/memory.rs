@@ -142,12 +142,17 @@ fn session_bytes(config: &ModelConfig, run: &Run) -> u64 {
     });
     let widest = hidden.max(query).max(key).max(ffn);
     // Residual stream, normed, block; queries and attended; keys and values;
-    // gate and up; transposed products; rotations of two kinds of layers.
-    let token = 3 * hidden + 2 * query + 2 * key + 2 * ffn + experts + widest + 2 * dim;
+    // gate and up; packed inputs, transposed products; rotations of two kinds of layers.
+    let token = 3 * hidden + 2 * query + 2 * key + 2 * ffn + experts + 2 * widest + 2 * dim;
     let logits = run.logits.min(run.session.context) as u64;
     let transposed = if logits > 1 { logits.saturating_mul(vocab) } else { 0 };
-    let floats =
-        n.saturating_mul(token).saturating_add(logits.saturating_mul(vocab)).saturating_add(transposed);
+    // Inputs packed for a batch's product.
+    let packed = super::gemm::packed_len(n.max(logits) as usize, widest as usize) as u64;
+    let floats = n
+        .saturating_mul(token)
+        .saturating_add(logits.saturating_mul(vocab))
+        .saturating_add(transposed)
+        .saturating_add(packed);
     let heads = u64::from(config.num_kv_heads).saturating_mul(attention_floats(dim));
     // Prepared inputs of one product take about four bytes a value.
     floats
@@ -166,7 +171,8 @@ fn attention_floats(dim: u64) -> u64 {
 /// Buffers of one thread: a strip of decoded rows, and attention's.
 fn thread_floats(config: &ModelConfig) -> u64 {
     let cols = u64::from(config.hidden_size.max(config.ffn_size));
-    (4 * cols).max(super::linear::STRIP as u64) + attention_floats(config.head_dim.into())
+    (super::gemm::TILE_ROWS as u64 * cols).max(super::linear::STRIP as u64)
+        + attention_floats(config.head_dim.into())
 }
 
 /// The name under which the command line knows it.

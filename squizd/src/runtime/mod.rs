@@ -20,6 +20,7 @@ mod cache;
 pub(crate) mod family_tests;
 mod ffn;
 mod forward;
+mod gemm;
 mod generate;
 pub(crate) mod gram;
 pub(crate) mod lanes;
@@ -30,6 +31,7 @@ mod memory;
 mod model;
 mod observe;
 mod rope;
+mod sequence;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,8 +41,15 @@ mod weights;
 
 pub use cache::KvType;
 pub use generate::{GenerateOptions, Generated, StopReason, generate};
+#[cfg(feature = "gpu")]
+pub(crate) use linear::Linear;
 pub use memory::{MemoryNeed, Run, StoredSize};
 pub use model::Model;
+#[cfg(feature = "gpu")]
+pub(crate) use model::{Ffn, Layer};
 pub use observe::{InputShape, Observer};
+#[cfg(feature = "gpu")]
+pub(crate) use rope::Frequencies;
+pub use sequence::{EachLogits, Sequence, Sequences};
 pub use session::{Session, SessionOptions};
 pub use weights::{FileWeights, Stored, Weights};

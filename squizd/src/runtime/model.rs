@@ -13,16 +13,16 @@ use crate::model::ModelConfig;
 /// unpacking, for codecs made for keeping); it checks every tensor the family needs for presence, shape and codec,
 /// and that the file holds none the forward pass would ignore.
 pub struct Model<'w> {
-    pub(super) config: ModelConfig,
-    pub(super) heads: Heads,
-    pub(super) norm_eps: f32,
-    pub(super) embedding: Linear<'w>,
-    pub(super) layers: Vec<Layer<'w>>,
-    pub(super) output_norm: Vec<f32>,
+    pub(crate) config: ModelConfig,
+    pub(crate) heads: Heads,
+    pub(crate) norm_eps: f32,
+    pub(crate) embedding: Linear<'w>,
+    pub(crate) layers: Vec<Layer<'w>>,
+    pub(crate) output_norm: Vec<f32>,
     /// The head; `None` where it is the embedding.
-    pub(super) output: Option<Linear<'w>>,
+    pub(crate) output: Option<Linear<'w>>,
     /// Rotation of global and of local layers.
-    pub(super) ropes: [Rope; 2],
+    pub(crate) ropes: [Rope; 2],
 }
 
 impl<'w> Model<'w> {
@@ -52,21 +52,21 @@ impl<'w> Model<'w> {
         groups(backends, layers.chain([self.head()]).map(Linear::subject))
     }
 
-    pub(super) fn hidden(&self) -> usize {
+    pub(crate) fn hidden(&self) -> usize {
         self.embedding.cols()
     }
 
-    pub(super) fn head(&self) -> &Linear<'w> {
+    pub(crate) fn head(&self) -> &Linear<'w> {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Values of one position's queries.
-    pub(super) fn query_width(&self) -> usize {
+    pub(crate) fn query_width(&self) -> usize {
         self.heads.queries * self.heads.dim
     }
 
     /// Values of one position's keys, and of its values.
-    pub(super) fn key_width(&self) -> usize {
+    pub(crate) fn key_width(&self) -> usize {
         self.heads.keys * self.heads.dim
     }
 }
@@ -78,45 +78,45 @@ impl std::fmt::Debug for Model<'_> {
 }
 
 /// One transformer block.
-pub(super) struct Layer<'w> {
-    pub(super) attn_norm: Vec<f32>,
-    pub(super) q: Linear<'w>,
-    pub(super) k: Linear<'w>,
-    pub(super) v: Linear<'w>,
-    pub(super) attn_output: Linear<'w>,
+pub(crate) struct Layer<'w> {
+    pub(crate) attn_norm: Vec<f32>,
+    pub(crate) q: Linear<'w>,
+    pub(crate) k: Linear<'w>,
+    pub(crate) v: Linear<'w>,
+    pub(crate) attn_output: Linear<'w>,
     /// Per-head norms of queries and keys.
-    pub(super) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
     /// Norm of the attention block's result (sandwich norms).
-    pub(super) attn_post_norm: Option<Vec<f32>>,
-    pub(super) ffn_norm: Vec<f32>,
-    pub(super) ffn: Ffn<'w>,
-    pub(super) ffn_post_norm: Option<Vec<f32>>,
+    pub(crate) attn_post_norm: Option<Vec<f32>>,
+    pub(crate) ffn_norm: Vec<f32>,
+    pub(crate) ffn: Ffn<'w>,
+    pub(crate) ffn_post_norm: Option<Vec<f32>>,
     /// Sliding window in tokens.
-    pub(super) window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// Index into [`Model::ropes`]; `None`: no rotary embedding.
-    pub(super) rope: Option<usize>,
+    pub(crate) rope: Option<usize>,
 }
 
 /// Feed-forward block.
-pub(super) enum Ffn<'w> {
+pub(crate) enum Ffn<'w> {
     Dense { gate: Linear<'w>, up: Linear<'w>, down: Linear<'w> },
     Experts(Experts<'w>),
 }
 
 /// Mixture of experts: each token goes to its `active` best experts.
-pub(super) struct Experts<'w> {
-    pub(super) router: Linear<'w>,
+pub(crate) struct Experts<'w> {
+    pub(crate) router: Linear<'w>,
     /// `[experts * width, hidden]`.
-    pub(super) gate: Linear<'w>,
+    pub(crate) gate: Linear<'w>,
     /// `[experts * width, hidden]`.
-    pub(super) up: Linear<'w>,
+    pub(crate) up: Linear<'w>,
     /// `[experts * hidden, width]`.
-    pub(super) down: Linear<'w>,
-    pub(super) active: usize,
+    pub(crate) down: Linear<'w>,
+    pub(crate) active: usize,
     /// Feed-forward width of one expert.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Selected probabilities are divided by their sum.
-    pub(super) normalize: bool,
+    pub(crate) normalize: bool,
     /// Factor on the routed sum.
-    pub(super) scale: f32,
+    pub(crate) scale: f32,
 }

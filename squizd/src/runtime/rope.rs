@@ -13,7 +13,7 @@ use std::f64::consts::PI;
 
 /// Frequencies of one kind of layer.
 #[derive(Clone, Debug)]
-pub(super) struct Rope {
+pub(crate) struct Rope {
     theta: f64,
     dim: usize,
     max_positions: f64,
@@ -22,13 +22,13 @@ pub(super) struct Rope {
 
 /// Frequencies and the factor on the rotated vectors for one context length.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Frequencies {
+pub(crate) struct Frequencies {
     /// [`Rope::epoch`] of the sequence they are for.
-    pub(super) epoch: usize,
+    pub(crate) epoch: usize,
     /// `dim / 2` angles per position.
-    pub(super) inverse: Vec<f32>,
+    pub(crate) inverse: Vec<f32>,
     /// Factor on cosine and sine.
-    pub(super) attention_factor: f32,
+    pub(crate) attention_factor: f32,
 }
 
 impl Rope {
@@ -116,7 +116,7 @@ impl Rope {
     }
 
     /// Frequencies of two lengths are the same if their epochs are.
-    pub(super) fn epoch(&self, length: usize) -> usize {
+    pub(crate) fn epoch(&self, length: usize) -> usize {
         match &self.scaling {
             Some(RopeScaling::Longrope { original_max_positions, .. }) => {
                 usize::from(length > *original_max_positions as usize)
@@ -131,12 +131,12 @@ impl Rope {
     /// Whether a new epoch also applies to the keys of past positions, as with
     /// Phi's factors (transformers drops the cache there). With NTK growth past
     /// keys keep the rotation they were given.
-    pub(super) fn rotates_past_keys(&self) -> bool {
+    pub(crate) fn rotates_past_keys(&self) -> bool {
         matches!(self.scaling, Some(RopeScaling::Longrope { .. }))
     }
 
     /// Frequencies for a sequence of `length` tokens.
-    pub(super) fn frequencies(&self, length: usize) -> Frequencies {
+    pub(crate) fn frequencies(&self, length: usize) -> Frequencies {
         let half = self.dim / 2;
         let powers = |theta: f64| (0..half).map(move |i| theta.powf(2.0 * i as f64 / self.dim as f64));
         let (inverse, factor): (Vec<f64>, f64) = match &self.scaling {

@@ -129,25 +129,6 @@ impl<'m, 'w> Session<'m, 'w> {
         Ok(&mut self.buffers.logits)
     }
 
-    /// Runs a few tokens and forgets them, and the sequence: weights come into
-    /// memory (of experts, those that these tokens take), threads start, buffers
-    /// get their size.
-    ///
-    /// # Errors
-    /// If a payload cannot be decoded.
-    pub fn warm_up(&mut self) -> Result<()> {
-        self.truncate(0);
-        let prompt = [0; 4];
-        for tokens in [&prompt[..], &prompt[..1]] {
-            let room = tokens.len().min(self.remaining());
-            if room > 0 {
-                self.forward(&tokens[..room])?;
-            }
-        }
-        self.truncate(0);
-        Ok(())
-    }
-
     /// The logits that the last [`Session::forward`] returned.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.buffers.logits

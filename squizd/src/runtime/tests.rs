@@ -68,9 +68,9 @@ fn natural_logits_and_greedy_text_are_those_of_transformers() {
     assert!(worst < BOUND, "{worst}");
 }
 
-/// The first two windows of the reference protocol (expected value: the float64
-/// reference of `fixtures/families`, run on this model); with `SQUIZD_FULL` set
-/// all of it, against transformers.
+/// The first two windows of the reference protocol (expected value: an
+/// independent float64 forward pass of this model); with `SQUIZD_FULL` set all of
+/// it, against transformers.
 #[cfg(feature = "text")]
 #[test]
 fn natural_perplexity_is_that_of_transformers() {

@@ -1,10 +1,11 @@
 //! A file that appears whole or not at all.
 
 use crate::{Error, Result};
+use rustix::fs::OFlags;
 use std::{
     ffi::OsString,
     fs::{File, OpenOptions, TryLockError},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -17,34 +18,77 @@ pub struct AtomicFile {
     file: File,
     part: PathBuf,
     target: PathBuf,
-    committed: bool,
+    /// Removed with the temporary, whichever way it goes.
+    companion: Option<PathBuf>,
+    /// Whether dropping removes the temporary.
+    disposable: bool,
+}
+
+/// The temporary file of `target`.
+pub(super) fn part_of(target: &Path) -> PathBuf {
+    let mut name = target.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".part");
+    target.with_file_name(name)
 }
 
 impl AtomicFile {
-    /// Creates or takes over the temporary file.
+    /// Creates or takes over the temporary file, empty.
     ///
     /// # Errors
     /// If the target is a symbolic link or not a regular file, its folder is
     /// not writable, or another process is writing it.
     pub fn create(target: &Path) -> Result<Self> {
+        let mut file = Self::open(target)?;
+        file.claim(0)?;
+        Ok(file)
+    }
+
+    /// Opens and locks the temporary file with what it holds. Until it is
+    /// claimed, dropping leaves it alone.
+    pub(super) fn open(target: &Path) -> Result<Self> {
         check_target(target)?;
-        let mut name = target.file_name().map(OsString::from).unwrap_or_default();
-        name.push(".part");
-        let part = target.with_file_name(name);
+        let part = part_of(target);
         if let Ok(metadata) = std::fs::symlink_metadata(&part)
             && !metadata.is_file()
         {
-            return Err(Error::invalid(format!("{} is in the way and not a regular file", part.display())));
+            return Err(Error::occupied(format!("{} is in the way and not a regular file", part.display())));
         }
         // Between opening and locking, another writer may have renamed the file
         // into place; a lock on what is no longer the temporary is worthless.
         loop {
             let file = lock(&part, target)?;
             if is_same_file(&file, &part) {
-                file.set_len(0).map_err(Error::io(format!("emptying {}", part.display())))?;
-                return Ok(Self { file, part, target: target.to_owned(), committed: false });
+                return Ok(Self {
+                    file,
+                    part,
+                    target: target.to_owned(),
+                    companion: None,
+                    disposable: false,
+                });
             }
         }
+    }
+
+    /// Keeps the first `length` bytes; from now on dropping removes the file.
+    pub(super) fn claim(&mut self, length: u64) -> Result<()> {
+        self.set_len(length)?;
+        self.disposable = true;
+        Ok(())
+    }
+
+    /// Leaves the temporary for another run, if a companion says what is in it.
+    pub(super) fn keep(&mut self) {
+        self.disposable = self.companion.is_none();
+    }
+
+    /// Ties another file's life to the temporary's.
+    pub(super) fn accompany(&mut self, path: &Path) {
+        self.companion = Some(path.to_owned());
+    }
+
+    /// The temporary's path.
+    pub(super) fn part(&self) -> &Path {
+        &self.part
     }
 
     /// The open temporary file.
@@ -69,6 +113,11 @@ impl AtomicFile {
 
     /// Makes the contents durable and puts them at the target.
     pub fn commit(mut self) -> Result<()> {
+        self.put_in_place()
+    }
+
+    /// As [`AtomicFile::commit`], for who has to deal with a failure.
+    pub(super) fn put_in_place(&mut self) -> Result<()> {
         self.file.sync_all().map_err(Error::io(format!("flushing {}", self.part.display())))?;
         check_target(&self.target)?;
         std::fs::rename(&self.part, &self.target).map_err(Error::io(format!(
@@ -76,19 +125,28 @@ impl AtomicFile {
             self.part.display(),
             self.target.display()
         )))?;
-        self.committed = true;
+        self.disposable = false;
+        self.remove_companion();
         let folder = folder_of(&self.target);
         File::open(folder)
             .and_then(|dir| dir.sync_all())
             .map_err(Error::io(format!("flushing folder {}", folder.display())))
     }
+
+    /// A companion that stays behind is overwritten by the next run.
+    fn remove_companion(&self) {
+        if let Some(path) = &self.companion {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if !self.committed {
+        if self.disposable {
             // Nothing to report to: the error that led here is already on its way.
             let _ = std::fs::remove_file(&self.part);
+            self.remove_companion();
         }
     }
 }
@@ -100,11 +158,12 @@ fn lock(part: &Path, target: &Path) -> Result<File> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(part)
         .map_err(Error::io(format!("creating {}", part.display())))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::invalid(format!(
+        Err(TryLockError::WouldBlock) => Err(Error::occupied(format!(
             "another process is writing {}: wait for it, or choose another output",
             target.display()
         ))),

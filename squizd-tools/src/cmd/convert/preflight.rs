@@ -1,9 +1,11 @@
 //! Everything that can be known to go wrong is found here, before the first byte.
 
+use super::Args;
 use crate::{Failure, output};
 use squizd::{
     plan::{Plan, Recipe},
     source::TensorSource,
+    writer::unfinished,
 };
 use squizd_spec::layout::{MAGIC, PAGE, TensorRecord};
 use std::{
@@ -46,7 +48,7 @@ pub(super) fn target(given: Option<&Path>, source: &dyn TensorSource, recipe: &R
 /// Checks the output's place and the disk; returns what the conversion costs,
 /// with `calibration` bytes of moments in memory.
 pub(super) fn check(
-    input: &Path,
+    args: &Args,
     target: &Path,
     source: &dyn TensorSource,
     plan: &Plan,
@@ -59,7 +61,7 @@ pub(super) fn check(
     let folder = folder
         .canonicalize()
         .map_err(|e| Failure::usage(format!("output folder {}: {e}; create it first", folder.display())))?;
-    refuse_overlap(input, target, &folder)?;
+    refuse_overlap(&args.source, target, &folder)?;
     refuse_foreign(target)?;
 
     let tables = source.tensors().len() as u64 * (size_of::<TensorRecord>() as u64 + 64);
@@ -67,7 +69,9 @@ pub(super) fn check(
         + source.source_files().values().map(String::len).sum::<usize>()
         + source.chat_template().map_or(0, str::len);
     let output_bytes = plan.payload_bytes() + tables + texts as u64 + 3 * PAGE;
-    let free_disk = free_bytes(&folder)?;
+    // Work that is gone on with has its space already.
+    let begun = unfinished(target).filter(|_| args.resume).map_or(0, |work| work.bytes);
+    let free_disk = free_bytes(&folder)?.saturating_add(begun);
     if free_disk < output_bytes {
         return Err(Failure::usage(format!(
             "{} has {} free, the output needs up to {}: free some space or choose another folder",
@@ -79,6 +83,19 @@ pub(super) fn check(
     let threads = rayon::current_num_threads() as u64;
     let peak_memory = BASE_MEMORY + threads * THREAD_MEMORY + 4 * texts as u64 + 2 * tables + calibration;
     Ok(Forecast { output_bytes, peak_memory, free_disk })
+}
+
+/// Work of an interrupted conversion is not thrown away unasked.
+pub(super) fn refuse_unfinished(target: &Path) -> Result<(), Failure> {
+    let Some(work) = unfinished(target) else { return Ok(()) };
+    Err(Failure::usage(format!(
+        "{} ({}) holds {} finished tensors of an interrupted conversion: go on with --resume, or begin again by \
+         removing it and {}",
+        work.part.display(),
+        output::bytes(work.bytes),
+        work.tensors,
+        work.journal.display()
+    )))
 }
 
 /// The output must be neither the input nor inside it.

@@ -4,13 +4,15 @@ use super::preflight::Forecast;
 use crate::{Failure, calibration::Coverage, output};
 use serde_json::json;
 use squizd::{
+    Error,
     awq::GroupScale,
     convert::{Outcome, TensorOutcome},
     plan::{Plan, Reason},
     source::{TensorInfo, TensorSource},
+    writer::unfinished,
 };
 use squizd_spec::{CodecId, DType, Hex};
-use std::{path::Path, time::Duration};
+use std::{fmt::Write, path::Path, time::Duration};
 
 fn source_bytes(source: &dyn TensorSource) -> u64 {
     source.provenance().files.iter().map(|f| f.bytes).sum()
@@ -156,6 +158,24 @@ fn unshrunk(source: &dyn TensorSource, plan: &Plan, outcome: &Outcome) -> usize 
         .count()
 }
 
+/// A conversion that failed, with what is left of it.
+pub(super) fn interrupted(e: Error, target: &Path, tensors: usize) -> Failure {
+    let may_be_left = matches!(e, Error::Io { .. } | Error::Cancelled);
+    let mut failure = Failure::from(e);
+    if may_be_left && let Some(work) = unfinished(target) {
+        let _ = write!(
+            failure.message,
+            "; {} of {tensors} tensors are kept in {} ({}): the same command with --resume goes on with them, or \
+             remove it and {}",
+            work.tensors,
+            work.part.display(),
+            output::bytes(work.bytes),
+            work.journal.display()
+        );
+    }
+    failure
+}
+
 /// A conversion that is over.
 pub(super) struct Done<'a> {
     pub(super) outcome: &'a Outcome,
@@ -210,8 +230,12 @@ pub(super) fn summary(
             "imported_exactly": imported,
             "awq": scales,
             "did_not_shrink": unshrunk,
+            "taken_over": outcome.taken_over,
             "tensors": tensors,
         }));
+    }
+    if outcome.taken_over > 0 {
+        output::line(format!("went on after {} finished tensors", outcome.taken_over))?;
     }
     output::line(format!(
         "{}: {} ({:.4} bits per weight), {:.2}x smaller than the source's {}",

@@ -121,7 +121,7 @@ pub(super) fn alphas(args: &Args) -> Option<Vec<f32>> {
 }
 
 /// `120M`, `1.5G`, or plain bytes; decimal units, as disks are counted.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(in crate::cmd) fn size(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 1e3),
         Some((at, 'M')) => (&text[..at], 1e6),

@@ -22,12 +22,11 @@ mod tests;
 pub(crate) use logprobs::{Choice, TokenLogprob};
 pub(crate) use scheduler::{Engine, Settings};
 
-use squizd::runtime::Session;
 use squizd::text::{Penalties, Sampler, StopMatcher};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// What a slot computes with: a [`Session`], or a script in tests.
+/// What a slot computes with: a session on some backend, or a script in tests.
 pub(crate) trait Sequence {
     /// Tokens whose keys and values are cached.
     fn tokens(&self) -> &[u32];
@@ -39,21 +38,21 @@ pub(crate) trait Sequence {
     fn forward(&mut self, tokens: &[u32]) -> squizd::Result<&mut [f32]>;
 }
 
-impl Sequence for Session<'_, '_> {
+impl Sequence for Box<dyn squizd::runtime::Sequence + Send + '_> {
     fn tokens(&self) -> &[u32] {
-        Session::tokens(self)
+        (**self).tokens()
     }
 
     fn remaining(&self) -> usize {
-        Session::remaining(self)
+        (**self).remaining()
     }
 
     fn truncate(&mut self, length: usize) {
-        Session::truncate(self, length);
+        (**self).truncate(length);
     }
 
     fn forward(&mut self, tokens: &[u32]) -> squizd::Result<&mut [f32]> {
-        Session::forward(self, tokens)
+        (**self).forward(tokens)
     }
 }
 

@@ -23,6 +23,7 @@ use nom::{
     error::{ContextError, ErrorKind, ParseError, context},
     number::complete::{le_f32, le_f64, le_i8, le_i16, le_i32, le_i64, le_u8, le_u16, le_u32, le_u64},
 };
+use squizd_spec::Short;
 
 /// Why parsing stopped, for nom: it knows what is left, not where that begins.
 #[derive(Debug)]
@@ -247,12 +248,13 @@ fn identifier<'a>(at: &'a [u8], what: &'static str, cap: u64) -> Parsed<'a, Stri
 
 fn pair<'a>(at: &'a [u8], limits: &GgufLimits) -> Parsed<'a, (String, Value)> {
     let (at, key) = identifier(at, "key", limits.key)?;
-    let (rest, kind) = context("value type", le_u32).parse(at).map_err(|e| step(e, &format!("`{key}`")))?;
+    let (rest, kind) =
+        context("value type", le_u32).parse(at).map_err(|e| step(e, &format!("`{}`", Short(&key))))?;
     let parsed = match kind {
         9 => map(|i| array(i, limits), Value::Array).parse(rest),
         _ => scalar(at, rest, kind, limits),
     };
-    let (rest, value) = parsed.map_err(|e| step(e, &format!("`{key}`")))?;
+    let (rest, value) = parsed.map_err(|e| step(e, &format!("`{}`", Short(&key))))?;
     Ok((rest, (key, value)))
 }
 
@@ -347,7 +349,8 @@ fn strings<'a>(mut at: &'a [u8], n: usize, limits: &GgufLimits) -> Parsed<'a, Ar
 
 fn info<'a>(at: &'a [u8], limits: &GgufLimits) -> Parsed<'a, Info> {
     let (at, name) = identifier(at, "name", limits.name)?;
-    let (at, (dims, kind, offset)) = geometry(at, limits).map_err(|e| step(e, &format!("`{name}`")))?;
+    let (at, (dims, kind, offset)) =
+        geometry(at, limits).map_err(|e| step(e, &format!("`{}`", Short(&name))))?;
     Ok((at, Info { name, dims, kind, offset, byte: 0 }))
 }
 

@@ -12,6 +12,7 @@ use crate::source::{
     tensors::Placed,
 };
 use squizd::json_offset;
+use squizd_spec::Short;
 use std::collections::BTreeMap;
 
 /// A checked file, tensors by ascending offset.
@@ -60,7 +61,7 @@ pub(super) fn read(file: &[u8]) -> Result<Contents, Flaw> {
             Flaw::unsupported(
                 "safetensors-dtype",
                 data + begin,
-                format!("tensor {name}: unknown dtype {:?}", d.dtype),
+                format!("tensor {name}: unknown dtype {:?}", Short(&d.dtype)),
             )
         })?;
         let (row_bytes, bytes) = size(&d.shape.0, kind).map_err(|what| fail("safetensors-shape", what))?;

@@ -3,6 +3,7 @@
 use super::{json::Index, limits};
 use crate::source::flaw::Flaw;
 use squizd::json_offset;
+use squizd_spec::Short;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tensor names by shard file name, shards in name order.
@@ -19,7 +20,9 @@ pub(super) fn read(text: &[u8]) -> Result<Shards, Flaw> {
                 "index-path",
                 0,
                 format!(
-                    "weight_map puts tensor {tensor:?} into {shard:?}; a shard must be a .safetensors file beside the index"
+                    "weight_map puts tensor {:?} into {:?}; a shard must be a .safetensors file beside the index",
+                    Short(&tensor),
+                    Short(&shard)
                 ),
             ));
         }

@@ -5,6 +5,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use squizd_spec::Short;
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use super::limits;
@@ -26,7 +27,7 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for DistinctVisitor<V> {
         let mut all = BTreeMap::new();
         while let Some(key) = map.next_key::<String>()? {
             if all.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("a second key {key:?}")));
+                return Err(A::Error::custom(format_args!("a second key {:?}", Short(&key))));
             }
             let value = map.next_value()?;
             all.insert(key, value);
@@ -107,7 +108,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         while let Some(key) = map.next_key::<String>()? {
             let known = if key == "__metadata__" { metadata.is_some() } else { tensors.contains_key(&key) };
             if known {
-                return Err(A::Error::custom(format_args!("a second key {key:?}")));
+                return Err(A::Error::custom(format_args!("a second key {:?}", Short(&key))));
             }
             if key == "__metadata__" {
                 metadata = Some(map.next_value::<Distinct<String>>()?.0);

@@ -17,15 +17,15 @@ pub(super) const GREY: Texel = 1 << 15;
 #[derive(Debug)]
 pub(super) struct Levels {
     /// Range of the packed numbers.
-    range: Range,
+    pub(super) range: Range,
     /// The three range bits of the block mode.
-    mode: u32,
+    pub(super) mode: u32,
     /// Interpolation weights in 64ths, ascending.
     pub(super) steps: &'static [u32],
     /// Packed number of each level.
     codes: [u8; 6],
     /// Level of each packed number.
-    by_code: [u8; 6],
+    pub(super) by_code: [u8; 6],
 }
 
 /// The level counts that a 6x6 grid can have (eight would need 108 of at most
@@ -61,7 +61,7 @@ impl Levels {
     }
 
     /// Bits of a block's 36 levels.
-    fn size(&self) -> u32 {
+    pub(super) fn size(&self) -> u32 {
         self.range.size(TEXELS as u32)
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn endpoint_range(levels: &Levels, partitions: usize) -> Option<Range
 }
 
 /// Bits before the endpoints: mode, partition count, then seed and endpoint mode.
-fn head_bits(partitions: usize) -> u32 {
+pub(super) fn head_bits(partitions: usize) -> u32 {
     if partitions == 1 { 17 } else { 29 }
 }
 
@@ -188,8 +188,8 @@ pub(super) struct Symbols {
 
 /// Mode bits of a 6x6 grid in one plane, without its three range bits, and
 /// where all its bits lie.
-const MODE: u32 = 0b001_0000_0000;
-const MODE_MASK: u32 = 0b111_1110_0011;
+pub(super) const MODE: u32 = 0b001_0000_0000;
+pub(super) const MODE_MASK: u32 = 0b111_1110_0011;
 /// Mode bits of constant blocks: LDR, reserved bits set.
 const CONSTANT: u32 = 0b1101_1111_1100;
 

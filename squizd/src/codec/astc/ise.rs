@@ -101,13 +101,13 @@ impl Range {
 }
 
 /// Bits of a packed group that follow each of its numbers' low bits.
-const TRIT_PARTS: [u32; 5] = [2, 2, 1, 2, 1];
-const QUINT_PARTS: [u32; 3] = [3, 2, 2];
+pub(super) const TRIT_PARTS: [u32; 5] = [2, 2, 1, 2, 1];
+pub(super) const QUINT_PARTS: [u32; 3] = [3, 2, 2];
 
 /// Five trits of each byte.
-const TRITS: [[u8; 5]; 256] = trits();
+pub(super) const TRITS: [[u8; 5]; 256] = trits();
 /// Three quints of each 7-bit number (the last two of a row are 0).
-const QUINTS: [[u8; 5]; 128] = quints();
+pub(super) const QUINTS: [[u8; 5]; 128] = quints();
 /// The smallest byte of each five trits, the first trit least significant.
 const TRITS_PACKED: [u8; 243] = inverse(&TRITS, 3);
 /// The smallest 7-bit number of each three quints.

@@ -12,6 +12,7 @@ mod block;
 mod check;
 mod decode;
 mod encode;
+mod expand;
 mod fit;
 mod ise;
 mod norm;
@@ -19,6 +20,7 @@ mod norm;
 mod oracle;
 mod partition;
 mod plan;
+mod product;
 mod strip;
 mod survey;
 #[cfg(test)]
@@ -168,14 +170,14 @@ impl Codec for Astc {
         check::check(tensor)
     }
 
-    fn kernel(&self, _: &Params, _: Operation, level: Level) -> Kernel {
-        Kernel::plain(
-            level,
-            "texture blocks are made for hardware that decodes them; here each is decoded in plain code",
-        )
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(_) => product::kernel(level),
+            Operation::Decode => Kernel::plain(level, "texture blocks are decoded by tables, in plain code"),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
-        decode::matvec(tensor, x, rows, y);
+        product::rows(tensor, x, rows, y);
     }
 }

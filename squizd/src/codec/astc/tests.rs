@@ -192,7 +192,7 @@ fn textures_begin_where_their_offsets_say() {
     assert_eq!(textures.len(), 2);
     let decoded = s.decode(CODEC);
     let stored: [u8; 16] = s.data[textures[1].offset(s.matrix) as usize..][..16].try_into().unwrap();
-    let values = decode::values(&stored);
+    let values = Block::unpack(&stored).unwrap().texels().map(strip::value);
     let r = f16_to_f32(u16::from_le_bytes(
         s.data[(3 * 2732 * 16usize).next_multiple_of(256)..][..2].try_into().unwrap(),
     ));

@@ -17,8 +17,8 @@
 
 use crate::codec::half_float::{bf16_to_f32, f32_to_bf16};
 use crate::codec::integer::codes::{fields, pack_row};
-use crate::codec::integer::fit::{Attempt, Fit, Groups, store_codes, top};
-use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i};
+use crate::codec::integer::fit::{Attempt, Fit, Groups, Quantizer, top};
+use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level, exp2i};
 
 /// Weights of a block and of a group.
 pub(super) const BLOCK: usize = 64;
@@ -49,7 +49,7 @@ pub(super) const fn mu(bits: u32) -> f32 {
 
 /// The step of a stored byte under the tensor's exponent, times `2^-shift`.
 #[inline(always)]
-fn step(byte: i32, exponent: i32, shift: i32) -> f32 {
+pub(super) fn step(byte: i32, exponent: i32, shift: i32) -> f32 {
     if byte == 0 { 0.0 } else { exp2i(exponent + (byte >> 2) - shift) * (1.0 + (byte & 3) as f32 * 0.25) }
 }
 
@@ -100,17 +100,17 @@ pub(super) fn encode_bf16(w: &[f32], out: &mut [u8]) -> bool {
 
 /// Up to two blocks on their way.
 pub(super) struct Blocks {
-    groups: Groups<GROUP>,
+    groups: Groups,
     /// Weights of each.
     lengths: [usize; 2],
 }
 
 /// The scales chosen for two blocks.
-pub(super) struct Chosen<V> {
+pub(super) struct Chosen {
     /// As stored.
     pub(super) words: [u32; 2],
-    scale: V,
-    minus: V,
+    scale: F32x8,
+    minus: F32x8,
     /// Error of each block that importances weigh.
     pub(super) errors: [f64; 2],
     /// Whether the step of a block is too large to be stored.
@@ -125,54 +125,59 @@ struct Choice<V> {
     step: V,
     scale: V,
     min: V,
-    attempt: Attempt<V>,
+    error: V,
+    /// Sum of the codes, by importance.
+    codes: V,
+}
+
+/// What a rate says of its codes.
+#[derive(Clone, Copy)]
+struct Rate {
+    quantizer: Quantizer,
+    mu: f32,
+}
+
+impl Rate {
+    fn new(bits: u32) -> Self {
+        Self { quantizer: Quantizer { top: top(bits), bias: top(bits) / 2.0 }, mu: mu(bits) }
+    }
 }
 
 impl Blocks {
-    pub(super) const EMPTY: Self = Self { groups: Groups::EMPTY, lengths: [0; 2] };
+    pub(super) fn new() -> Self {
+        Self { groups: Groups::new(GROUP), lengths: [0; 2] }
+    }
 
     /// Loads one or two blocks of up to 64 weights, and their importances.
-    #[inline(always)]
-    pub(super) fn load<V: Lanes>(&mut self, blocks: [&[f32]; 2], importance: Option<[&[f32]; 2]>) {
+    pub(super) fn load(&mut self, blocks: [&[f32]; 2], importance: Option<[&[f32]; 2]>) {
         self.lengths = blocks.map(<[f32]>::len);
-        self.groups.load::<V>(lanes(blocks).into_iter(), importance.map(|v| lanes(v).into_iter()));
-        let mut peaks = self.groups.peaks::<V>();
+        self.groups.load(lanes(blocks).into_iter(), importance.map(|v| lanes(v).into_iter()));
+        let mut peaks = self.groups.peaks();
         for block in peaks.0.as_chunks_mut::<GROUPS>().0 {
             *block = [block.iter().fold(0.0f32, |m, p| m.max(*p)); GROUPS];
         }
-        self.groups.normalise::<V>(peaks);
+        self.groups.normalise(peaks);
     }
 
-    /// Scales for `B` bits.
-    #[inline(always)]
-    pub(super) fn choose<V: Lanes, const B: u32>(&self, exponent: i32) -> Chosen<V> {
-        let fit = self.groups.fit::<V, B>(false);
-        let (first, overflow) = self.first_steps::<V, B>(&fit, exponent);
-        let mut best: Option<Choice<V>> = None;
-        for change in TRIES {
-            let bytes = first.map(|b| if b == 0 { 0 } else { (b + change).clamp(1, 255) });
-            let next = self.neighbours::<V, B>(&fit, &self.nearest::<V, B>(&fit, bytes, exponent));
-            best = Some(match best {
-                None => next,
-                Some(best) => best.better(next),
-            });
-        }
-        let best = best.unwrap_or_else(|| self.nearest::<V, B>(&fit, [0; 2], exponent));
-        let best = self.neighbours::<V, B>(&fit, &best);
-        self.store::<V, B>(&best, overflow)
+    /// Scales for `bits`.
+    pub(super) fn choose(&mut self, bits: u32, exponent: i32) -> Chosen {
+        let fit = self.groups.fit(bits, false);
+        let rate = Rate::new(bits);
+        let (first, overflow) = self.first_steps(&fit, rate, exponent);
+        let mut chosen = search(self, &fit, rate, exponent, first);
+        chosen.overflow = overflow;
+        chosen
     }
 
     /// The stored steps to begin with, and whether they are too large.
-    #[inline(always)]
-    fn first_steps<V: Lanes, const B: u32>(&self, fit: &Fit, exponent: i32) -> ([i32; 2], [bool; 2]) {
-        let scale = V::load(&fit.scale);
-        let reach = (scale * V::splat(-top(B) / 2.0) - fit.offset(scale)).abs().store();
+    fn first_steps(&self, fit: &Fit, rate: Rate, exponent: i32) -> ([i32; 2], [bool; 2]) {
+        let reach = (fit.scale * F32x8::splat(-rate.quantizer.bias) - fit.offset(fit.scale)).abs();
         let (mut bytes, mut overflow) = ([0; 2], [false; 2]);
         for b in 0..2 {
             let lanes = GROUPS * b..GROUPS * (b + 1);
             let largest = |v: &F32x8| v.0[lanes.clone()].iter().fold(0.0f32, |m, x| m.max(*x));
             let wanted = (largest(&fit.scale) / (TOP + SCALE_BIAS))
-                .max(MIN_REACH * largest(&reach) / (MIN_BIAS * mu(B)));
+                .max(MIN_REACH * largest(&reach) / (MIN_BIAS * rate.mu));
             if wanted >= f32::MIN_POSITIVE {
                 // Exponent and upper two bits of the mantissa, as stored.
                 let byte = (wanted.to_bits() >> 21) as i32 - (127 << 2)
@@ -186,47 +191,50 @@ impl Blocks {
 
     /// Nearest scales and mins under the steps `bytes`.
     #[inline(always)]
-    fn nearest<V: Lanes, const B: u32>(&self, fit: &Fit, bytes: [i32; 2], exponent: i32) -> Choice<V> {
+    fn nearest<V: Lanes>(&self, fit: &Fit, rate: Rate, bytes: [i32; 2], exponent: i32) -> Choice<V> {
         let mut steps = F32x8::ZERO;
         for l in 0..LANES {
             steps.0[l] = step(bytes[l / GROUPS], exponent, self.groups.shift[l]);
         }
         let step = V::load(&steps);
         let scale = nearest_scale(V::load(&fit.scale) * step.recip_or_zero());
-        let codes = V::load(&fit.mean_code) - V::splat(top(B) / 2.0);
-        let min = nearest_min(wanted_min::<V, B>(fit, scale, codes, step));
-        self.attempt::<V, B>(bytes, step, scale, min)
+        let codes = V::load(&fit.mean_code) - V::splat(rate.quantizer.bias);
+        let min = nearest_min(wanted_min(fit, rate, scale, codes, step));
+        self.attempt(rate, bytes, step, scale, min)
     }
 
     #[inline(always)]
-    fn attempt<V: Lanes, const B: u32>(&self, bytes: [i32; 2], step: V, scale: V, min: V) -> Choice<V> {
-        let minus = min * V::splat(mu(B)) * step;
-        let attempt = self.groups.attempt::<V, B>(scale * step, minus, top(B) / 2.0);
-        Choice { bytes, step, scale, min, attempt }
+    fn attempt<V: Lanes>(&self, rate: Rate, bytes: [i32; 2], step: V, scale: V, min: V) -> Choice<V> {
+        let minus = min * V::splat(rate.mu) * step;
+        let Attempt { error, codes, .. } = self.groups.attempt(scale * step, minus, rate.quantizer);
+        Choice { bytes, step, scale, min, error, codes }
     }
 
     /// The best choice among the neighbouring scales and mins of `from`.
     #[inline(always)]
-    fn neighbours<V: Lanes, const B: u32>(&self, fit: &Fit, from: &Choice<V>) -> Choice<V> {
-        let mean_code = from.attempt.codes / self.groups.counts::<V>();
-        let mut best = *from;
-        for change in [-1.0, 0.0, 1.0] {
-            let scale = nearest_scale(from.scale + V::splat(change));
-            let wanted = wanted_min::<V, B>(fit, scale, mean_code, from.step);
-            for change in [-1.0, 0.0, 1.0] {
-                let min = nearest_min(wanted + V::splat(change));
-                let next = self.attempt::<V, B>(from.bytes, from.step, scale, min);
-                best = best.pick(next, |old, new| new.select_lt(old, V::splat(1.0), V::zero()));
+    fn neighbours<V: Lanes>(&self, fit: &Fit, rate: Rate, from: &Choice<V>) -> Choice<V> {
+        let mean_code = from.codes / self.groups.counts::<V>();
+        let (mut scale, mut min, mut least) = (from.scale, from.min, from.error);
+        for scale_step in [-1.0, 0.0, 1.0] {
+            let next_scale = nearest_scale(from.scale + V::splat(scale_step));
+            let wanted = wanted_min(fit, rate, next_scale, mean_code, from.step);
+            for min_step in [-1.0, 0.0, 1.0] {
+                let next_min = nearest_min(wanted + V::splat(min_step));
+                let minus = next_min * V::splat(rate.mu) * from.step;
+                let error = self.groups.error(next_scale * from.step, minus, rate.quantizer);
+                scale = error.select_lt(least, next_scale, scale);
+                min = error.select_lt(least, next_min, min);
+                least = error.select_lt(least, error, least);
             }
         }
-        best
+        self.attempt(rate, from.bytes, from.step, scale, min)
     }
 
     #[inline(always)]
-    fn store<V: Lanes, const B: u32>(&self, best: &Choice<V>, overflow: [bool; 2]) -> Chosen<V> {
+    fn store<V: Lanes>(&self, rate: Rate, best: &Choice<V>) -> Chosen {
         let scale = (best.scale - V::splat(SCALE_BIAS)).store();
         let min = (best.min + V::splat(MIN_BIAS)).store();
-        let error = best.attempt.error.store();
+        let error = best.error.store();
         let (mut words, mut errors) = ([0; 2], [0.0; 2]);
         for l in 0..LANES {
             let b = l / GROUPS;
@@ -244,32 +252,31 @@ impl Blocks {
         }
         Chosen {
             words,
-            scale: best.scale * best.step,
-            minus: best.min * V::splat(mu(B)) * best.step,
+            scale: (best.scale * best.step).store(),
+            minus: (best.min * V::splat(rate.mu) * best.step).store(),
             errors,
-            overflow,
+            overflow: [false; 2],
         }
     }
 
     /// Codes under the scales chosen, packed into the blocks' bytes; returns
     /// the energy of weights and of errors.
-    #[inline(always)]
-    pub(super) fn assign<V: Lanes, const B: u32>(
-        &self,
-        chosen: &Chosen<V>,
-        mut put: impl FnMut(usize, &[u8]),
-    ) -> (f64, f64) {
-        let mut q = [V::zero(); GROUP];
-        let (signal, noise) = self.groups.assign::<V, B>(chosen.scale, chosen.minus, top(B) / 2.0, &mut q);
+    pub(super) fn assign(&self, bits: u32, chosen: &Chosen, mut put: impl FnMut(usize, &[u8])) -> (f64, f64) {
         let mut codes = [0; 2 * BLOCK];
-        store_codes(&q, &mut codes);
+        let quantizer = Rate::new(bits).quantizer;
+        let (signal, noise) = self.groups.assign(chosen.scale, chosen.minus, quantizer, &mut codes);
         let mut packed = [0; 8 * 5];
+        let packed = &mut packed[..8 * bits as usize];
         for (b, codes) in codes.chunks_exact_mut(BLOCK).enumerate() {
             // Nothing is stored past the row's end, or of a block of zeros.
             let length = if chosen.words[b] == 0 { 0 } else { self.lengths[b] };
             codes[length..].fill(0);
-            let packed = &mut packed[..8 * B as usize];
-            pack_row::<B>(codes, packed);
+            match bits {
+                2 => pack_row::<2>(codes, packed),
+                3 => pack_row::<3>(codes, packed),
+                4 => pack_row::<4>(codes, packed),
+                _ => pack_row::<5>(codes, packed),
+            }
             put(b, packed);
         }
         let total = |lanes: F32x8| -> f64 {
@@ -279,43 +286,62 @@ impl Blocks {
     }
 }
 
-impl<V: Lanes> Choice<V> {
-    /// Lane by lane `other` where `better(own error, its error)` is 1.
-    #[inline(always)]
-    fn pick(self, other: Self, better: impl Fn(V, V) -> V) -> Self {
-        let (old, new) = (self.attempt, other.attempt);
-        let chosen = better(old.error, new.error);
-        let pick = |a: V, b: V| V::zero().select_lt(chosen, b, a);
-        Self {
-            bytes: self.bytes,
-            step: pick(self.step, other.step),
-            scale: pick(self.scale, other.scale),
-            min: pick(self.min, other.min),
-            attempt: Attempt {
-                error: pick(old.error, new.error),
-                codes: pick(old.codes, new.codes),
-                squares: pick(old.squares, new.squares),
-                products: pick(old.products, new.products),
-            },
-        }
-    }
+at_each_level! {
+    /// The best of the steps near `first`, with a search for scales and mins
+    /// under each.
+    fn search(blocks: &Blocks, fit: &Fit, rate: Rate, exponent: i32, first: [i32; 2]) -> Chosen = search_lanes;
+}
 
+#[inline(always)]
+fn search_lanes<V: Lanes>(blocks: &Blocks, fit: &Fit, rate: Rate, exponent: i32, first: [i32; 2]) -> Chosen {
+    let mut best: Option<Choice<V>> = None;
+    for change in TRIES {
+        let mut bytes = first;
+        for byte in &mut bytes {
+            *byte = if *byte == 0 { 0 } else { (*byte + change).clamp(1, 255) };
+        }
+        let next = blocks.neighbours(fit, rate, &blocks.nearest(fit, rate, bytes, exponent));
+        best = Some(match best {
+            None => next,
+            Some(best) => best.better(&next),
+        });
+    }
+    let best = match best {
+        Some(best) => best,
+        None => blocks.nearest::<V>(fit, rate, [0; 2], exponent),
+    };
+    let best = blocks.neighbours(fit, rate, &best);
+    blocks.store(rate, &best)
+}
+
+impl<V: Lanes> Choice<V> {
     /// Block by block the choice of smaller error, `self` on ties.
     #[inline(always)]
-    fn better(self, other: Self) -> Self {
-        let sums = |choice: &Self| {
-            let error = choice.attempt.error.store();
-            [0, 1].map(|b| error.0[GROUPS * b..GROUPS * (b + 1)].iter().sum::<f32>())
-        };
-        let (old, new) = (sums(&self), sums(&other));
-        let mut chosen = F32x8::ZERO;
-        for l in 0..LANES {
-            chosen.0[l] = if new[l / GROUPS] < old[l / GROUPS] { 1.0 } else { 0.0 };
+    fn better(&self, other: &Self) -> Self {
+        let (old, new) = (self.error.store(), other.error.store());
+        let (mut chosen, mut bytes) = (F32x8::ZERO, self.bytes);
+        for b in 0..2 {
+            let (mut own, mut its) = (0.0, 0.0);
+            for l in GROUPS * b..GROUPS * (b + 1) {
+                own += old.0[l];
+                its += new.0[l];
+            }
+            if its < own {
+                bytes[b] = other.bytes[b];
+                for l in GROUPS * b..GROUPS * (b + 1) {
+                    chosen.0[l] = 1.0;
+                }
+            }
         }
-        let chosen_lanes = V::load(&chosen);
-        let mut best = self.pick(other, |_, _| chosen_lanes);
-        best.bytes = [0, 1].map(|b| if new[b] < old[b] { other.bytes[b] } else { self.bytes[b] });
-        best
+        let (zero, chosen) = (V::zero(), V::load(&chosen));
+        Self {
+            bytes,
+            step: zero.select_lt(chosen, other.step, self.step),
+            scale: zero.select_lt(chosen, other.scale, self.scale),
+            min: zero.select_lt(chosen, other.min, self.min),
+            error: zero.select_lt(chosen, other.error, self.error),
+            codes: zero.select_lt(chosen, other.codes, self.codes),
+        }
     }
 }
 
@@ -350,7 +376,7 @@ fn nearest_min<V: Lanes>(x: V) -> V {
 
 /// The min that puts mean code (relative to its bias) and mean weight together.
 #[inline(always)]
-fn wanted_min<V: Lanes, const B: u32>(fit: &Fit, scale: V, mean_code: V, step: V) -> V {
+fn wanted_min<V: Lanes>(fit: &Fit, rate: Rate, scale: V, mean_code: V, step: V) -> V {
     let minus = scale * step * mean_code - V::load(&fit.mean);
-    minus * (step * V::splat(mu(B))).recip_or_zero()
+    minus * (step * V::splat(rate.mu)).recip_or_zero()
 }

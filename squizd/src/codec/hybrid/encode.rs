@@ -5,7 +5,6 @@ use super::allocate::{RATES, Tile};
 use super::block::{BLOCK, Blocks, encode_bf16};
 use crate::codec::guide::Guide;
 use crate::codec::half_float::{bf16_to_f32, f32_to_bf16};
-use crate::codec::lanes::{Lanes, at_each_level};
 use crate::codec::stream::{for_row_chunks_of, read_finite};
 use crate::codec::{EncodeStats, Rows};
 use crate::{Error, Result};
@@ -16,6 +15,8 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Mutex, sync::Poi
 /// Share of the mean that is added to every importance: a channel that
 /// calibration never saw still counts.
 const FLOOR: f64 = 0.01;
+/// Bits of the rates that have codes.
+const BITS: std::ops::RangeInclusive<u32> = 2..=5;
 
 /// Importances of the columns by rows, 1 on average over all of them; empty
 /// where nothing is known.
@@ -82,25 +83,22 @@ pub(super) struct Survey {
     pub(super) signal: f64,
 }
 
-at_each_level! {
-    /// Errors of a row's blocks at `B` bits.
-    fn survey_row(w: &[f32], importance: Option<&[f32]>, exponent: i32, errors: &mut [[f64; RATES]]) = survey_lanes;
-}
-
-#[inline(always)]
-fn survey_lanes<V: Lanes, const B: u32>(
+/// Errors of a row's blocks at 2 to 5 bits.
+fn survey_row(
+    blocks: &mut Blocks,
     w: &[f32],
     importance: Option<&[f32]>,
     exponent: i32,
     errors: &mut [[f64; RATES]],
 ) {
-    let mut blocks = Blocks::EMPTY;
     for (i, errors) in errors.chunks_mut(2).enumerate() {
         let pair = |x| [part(x, 2 * i), part(x, 2 * i + 1)];
-        blocks.load::<V>(pair(w), importance.map(pair));
-        let chosen = blocks.choose::<V, B>(exponent);
-        for (errors, error) in errors.iter_mut().zip(chosen.errors) {
-            errors[B as usize - 2] = error;
+        blocks.load(pair(w), importance.map(pair));
+        for bits in BITS {
+            let chosen = blocks.choose(bits, exponent);
+            for (errors, error) in errors.iter_mut().zip(chosen.errors) {
+                errors[bits as usize - 2] = error;
+            }
         }
     }
 }
@@ -117,8 +115,8 @@ pub(super) fn survey(rows: &dyn Rows, exponent: i32, importances: &Importances) 
     let cols = matrix.cols as usize;
     let blocks = cols.div_ceil(BLOCK);
     let chunks = Mutex::new(BTreeMap::new());
-    let buffers = || (Vec::new(), vec![[0.0; RATES]; blocks]);
-    for_row_chunks_of(&Kept(rows), 0..matrix.rows, STRIP, buffers, |(values, errors), range| {
+    let buffers = || (Blocks::new(), Vec::new(), vec![[0.0; RATES]; blocks]);
+    for_row_chunks_of(&Kept(rows), 0..matrix.rows, STRIP, buffers, |(kernel, values, errors), range| {
         read_finite(rows, range.clone(), CodecId::HYBRID, values)?;
         let (mut tiles, mut variances, mut signal) = (Vec::new(), Vec::new(), 0.0);
         for (s, strip) in values.chunks(STRIP as usize * cols).enumerate() {
@@ -128,10 +126,7 @@ pub(super) fn survey(rows: &dyn Rows, exponent: i32, importances: &Importances) 
             let mut moments = vec![[0.0f64; 2]; blocks];
             for (row, w) in (first..).zip(strip.chunks_exact(cols)) {
                 let importance = importances.at(row);
-                survey_row::<2>(w, importance, exponent, errors);
-                survey_row::<3>(w, importance, exponent, errors);
-                survey_row::<4>(w, importance, exponent, errors);
-                survey_row::<5>(w, importance, exponent, errors);
+                survey_row(kernel, w, importance, exponent, errors);
                 for (b, ((tile, errors), moments)) in
                     own.iter_mut().zip(&*errors).zip(&mut moments).enumerate()
                 {
@@ -189,14 +184,12 @@ pub(super) struct RowOut<'a> {
     pub(super) overflow: bool,
 }
 
-at_each_level! {
-    /// Encodes those blocks of a row that have `B` bits; `places` says where
-    /// each block's codes begin.
-    fn encode_blocks(w: &[f32], importance: Option<&[f32]>, exponent: i32, rates: &[u8], places: &[usize], out: &mut RowOut<'_>) = encode_lanes;
-}
-
-#[inline(always)]
-fn encode_lanes<V: Lanes, const B: u32>(
+/// Encodes those blocks of a row that have `bits`; `places` says where each
+/// block's codes begin.
+#[allow(clippy::too_many_arguments, reason = "one step of encode_row")]
+fn encode_blocks(
+    bits: u32,
+    blocks: &mut Blocks,
     w: &[f32],
     importance: Option<&[f32]>,
     exponent: i32,
@@ -204,13 +197,12 @@ fn encode_lanes<V: Lanes, const B: u32>(
     places: &[usize],
     out: &mut RowOut<'_>,
 ) {
-    let mut blocks = Blocks::EMPTY;
-    let mut own = rates.iter().enumerate().filter(|(_, r)| u32::from(**r) + 2 == B).map(|(b, _)| b);
+    let mut own = rates.iter().enumerate().filter(|(_, r)| u32::from(**r) + 2 == bits).map(|(b, _)| b);
     while let Some(first) = own.next() {
         let second = own.next();
         let pair = |x| [part(x, first), second.map_or(&[][..], |b| part(x, b))];
-        blocks.load::<V>(pair(w), importance.map(pair));
-        let chosen = blocks.choose::<V, B>(exponent);
+        blocks.load(pair(w), importance.map(pair));
+        let chosen = blocks.choose(bits, exponent);
         let indices = [Some(first), second];
         for (index, (word, overflow)) in
             indices.into_iter().zip(chosen.words.into_iter().zip(chosen.overflow))
@@ -221,7 +213,7 @@ fn encode_lanes<V: Lanes, const B: u32>(
                 words.copy_from_slice(&word.to_le_bytes());
             }
         }
-        let (signal, noise) = blocks.assign::<V, B>(&chosen, |b, packed| {
+        let (signal, noise) = blocks.assign(bits, &chosen, |b, packed| {
             let place = indices[b].and_then(|index| places.get(index)).copied();
             if let Some(codes) = place.and_then(|at| out.codes.get_mut(at..at + packed.len())) {
                 codes.copy_from_slice(packed);
@@ -234,6 +226,7 @@ fn encode_lanes<V: Lanes, const B: u32>(
 
 /// Encodes a row with a rate for each block.
 pub(super) fn encode_row(
+    blocks: &mut Blocks,
     w: &[f32],
     importance: Option<&[f32]>,
     exponent: i32,
@@ -241,10 +234,9 @@ pub(super) fn encode_row(
     places: &[usize],
     out: &mut RowOut<'_>,
 ) {
-    encode_blocks::<2>(w, importance, exponent, rates, places, out);
-    encode_blocks::<3>(w, importance, exponent, rates, places, out);
-    encode_blocks::<4>(w, importance, exponent, rates, places, out);
-    encode_blocks::<5>(w, importance, exponent, rates, places, out);
+    for bits in BITS {
+        encode_blocks(bits, blocks, w, importance, exponent, rates, places, out);
+    }
     for (b, at) in
         rates.iter().zip(places).enumerate().filter(|(_, (r, _))| **r == 4).map(|(b, (_, at))| (b, *at))
     {

@@ -18,9 +18,14 @@ mod block;
 mod check;
 mod curve;
 mod encode;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod payload;
+mod product;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::integer::guided::output_error;
 use super::lanes::exponent;
@@ -28,11 +33,11 @@ use super::sample::Sample;
 use super::stream::{checked_geometry, for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
     Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, OptionKind, PayloadSink,
-    Request, Rows, Violation,
+    Precision, Request, Rows, Violation,
 };
 use crate::{Error, Result, simd::Level};
 use allocate::{by_variance, least_error};
-use block::BLOCK;
+use block::{BLOCK, Blocks};
 pub use curve::{RdPoint, curves_to_csv, curves_to_svg, rd_curve};
 use encode::{Importances, RowOut, Survey, encode_row, places};
 use payload::Payload;
@@ -198,7 +203,7 @@ impl Codec for Hybrid {
         let rates = allocate(&survey, &request.options, parts.codes, length);
         let (map, starts) = index(rows.name(), &rates, &parts, matrix.rows)?;
         let (cols, blocks) = (matrix.cols as usize, parts.blocks as usize);
-        let stats = for_row_chunks_of(rows, 0..matrix.rows, STRIP, Buffers::default, |buffers, range| {
+        let stats = for_row_chunks_of(rows, 0..matrix.rows, STRIP, Buffers::new, |buffers, range| {
             read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
             let first_strip = (range.start / STRIP) as usize;
             let rates = rates.get(first_strip * blocks..).unwrap_or_default();
@@ -246,26 +251,29 @@ impl Codec for Hybrid {
         check::check(tensor)
     }
 
-    fn kernel(&self, _: &Params, _: Operation, level: Level) -> Kernel {
-        Kernel::compiled(level)
+    fn kernel(&self, _: &Params, operation: Operation, level: Level) -> Kernel {
+        match operation {
+            Operation::Matvec(Precision::Q8) => product::kernel(level),
+            _ => Kernel::compiled(level),
+        }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
         let fits = checked_geometry(self.id(), tensor, &rows, y.len(), 1).is_ok()
             && tensor.matrix.cols == x.x().len() as u64
             && tensor.matrix.cols > 0;
-        match Payload::of(tensor).filter(|_| fits) {
-            Some(payload) => {
-                payload::dot_rows(&payload, rows.start as usize..rows.end as usize, x.x(), y);
-            }
-            None => y.fill(f32::NAN),
+        let rows = rows.start as usize..rows.end as usize;
+        match (Payload::of(tensor).filter(|_| fits), x.precision()) {
+            (Some(payload), Precision::Q8) => product::rows(&payload, rows, x, y),
+            (Some(payload), Precision::F32) => payload::dot_rows(&payload, rows, x.x(), y),
+            (None, _) => y.fill(f32::NAN),
         }
     }
 }
 
 /// One worker's memory.
-#[derive(Default)]
 struct Buffers {
+    kernel: Blocks,
     values: Vec<f32>,
     words: Vec<u8>,
     codes: Vec<u8>,
@@ -274,6 +282,17 @@ struct Buffers {
 }
 
 impl Buffers {
+    fn new() -> Self {
+        Self {
+            kernel: Blocks::new(),
+            values: Vec::new(),
+            words: Vec::new(),
+            codes: Vec::new(),
+            decoded: Vec::new(),
+            stats: EncodeStats::default(),
+        }
+    }
+
     /// Encodes the rows of `values`, which begin with a strip, at the rates of
     /// their strips' blocks; the first row whose numbers overflow, if any. With
     /// importances the rows are decoded again.
@@ -285,7 +304,7 @@ impl Buffers {
         rates: &[u8],
         first_row: u64,
     ) -> Option<usize> {
-        let Self { values, words, codes, decoded, stats } = self;
+        let Self { kernel, values, words, codes, decoded, stats } = self;
         let (blocks, strip_rows) = (cols.div_ceil(BLOCK), STRIP as usize);
         words.clear();
         words.resize(values.len() / cols * blocks * 4, 0);
@@ -305,7 +324,7 @@ impl Buffers {
                 let importance = importances.at(first_row + row as u64);
                 let row_codes = codes.get_mut(start..).unwrap_or_default();
                 let mut out = RowOut { words, codes: row_codes, stats: *stats, overflow: false };
-                encode_row(w, importance, exponent, rates, &places, &mut out);
+                encode_row(kernel, w, importance, exponent, rates, &places, &mut out);
                 *stats = out.stats;
                 if out.overflow {
                     return Some(row);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::codec::testing::{MemoryRows, Stored, encode_as, encode_guided, encode_with, gaussian, snr_db};
-use crate::codec::{Guide, InputMoments, Precision};
+use crate::codec::{Guide, InputMoments};
 use crate::simd;
 use proptest::prelude::*;
 
@@ -133,6 +133,59 @@ fn any_magnitude_and_any_shape() {
             assert!(measured > 9.0, "2^{exponent} {rows}x{cols}: {measured}");
             assert!((s.stats.snr_db() - measured).abs() < 0.01);
         }
+    }
+}
+
+#[test]
+fn constant_blocks_and_huge_and_tiny_weights_at_low_rates() {
+    for (rows, cols) in [(1u64, 1u64), (1, 300), (300, 1), (17, 65)] {
+        for magnitude in [1e-30f32, 1.0, 1e30] {
+            let same = vec![-magnitude; (rows * cols) as usize];
+            let noise: Vec<f32> =
+                gaussian((rows * cols) as usize, 12).iter().map(|v| v * magnitude).collect();
+            for w in [same, noise] {
+                for rate in [2520, 4516] {
+                    let s = stored(rows, cols, &w, rate);
+                    let measured = snr_db(&w, &s.decode(CODEC));
+                    assert!(measured > 7.0, "{magnitude} {rows}x{cols} {rate}: {measured}");
+                    assert_eq!(CODEC.check(&s.view()), Ok(()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn experts_that_share_a_strip_keep_their_own_importances() {
+    // Two experts of 24 rows: the second strip belongs to both.
+    let w = gaussian(48 * 256, 13);
+    let loud = |block: usize| InputMoments {
+        importance: (0..256).map(|j| if j / 64 == block { 100.0 } else { 1.0 }).collect(),
+        hessian: Vec::new(),
+    };
+    let (a, b) = (loud(0), loud(3));
+    let parts = [&a, &b];
+    let guide = Guide::new(&parts, 48, 256).unwrap();
+    let rows = MemoryRows::f32(48, 256, w.clone());
+    let s = encode_with(CODEC, &rows, &Request { guide, ..request(3600) }).unwrap();
+    let rates = rates(&s);
+    assert!(rates[0] > rates[3] && rates[11] > rates[8], "{rates:?}");
+    let decoded = s.decode(CODEC);
+    let errors = w.iter().zip(&decoded).enumerate().map(|(i, (w, v))| {
+        let moments = if i / 256 < 24 { &a } else { &b };
+        f64::from(moments.importance[i % 256]) * f64::from(w - v).powi(2)
+    });
+    let (noise, expected) = (s.stats.output.unwrap().noise, errors.sum::<f64>());
+    assert!((noise - expected).abs() < 1e-3 * expected, "{noise} {expected}");
+}
+
+#[test]
+fn not_finite_is_named() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut w = gaussian(40 * 100, 14);
+        w[33 * 100 + 7] = bad;
+        let error = encode_with(CODEC, &MemoryRows::f32(40, 100, w), &request(3600)).unwrap_err();
+        assert!(matches!(error, Error::NotFinite { row: 33, col: 7, index: 3307, .. }), "{error}");
     }
 }
 

@@ -14,7 +14,7 @@
 
 use super::fit::{Groups, top};
 use super::unit::{Unit, head};
-use crate::codec::lanes::{LANES, Lanes};
+use crate::codec::lanes::{F32x8, LANES, Lanes};
 
 /// Weights of a group.
 pub(super) const GROUP: usize = 32;
@@ -57,65 +57,59 @@ impl Compact {
         (scales, minuses)
     }
 
-    /// Scales and mins of a superblock, in the groups' normalised units.
-    #[inline(always)]
-    pub(super) fn choose<V: Lanes, const B: u32>(self, groups: &Groups<GROUP>) -> Scales<V> {
+    /// Scales and mins of a superblock of codes of `bits`, in the groups'
+    /// normalised units.
+    pub(super) fn choose(self, groups: &mut Groups, bits: u32) -> Scales {
         let centred = self.min_bias > 0.0;
-        let mut fit = groups.fit::<V, B>(!centred);
+        let mut fit = groups.fit(bits, !centred);
         let unit = Unit::new(groups.shift[0], self.exponent);
-        let bias = V::splat(self.code_bias);
-        let min_bias = V::splat(self.min_bias);
+        let bias = F32x8::splat(self.code_bias);
+        let min_bias = F32x8::splat(self.min_bias);
         let mut wanted_scale = fit.scale;
 
         // dmin from the mins of the unrounded scales.
-        let scale = V::load(&fit.scale);
-        let minus = V::zero() - (fit.offset(scale) + scale * bias);
-        let (reach, steps) = if centred {
-            (minus.abs().store().max_lane(), TOP - 32.0)
-        } else {
-            (minus.store().max_lane(), TOP)
-        };
+        let minus = F32x8::ZERO - (fit.offset(fit.scale) + fit.scale * bias);
+        let (reach, steps) =
+            if centred { (minus.abs().max_lane(), TOP - 32.0) } else { (minus.max_lane(), TOP) };
         let dmin = unit.store(reach.max(0.0) / steps);
-        let per_dmin = V::splat(dmin.value).recip_or_zero();
-        let (flat_minus, flat_per_dmin) = (minus.store(), per_dmin.store());
+        let per_dmin = F32x8::splat(dmin.value).recip_or_zero();
 
         // A group of equal values has no scale of its own: it takes one whose
         // codes make up for the rounding of its min.
         for l in 0..LANES {
             if groups.hi.0[l] <= groups.lo.0[l] {
-                let m = round_even(flat_minus.0[l] * flat_per_dmin.0[l])
-                    .clamp(-self.min_bias, TOP - self.min_bias);
+                let m = round_even(minus.0[l] * per_dmin.0[l]).clamp(-self.min_bias, TOP - self.min_bias);
                 let rest = groups.lo.0[l] + dmin.value * m;
-                wanted_scale.0[l] = if centred { rest.abs() } else { (rest / top(B)).max(0.0) };
+                wanted_scale.0[l] = if centred { rest.abs() } else { (rest / top(bits)).max(0.0) };
                 fit.mean_code.0[l] = self.code_bias;
             }
         }
         let d = unit.store(wanted_scale.max_lane().max(0.0) / TOP);
-        let per_d = V::splat(d.value).recip_or_zero();
+        let per_d = F32x8::splat(d.value).recip_or_zero();
         // A group far flatter than its neighbours still gets the finest scale.
-        let least = V::splat(if d.value > 0.0 { 1.0 } else { 0.0 });
-        let sc = (V::load(&wanted_scale) * per_d).min(V::splat(TOP)).round().max(least);
-        let scale = sc * V::splat(d.value);
-        let minus = V::zero() - (fit.offset(scale) + scale * bias);
-        let m = (minus * per_dmin).max(V::zero() - min_bias).min(V::splat(TOP) - min_bias).round();
+        let least = F32x8::splat(if d.value > 0.0 { 1.0 } else { 0.0 });
+        let sc = (wanted_scale * per_d).min(F32x8::splat(TOP)).round().max(least);
+        let scale = sc * F32x8::splat(d.value);
+        let minus = F32x8::ZERO - (fit.offset(scale) + scale * bias);
+        let m = (minus * per_dmin).max(F32x8::ZERO - min_bias).min(F32x8::splat(TOP) - min_bias).round();
         // Below 2^12, so the low bits of the sum with 2^23.
-        let entries = sc + (m + min_bias) * V::splat(64.0) + V::splat(8_388_608.0);
-        let entries = entries.store();
+        let entries = sc + (m + min_bias) * F32x8::splat(64.0) + F32x8::splat(8_388_608.0);
         let four = |e: &[f32]| e.iter().rev().fold(0u64, |w, e| w << 12 | u64::from(e.to_bits() & 0xfff));
         let (low, high) = entries.0.split_at(4);
         let words = u128::from(d.bits)
             | u128::from(dmin.bits) << 16
             | u128::from(four(low)) << 32
             | u128::from(four(high)) << 80;
-        Scales { words, scale, minus: m * V::splat(dmin.value), overflow: d.overflows() || dmin.overflows() }
+        let minus = m * F32x8::splat(dmin.value);
+        Scales { words, scale, minus, overflow: d.overflows() || dmin.overflows() }
     }
 }
 
 /// Chosen scales: as stored, and as the codes see them.
-pub(super) struct Scales<V> {
+pub(super) struct Scales {
     pub(super) words: u128,
-    pub(super) scale: V,
-    pub(super) minus: V,
+    pub(super) scale: F32x8,
+    pub(super) minus: F32x8,
     pub(super) overflow: bool,
 }
 

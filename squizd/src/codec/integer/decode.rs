@@ -11,7 +11,8 @@ use squizd_spec::CodecId;
 use std::ops::Range;
 
 /// Decodes `rows` of a stored tensor.
-pub(super) fn rows<const B: u32>(
+pub(super) fn rows(
+    bits: u32,
     id: CodecId,
     tensor: &Encoded<'_>,
     rows: Range<u64>,
@@ -23,8 +24,8 @@ pub(super) fn rows<const B: u32>(
     }
     let [codes, scales, ..] = geometry.planes;
     decode_rows(
-        B,
-        Layout::of(B, tensor.params),
+        bits,
+        Layout::of(bits, tensor.params),
         tensor.matrix.cols as usize,
         plane_rows(tensor.data, codes, &rows),
         plane_rows(tensor.data, scales, &rows),

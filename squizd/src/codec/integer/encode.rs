@@ -1,11 +1,11 @@
-//! Rows of weights to codes and stored scales, at every instruction set.
+//! Rows of weights to codes and stored scales.
 
 use super::compact::{self, Compact};
 use super::fine::{self, Fine};
-use super::fit::{Groups, store_codes};
+use super::fit::{Groups, Quantizer, top};
 use super::layout::{Layout, SUPERBLOCK};
 use crate::codec::EncodeStats;
-use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level};
+use crate::codec::lanes::{F32x8, LANES};
 
 /// Output of some rows: zeroed bytes, and bytes per row.
 pub(super) struct Coded<'a> {
@@ -27,7 +27,6 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Adds eight groups' sums, which are in units of `2^shift` squared.
-    #[inline(always)]
     pub(super) fn add(&mut self, signal: F32x8, noise: F32x8, shift: &[i32; LANES]) {
         if *shift == [0; LANES] {
             self.stats.signal += signal.sum_f64();
@@ -46,15 +45,11 @@ impl Tally {
     }
 }
 
-at_each_level! {
-    /// Encodes whole rows of `cols` columns, each weight to the nearest value.
-    /// With `importance`, one for each column, scales minimise the error that
-    /// it weighs.
-    pub(super) fn encode_rows(layout: Layout, values: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut Coded<'_>) -> Tally = encode_lanes;
-}
-
-#[inline(always)]
-fn encode_lanes<V: Lanes, const B: u32>(
+/// Encodes whole rows of `cols` columns to codes of `bits`, each weight to the
+/// nearest value. With `importance`, one for each column, scales minimise the
+/// error that it weighs.
+pub(super) fn encode_rows(
+    bits: u32,
     layout: Layout,
     values: &[f32],
     cols: usize,
@@ -62,20 +57,14 @@ fn encode_lanes<V: Lanes, const B: u32>(
     out: &mut Coded<'_>,
 ) -> Tally {
     match layout {
-        Layout::Compact(compact) => compact.encode_rows::<V, B>(values, cols, importance, out),
-        Layout::Fine(fine) => fine.encode_rows::<V, B>(values, cols, importance, out),
-        Layout::Plain { group, format } => match group {
-            16 => format.encode_rows::<V, B, 16>(values, cols, importance, out),
-            32 => format.encode_rows::<V, B, 32>(values, cols, importance, out),
-            64 => format.encode_rows::<V, B, 64>(values, cols, importance, out),
-            _ => format.encode_rows::<V, B, 128>(values, cols, importance, out),
-        },
+        Layout::Compact(compact) => compact.encode_rows(bits, values, cols, importance, out),
+        Layout::Fine(fine) => fine.encode_rows(bits, values, cols, importance, out),
+        Layout::Plain { group, format } => format.encode_rows(bits, group, values, cols, importance, out),
     }
 }
 
 /// Calls `encode` for every superblock of `values`: row, weights, importances,
 /// where its codes and its scales go.
-#[inline(always)]
 fn superblocks(
     values: &[f32],
     cols: usize,
@@ -97,7 +86,6 @@ fn superblocks(
 
 /// Stores the low `4 + ceil(bits / 8)` bytes of a superblock, bits behind its
 /// last entry zero.
-#[inline(always)]
 pub(super) fn store_words(words: u128, entry_bits: usize, entries: usize, out: &mut [u8]) {
     let kept = words & u128::MAX >> (128 - (32 + entry_bits * entries).min(128));
     for (b, w) in out.iter_mut().zip(kept.to_le_bytes()) {
@@ -106,21 +94,23 @@ pub(super) fn store_words(words: u128, entry_bits: usize, entries: usize, out: &
 }
 
 impl Compact {
-    #[inline(always)]
-    fn encode_rows<V: Lanes, const B: u32>(
+    fn encode_rows(
         self,
+        bits: u32,
         values: &[f32],
         cols: usize,
         importance: Option<&[f32]>,
         out: &mut Coded<'_>,
     ) -> Tally {
         let mut tally = Tally::default();
-        let mut groups = Groups::EMPTY;
-        let mut q = [V::zero(); compact::GROUP];
+        let mut groups = Groups::new(compact::GROUP);
+        let quantizer = Quantizer { top: top(bits), bias: self.code_bias };
         superblocks(values, cols, importance, out, |row, w, importance, codes, scales| {
-            let chosen = self.scales::<V, B>(w, importance, &mut groups, scales);
-            let (signal, noise) = groups.assign::<V, B>(chosen.scale, chosen.minus, self.code_bias, &mut q);
-            store_codes(&q, codes);
+            groups.load(w.chunks(compact::GROUP), importance.map(|v| v.chunks(compact::GROUP)));
+            groups.normalise(F32x8([groups.peaks().max_lane(); LANES]));
+            let chosen = self.choose(&mut groups, bits);
+            store_words(chosen.words, 12, w.len().div_ceil(compact::GROUP), scales);
+            let (signal, noise) = groups.assign(chosen.scale, chosen.minus, quantizer, codes);
             tally.add(signal, noise, &groups.shift);
             if chosen.overflow {
                 tally.overflow(row);
@@ -128,42 +118,33 @@ impl Compact {
         });
         tally
     }
-
-    /// Loads a superblock into `groups`, chooses its scales and stores them.
-    #[inline(always)]
-    fn scales<V: Lanes, const B: u32>(
-        self,
-        w: &[f32],
-        importance: Option<&[f32]>,
-        groups: &mut Groups<{ compact::GROUP }>,
-        stored: &mut [u8],
-    ) -> compact::Scales<V> {
-        groups.load::<V>(w.chunks(compact::GROUP), importance.map(|v| v.chunks(compact::GROUP)));
-        groups.normalise::<V>(F32x8([groups.peaks::<V>().max_lane(); LANES]));
-        let chosen = self.choose::<V, B>(groups);
-        store_words(chosen.words, 12, w.len().div_ceil(compact::GROUP), stored);
-        chosen
-    }
 }
 
 impl Fine {
-    #[inline(always)]
-    fn encode_rows<V: Lanes, const B: u32>(
+    fn encode_rows(
         self,
+        bits: u32,
         values: &[f32],
         cols: usize,
         importance: Option<&[f32]>,
         out: &mut Coded<'_>,
     ) -> Tally {
         let mut tally = Tally::default();
-        let mut halves = [Groups::EMPTY, Groups::EMPTY];
-        let mut q = [V::zero(); fine::GROUP];
+        let mut halves = [Groups::new(fine::GROUP), Groups::new(fine::GROUP)];
+        let quantizer = Quantizer { top: top(bits), bias: self.code_bias };
         superblocks(values, cols, importance, out, |row, w, importance, codes, scales| {
-            let chosen = self.scales::<V, B>(w, importance, &mut halves, scales);
+            for (h, groups) in halves.iter_mut().enumerate() {
+                let importance = importance.map(|v| half(v, h).chunks(fine::GROUP));
+                groups.load(half(w, h).chunks(fine::GROUP), importance);
+            }
+            let peak = halves[0].peaks().max_lane().max(halves[1].peaks().max_lane());
+            for groups in &mut halves {
+                groups.normalise(F32x8([peak; LANES]));
+            }
+            let chosen = self.choose(&mut halves, bits);
+            store_words(chosen.words, 6, w.len().div_ceil(fine::GROUP), scales);
             for (h, codes) in codes.chunks_mut(SUPERBLOCK / 2).enumerate() {
-                let (signal, noise) =
-                    halves[h].assign::<V, B>(chosen.scale[h], chosen.minus[h], self.code_bias, &mut q);
-                store_codes(&q, codes);
+                let (signal, noise) = halves[h].assign(chosen.scale[h], chosen.minus[h], quantizer, codes);
                 tally.add(signal, noise, &halves[h].shift);
             }
             if chosen.overflow {
@@ -172,32 +153,9 @@ impl Fine {
         });
         tally
     }
-
-    /// Loads a superblock into `halves`, chooses its scales and stores them.
-    #[inline(always)]
-    fn scales<V: Lanes, const B: u32>(
-        self,
-        w: &[f32],
-        importance: Option<&[f32]>,
-        halves: &mut [Groups<{ fine::GROUP }>; 2],
-        stored: &mut [u8],
-    ) -> fine::Scales<V> {
-        for (h, groups) in halves.iter_mut().enumerate() {
-            let importance = importance.map(|v| half(v, h).chunks(fine::GROUP));
-            groups.load::<V>(half(w, h).chunks(fine::GROUP), importance);
-        }
-        let peak = halves[0].peaks::<V>().max_lane().max(halves[1].peaks::<V>().max_lane());
-        for groups in &mut *halves {
-            groups.normalise::<V>(F32x8([peak; LANES]));
-        }
-        let chosen = self.choose::<V, B>(halves);
-        store_words(chosen.words, 6, w.len().div_ceil(fine::GROUP), stored);
-        chosen
-    }
 }
 
 /// The first or second half of a superblock, as far as it is there.
-#[inline(always)]
 fn half(superblock: &[f32], h: usize) -> &[f32] {
     let (first, second) = superblock.split_at(superblock.len().min(SUPERBLOCK / 2));
     if h == 0 { first } else { second }

@@ -27,9 +27,9 @@
 //! and min, and `d` and `dmin` are refitted by least squares to all codes.
 #![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
-use super::fit::{Attempt, Fit, Groups};
+use super::fit::{Attempt, Fit, Groups, Quantizer};
 use super::unit::{Half, Unit, head};
-use crate::codec::lanes::{LANES, Lanes};
+use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level};
 
 /// Weights of a group.
 pub(super) const GROUP: usize = 16;
@@ -56,8 +56,8 @@ pub(in crate::codec) struct Fine {
     pub(in crate::codec) exponent: i32,
 }
 
-/// A group's scale and min before biases are taken off, in units of `d` and
-/// `dmin`, and what they come to.
+/// Scales and mins of eight groups before biases are taken off, in units of
+/// `d` and `dmin`, and what they come to.
 #[derive(Clone, Copy)]
 struct Choice<V> {
     scale: V,
@@ -70,7 +70,14 @@ struct Superblock<V> {
     d: Half,
     dmin: Half,
     halves: [Choice<V>; 2],
-    error: f32,
+}
+
+/// Chosen scales: as stored, and as the codes of both halves see them.
+pub(super) struct Scales {
+    pub(super) words: u128,
+    pub(super) scale: [F32x8; 2],
+    pub(super) minus: [F32x8; 2],
+    pub(super) overflow: bool,
 }
 
 impl Fine {
@@ -98,64 +105,69 @@ impl Fine {
         (scales, minuses)
     }
 
-    /// Scales and mins of a superblock, in the groups' normalised units; both
-    /// halves have the same.
-    #[inline(always)]
-    pub(super) fn choose<V: Lanes, const B: u32>(self, halves: &[Groups<GROUP>; 2]) -> Scales<V> {
+    /// Scales and mins of a superblock of codes of `bits`, in the groups'
+    /// normalised units; both halves have the same.
+    pub(super) fn choose(self, halves: &mut [Groups; 2], bits: u32) -> Scales {
         let [first, second] = halves;
-        let fits = [first.fit::<V, B>(false), second.fit::<V, B>(false)];
-        let unit = Unit::new(first.shift[0], self.exponent);
-        let mut best = self.begin::<V, B>(halves, &fits, &unit);
-        for _ in 0..ROUNDS {
-            for h in 0..2 {
-                best.halves[h] =
-                    self.neighbours::<V, B>(&halves[h], &fits[h], &best.halves[h], best.d, best.dmin);
-            }
-            best.error = total(&best.halves);
-            if let Some(better) = self.refit::<V, B>(halves, &fits, &best, &unit) {
-                best = better;
-            }
-        }
-        self.store(&best)
+        let fits = [first.fit(bits, false), second.fit(bits, false)];
+        let quantizer = Quantizer { top: super::fit::top(bits), bias: self.code_bias };
+        search(self, halves, &fits, quantizer)
     }
 
     /// The best of the grid of `d` and `dmin`, scales and mins the nearest.
     #[inline(always)]
-    fn begin<V: Lanes, const B: u32>(
+    fn begin<V: Lanes>(
         self,
-        halves: &[Groups<GROUP>; 2],
+        halves: &[Groups; 2],
         fits: &[Fit; 2],
-        unit: &Unit,
+        quantizer: Quantizer,
+        unit: Unit,
     ) -> Superblock<V> {
-        let wanted = |fit: &Fit| {
+        let (mut peak, mut reach) = (0.0f32, 0.0f32);
+        for fit in fits {
             let scale = V::load(&fit.scale);
             let min = scale * V::splat(-self.code_bias) - fit.offset(scale);
-            (fit.scale.max_lane(), min.abs().store().max_lane())
-        };
-        let ((a, b), (c, e)) = (wanted(&fits[0]), wanted(&fits[1]));
-        let (peak, reach) = (a.max(c).max(0.0), b.max(e));
-        let at = |d_step: f32, dmin_step: f32| {
-            let d = unit.store(d_step * peak / (TOP + self.scale_bias));
-            let dmin = unit.store(dmin_step * reach / MIN_BIAS);
-            let nearest = |h: usize| {
-                let scale = self.nearest_scale(V::load(&fits[h].scale) * V::splat(d.value).recip_or_zero());
-                let codes = V::load(&fits[h].mean_code) - V::splat(self.code_bias);
-                let min = nearest_min(Self::wanted_min(&fits[h], scale, codes, d, dmin));
-                self.attempt::<V, B>(&halves[h], scale, min, d, dmin)
-            };
-            let halves = [nearest(0), nearest(1)];
-            Superblock { d, dmin, halves, error: total(&halves) }
-        };
-        let mut best = at(D_STEPS[0], DMIN_STEPS[0]);
-        for d_step in D_STEPS {
-            for dmin_step in DMIN_STEPS {
-                let next = at(d_step, dmin_step);
-                if next.error < best.error {
-                    best = next;
+            peak = peak.max(fit.scale.max_lane());
+            reach = reach.max(min.abs().store().max_lane());
+        }
+        let (mut d, mut dmin) = ([Half::default(); D_STEPS.len()], [Half::default(); DMIN_STEPS.len()]);
+        for (d, step) in d.iter_mut().zip(D_STEPS) {
+            *d = unit.store(step * peak / (TOP + self.scale_bias));
+        }
+        for (dmin, step) in dmin.iter_mut().zip(DMIN_STEPS) {
+            *dmin = unit.store(step * reach / MIN_BIAS);
+        }
+        let mut least = f32::INFINITY;
+        let mut best = (d[0], dmin[0]);
+        for d in d {
+            for dmin in dmin {
+                let mut errors = [V::zero(); 2];
+                for h in 0..2 {
+                    let (scale, min) = self.nearest::<V>(&fits[h], d, dmin);
+                    let (s, m) = (scale * V::splat(d.value), min * V::splat(dmin.value));
+                    errors[h] = halves[h].error::<V>(s, m, quantizer);
+                }
+                let error = total(errors);
+                if error < least {
+                    (least, best) = (error, (d, dmin));
                 }
             }
         }
-        best
+        let (d, dmin) = best;
+        let (first, second) = (self.nearest::<V>(&fits[0], d, dmin), self.nearest::<V>(&fits[1], d, dmin));
+        let choices = [
+            Self::attempt(&halves[0], first.0, first.1, quantizer, d, dmin),
+            Self::attempt(&halves[1], second.0, second.1, quantizer, d, dmin),
+        ];
+        Superblock { d, dmin, halves: choices }
+    }
+
+    /// Scales and mins nearest to those fitted.
+    #[inline(always)]
+    fn nearest<V: Lanes>(self, fit: &Fit, d: Half, dmin: Half) -> (V, V) {
+        let scale = self.nearest_scale(V::load(&fit.scale) * V::splat(d.value).recip_or_zero());
+        let codes = V::load(&fit.mean_code) - V::splat(self.code_bias);
+        (scale, nearest_min(Self::wanted_min(fit, scale, codes, d, dmin)))
     }
 
     /// The scale in units of `d` nearest to `x`.
@@ -171,85 +183,92 @@ impl Fine {
     }
 
     #[inline(always)]
-    fn attempt<V: Lanes, const B: u32>(
-        self,
-        groups: &Groups<GROUP>,
+    fn attempt<V: Lanes>(
+        groups: &Groups,
         scale: V,
         min: V,
+        quantizer: Quantizer,
         d: Half,
         dmin: Half,
     ) -> Choice<V> {
         let (s, m) = (scale * V::splat(d.value), min * V::splat(dmin.value));
-        Choice { scale, min, attempt: groups.attempt::<V, B>(s, m, self.code_bias) }
+        Choice { scale, min, attempt: groups.attempt::<V>(s, m, quantizer) }
     }
 
     /// The best choice among the neighbouring scales and mins of `from`.
     #[inline(always)]
-    fn neighbours<V: Lanes, const B: u32>(
+    fn neighbours<V: Lanes>(
         self,
-        groups: &Groups<GROUP>,
+        groups: &Groups,
         fit: &Fit,
         from: &Choice<V>,
+        quantizer: Quantizer,
         d: Half,
         dmin: Half,
     ) -> Choice<V> {
         let mean_code = from.attempt.codes / groups.counts::<V>();
-        let mut best = *from;
-        for step in [-1.0, 0.0, 1.0] {
-            let scale = self.nearest_scale(from.scale + V::splat(step));
-            let wanted = Self::wanted_min(fit, scale, mean_code, d, dmin);
-            for step in [-1.0, 0.0, 1.0] {
-                let min = nearest_min(wanted + V::splat(step));
-                best = best.better(self.attempt::<V, B>(groups, scale, min, d, dmin));
+        let (mut scale, mut min, mut least) = (from.scale, from.min, from.attempt.error);
+        for scale_step in [-1.0, 0.0, 1.0] {
+            let next_scale = self.nearest_scale(from.scale + V::splat(scale_step));
+            let wanted = Self::wanted_min(fit, next_scale, mean_code, d, dmin);
+            for min_step in [-1.0, 0.0, 1.0] {
+                let next_min = nearest_min(wanted + V::splat(min_step));
+                let (s, m) = (next_scale * V::splat(d.value), next_min * V::splat(dmin.value));
+                let error = groups.error::<V>(s, m, quantizer);
+                scale = error.select_lt(least, next_scale, scale);
+                min = error.select_lt(least, next_min, min);
+                least = error.select_lt(least, error, least);
             }
         }
-        best
+        Self::attempt(groups, scale, min, quantizer, d, dmin)
     }
 
-    /// `d` and `dmin` by least squares for the codes, scales and mins of
-    /// `from`, if that lowers the error: with `a = scale q` and `b = -min`,
+    /// Takes `d` and `dmin` by least squares for the codes, scales and mins of
+    /// `best`, if that lowers the error: with `a = scale q` and `b = -min`,
     /// `w ~ d a + dmin b`.
     #[inline(always)]
-    fn refit<V: Lanes, const B: u32>(
-        self,
-        halves: &[Groups<GROUP>; 2],
+    fn refit<V: Lanes>(
+        halves: &[Groups; 2],
         fits: &[Fit; 2],
-        from: &Superblock<V>,
-        unit: &Unit,
-    ) -> Option<Superblock<V>> {
+        best: &mut Superblock<V>,
+        quantizer: Quantizer,
+        unit: Unit,
+    ) {
         let (mut aa, mut bb, mut ab, mut aw, mut bw) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for ((groups, fit), choice) in halves.iter().zip(fits).zip(&from.halves) {
-            let Choice { scale, min, attempt } = *choice;
-            let count = groups.counts::<V>();
-            let sum = |v: V| v.store().sum_f64();
-            aa += sum(scale * scale * attempt.squares);
-            bb += sum(min * min * count);
-            ab -= sum(scale * min * attempt.codes);
-            aw += sum(scale * attempt.products);
-            bw -= sum(min * count * V::load(&fit.mean));
+        for h in 0..2 {
+            let Choice { scale, min, attempt } = best.halves[h];
+            let count = halves[h].counts::<V>();
+            aa += (scale * scale * attempt.squares).store().sum_f64();
+            bb += (min * min * count).store().sum_f64();
+            ab -= (scale * min * attempt.codes).store().sum_f64();
+            aw += (scale * attempt.products).store().sum_f64();
+            bw -= (min * count * V::load(&fits[h].mean)).store().sum_f64();
         }
         let determinant = aa * bb - ab * ab;
         if determinant <= 1e-9 * aa * bb {
-            return None;
+            return;
         }
         let d = unit.store(((aw * bb - bw * ab) / determinant) as f32);
         let dmin = unit.store(((bw * aa - aw * ab) / determinant) as f32);
         if d.value <= 0.0 || d.overflows() || dmin.overflows() {
-            return None;
+            return;
         }
-        let choice = |h: usize| {
-            let Choice { scale, min, .. } = from.halves[h];
-            self.attempt::<V, B>(&halves[h], scale, min, d, dmin)
-        };
-        let halves = [choice(0), choice(1)];
-        let error = total(&halves);
-        (error < from.error).then_some(Superblock { d, dmin, halves, error })
+        let mut choices = best.halves;
+        for h in 0..2 {
+            let Choice { scale, min, .. } = best.halves[h];
+            choices[h] = Self::attempt(&halves[h], scale, min, quantizer, d, dmin);
+        }
+        let error = |halves: &[Choice<V>; 2]| total([halves[0].attempt.error, halves[1].attempt.error]);
+        if error(&choices) < error(&best.halves) {
+            *best = Superblock { d, dmin, halves: choices };
+        }
     }
 
     #[inline(always)]
-    fn store<V: Lanes>(self, chosen: &Superblock<V>) -> Scales<V> {
-        let Superblock { d, dmin, halves, .. } = chosen;
+    fn store<V: Lanes>(self, chosen: &Superblock<V>) -> Scales {
+        let Superblock { d, dmin, halves } = chosen;
         let mut words = u128::from(d.bits) | u128::from(dmin.bits) << 16;
+        let (mut scales, mut minuses) = ([F32x8::ZERO; 2], [F32x8::ZERO; 2]);
         for (h, choice) in halves.iter().enumerate() {
             let scale = (choice.scale - V::splat(self.scale_bias)).store();
             let min = (choice.min + V::splat(MIN_BIAS)).store();
@@ -257,39 +276,44 @@ impl Fine {
                 let entry = scale.0[l] as u32 & 7 | (min.0[l] as u32 & 7) << 3;
                 words |= u128::from(entry) << (32 + 6 * (LANES * h + l));
             }
+            scales[h] = (choice.scale * V::splat(d.value)).store();
+            minuses[h] = (choice.min * V::splat(dmin.value)).store();
         }
-        Scales {
-            words,
-            scale: [0, 1].map(|h| halves[h].scale * V::splat(d.value)),
-            minus: [0, 1].map(|h| halves[h].min * V::splat(dmin.value)),
-            overflow: d.overflows() || dmin.overflows(),
-        }
+        Scales { words, scale: scales, minus: minuses, overflow: d.overflows() || dmin.overflows() }
     }
 }
 
-impl<V: Lanes> Choice<V> {
-    /// The choice of smaller error per lane, `self` on ties.
-    #[inline(always)]
-    fn better(self, other: Self) -> Self {
-        let (old, new) = (self.attempt, other.attempt);
-        let pick = |a: V, b: V| new.error.select_lt(old.error, b, a);
-        Self {
-            scale: pick(self.scale, other.scale),
-            min: pick(self.min, other.min),
-            attempt: Attempt {
-                error: pick(old.error, new.error),
-                codes: pick(old.codes, new.codes),
-                squares: pick(old.squares, new.squares),
-                products: pick(old.products, new.products),
-            },
-        }
-    }
+at_each_level! {
+    /// The search that the module's comment describes.
+    fn search(fine: Fine, halves: &[Groups; 2], fits: &[Fit; 2], quantizer: Quantizer) -> Scales = search_lanes;
 }
 
-/// The error of both halves.
 #[inline(always)]
-fn total<V: Lanes>(halves: &[Choice<V>; 2]) -> f32 {
-    halves.iter().map(|c| c.attempt.error.store().0.into_iter().sum::<f32>()).sum()
+fn search_lanes<V: Lanes>(fine: Fine, halves: &[Groups; 2], fits: &[Fit; 2], quantizer: Quantizer) -> Scales {
+    let unit = Unit::new(halves[0].shift[0], fine.exponent);
+    let mut best = fine.begin::<V>(halves, fits, quantizer, unit);
+    for _ in 0..ROUNDS {
+        for h in 0..2 {
+            best.halves[h] =
+                fine.neighbours(&halves[h], &fits[h], &best.halves[h], quantizer, best.d, best.dmin);
+        }
+        Fine::refit(halves, fits, &mut best, quantizer, unit);
+    }
+    fine.store(&best)
+}
+
+/// The sum of all lanes.
+#[inline(always)]
+fn total<V: Lanes>(halves: [V; 2]) -> f32 {
+    let mut sum = 0.0;
+    for half in halves {
+        let mut own = 0.0;
+        for lane in half.store().0 {
+            own += lane;
+        }
+        sum += own;
+    }
+    sum
 }
 
 /// The min, in units of `dmin`, nearest to `x`: half of an odd number.
@@ -297,12 +321,4 @@ fn total<V: Lanes>(halves: &[Choice<V>; 2]) -> f32 {
 fn nearest_min<V: Lanes>(x: V) -> V {
     let half = V::splat(0.5);
     (x - half).max(V::splat(-MIN_BIAS - 0.5)).min(V::splat(MIN_BIAS - 0.5)).round() + half
-}
-
-/// Chosen scales: as stored, and as the codes of both halves see them.
-pub(super) struct Scales<V> {
-    pub(super) words: u128,
-    pub(super) scale: [V; 2],
-    pub(super) minus: [V; 2],
-    pub(super) overflow: bool,
 }

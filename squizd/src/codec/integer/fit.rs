@@ -15,10 +15,12 @@
 //!
 //! and the pair whose line has the smallest error wins; one more assignment
 //! and regression from that line follows.
-#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
+//!
+//! Bits and the length of groups are numbers here, not types: the loops over a
+//! group's weights are long enough, and one copy for each kind of lanes does.
 
 use super::clips::clips;
-use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i, exponent};
+use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level, exp2i, exponent};
 
 /// Importances that differ leave rounding errors in a regression's
 /// determinant; below this part of its terms it counts as zero.
@@ -29,13 +31,22 @@ pub(in crate::codec) const fn top(bits: u32) -> f32 {
     ((1 << bits) - 1) as f32
 }
 
-/// Eight groups of `G` weights.
-pub(in crate::codec) struct Groups<const G: usize> {
+/// How weights become codes: `w = scale * (q - bias) - minus`, `0 <= q <= top`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::codec) struct Quantizer {
+    pub(in crate::codec) top: f32,
+    pub(in crate::codec) bias: f32,
+}
+
+/// Eight groups of equal length.
+pub(in crate::codec) struct Groups {
     /// Weight `i` of each group; what lies past a short group's end repeats
     /// its first weight.
-    pub(in crate::codec) w: [F32x8; G],
+    w: Vec<F32x8>,
     /// Importance of each weight; 0 past a group's end.
-    importance: [F32x8; G],
+    importance: Vec<F32x8>,
+    /// `w` in the range of its group.
+    u: Vec<F32x8>,
     /// Sum of the importances of each group; 1 if there are none.
     count: F32x8,
     /// Smallest and largest weight of each group.
@@ -50,6 +61,7 @@ pub(in crate::codec) struct Groups<const G: usize> {
 }
 
 /// The best line of each group: `w = scale * q + offset(scale)`.
+#[derive(Clone, Copy)]
 pub(in crate::codec) struct Fit {
     pub(in crate::codec) scale: F32x8,
     pub(in crate::codec) mean: F32x8,
@@ -66,22 +78,25 @@ impl Fit {
     }
 }
 
-impl<const G: usize> Groups<G> {
-    pub(in crate::codec) const EMPTY: Self = Self {
-        w: [F32x8::ZERO; G],
-        importance: [F32x8::ZERO; G],
-        count: F32x8::ZERO,
-        lo: F32x8::ZERO,
-        hi: F32x8::ZERO,
-        shift: [0; LANES],
-        weighted: false,
-        singular: 0.0,
-    };
+impl Groups {
+    /// Room for eight groups of `length` weights.
+    pub(in crate::codec) fn new(length: usize) -> Self {
+        Self {
+            w: vec![F32x8::ZERO; length],
+            importance: vec![F32x8::ZERO; length],
+            u: vec![F32x8::ZERO; length],
+            count: F32x8::ZERO,
+            lo: F32x8::ZERO,
+            hi: F32x8::ZERO,
+            shift: [0; LANES],
+            weighted: false,
+            singular: 0.0,
+        }
+    }
 
-    /// Loads up to eight groups (each of 1 to `G` weights; missing ones count
+    /// Loads up to eight groups (each of 1 to all weights; missing ones count
     /// as absent) and, if given, as many importances.
-    #[inline(always)]
-    pub(in crate::codec) fn load<'a, V: Lanes>(
+    pub(in crate::codec) fn load<'a>(
         &mut self,
         mut groups: impl Iterator<Item = &'a [f32]>,
         importance: Option<impl Iterator<Item = &'a [f32]>>,
@@ -92,22 +107,23 @@ impl<const G: usize> Groups<G> {
         for l in 0..LANES {
             let group = groups.next().unwrap_or_default();
             lengths[l] = group.len();
-            if let Ok(full) = <&[f32; G]>::try_from(group) {
-                for i in 0..G {
-                    self.w[i].0[l] = full[i];
-                }
-            } else {
-                let first = group.first().copied().unwrap_or(0.0);
-                for i in 0..G {
-                    self.w[i].0[l] = group.get(i).copied().unwrap_or(first);
-                }
-                self.weighted = true;
+            let length = self.w.len();
+            self.weighted |= group.len() < length;
+            let first = group.first().copied().unwrap_or(0.0);
+            let (own, behind) = self.w.split_at_mut(group.len().min(length));
+            for (lanes, w) in own.iter_mut().zip(group) {
+                lanes.0[l] = *w;
+            }
+            for lanes in behind {
+                lanes.0[l] = first;
             }
             self.count.0[l] = lengths[l].max(1) as f32;
             self.shift[l] = 0;
         }
         if let Some(mut importance) = importance {
-            self.weigh(|l| (importance.next().unwrap_or_default(), lengths[l]));
+            for l in 0..LANES {
+                self.weigh(l, importance.next().unwrap_or_default(), lengths[l]);
+            }
         } else if self.weighted {
             for (i, importance) in self.importance.iter_mut().enumerate() {
                 for l in 0..LANES {
@@ -115,45 +131,28 @@ impl<const G: usize> Groups<G> {
                 }
             }
         }
-        self.bounds::<V>();
+        bounds(self);
     }
 
-    /// Takes importances over, all of them positive.
-    #[inline(always)]
-    fn weigh<'a>(&mut self, mut group: impl FnMut(usize) -> (&'a [f32], usize)) {
-        for l in 0..LANES {
-            let (importance, length) = group(l);
-            let mut sum = 0.0;
-            for i in 0..G {
-                let v = if i < length { importance.get(i).copied().unwrap_or(1.0) } else { 0.0 };
-                self.importance[i].0[l] = v;
-                sum += v;
-            }
-            self.count.0[l] = if sum > 0.0 { sum } else { 1.0 };
+    /// Takes the importances of group `l` over, all of them positive.
+    fn weigh(&mut self, l: usize, importance: &[f32], length: usize) {
+        let mut sum = 0.0;
+        for (i, lanes) in self.importance.iter_mut().enumerate() {
+            let v = if i < length { importance.get(i).copied().unwrap_or(1.0) } else { 0.0 };
+            lanes.0[l] = v;
+            sum += v;
         }
-    }
-
-    #[inline(always)]
-    fn bounds<V: Lanes>(&mut self) {
-        let first = V::load(&self.w[0]);
-        let (mut lo, mut hi) = (first, first);
-        for w in &self.w {
-            lo = V::load(w).min(lo);
-            hi = V::load(w).max(hi);
-        }
-        (self.lo, self.hi) = (lo.store(), hi.store());
+        self.count.0[l] = if sum > 0.0 { sum } else { 1.0 };
     }
 
     /// The largest magnitude of each group.
-    #[inline(always)]
-    pub(in crate::codec) fn peaks<V: Lanes>(&self) -> F32x8 {
-        V::load(&self.hi).abs().max(V::load(&self.lo).abs()).store()
+    pub(in crate::codec) fn peaks(&self) -> F32x8 {
+        self.hi.abs().max(self.lo.abs())
     }
 
     /// Scales each group by a power of two where the squares of weights up to
     /// its `peak` could leave the range of `f32`.
-    #[inline(always)]
-    pub(in crate::codec) fn normalise<V: Lanes>(&mut self, peaks: F32x8) {
+    pub(in crate::codec) fn normalise(&mut self, peaks: F32x8) {
         let safe = |p: f32| p == 0.0 || (exp2i(-40)..exp2i(40)).contains(&p);
         if peaks.0.into_iter().all(safe) {
             return;
@@ -164,47 +163,59 @@ impl<const G: usize> Groups<G> {
             factor.0[l] = exp2i(-self.shift[l]);
         }
         for w in &mut self.w {
-            *w = (V::load(w) * V::load(&factor)).store();
+            *w = *w * factor;
         }
-        self.bounds::<V>();
+        bounds(self);
     }
 
-    /// Fits every group. With `below_zero` offsets cannot be positive, so
-    /// ranges begin at 0 or less.
-    #[inline(always)]
-    pub(in crate::codec) fn fit<V: Lanes, const B: u32>(&self, below_zero: bool) -> Fit {
-        if self.weighted {
-            self.fit_lanes::<V, B, true>(below_zero)
-        } else {
-            self.fit_lanes::<V, B, false>(below_zero)
-        }
+    /// Fits every group by codes of `bits`. With `below_zero` offsets cannot be
+    /// positive, so ranges begin at 0 or less.
+    pub(in crate::codec) fn fit(&mut self, bits: u32, below_zero: bool) -> Fit {
+        fit(self, bits, below_zero)
+    }
+
+    /// Codes nearest to the weights, one byte each, group behind group as far as
+    /// `codes` reaches; returns the energy and the squared error of each group.
+    pub(in crate::codec) fn assign(
+        &self,
+        scale: F32x8,
+        minus: F32x8,
+        quantizer: Quantizer,
+        codes: &mut [u8],
+    ) -> (F32x8, F32x8) {
+        assign(self, scale, minus, quantizer, codes)
     }
 
     #[inline(always)]
-    fn fit_lanes<V: Lanes, const B: u32, const WEIGHTED: bool>(&self, below_zero: bool) -> Fit {
+    fn fit_lanes<V: Lanes, const WEIGHTED: bool>(&mut self, bits: u32, below_zero: bool) -> Fit {
         let (mut lo, count) = (V::load(&self.lo), V::load(&self.count));
         if below_zero {
             lo = lo.min(V::zero());
         }
         let span = V::load(&self.hi) - lo;
         let inverse = span.recip_or_zero();
-        let mut u = [V::zero(); G];
         let (mut sum, mut energy) = (V::zero(), V::zero());
-        for i in 0..G {
-            u[i] = (V::load(&self.w[i]) - lo) * inverse;
-            let vu = if WEIGHTED { u[i] * V::load(&self.importance[i]) } else { u[i] };
+        for ((u, w), v) in self.u.iter_mut().zip(&self.w).zip(&self.importance) {
+            let own = (V::load(w) - lo) * inverse;
+            *u = own.store();
+            let vu = if WEIGHTED { own * V::load(v) } else { own };
             sum = sum + vu;
-            energy = energy + vu * u[i];
+            energy = energy + vu * own;
         }
         let sums = Sums { count, sum, energy };
         let mut best =
             Line { slope: V::zero(), start: V::zero(), codes: V::zero(), error: V::splat(f32::MAX) };
-        for &(a, b) in clips(B, G) {
-            let gain = top(B) / (1.0 - a - b);
-            best = best.better(self.regress::<V, B, WEIGHTED>(&u, sums, V::splat(gain), V::splat(-a * gain)));
+        // One more than there are pairs: from the best of their lines.
+        for i in 0..=clips(bits, self.w.len()).len() {
+            let (gain, start) = if let Some(&(a, b)) = clips(bits, self.w.len()).get(i) {
+                let gain = top(bits) / (1.0 - a - b);
+                (V::splat(gain), V::splat(-a * gain))
+            } else {
+                let gain = best.slope.recip_or_zero();
+                (gain, V::zero() - best.start * gain)
+            };
+            best = best.better(self.regress::<V, WEIGHTED>(sums, gain, start, top(bits)));
         }
-        let gain = best.slope.recip_or_zero();
-        best = best.better(self.regress::<V, B, WEIGHTED>(&u, sums, gain, V::zero() - best.start * gain));
         Fit {
             scale: (best.slope * span).store(),
             mean: (lo + span * (sum / count)).store(),
@@ -214,21 +225,17 @@ impl<const G: usize> Groups<G> {
 
     /// The regression line for codes `round(clamp(u * gain + start))`.
     #[inline(always)]
-    fn regress<V: Lanes, const B: u32, const WEIGHTED: bool>(
-        &self,
-        u: &[V; G],
-        sums: Sums<V>,
-        gain: V,
-        start: V,
-    ) -> Line<V> {
+    fn regress<V: Lanes, const WEIGHTED: bool>(&self, sums: Sums<V>, gain: V, start: V, top: f32) -> Line<V> {
         let Sums { count, sum, energy } = sums;
+        let top = V::splat(top);
         let (mut codes, mut squares, mut products) = (V::zero(), V::zero(), V::zero());
-        for i in 0..G {
-            let q = quantize::<V, B>(u[i] * gain + start);
-            let vq = if WEIGHTED { q * V::load(&self.importance[i]) } else { q };
+        for (u, v) in self.u.iter().zip(&self.importance) {
+            let u = V::load(u);
+            let q = quantize(u * gain + start, top);
+            let vq = if WEIGHTED { q * V::load(v) } else { q };
             codes = codes + vq;
             squares = squares + vq * q;
-            products = products + vq * u[i];
+            products = products + vq * u;
         }
         // With importances 0 and 1 integers below 2^24, so exact.
         let determinant = count * squares - codes * codes;
@@ -239,37 +246,55 @@ impl<const G: usize> Groups<G> {
         Line { slope, start, codes, error: energy - slope * products - start * sum }
     }
 
-    /// What rounding to `w = scale * (q - bias) - minus` would come to.
+    /// The error, by importance, of rounding to `scale` and `minus`.
     #[inline(always)]
-    pub(in crate::codec) fn attempt<V: Lanes, const B: u32>(
-        &self,
-        scale: V,
-        minus: V,
-        bias: f32,
-    ) -> Attempt<V> {
+    pub(in crate::codec) fn error<V: Lanes>(&self, scale: V, minus: V, quantizer: Quantizer) -> V {
         if self.weighted {
-            self.attempt_lanes::<V, B, true>(scale, minus, bias)
+            self.error_lanes::<V, true>(scale, minus, quantizer)
         } else {
-            self.attempt_lanes::<V, B, false>(scale, minus, bias)
+            self.error_lanes::<V, false>(scale, minus, quantizer)
         }
     }
 
     #[inline(always)]
-    fn attempt_lanes<V: Lanes, const B: u32, const WEIGHTED: bool>(
+    fn error_lanes<V: Lanes, const WEIGHTED: bool>(&self, scale: V, minus: V, quantizer: Quantizer) -> V {
+        let (inverse, bias, top) = (scale.recip_or_zero(), V::splat(quantizer.bias), V::splat(quantizer.top));
+        let mut error = V::zero();
+        for (w, v) in self.w.iter().zip(&self.importance) {
+            let w = V::load(w);
+            let q = quantize((w + minus) * inverse + bias, top) - bias;
+            let e = w - (scale * q - minus);
+            error = error + if WEIGHTED { V::load(v) * e } else { e } * e;
+        }
+        error
+    }
+
+    /// What rounding to `scale` and `minus` comes to.
+    #[inline(always)]
+    pub(in crate::codec) fn attempt<V: Lanes>(&self, scale: V, minus: V, quantizer: Quantizer) -> Attempt<V> {
+        if self.weighted {
+            self.attempt_lanes::<V, true>(scale, minus, quantizer)
+        } else {
+            self.attempt_lanes::<V, false>(scale, minus, quantizer)
+        }
+    }
+
+    #[inline(always)]
+    fn attempt_lanes<V: Lanes, const WEIGHTED: bool>(
         &self,
         scale: V,
         minus: V,
-        bias: f32,
+        quantizer: Quantizer,
     ) -> Attempt<V> {
-        let (inverse, bias) = (scale.recip_or_zero(), V::splat(bias));
+        let (inverse, bias, top) = (scale.recip_or_zero(), V::splat(quantizer.bias), V::splat(quantizer.top));
         let zero = V::zero();
         let (mut error, mut codes, mut squares, mut products) = (zero, zero, zero, zero);
-        for i in 0..G {
-            let w = V::load(&self.w[i]);
-            let q = quantize::<V, B>((w + minus) * inverse + bias) - bias;
+        for (w, v) in self.w.iter().zip(&self.importance) {
+            let w = V::load(w);
+            let q = quantize((w + minus) * inverse + bias, top) - bias;
             let e = w - (scale * q - minus);
             let (ve, vq) = if WEIGHTED {
-                let v = V::load(&self.importance[i]);
+                let v = V::load(v);
                 (v * e, v * q)
             } else {
                 (e, q)
@@ -287,50 +312,82 @@ impl<const G: usize> Groups<G> {
     pub(in crate::codec) fn counts<V: Lanes>(&self) -> V {
         V::load(&self.count)
     }
+}
 
-    /// Codes nearest to the weights under `w = scale * (q - bias) - minus`,
-    /// with the energy and the squared error of each group.
-    #[inline(always)]
-    pub(in crate::codec) fn assign<V: Lanes, const B: u32>(
-        &self,
-        scale: V,
-        minus: V,
-        bias: f32,
-        codes: &mut [V; G],
-    ) -> (F32x8, F32x8) {
-        if self.weighted {
-            self.assign_lanes::<V, B, true>(scale, minus, bias, codes)
-        } else {
-            self.assign_lanes::<V, B, false>(scale, minus, bias, codes)
-        }
+at_each_level! {
+    /// Finds the smallest and largest weights.
+    fn bounds(groups: &mut Groups) = bounds_lanes;
+}
+
+#[inline(always)]
+fn bounds_lanes<V: Lanes>(groups: &mut Groups) {
+    let first = groups.w.first().map_or(V::zero(), V::load);
+    let (mut lo, mut hi) = (first, first);
+    for w in &groups.w {
+        lo = V::load(w).min(lo);
+        hi = V::load(w).max(hi);
     }
+    (groups.lo, groups.hi) = (lo.store(), hi.store());
+}
 
-    #[inline(always)]
-    fn assign_lanes<V: Lanes, const B: u32, const WEIGHTED: bool>(
-        &self,
-        scale: V,
-        minus: V,
-        bias: f32,
-        codes: &mut [V; G],
-    ) -> (F32x8, F32x8) {
-        let inverse = scale.recip_or_zero();
-        let bias = V::splat(bias);
-        let (mut signal, mut noise) = (V::zero(), V::zero());
-        for i in 0..G {
-            let w = V::load(&self.w[i]);
-            let q = quantize::<V, B>((w + minus) * inverse + bias);
-            let error = w - (scale * (q - bias) - minus);
-            let (mut ww, mut ee) = (w * w, error * error);
-            codes[i] = q;
-            if WEIGHTED {
-                let present = V::zero().select_lt(V::load(&self.importance[i]), V::splat(1.0), V::zero());
-                (ww, ee) = (ww * present, ee * present);
+at_each_level! {
+    fn fit(groups: &mut Groups, bits: u32, below_zero: bool) -> Fit = fit_lanes;
+}
+
+#[inline(always)]
+fn fit_lanes<V: Lanes>(groups: &mut Groups, bits: u32, below_zero: bool) -> Fit {
+    if groups.weighted {
+        groups.fit_lanes::<V, true>(bits, below_zero)
+    } else {
+        groups.fit_lanes::<V, false>(bits, below_zero)
+    }
+}
+
+at_each_level! {
+    fn assign(groups: &Groups, scale: F32x8, minus: F32x8, quantizer: Quantizer, codes: &mut [u8]) -> (F32x8, F32x8) = assign_lanes;
+}
+
+#[inline(always)]
+fn assign_lanes<V: Lanes>(
+    groups: &Groups,
+    scale: F32x8,
+    minus: F32x8,
+    quantizer: Quantizer,
+    codes: &mut [u8],
+) -> (F32x8, F32x8) {
+    let (scale, minus) = (V::load(&scale), V::load(&minus));
+    let inverse = scale.recip_or_zero();
+    let (bias, top) = (V::splat(quantizer.bias), V::splat(quantizer.top));
+    // Below 2^8, so the low byte of the sum with 2^23.
+    let magic = V::splat(8_388_608.0);
+    let (mut signal, mut noise) = (V::zero(), V::zero());
+    let length = groups.w.len();
+    let whole = codes.len() >= LANES * length;
+    for (i, (w, v)) in groups.w.iter().zip(&groups.importance).enumerate() {
+        let w = V::load(w);
+        let q = quantize((w + minus) * inverse + bias, top);
+        let error = w - (scale * (q - bias) - minus);
+        let (mut ww, mut ee) = (w * w, error * error);
+        if groups.weighted {
+            let present = V::zero().select_lt(V::load(v), V::splat(1.0), V::zero());
+            (ww, ee) = (ww * present, ee * present);
+        }
+        signal = signal + ww;
+        noise = noise + ee;
+        let lanes = (q + magic).store();
+        if whole {
+            for l in 0..LANES {
+                codes[l * length + i] = lanes.0[l].to_bits() as u8;
             }
-            signal = signal + ww;
-            noise = noise + ee;
+        } else {
+            for l in 0..LANES {
+                if let Some(code) = codes.get_mut(l * length + i) {
+                    *code = lanes.0[l].to_bits() as u8;
+                }
+            }
         }
-        (signal.store(), noise.store())
     }
+    (signal.store(), noise.store())
 }
 
 /// Weights of each group, their sum and their energy.
@@ -343,8 +400,8 @@ struct Sums<V> {
 
 /// The nearest code.
 #[inline(always)]
-fn quantize<V: Lanes, const B: u32>(t: V) -> V {
-    t.max(V::zero()).min(V::splat(top(B))).round()
+fn quantize<V: Lanes>(t: V, top: V) -> V {
+    t.max(V::zero()).min(top).round()
 }
 
 /// Sums over each group after rounding, with importances `v` and codes `q`
@@ -374,36 +431,12 @@ impl<V: Lanes> Line<V> {
     /// The line of smaller error per lane, `self` on ties.
     #[inline(always)]
     fn better(self, other: Self) -> Self {
-        let pick = |new: V, old: V| other.error.select_lt(self.error, new, old);
+        let (new, old) = (other.error, self.error);
         Self {
-            slope: pick(other.slope, self.slope),
-            start: pick(other.start, self.start),
-            codes: pick(other.codes, self.codes),
-            error: pick(other.error, self.error),
-        }
-    }
-}
-
-/// Writes the codes of up to eight groups behind one another, one byte each.
-#[inline(always)]
-pub(in crate::codec) fn store_codes<V: Lanes, const G: usize>(codes: &[V; G], out: &mut [u8]) {
-    // Below 2^8, so the low byte of the sum with 2^23.
-    let magic = V::splat(8_388_608.0);
-    if let Some(out) = out.get_mut(..LANES * G) {
-        for (i, code) in codes.iter().enumerate() {
-            let lanes = (*code + magic).store();
-            for l in 0..LANES {
-                out[l * G + i] = lanes.0[l].to_bits() as u8;
-            }
-        }
-        return;
-    }
-    for (i, code) in codes.iter().enumerate() {
-        let lanes = (*code + magic).store();
-        for l in 0..LANES {
-            if let Some(out) = out.get_mut(l * G + i) {
-                *out = lanes.0[l].to_bits() as u8;
-            }
+            slope: new.select_lt(old, other.slope, self.slope),
+            start: new.select_lt(old, other.start, self.start),
+            codes: new.select_lt(old, other.codes, self.codes),
+            error: new.select_lt(old, new, old),
         }
     }
 }

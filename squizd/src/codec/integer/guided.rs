@@ -91,8 +91,10 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Encodes whole rows of `cols` columns with compensated errors.
-    pub(super) fn encode_rows<const B: u32>(
+    #[allow(clippy::too_many_arguments, reason = "all that a row's codes depend on")]
+    pub(super) fn encode_rows(
         &mut self,
+        bits: u32,
         layout: Layout,
         values: &[f32],
         cols: usize,
@@ -120,7 +122,7 @@ impl Worker {
                 scale_stride: scale_range.len(),
             };
             let importance = importance.get(start..end);
-            let tally = encode_rows::<B>(layout, &self.targets, width, importance, &mut part);
+            let tally = encode_rows(bits, layout, &self.targets, width, importance, &mut part);
             overflow = [overflow, tally.overflow].into_iter().flatten().min();
             let rows = out.scales.chunks_exact_mut(out.scale_stride);
             for (row, stored) in rows.zip(self.scales.chunks_exact(scale_range.len())) {
@@ -128,7 +130,7 @@ impl Worker {
                     row.copy_from_slice(stored);
                 }
             }
-            output.noise += self.round(layout, top(B), values, cols, start..end, feedback, out);
+            output.noise += self.round(layout, top(bits), values, cols, start..end, feedback, out);
         }
         let mut noise = 0.0;
         for errors in self.errors.chunks_exact(stride) {

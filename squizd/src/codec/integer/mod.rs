@@ -47,9 +47,9 @@ use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
 
 /// The codecs.
-pub(super) const INT4: &dyn Codec = &Integer::<4>;
-pub(super) const INT3: &dyn Codec = &Integer::<3>;
-pub(super) const INT2: &dyn Codec = &Integer::<2>;
+pub(super) const INT4: &dyn Codec = &Integer { bits: 4 };
+pub(super) const INT3: &dyn Codec = &Integer { bits: 3 };
+pub(super) const INT2: &dyn Codec = &Integer { bits: 2 };
 
 /// Group sizes of the plain layout.
 const GROUP_SIZES: [u16; 4] = [16, 32, 64, 128];
@@ -65,8 +65,10 @@ const HIERARCHY_NOISE: f64 = 2.0;
 /// alike, and for those with flat groups beside others.
 const SCALE_BIASES: [u8; 2] = [6, 1];
 
-/// The codec of `B` bits.
-struct Integer<const B: u32>;
+/// The codec of codes of `bits`.
+struct Integer {
+    bits: u32,
+}
 
 /// The wire id of codes of `bits`.
 const fn id(bits: u32) -> CodecId {
@@ -78,11 +80,11 @@ const fn id(bits: u32) -> CodecId {
 }
 
 /// Noise of encoding the trial rows with `params`.
-fn trial<const B: u32>(sample: &Sample, params: &Params) -> f64 {
+fn trial(bits: u32, sample: &Sample, params: &Params) -> f64 {
     let cols = sample.trial_cols;
     let rows = sample.trial.len() / cols.max(1);
     let matrix = Matrix { rows: rows as u64, cols: cols as u64 };
-    let Ok(Geometry { planes: [_, scales, ..], .. }) = id(B).geometry(matrix, params) else {
+    let Ok(Geometry { planes: [_, scales, ..], .. }) = id(bits).geometry(matrix, params) else {
         return f64::INFINITY;
     };
     let (code_stride, scale_stride) = (cols.div_ceil(BLOCK) * BLOCK, scales.row_stride as usize);
@@ -92,14 +94,14 @@ fn trial<const B: u32>(sample: &Sample, params: &Params) -> f64 {
         scales: &mut vec![0; rows * scale_stride],
         scale_stride,
     };
-    encode::encode_rows::<B>(Layout::of(B, params), &sample.trial, cols, None, &mut out).stats.noise
+    encode::encode_rows(bits, Layout::of(bits, params), &sample.trial, cols, None, &mut out).stats.noise
 }
 
 /// Parameters of the plain layout: f16 scales unless the largest sampled
 /// weight exceeds [`F16_PEAK`] or they cost more than [`F16_NOISE`].
-fn plan_plain<const B: u32>(sample: &Sample, group: u8) -> Params {
+fn plan_plain(bits: u32, sample: &Sample, group: u8) -> Params {
     let [half, single] = [plain_params(group, 0), plain_params(group, 1)];
-    if sample.peak <= F16_PEAK && trial::<B>(sample, &half) <= F16_NOISE * trial::<B>(sample, &single) {
+    if sample.peak <= F16_PEAK && trial(bits, sample, &half) <= F16_NOISE * trial(bits, sample, &single) {
         half
     } else {
         single
@@ -112,7 +114,7 @@ fn plan_plain<const B: u32>(sample: &Sample, group: u8) -> Params {
 /// The exponents put the largest `dmin` that the sampled magnitudes can need
 /// near 2^5: rows outside the sample may be 2^11 times as large, and `d` keeps
 /// full precision down to 2^-14 of its usual size.
-fn plan_hierarchy<const B: u32>(sample: &Sample, layouts: &[IntegerLayout]) -> Params {
+fn plan_hierarchy(bits: u32, sample: &Sample, layouts: &[IntegerLayout]) -> Params {
     let below =
         |steps: i32| if sample.peak > 0.0 { (exponent(sample.peak) - steps).max(-128) as i8 } else { 0 };
     let candidates = layouts.iter().flat_map(|layout| match layout {
@@ -121,27 +123,27 @@ fn plan_hierarchy<const B: u32>(sample: &Sample, layouts: &[IntegerLayout]) -> P
     });
     let plain = plain_params(32, 1);
     let best = candidates
-        .map(|params| (trial::<B>(sample, &params), params))
+        .map(|params| (trial(bits, sample, &params), params))
         .reduce(|best, next| if next.0 < best.0 { next } else { best });
     match best {
-        Some((noise, params)) if noise <= HIERARCHY_NOISE * trial::<B>(sample, &plain) => params,
-        _ => plan_plain::<B>(sample, 32),
+        Some((noise, params)) if noise <= HIERARCHY_NOISE * trial(bits, sample, &plain) => params,
+        _ => plan_plain(bits, sample, 32),
     }
 }
 
 /// The layouts to choose from, and the group size if it is the plain one.
-fn wished<const B: u32>(options: &EncodeOptions) -> Result<(&'static [IntegerLayout], Option<u8>)> {
+fn wished(bits: u32, options: &EncodeOptions) -> Result<(&'static [IntegerLayout], Option<u8>)> {
     use IntegerLayout::{Compact, Fine, Plain};
     match (options.layout, options.group_size) {
-        (None | Some(Plain), Some(group)) => plain_group::<B>(group).map(|g| (&[][..], Some(g))),
+        (None | Some(Plain), Some(group)) => plain_group(bits, group).map(|g| (&[][..], Some(g))),
         (Some(Plain), None) => Ok((&[], Some(32))),
         (Some(layout), Some(group)) => Err(Error::invalid(format!(
             "{} layout {layout} has no group size, but g{group} is asked for",
-            id(B)
+            id(bits)
         ))),
         (Some(Compact), None) => Ok((&[Compact], None)),
         (Some(Fine), None) => Ok((&[Fine], None)),
-        (None, None) if B == 4 => Ok((&[Compact], None)),
+        (None, None) if bits == 4 => Ok((&[Compact], None)),
         (None, None) => Ok((&[Fine, Compact], None)),
     }
 }
@@ -165,16 +167,16 @@ fn import_params(
 }
 
 /// A group size of the plain layout.
-fn plain_group<const B: u32>(group: u16) -> Result<u8> {
+fn plain_group(bits: u32, group: u16) -> Result<u8> {
     u8::try_from(group)
         .ok()
         .filter(|_| GROUP_SIZES.contains(&group))
-        .ok_or_else(|| Error::invalid(format!("{} group size is {group}, allowed {GROUP_SIZES:?}", id(B))))
+        .ok_or_else(|| Error::invalid(format!("{} group size is {group}, allowed {GROUP_SIZES:?}", id(bits))))
 }
 
-impl<const B: u32> Codec for Integer<B> {
+impl Codec for Integer {
     fn id(&self) -> CodecId {
-        id(B)
+        id(self.bits)
     }
 
     fn options(&self) -> &'static [OptionKind] {
@@ -186,14 +188,14 @@ impl<const B: u32> Codec for Integer<B> {
     }
 
     fn imports(&self, dtype: DType, matrix: Matrix, options: &EncodeOptions) -> bool {
-        import_params(B, dtype, matrix, options).is_some()
+        import_params(self.bits, dtype, matrix, options).is_some()
     }
 
     fn nominal(&self, matrix: Matrix, dtype: DType, options: &EncodeOptions) -> Result<Params> {
-        if let Some((_, params)) = import_params(B, dtype, matrix, options) {
+        if let Some((_, params)) = import_params(self.bits, dtype, matrix, options) {
             return Ok(params);
         }
-        Ok(match wished::<B>(options)? {
+        Ok(match wished(self.bits, options)? {
             (_, Some(group)) => plain_params(group, 0),
             ([IntegerLayout::Fine, ..], None) => fine_params(SCALE_BIASES[0], 0),
             (_, None) => compact_params(32, 0),
@@ -203,15 +205,15 @@ impl<const B: u32> Codec for Integer<B> {
     fn plan(&self, rows: &dyn Rows, request: &Request<'_>) -> Result<Params> {
         let options = &request.options;
         let matrix = rows.matrix();
-        if let Some((_, params)) = import_params(B, rows.dtype(), matrix, options)
+        if let Some((_, params)) = import_params(self.bits, rows.dtype(), matrix, options)
             && matrix.rows > 0
             && rows.read_native(0..1)?.is_some()
         {
             return Ok(params);
         }
-        match wished::<B>(options)? {
-            (_, Some(group)) => Ok(plan_plain::<B>(&Sample::read(rows)?, group)),
-            (layouts, None) => Ok(plan_hierarchy::<B>(&Sample::read(rows)?, layouts)),
+        match wished(self.bits, options)? {
+            (_, Some(group)) => Ok(plan_plain(self.bits, &Sample::read(rows)?, group)),
+            (layouts, None) => Ok(plan_hierarchy(self.bits, &Sample::read(rows)?, layouts)),
         }
     }
 
@@ -228,8 +230,8 @@ impl<const B: u32> Codec for Integer<B> {
         if matrix.elements() == 0 {
             return Ok((length.max(), EncodeStats::default()));
         }
-        let layout = Layout::of(B, params);
-        let source = import_params(B, rows.dtype(), matrix, &EncodeOptions::default())
+        let layout = Layout::of(self.bits, params);
+        let source = import_params(self.bits, rows.dtype(), matrix, &EncodeOptions::default())
             .filter(|(_, import)| import == params);
         let cols = matrix.cols as usize;
         let mut stats = EncodeStats::default();
@@ -246,10 +248,10 @@ impl<const B: u32> Codec for Integer<B> {
                 };
                 let stats = if let Some((block, bytes)) = native {
                     repack(rows, &range, block, &bytes, packed, scales)?;
-                    decode::energy(B, layout, cols, packed, scales)
+                    decode::energy(self.bits, layout, cols, packed, scales)
                 } else {
                     read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
-                    let tally = buffers.encode::<B>(layout, cols, inputs.as_ref());
+                    let tally = buffers.encode(self.bits, layout, cols, inputs.as_ref());
                     if let Some(row) = tally.overflow {
                         return Err(out_of_range(rows, range.start + row as u64, self.id()));
                     }
@@ -265,15 +267,15 @@ impl<const B: u32> Codec for Integer<B> {
     }
 
     fn decode(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> Result<()> {
-        decode::rows::<B>(self.id(), tensor, rows, out)
+        decode::rows(self.bits, self.id(), tensor, rows, out)
     }
 
     fn check(&self, tensor: &Encoded<'_>) -> std::result::Result<(), Violation> {
-        check::check(B, self.id(), tensor)
+        check::check(self.bits, self.id(), tensor)
     }
 
     fn layout(&self, params: &Params) -> String {
-        match Layout::of(B, params) {
+        match Layout::of(self.bits, params) {
             Layout::Compact(_) => IntegerLayout::Compact.to_string(),
             Layout::Fine(_) => IntegerLayout::Fine.to_string(),
             Layout::Plain { group, format: ScaleFormat::F16 } => format!("g{group}"),
@@ -284,14 +286,14 @@ impl<const B: u32> Codec for Integer<B> {
     fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel {
         match operation {
             Operation::Matvec(precision) => {
-                super::kernels::integer_kernel(Layout::of(B, params), precision, level)
+                super::kernels::integer_kernel(Layout::of(self.bits, params), precision, level)
             }
             Operation::Decode => Kernel::compiled(level),
         }
     }
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
-        super::kernels::integer::<B>(self.id(), tensor, x, rows, y);
+        super::kernels::integer(self.bits, self.id(), tensor, x, rows, y);
     }
 }
 
@@ -309,7 +311,7 @@ struct Buffers {
 
 impl Buffers {
     /// Encodes the rows of `values`; `packed` and `scales` have their lengths.
-    fn encode<const B: u32>(&mut self, layout: Layout, cols: usize, inputs: Option<&Inputs<'_>>) -> Tally {
+    fn encode(&mut self, bits: u32, layout: Layout, cols: usize, inputs: Option<&Inputs<'_>>) -> Tally {
         let Self { values, codes, packed, scales, .. } = self;
         let (count, blocks) = (values.len() / cols, cols.div_ceil(BLOCK));
         zeroed(codes, count * blocks * BLOCK);
@@ -318,17 +320,17 @@ impl Buffers {
         let importance = inputs.map(Inputs::importance);
         let mut tally = match (inputs.and_then(Inputs::feedback), importance) {
             (Some(feedback), Some(importance)) => {
-                self.compensating.encode_rows::<B>(layout, values, cols, importance, feedback, &mut out)
+                self.compensating.encode_rows(bits, layout, values, cols, importance, feedback, &mut out)
             }
-            _ => encode::encode_rows::<B>(layout, values, cols, importance, &mut out),
+            _ => encode::encode_rows(bits, layout, values, cols, importance, &mut out),
         };
-        codes::pack_rows(B, codes, blocks, packed);
+        codes::pack_rows(bits, codes, blocks, packed);
         if let Some(inputs) = inputs
             && tally.stats.output.is_none()
         {
             self.decoded.clear();
             self.decoded.resize(values.len(), 0.0);
-            decode::decode_rows(B, layout, cols, packed, scales, &mut self.decoded);
+            decode::decode_rows(bits, layout, cols, packed, scales, &mut self.decoded);
             tally.stats.output = Some(inputs.output(values, &self.decoded));
         }
         tally

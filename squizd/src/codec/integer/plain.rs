@@ -1,13 +1,12 @@
 //! The plain layout: a scale and a real-valued offset per group of 16, 32, 64
 //! or 128 weights, `w = offset + scale q`, stored as two f16 (one u32, scale
 //! in the low half) or two f32.
-#![allow(clippy::needless_range_loop, reason = "one index runs over several arrays of lanes")]
 
 use super::encode::{Coded, Tally};
-use super::fit::Groups;
+use super::fit::{Groups, Quantizer, top};
 use super::unit::OVERFLOW;
 use crate::codec::half_float::{f16_to_f32, f32_to_f16};
-use crate::codec::lanes::{F32x8, LANES, Lanes, exp2i};
+use crate::codec::lanes::{F32x8, LANES, exp2i};
 
 /// How scales and offsets are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,25 +60,25 @@ impl ScaleFormat {
 }
 
 /// Chosen scales and subtrahends of up to eight groups, as the codes see them.
-pub(super) struct Scales {
-    pub(super) scale: F32x8,
-    pub(super) minus: F32x8,
+struct Scales {
+    scale: F32x8,
+    minus: F32x8,
     /// The first group one of whose numbers overflowed.
-    pub(super) overflow: Option<usize>,
+    overflow: Option<usize>,
 }
 
 impl ScaleFormat {
     /// Scales and offsets of the first `present` groups, which `put` is given
     /// as stored.
-    #[inline(always)]
-    pub(super) fn choose<V: Lanes, const B: u32, const G: usize>(
+    fn choose(
         self,
-        groups: &Groups<G>,
+        groups: &mut Groups,
+        bits: u32,
         present: usize,
         mut put: impl FnMut(usize, &[u8]),
     ) -> Scales {
         let pair = self.pair_bytes();
-        let fit = groups.fit::<V, B>(false);
+        let fit = groups.fit(bits, false);
         let mut chosen = Scales { scale: F32x8::ZERO, minus: F32x8::ZERO, overflow: None };
         let Scales { scale, minus, overflow } = &mut chosen;
         for l in 0..present {
@@ -105,57 +104,57 @@ impl ScaleFormat {
         chosen
     }
 
-    /// Encodes the rows `values` of `cols` columns in groups of `G`.
-    #[inline(always)]
-    pub(super) fn encode_rows<V: Lanes, const B: u32, const G: usize>(
+    /// Encodes the rows `values` of `cols` columns in groups of `group`.
+    pub(super) fn encode_rows(
         self,
+        bits: u32,
+        group: usize,
         values: &[f32],
         cols: usize,
         importance: Option<&[f32]>,
         out: &mut Coded<'_>,
     ) -> Tally {
         let mut tally = Tally::default();
-        let mut groups = Groups::<G>::EMPTY;
-        let mut codes = [V::zero(); G];
+        let mut groups = Groups::new(group);
+        let mut codes = vec![0; LANES * group];
+        let quantizer = Quantizer { top: top(bits), bias: 0.0 };
         let pair = self.pair_bytes();
-        let per_row = cols.div_ceil(G);
+        let per_row = cols.div_ceil(group);
         let total = values.len() / cols * per_row;
         // Eight groups at a time, across the ends of rows.
-        let place = |index: usize| (index / per_row, index % per_row * G);
+        let place = |index: usize| (index / per_row, index % per_row * group);
         for first in (0..total).step_by(LANES) {
             let present = LANES.min(total - first);
-            let group = |index: usize| {
+            let weights = |index: usize| {
                 let (row, column) = place(index);
                 let start = row * cols + column;
-                values.get(start..(start + G).min((row + 1) * cols)).unwrap_or_default()
+                values.get(start..(start + group).min((row + 1) * cols)).unwrap_or_default()
             };
-            let weights = importance.map(|importance| {
+            let importances = importance.map(|importance| {
                 (first..first + present).map(|index| {
                     let column = place(index).1;
-                    importance.get(column..(column + G).min(cols)).unwrap_or_default()
+                    importance.get(column..(column + group).min(cols)).unwrap_or_default()
                 })
             });
-            groups.load::<V>((first..first + present).map(group), weights);
-            groups.normalise::<V>(groups.peaks::<V>());
+            groups.load((first..first + present).map(weights), importances);
+            groups.normalise(groups.peaks());
             let (scales, stride) = (&mut *out.scales, out.scale_stride);
-            let Scales { scale, minus, overflow } = self.choose::<V, B, G>(&groups, present, |l, bytes| {
+            let Scales { scale, minus, overflow } = self.choose(&mut groups, bits, present, |l, bytes| {
                 let (row, column) = place(first + l);
-                let at = row * stride + column / G * pair;
+                let at = row * stride + column / group * pair;
                 scales.get_mut(at..at + pair).unwrap_or_default().copy_from_slice(bytes);
             });
             if let Some(l) = overflow {
                 tally.overflow(place(first + l).0);
             }
-            let (signal, noise) = groups.assign::<V, B>(V::load(&scale), V::load(&minus), 0.0, &mut codes);
+            let (signal, noise) = groups.assign(scale, minus, quantizer, &mut codes);
             tally.add(signal, noise, &groups.shift);
-            let codes = codes.map(V::store);
-            for l in 0..present {
+            for (l, own) in codes.chunks_exact(group).take(present).enumerate() {
                 let (row, column) = place(first + l);
                 let start = row * out.code_stride + column;
-                let end = (start + G).min(row * out.code_stride + cols);
-                let bytes = out.codes.get_mut(start..end).unwrap_or_default();
-                for (byte, code) in bytes.iter_mut().zip(&codes) {
-                    *byte = (code.0[l] + 8_388_608.0).to_bits() as u8;
+                let end = (start + group).min(row * out.code_stride + cols);
+                for (byte, code) in out.codes.get_mut(start..end).unwrap_or_default().iter_mut().zip(own) {
+                    *byte = *code;
                 }
             }
         }

@@ -96,6 +96,22 @@ fn any_magnitude_keeps_the_quality() {
 }
 
 #[test]
+fn one_row_one_column_and_ragged_blocks_at_any_magnitude() {
+    for (rows, cols) in [(1u64, 1u64), (1, 700), (300, 1), (3, 17), (5, 257)] {
+        for magnitude in [1e-30f32, 1e30] {
+            let w: Vec<f32> = gaussian((rows * cols) as usize, 17).iter().map(|v| v * magnitude).collect();
+            for (codec, wish) in variants() {
+                let s = stored(codec, rows, cols, &w, wish);
+                let measured = snr_db(&w, &s.decode(codec));
+                let floor = [7.0, 12.0, 18.0][bits(codec) as usize - 2];
+                assert!(measured > floor, "{magnitude} {rows}x{cols} {} {wish}: {measured}", codec.id());
+                assert_eq!(codec.check(&s.view()), Ok(()), "{} {wish}", codec.id());
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_of_very_different_size_keep_their_quality() {
     // Each row 2^-0.5 times the one before: 2^-16 over the matrix.
     let base = gaussian(32 * 512, 4);
@@ -202,11 +218,14 @@ fn not_finite_is_named() {
         let mut w = gaussian(2000 * 300, 9);
         w[1234 * 300 + 56] = bad;
         w[1999 * 300] = f32::NAN;
-        match encode(INT3, &MemoryRows::f32(2000, 300, w), None) {
-            Err(Error::NotFinite { tensor, index, row, col, .. }) => {
-                assert_eq!((tensor.as_str(), index, row, col), ("blk.0.test.weight", 370_256, 1234, 56));
+        let rows = MemoryRows::f32(2000, 300, w);
+        for (codec, wish) in [(INT4, "compact"), (INT3, "fine"), (INT2, "g32")] {
+            match encode_with(codec, &rows, &request(wish)) {
+                Err(Error::NotFinite { tensor, index, row, col, .. }) => {
+                    assert_eq!((tensor.as_str(), index, row, col), ("blk.0.test.weight", 370_256, 1234, 56));
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
     }
 }

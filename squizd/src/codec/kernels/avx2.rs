@@ -3,15 +3,16 @@
 #![allow(unsafe_code)] // x86 intrinsics, sound as x86.rs explains
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
-use super::Rows;
-use super::halves::{self, Products};
+use super::fine::HalfDots;
+use super::halves::{self, Planes, Products};
 use super::x86::{self, Dots, load_32};
-use crate::codec::activation::{Activation, Precision};
-use crate::codec::integer::Layout;
+use super::{OCTET, Rows};
+use crate::codec::activation::{Activation, Octet, Precision};
+use crate::codec::integer::{Fine, Layout};
 use std::arch::x86_64::*;
 
-/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel here. The CPU must
-/// have AVX2, FMA and F16C.
+/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel
+/// here. The CPU must have AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn integer<const B: u32>(
     layout: Layout,
@@ -19,12 +20,15 @@ pub(super) fn integer<const B: u32>(
     rows: Rows<'_>,
     y: &mut [f32],
 ) -> bool {
-    let whole = B == 4
-        && match x.precision() {
-            Precision::Q8 => x86::int4_q8::<Maddubs>(layout, x, rows, y),
-            Precision::F32 => x86::int4_f32(layout, x, rows, y),
-        };
-    whole || halves::integer::<Maddubs, B>(layout, x, rows, y)
+    match x.precision() {
+        Precision::Q8 => {
+            (B == 4 && x86::int4_q8::<Maddubs>(layout, x, rows, y))
+                || halves::by_q8::<Maddubs, B>(layout, x, rows, y)
+        }
+        Precision::F32 => {
+            (B == 4 && x86::int4_f32(layout, x, rows, y)) || halves::by_f32::<B>(layout, x, rows, y)
+        }
+    }
 }
 
 /// Q8 rows times `x`. The CPU must have AVX2, FMA and F16C.
@@ -95,5 +99,51 @@ impl Products for Maddubs {
     fn quads(sums: __m256i) -> __m256i {
         // SAFETY: only called from this file's entry points.
         unsafe { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) }
+    }
+}
+
+impl HalfDots for Maddubs {
+    #[inline(always)]
+    fn together<const B: u32>(
+        _: Fine,
+        _: &[u8],
+        _: &[u8],
+        _: &[[i8; OCTET]],
+        _: &[Octet],
+    ) -> (__m256, usize) {
+        // SAFETY: only called from this file's entry points.
+        (unsafe { _mm256_setzero_ps() }, 0)
+    }
+
+    #[inline(always)]
+    fn dots<const B: u32>(codes: Planes<'_>, x: &[i8; OCTET]) -> __m256i {
+        // SAFETY: only called from this file's entry points; all loads are of
+        // 32-byte arrays.
+        unsafe {
+            if B < 4 {
+                let [[a, b], [c, d]] = halves::pair_sums::<Self, B>(codes, x);
+                let sums = _mm256_hadd_epi16(_mm256_hadd_epi16(a, c), _mm256_hadd_epi16(b, d));
+                // First halves of two blocks, then second halves: side by side.
+                let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                    0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,
+                ));
+                return halves::sort_fours(_mm256_shuffle_epi8(sums, order));
+            }
+            let low = _mm256_set1_epi8(15);
+            let mut sums = [_mm256_setzero_si256(); 4];
+            let pairs = codes.low.as_chunks::<32>().0.iter().zip(x.as_chunks::<64>().0);
+            for (sum, (codes, x)) in sums.iter_mut().zip(pairs) {
+                let codes = load_32(codes);
+                let first = _mm256_loadu_si256(x.as_ptr().cast());
+                let second = _mm256_loadu_si256(x.as_ptr().add(32).cast());
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
+                *sum = _mm256_hadd_epi16(
+                    _mm256_maddubs_epi16(_mm256_and_si256(codes, low), first),
+                    _mm256_maddubs_epi16(high, second),
+                );
+            }
+            let [a, b, c, d] = sums;
+            _mm256_hadd_epi16(_mm256_hadd_epi16(a, b), _mm256_hadd_epi16(c, d))
+        }
     }
 }

@@ -3,15 +3,16 @@
 #![allow(unsafe_code)] // x86 intrinsics, sound as x86.rs explains
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
-use super::Rows;
-use super::halves::{self, Products};
+use super::fine::{ENTRIES, HalfDots};
+use super::halves::{self, Planes, Products};
 use super::x86::{self, Dots, load_32};
-use crate::codec::activation::{Activation, Precision};
-use crate::codec::integer::Layout;
+use super::{OCTET, Rows};
+use crate::codec::activation::{Activation, Octet, Precision};
+use crate::codec::integer::{Fine, Layout};
 use std::arch::x86_64::*;
 
-/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel here. The CPU must
-/// have what [`crate::simd::Level::Avx512`] asks for.
+/// Rows of codes of `B` bits times `x`; `false` if the layout has no kernel
+/// here. The CPU must have what [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn integer<const B: u32>(
     layout: Layout,
@@ -19,12 +20,14 @@ pub(super) fn integer<const B: u32>(
     rows: Rows<'_>,
     y: &mut [f32],
 ) -> bool {
-    let whole = B == 4
-        && match x.precision() {
-            Precision::Q8 => x86::int4_q8::<Vnni>(layout, x, rows, y),
-            Precision::F32 => x86::int4_f32(layout, x, rows, y),
-        };
-    whole || halves::integer::<Vnni, B>(layout, x, rows, y)
+    match x.precision() {
+        Precision::Q8 => {
+            (B == 4 && x86::int4_q8::<Vnni>(layout, x, rows, y))
+                || halves::by_q8::<Vnni, B>(layout, x, rows, y)
+        }
+        // Eight floats at a time either way.
+        Precision::F32 => super::avx2::integer::<B>(layout, x, rows, y),
+    }
 }
 
 /// Q8 rows times `x`. The CPU must have what [`crate::simd::Level::Avx512`] asks for.
@@ -93,5 +96,143 @@ impl Products for Vnni {
     #[inline(always)]
     fn quads(sums: __m256i) -> __m256i {
         sums
+    }
+}
+
+impl HalfDots for Vnni {
+    #[inline(always)]
+    fn together<const B: u32>(
+        layout: Fine,
+        low: &[u8],
+        stored: &[u8],
+        x: &[[i8; OCTET]],
+        octets: &[Octet],
+    ) -> (__m256, usize) {
+        // SAFETY: only called from this file's entry points.
+        let mut acc = unsafe { _mm512_setzero_ps() };
+        let mut done = 0;
+        if B == 4 {
+            let pairs = low.as_chunks::<256>().0.iter().zip(stored.as_chunks::<32>().0);
+            let pairs = pairs.zip(x.as_chunks::<2>().0.iter().zip(octets.as_chunks::<2>().0));
+            for ((low, stored), (x, octets)) in pairs {
+                acc = fine_pair(acc, layout, low, stored, x, octets);
+                done += 2;
+            }
+        }
+        // SAFETY: as above.
+        let halves = unsafe { _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps::<1>(acc)) };
+        (halves, done)
+    }
+
+    #[inline(always)]
+    fn dots<const B: u32>(codes: Planes<'_>, x: &[i8; OCTET]) -> __m256i {
+        // SAFETY: only called from this file's entry points; all loads are of
+        // 64-byte arrays.
+        unsafe {
+            if B < 4 {
+                let [[a, b], [c, d]] = halves::pair_sums::<Self, B>(codes, x);
+                // Every sum fits 16 bits: second halves move beside first ones.
+                let p = _mm256_castsi256_ps(_mm256_blend_epi16::<0xaa>(a, _mm256_slli_epi32::<16>(c)));
+                let q = _mm256_castsi256_ps(_mm256_blend_epi16::<0xaa>(b, _mm256_slli_epi32::<16>(d)));
+                let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(p, q));
+                let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(p, q));
+                return halves::sort_fours(_mm256_add_epi16(even, odd));
+            }
+            // Registers of 32 bytes: with those of 64, the rest of the work would
+            // have one port less.
+            let low = _mm256_set1_epi8(15);
+            let zero = _mm256_setzero_si256();
+            let mut sums = [zero; 4];
+            let pairs = codes.low.as_chunks::<32>().0.iter().zip(x.as_chunks::<64>().0);
+            for (sum, (codes, x)) in sums.iter_mut().zip(pairs) {
+                let codes = load_32(codes);
+                let first = _mm256_loadu_si256(x.as_ptr().cast());
+                let second = _mm256_loadu_si256(x.as_ptr().add(32).cast());
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
+                // Every sum fits 16 bits: first halves before second ones.
+                *sum = _mm256_packs_epi32(
+                    _mm256_dpbusd_epi32(zero, _mm256_and_si256(codes, low), first),
+                    _mm256_dpbusd_epi32(zero, high, second),
+                );
+            }
+            let [a, b, c, d] = sums;
+            _mm256_hadd_epi16(_mm256_hadd_epi16(a, b), _mm256_hadd_epi16(c, d))
+        }
+    }
+}
+
+/// Bytes or numbers of 32 bytes from each of two octets.
+#[inline(always)]
+fn both(first: *const u8, second: *const u8) -> __m512i {
+    // SAFETY: only called by `fine_pair`, with 32 readable bytes each.
+    unsafe {
+        let first = _mm512_castsi256_si512(_mm256_loadu_si256(first.cast()));
+        _mm512_inserti64x4::<1>(first, _mm256_loadu_si256(second.cast()))
+    }
+}
+
+/// Adds the parts of two octets of INT4's fine layout, as [`super::fine`]
+/// computes that of one: lanes 0 to 7 are the first octet's blocks in
+/// PAIR_ORDER, lanes 8 to 15 the second's.
+#[inline(always)]
+fn fine_pair(
+    acc: __m512,
+    layout: Fine,
+    low: &[u8; 256],
+    stored: &[u8; 32],
+    x: &[[i8; OCTET]; 2],
+    octets: &[Octet; 2],
+) -> __m512 {
+    let [a, b] = octets;
+    // SAFETY: only called from this file's entry points; all loads are of 32
+    // bytes within the arrays: offsets are at most 96 of 128 bytes of codes, and
+    // 64 * 3 + 32 of 256 inputs.
+    unsafe {
+        let nibble = _mm512_set1_epi8(15);
+        let mut r = [_mm512_setzero_si512(); 4];
+        for (k, r) in r.iter_mut().enumerate() {
+            let codes = both(low.as_ptr().add(32 * k), low.as_ptr().add(128 + 32 * k));
+            let inputs = [x[0].as_ptr().cast::<u8>().add(64 * k), x[1].as_ptr().cast::<u8>().add(64 * k)];
+            let first = both(inputs[0], inputs[1]);
+            let second = both(inputs[0].add(32), inputs[1].add(32));
+            let zero = _mm512_setzero_si512();
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
+            let firsts = _mm512_dpbusd_epi32(zero, _mm512_and_si512(codes, nibble), first);
+            let seconds = _mm512_dpbusd_epi32(zero, high, second);
+            // Every sum fits 16 bits: second halves move beside first ones.
+            *r = _mm512_mask_blend_epi16(0xaaaa_aaaa, firsts, _mm512_slli_epi32::<16>(seconds));
+        }
+        // A lane of 128 bits holds four partial sums of its block.
+        let p = _mm512_add_epi16(_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
+        let q = _mm512_add_epi16(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
+        let dots = _mm512_add_epi16(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
+
+        // Each octet's 16 bytes of scales, twice.
+        let words = _mm512_castsi256_si512(_mm256_loadu_si256(stored.as_ptr().cast()));
+        let words = _mm512_shuffle_i64x2::<0b01_01_00_00>(words, words);
+        let windows = _mm512_broadcast_i64x4(load_32(&ENTRIES.0));
+        let factors = _mm512_broadcast_i64x4(_mm256_loadu_si256(ENTRIES.1.as_ptr().cast()));
+        let entries = _mm512_mullo_epi16(_mm512_shuffle_epi8(words, windows), factors);
+        let even = _mm512_set1_epi16(14);
+        let scales = _mm512_and_si512(_mm512_srli_epi16::<9>(entries), even);
+        let scales = _mm512_add_epi16(scales, _mm512_set1_epi16(2 * layout.scale_bias as i16));
+        let mins = _mm512_and_si512(_mm512_srli_epi16::<12>(entries), even);
+        let mins = _mm512_sub_epi16(mins, _mm512_set1_epi16(7));
+        let halves =
+            _mm_unpacklo_epi32(_mm_loadu_si32(stored.as_ptr()), _mm_loadu_si32(stored.as_ptr().add(16)));
+        let heads = _mm512_castps128_ps512(_mm_cvtph_ps(halves));
+        let d =
+            _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2), heads);
+        let dmin =
+            _mm512_permutexvar_ps(_mm512_setr_epi32(1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3), heads);
+
+        let x_codes = both(a.codes.as_ptr().cast(), b.codes.as_ptr().cast());
+        let dx = _mm512_castsi512_ps(both(a.scales.as_ptr().cast(), b.scales.as_ptr().cast()));
+        let products = _mm512_cvtepi32_ps(_mm512_madd_epi16(scales, dots));
+        let centre = _mm512_cvtepi32_ps(_mm512_madd_epi16(scales, x_codes));
+        let minus = _mm512_cvtepi32_ps(_mm512_madd_epi16(mins, x_codes));
+        let code_bias = _mm512_set1_ps(layout.code_bias);
+        let scaled = _mm512_mul_ps(d, _mm512_fnmadd_ps(code_bias, centre, products));
+        _mm512_fmadd_ps(dx, _mm512_fnmadd_ps(dmin, minus, scaled), acc)
     }
 }

@@ -1,5 +1,6 @@
 //! x86 kernels that take each half of a 32-block by itself: for groups of 16,
-//! and for codes of 2 and 3 bits in any layout with f16 scales.
+//! and for codes of 2 and 3 bits in any layout with f16 scales (the fine layout
+//! with 8-bit inputs is in [`super::fine`]).
 //!
 //! A 32-byte load holds two blocks of 4-bit codes, or the 2-bit parts of four.
 //! Each field of it meets the inputs in the same order
@@ -12,11 +13,12 @@
 #![allow(unsafe_code)] // x86 intrinsics
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
+use super::fine::{self, HalfDots};
 use super::x86::{
     OctetScales, Pairs, StoredScales, entries_12, half_pairs, load_32, load_octet, padded, sum,
 };
 use super::{OCTET, Rows};
-use crate::codec::activation::{Activation, Octet, Precision};
+use crate::codec::activation::{Activation, Octet};
 use crate::codec::integer::{Fine, Layout, ScaleFormat, codes};
 use crate::codec::lanes::{F32x8, exp2i};
 use std::{arch::x86_64::*, marker::PhantomData};
@@ -31,27 +33,41 @@ pub(super) trait Products {
     fn quads(sums: __m256i) -> __m256i;
 }
 
-/// Scales of the first and second halves of an octet's blocks, stored in `S`
-/// bytes.
-trait HalfScales<const S: usize>: Copy {
-    fn unpack(self, stored: &[u8; S]) -> [OctetScales; 2];
+/// Scales of the first and second halves of an octet's blocks.
+trait HalfScales: Copy {
+    /// Bytes of an octet's scales.
+    fn bytes(self) -> usize;
+
+    /// Scales from the beginning of `stored`; bytes past its end are zeros.
+    fn unpack(self, stored: &[u8]) -> [OctetScales; 2];
 }
 
 /// Both halves of a block have one scale.
 #[derive(Clone, Copy)]
 struct Whole<T>(T);
 
-impl<const S: usize, T: StoredScales<S>> HalfScales<S> for Whole<T> {
+impl<T: StoredScales> HalfScales for Whole<T> {
     #[inline(always)]
-    fn unpack(self, stored: &[u8; S]) -> [OctetScales; 2] {
+    fn bytes(self) -> usize {
+        self.0.bytes()
+    }
+
+    #[inline(always)]
+    fn unpack(self, stored: &[u8]) -> [OctetScales; 2] {
         let OctetScales { scale, minus } = self.0.unpack(stored);
         [OctetScales { scale, minus }, OctetScales { scale, minus }]
     }
 }
 
-impl HalfScales<16> for Fine {
+impl HalfScales for Fine {
     #[inline(always)]
-    fn unpack(self, stored: &[u8; 16]) -> [OctetScales; 2] {
+    fn bytes(self) -> usize {
+        16
+    }
+
+    #[inline(always)]
+    fn unpack(self, stored: &[u8]) -> [OctetScales; 2] {
+        let stored: [u8; 16] = padded(stored);
         // SAFETY: see the module's comment; 16 readable bytes.
         unsafe {
             let words = _mm_loadu_si128(stored.as_ptr().cast());
@@ -77,9 +93,15 @@ impl HalfScales<16> for Fine {
 #[derive(Clone, Copy)]
 struct G16;
 
-impl HalfScales<64> for G16 {
+impl HalfScales for G16 {
     #[inline(always)]
-    fn unpack(self, stored: &[u8; 64]) -> [OctetScales; 2] {
+    fn bytes(self) -> usize {
+        64
+    }
+
+    #[inline(always)]
+    fn unpack(self, stored: &[u8]) -> [OctetScales; 2] {
+        let stored: [u8; 64] = padded(stored);
         // SAFETY: see the module's comment; 32 readable bytes each.
         unsafe {
             let load = |at: usize| _mm256_loadu_ps(stored.as_ptr().add(at).cast());
@@ -92,16 +114,16 @@ impl HalfScales<64> for G16 {
 
 /// Blocks 0, 1, 4, 5, 2, 3, 6, 7 into [`super::PAIR_ORDER`].
 #[inline(always)]
-fn sort_fours(v: __m256i) -> __m256i {
+pub(super) fn sort_fours(v: __m256i) -> __m256i {
     // SAFETY: see the module's comment.
     unsafe { _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7)) }
 }
 
 /// Codes of an octet: the planes' bytes.
 #[derive(Clone, Copy)]
-struct Planes<'a> {
-    low: &'a [u8],
-    high: &'a [u8],
+pub(super) struct Planes<'a> {
+    pub(super) low: &'a [u8],
+    pub(super) high: &'a [u8],
 }
 
 /// What is done with an octet.
@@ -110,53 +132,63 @@ trait Octets: Copy {
     fn add<const B: u32>(self, acc: __m256, i: usize, codes: Planes<'_>, w: &[OctetScales; 2]) -> __m256;
 }
 
-/// Rows of codes of `B` bits times `x`; `false` for f32 scales.
+/// Rows of codes of `B` bits times the 8-bit form of `x`; `false` for f32 scales.
 #[inline(always)]
-pub(super) fn integer<P: Products, const B: u32>(
+pub(super) fn by_q8<P: Products + HalfDots, const B: u32>(
     layout: Layout,
     x: &Activation<'_>,
     rows: Rows<'_>,
     y: &mut [f32],
 ) -> bool {
-    match x.precision() {
-        Precision::Q8 => {
-            let q = x.quantized();
-            let inputs = if B == 4 { &q.paired } else { &q.quartered };
-            let x = ByQ8::<P> { inputs: inputs.as_chunks().0, octets: x.octets(), products: PhantomData };
-            dispatch::<_, B>(layout, x, rows, y)
-        }
-        Precision::F32 => {
-            let (whole, rest) = x.x().as_chunks::<OCTET>();
-            let mut tail = [0.0; OCTET];
-            for (t, x) in tail.iter_mut().zip(rest) {
-                *t = *x;
-            }
-            dispatch::<_, B>(layout, ByF32 { whole, tail: &tail, octets: x.octets() }, rows, y)
-        }
+    if let Layout::Fine(fine) = layout {
+        fine::rows::<P, B>(fine, x, rows, y);
+        return true;
     }
+    let q = x.quantized();
+    let inputs = if B == 4 { &q.paired } else { &q.quartered };
+    let x = ByQ8::<P> { inputs: inputs.as_chunks().0, octets: x.octets(), products: PhantomData };
+    dispatch::<_, B>(layout, x, rows, y)
+}
+
+/// Rows of codes of `B` bits times the floats of `x`; `false` for f32 scales.
+#[inline(always)]
+pub(super) fn by_f32<const B: u32>(
+    layout: Layout,
+    x: &Activation<'_>,
+    rows: Rows<'_>,
+    y: &mut [f32],
+) -> bool {
+    let (whole, rest) = x.x().as_chunks::<OCTET>();
+    let mut tail = [0.0; OCTET];
+    for (t, x) in tail.iter_mut().zip(rest) {
+        *t = *x;
+    }
+    let x = ByF32 { whole, tail: &tail, octets: x.octets() };
+    if let Layout::Fine(fine) = layout {
+        half_rows::<_, _, B>(fine, exp2i(fine.exponent), x, rows, y);
+        return true;
+    }
+    dispatch::<_, B>(layout, x, rows, y)
 }
 
 #[inline(always)]
 fn dispatch<O: Octets, const B: u32>(layout: Layout, x: O, rows: Rows<'_>, y: &mut [f32]) -> bool {
     match layout {
-        Layout::Fine(fine) => half_rows::<O, _, B, 16>(fine, exp2i(fine.exponent), x, rows, y),
         Layout::Compact(compact) => {
-            half_rows::<O, _, B, 16>(Whole(compact), exp2i(compact.exponent), x, rows, y);
+            half_rows::<O, _, B>(Whole(compact), exp2i(compact.exponent), x, rows, y);
         }
-        Layout::Plain { group, format: ScaleFormat::F16 } => match group {
-            16 => half_rows::<O, _, B, 64>(G16, 1.0, x, rows, y),
-            32 => half_rows::<O, _, B, 32>(Whole(Pairs::G32), 1.0, x, rows, y),
-            64 => half_rows::<O, _, B, 16>(Whole(Pairs::G64), 1.0, x, rows, y),
-            _ => half_rows::<O, _, B, 8>(Whole(Pairs::G128), 1.0, x, rows, y),
-        },
-        Layout::Plain { .. } => return false,
+        Layout::Plain { group: 16, format: ScaleFormat::F16 } => half_rows::<O, _, B>(G16, 1.0, x, rows, y),
+        Layout::Plain { group, format: ScaleFormat::F16 } => {
+            half_rows::<O, _, B>(Whole(Pairs::of(group)), 1.0, x, rows, y);
+        }
+        Layout::Plain { .. } | Layout::Fine(_) => return false,
     }
     true
 }
 
 /// `length` bytes of `plane` from `at`, through `buffer` where it ends earlier.
 #[inline(always)]
-fn part<'a>(plane: &'a [u8], at: usize, length: usize, buffer: &'a mut [u8; 128]) -> &'a [u8] {
+pub(super) fn part<'a>(plane: &'a [u8], at: usize, length: usize, buffer: &'a mut [u8; 128]) -> &'a [u8] {
     if let Some(part) = plane.get(at..at + length) {
         return part;
     }
@@ -167,7 +199,7 @@ fn part<'a>(plane: &'a [u8], at: usize, length: usize, buffer: &'a mut [u8; 128]
 /// `sum over half blocks of s dot(q, x) - minus sum(x)`, times `unit`, of each
 /// row.
 #[inline(always)]
-fn half_rows<O: Octets, L: HalfScales<S>, const B: u32, const S: usize>(
+fn half_rows<O: Octets, L: HalfScales, const B: u32>(
     layout: L,
     unit: f32,
     x: O,
@@ -186,7 +218,7 @@ fn half_rows<O: Octets, L: HalfScales<S>, const B: u32, const S: usize>(
                 low: part(low, i * low_octet, low_octet, &mut low_tail),
                 high: part(high, i * high_octet, high_octet, &mut high_tail),
             };
-            let w = layout.unpack(&padded(stored.get(i * S..).unwrap_or_default()));
+            let w = layout.unpack(stored.get(i * layout.bytes()..).unwrap_or_default());
             acc = x.add::<B>(acc, i, planes, &w);
         }
         *y = unit * sum(acc);
@@ -235,6 +267,7 @@ fn nibble_dots<P: Products>(codes: Planes<'_>, inputs: &[i8; OCTET]) -> [__m256i
     // SAFETY: see the module's comment; all loads are of 32-byte arrays.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); 4]; 2];
+        let mut dots = [_mm256_setzero_si256(); 2];
         let pairs = codes.low.as_chunks::<32>().0.iter().zip(inputs.as_chunks::<64>().0);
         for (i, (codes, x)) in pairs.enumerate().take(4) {
             let codes = load_32(codes);
@@ -245,13 +278,33 @@ fn nibble_dots<P: Products>(codes: Planes<'_>, inputs: &[i8; OCTET]) -> [__m256i
                 sums[h][i] = P::quads(P::add(_mm256_setzero_si256(), q, x));
             }
         }
-        sums.map(|[a, b, c, d]| _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d)))
+        for ([a, b, c, d], dots) in sums.into_iter().zip(&mut dots) {
+            *dots = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        }
+        dots
     }
 }
 
 /// The same of codes of 2 or 3 bits.
 #[inline(always)]
 fn pair_dots<P: Products, const B: u32>(codes: Planes<'_>, inputs: &[i8; OCTET]) -> [__m256i; 2] {
+    let [[a, b], [c, d]] = pair_sums::<P, B>(codes, inputs);
+    // SAFETY: see the module's comment.
+    unsafe {
+        [
+            sort_fours(_mm256_hadd_epi32(P::quads(a), P::quads(b))),
+            sort_fours(_mm256_hadd_epi32(P::quads(c), P::quads(d))),
+        ]
+    }
+}
+
+/// Sums of products of codes of 2 or 3 bits: of first and second halves, each
+/// of blocks 0 to 3 and 4 to 7, eight bytes' worth a block.
+#[inline(always)]
+pub(super) fn pair_sums<P: Products, const B: u32>(
+    codes: Planes<'_>,
+    inputs: &[i8; OCTET],
+) -> [[__m256i; 2]; 2] {
     // SAFETY: see the module's comment; all loads are of 32-byte arrays.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); 2]; 2];
@@ -259,8 +312,10 @@ fn pair_dots<P: Products, const B: u32>(codes: Planes<'_>, inputs: &[i8; OCTET])
         for (i, (low, x)) in fours.enumerate().take(2) {
             let low = load_32(low);
             let mut fields =
-                [low, _mm256_srli_epi16::<2>(low), _mm256_srli_epi16::<4>(low), _mm256_srli_epi16::<6>(low)]
-                    .map(|f| _mm256_and_si256(f, _mm256_set1_epi8(3)));
+                [low, _mm256_srli_epi16::<2>(low), _mm256_srli_epi16::<4>(low), _mm256_srli_epi16::<6>(low)];
+            for field in &mut fields {
+                *field = _mm256_and_si256(*field, _mm256_set1_epi8(3));
+            }
             if B == 3 {
                 let high = high_bits(codes.high, i);
                 let bits = [
@@ -278,7 +333,7 @@ fn pair_dots<P: Products, const B: u32>(codes: Planes<'_>, inputs: &[i8; OCTET])
                 sums[f / 2][i] = P::add(sums[f / 2][i], q, x);
             }
         }
-        sums.map(|[a, b]| sort_fours(_mm256_hadd_epi32(P::quads(a), P::quads(b))))
+        sums
     }
 }
 

@@ -16,6 +16,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod fine;
 mod gemm;
 mod generic;
 #[cfg(target_arch = "x86_64")]
@@ -29,6 +31,8 @@ mod tests;
 mod x86;
 
 pub(super) use gemm::dot_tile;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::sdot;
 
 use super::activation::{Activation, Precision};
 use super::integer::{Layout, ScaleFormat, codes};
@@ -119,8 +123,9 @@ pub(super) const fn mxfp4_kernel(precision: Precision, asked: Level) -> Kernel {
     }
 }
 
-/// Rows of an integer codec of `B` bits times `x`.
-pub(super) fn integer<const B: u32>(
+/// Rows of an integer codec of `bits` times `x`.
+pub(super) fn integer(
+    bits: u32,
     id: CodecId,
     tensor: &Encoded<'_>,
     x: &Activation<'_>,
@@ -131,9 +136,15 @@ pub(super) fn integer<const B: u32>(
         y.fill(f32::NAN);
         return;
     };
-    integer_at::<B>(level(), Layout::of(B, tensor.params), x, rows, y);
+    let layout = Layout::of(bits, tensor.params);
+    match bits {
+        2 => integer_at::<2>(level(), layout, x, rows, y),
+        3 => integer_at::<3>(level(), layout, x, rows, y),
+        _ => integer_at::<4>(level(), layout, x, rows, y),
+    }
 }
 
+/// Rows of codes of `B` bits times `x`.
 fn integer_at<const B: u32>(level: Level, layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     let path = integer_kernel(layout, x.precision(), level).level;
     let done = match path {

@@ -71,7 +71,7 @@ trait StoredScales: Copy {
 
 /// `acc + four products each` of signed bytes.
 #[inline(always)]
-pub(super) fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(in crate::codec) fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers in, register out; see the module's comment for the
     // instruction.
     unsafe {

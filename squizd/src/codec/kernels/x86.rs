@@ -67,20 +67,18 @@ pub(super) struct OctetScales {
     pub(super) minus: __m256,
 }
 
-/// How a layout stores the scales of an octet in `S` bytes.
-pub(super) trait StoredScales<const S: usize>: Copy {
-    fn unpack(self, stored: &[u8; S]) -> OctetScales;
+/// How a layout stores the scales of an octet.
+pub(super) trait StoredScales: Copy {
+    /// Bytes of an octet's scales.
+    fn bytes(self) -> usize;
+
+    /// Scales from the beginning of `stored`; bytes past its end are zeros.
+    fn unpack(self, stored: &[u8]) -> OctetScales;
 }
 
 /// Rows of INT4: `sum over blocks of s dot(q, x) - minus sum(x)`, times `unit`.
 #[inline(always)]
-fn int4_rows<O: Octets, const S: usize>(
-    layout: impl StoredScales<S>,
-    unit: f32,
-    x: O,
-    rows: Rows<'_>,
-    y: &mut [f32],
-) {
+fn int4_rows<O: Octets>(layout: impl StoredScales, unit: f32, x: O, rows: Rows<'_>, y: &mut [f32]) {
     let whole = rows.code_stride / 128;
     // Bytes of the last, partial octet, in whole pairs of blocks. What lies
     // past the row's end, be it the next row's bytes, meets inputs of 0.
@@ -88,14 +86,15 @@ fn int4_rows<O: Octets, const S: usize>(
     for (i, (y, (codes, scales))) in y.iter_mut().zip(rows.iter()).enumerate() {
         // SAFETY: see the module's comment.
         let mut acc = unsafe { _mm256_setzero_ps() };
-        let octets = codes.as_chunks::<128>().0.iter().zip(scales.as_chunks::<S>().0);
+        let octets = codes.as_chunks::<128>().0.iter().zip(scales.chunks_exact(layout.bytes()));
         for (o, (codes, stored)) in octets.enumerate() {
             acc = x.add(acc, o, codes, &layout.unpack(stored));
         }
         if rest > 0 {
-            let stored = rows.scales.get(i * rows.scale_stride + whole * S..).unwrap_or_default();
+            let stored =
+                rows.scales.get(i * rows.scale_stride + whole * layout.bytes()..).unwrap_or_default();
             let codes = rows.codes.get(i * rows.code_stride + whole * 128..).unwrap_or_default();
-            let w = layout.unpack(&padded(stored));
+            let w = layout.unpack(stored);
             acc = match codes.get(..rest) {
                 Some(codes) => x.add(acc, whole, codes, &w),
                 None => x.add(acc, whole, &padded::<128>(codes), &w),
@@ -117,15 +116,9 @@ trait Octets: Copy {
 #[inline(always)]
 fn int4<O: Octets>(layout: Layout, x: O, rows: Rows<'_>, y: &mut [f32]) -> bool {
     match layout {
-        Layout::Compact(compact) => int4_rows::<O, 16>(compact, exp2i(compact.exponent), x, rows, y),
-        Layout::Plain { group: 32, format: ScaleFormat::F16 } => {
-            int4_rows::<O, 32>(Pairs::G32, 1.0, x, rows, y);
-        }
-        Layout::Plain { group: 64, format: ScaleFormat::F16 } => {
-            int4_rows::<O, 16>(Pairs::G64, 1.0, x, rows, y);
-        }
-        Layout::Plain { group: 128, format: ScaleFormat::F16 } => {
-            int4_rows::<O, 8>(Pairs::G128, 1.0, x, rows, y);
+        Layout::Compact(compact) => int4_rows::<O>(compact, exp2i(compact.exponent), x, rows, y),
+        Layout::Plain { group: group @ 32.., format: ScaleFormat::F16 } => {
+            int4_rows::<O>(Pairs::of(group), 1.0, x, rows, y);
         }
         _ => return false,
     }
@@ -248,9 +241,15 @@ pub(super) fn entries_12(words: __m128i) -> __m128i {
     }
 }
 
-impl StoredScales<16> for Compact {
+impl StoredScales for Compact {
     #[inline(always)]
-    fn unpack(self, stored: &[u8; 16]) -> OctetScales {
+    fn bytes(self) -> usize {
+        16
+    }
+
+    #[inline(always)]
+    fn unpack(self, stored: &[u8]) -> OctetScales {
+        let stored: [u8; 16] = padded(stored);
         // SAFETY: see the module's comment; 16 readable bytes.
         unsafe {
             let words = _mm_loadu_si128(stored.as_ptr().cast());
@@ -267,24 +266,43 @@ impl StoredScales<16> for Compact {
     }
 }
 
-/// f16 (scale, offset) pairs: which one belongs to each block of an octet, in
-/// [`super::PAIR_ORDER`].
+/// f16 (scale, offset) pairs for groups of 32 or more: which one belongs to
+/// each block of an octet, in [`super::PAIR_ORDER`], and the bytes of an octet's.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs([i32; 8]);
-
-impl Pairs {
-    pub(super) const G32: Self = Self([0, 2, 4, 6, 1, 3, 5, 7]);
-    pub(super) const G64: Self = Self([0, 1, 2, 3, 0, 1, 2, 3]);
-    pub(super) const G128: Self = Self([0, 0, 1, 1, 0, 0, 1, 1]);
+pub(super) struct Pairs {
+    order: [i32; 8],
+    bytes: usize,
 }
 
-impl<const S: usize> StoredScales<S> for Pairs {
+impl Pairs {
+    /// Of groups of `group` weights.
+    pub(super) fn of(group: usize) -> Self {
+        let order = match group {
+            32 => [0, 2, 4, 6, 1, 3, 5, 7],
+            64 => [0, 1, 2, 3, 0, 1, 2, 3],
+            _ => [0, 0, 1, 1, 0, 0, 1, 1],
+        };
+        Self { order, bytes: OCTET / group.max(32) * 4 }
+    }
+}
+
+impl StoredScales for Pairs {
     #[inline(always)]
-    fn unpack(self, stored: &[u8; S]) -> OctetScales {
-        // SAFETY: see the module's comment; 32 readable bytes.
+    fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    #[inline(always)]
+    fn unpack(self, stored: &[u8]) -> OctetScales {
+        // SAFETY: see the module's comment; 32, 16 and 8 readable bytes.
         unsafe {
-            let order = _mm256_loadu_si256(self.0.as_ptr().cast());
-            half_pairs(_mm256_permutevar8x32_epi32(load_32(&padded(stored)), order))
+            let pairs = match self.bytes {
+                32 => load_32(&padded(stored)),
+                16 => _mm256_castsi128_si256(_mm_loadu_si128(padded::<16>(stored).as_ptr().cast())),
+                _ => _mm256_castsi128_si256(_mm_loadl_epi64(padded::<8>(stored).as_ptr().cast())),
+            };
+            let order = _mm256_loadu_si256(self.order.as_ptr().cast());
+            half_pairs(_mm256_permutevar8x32_epi32(pairs, order))
         }
     }
 }

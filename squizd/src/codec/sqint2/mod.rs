@@ -18,11 +18,17 @@ mod gather;
 mod golden;
 mod levels;
 mod matvec;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pshufb;
 mod rotation;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 mod viterbi;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -176,7 +182,10 @@ impl Codec for Sqint2 {
 
     fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel {
         match (Form::of(params).coding, operation) {
-            (Coding::Trellis { .. }, _) => trellis_kernel(level),
+            (Coding::Trellis { .. }, Operation::Decode) => trellis_kernel(level),
+            (Coding::Trellis { trellis, .. }, Operation::Matvec(precision)) => {
+                matvec::kernel(trellis, precision, level)
+            }
             (Coding::Levels, Operation::Matvec(_)) => Kernel::compiled(level),
             (Coding::Levels, Operation::Decode) => {
                 Kernel::plain(level, "the four-level core is unpacked in plain code")

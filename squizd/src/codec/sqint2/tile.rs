@@ -81,7 +81,7 @@ impl Stream {
     }
 
     /// The bytes.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn bytes(&self) -> &[u8; MAX_BYTES + LAP] {
         &self.0
     }

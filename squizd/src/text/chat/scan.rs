@@ -19,6 +19,9 @@ use crate::{Error, Result};
 
 /// Longest template, in bytes (the longest known have 30 KB).
 const MAX_SOURCE: usize = 256 << 10;
+/// Longest line, in bytes, after the rewriting: minijinja counts columns in 16
+/// bits, and its syntax errors add one.
+const MAX_LINE: usize = 65_000;
 /// Open blocks, counting each `elif` and `else` of an open `if`.
 const MAX_DEPTH: usize = 128;
 /// Symbols of one tag: names, numbers, strings, operators.
@@ -47,6 +50,16 @@ pub(super) fn prepare(source: &str) -> Result<String> {
     }
     let Scan { at, mut out, .. } = scan;
     out.push_str(source.get(at..).unwrap_or_default());
+    if let Some((line, text)) = out.lines().enumerate().find(|(_, text)| text.len() > MAX_LINE) {
+        return Err(Error::refused(
+            "template-size",
+            format!(
+                "chat template: line {} has {} bytes, at most {MAX_LINE} are allowed",
+                line + 1,
+                text.len()
+            ),
+        ));
+    }
     Ok(out)
 }
 

@@ -171,6 +171,15 @@ fn deep_values_and_deep_sources_do_not_overflow_the_stack() {
 }
 
 #[test]
+fn lines_are_no_longer_than_the_engine_counts() {
+    for unclosed in ["{{ '".to_owned() + &"a".repeat(65_531), "\n{{".to_owned() + &" ".repeat(65_533) + "?"] {
+        let message = failure(&unclosed);
+        assert!(message.contains("bytes, at most 65000 are allowed [template-size]"), "{message}");
+    }
+    assert!(failure(&("{{ '".to_owned() + &"a".repeat(60_000))).contains("syntax error"));
+}
+
+#[test]
 fn nothing_is_loaded_and_nothing_leaks() {
     for source in [
         "{% include '/etc/passwd' %}",

@@ -6,6 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use squizd_spec::Short;
 use std::{borrow::Cow, fmt};
 use tokenizers::{
     ModelWrapper,
@@ -309,7 +310,7 @@ impl<'de> Deserialize<'de> for VocabSpec {
                         return Err(A::Error::custom(format!("vocab has more than {MAX_TOKENS} tokens")));
                     }
                     if vocab.contains_key(&token) {
-                        return Err(A::Error::custom(format!("vocab lists {token:?} twice")));
+                        return Err(A::Error::custom(format!("vocab lists {:?} twice", Short(&token))));
                     }
                     vocab.insert(token, id);
                 }
@@ -347,7 +348,10 @@ impl<'de> Deserialize<'de> for Merge {
             fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<Merge, E> {
                 match s.split_once(' ') {
                     Some((a, b)) if !b.contains(' ') => Ok(Merge(a.into(), b.into())),
-                    _ => Err(E::custom(format!("merge {s:?} is not two tokens with one space between"))),
+                    _ => Err(E::custom(format!(
+                        "merge {:?} is not two tokens with one space between",
+                        Short(s)
+                    ))),
                 }
             }
 

@@ -1,0 +1,124 @@
+//! Every kernel with every set of flags that it is assembled with passes naga's
+//! validation, also where there is no adapter to run it.
+
+use squizd_shaders::{KERNELS, Options, assemble};
+
+/// A codec's kernels by their frames, its unit, the flags of its layouts, and
+/// the forms of input besides f32.
+struct Codec {
+    gemv: &'static str,
+    gemm: &'static str,
+    rows: &'static str,
+    unit: u32,
+    layouts: &'static [&'static [&'static str]],
+    forms: &'static [&'static str],
+}
+
+const CODECS: &[Codec] = &[
+    Codec {
+        gemv: "fused_int4_gemv",
+        gemm: "fused_int4_gemm",
+        rows: "int4_rows",
+        unit: 32,
+        layouts: &[
+            &[],
+            &["ALIGNED"],
+            &["FINE", "HALVES"],
+            &["FINE", "HALVES", "ALIGNED"],
+            &["PLAIN"],
+            &["PLAIN", "HALVES"],
+            &["PLAIN", "WIDE"],
+        ],
+        forms: &["F16", "I8"],
+    },
+    Codec {
+        gemv: "q8_gemv",
+        gemm: "q8_gemm",
+        rows: "q8_rows",
+        unit: 32,
+        layouts: &[&[], &["WIDE"]],
+        forms: &["I8"],
+    },
+    Codec {
+        gemv: "raw_gemv",
+        gemm: "raw_gemm",
+        rows: "raw_rows",
+        unit: 8,
+        layouts: &[
+            &[],
+            &["HALF"],
+            &["BRAIN"],
+            &["BYTE"],
+            &["ALIGNED"],
+            &["ALIGNED", "HALF"],
+            &["ALIGNED", "BRAIN"],
+            &["ALIGNED", "BYTE"],
+        ],
+        forms: &[],
+    },
+];
+
+fn flags(options: Options, flags: &[&'static str]) -> Options {
+    flags.iter().fold(options, |o, f| o.flag(f))
+}
+
+/// Every kernel with its options.
+fn cases() -> Vec<(&'static str, Options)> {
+    let mut all = Vec::new();
+    for codec in CODECS {
+        for layout in codec.layouts {
+            let base = Options::default().with("VECTORS", codec.unit / 4).with("GROUP", 32).with("BYTES", 2);
+            let base = flags(base, layout);
+            all.push((codec.rows, base.clone().with("WG", 64).flag("WEIGHTS")));
+            for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
+                all.push((codec.gemm, flags(base.clone().flag("WEIGHTS"), out)));
+            }
+            let shaped = base.with("WG", 64).with("LANES", 8).with("ROWS", 4).with("UNROLL", 2);
+            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS") } else { shaped };
+            for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
+                for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
+                    for out in [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"]] {
+                        let options = flags(flags(shaped.clone(), sums), out);
+                        all.push((codec.gemv, form.iter().fold(options, |o, f| o.flag(f))));
+                    }
+                }
+            }
+        }
+    }
+    let base = Options::default().with("WG", 64).with("DIM", 64).with("QUADS", 16).with("EXPERTS", 8);
+    let others: &[(&str, &[&[&str]])] = &[
+        ("prepare", &[&[], &["I8"], &["HALVES_OUT"]]),
+        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
+        ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("route", &[&[], &["NORMALIZE"]]),
+        ("softcap", &[&[]]),
+        ("argmax", &[&[]]),
+        ("combine", &[&[]]),
+        ("read_ceiling", &[&[]]),
+        ("copy_ceiling", &[&[]]),
+    ];
+    for (name, sets) in others {
+        all.extend(sets.iter().map(|set| (*name, flags(base.clone(), set))));
+    }
+    all
+}
+
+#[test]
+fn every_kernel_is_valid() {
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+    let cases = cases();
+    for (name, options) in &cases {
+        let text = assemble(name, options).unwrap();
+        let about = format!("{name} {:?}", options.flags);
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&text)));
+        Validator::new(ValidationFlags::all(), Capabilities::all())
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&text)));
+    }
+    for kernel in KERNELS {
+        assert!(cases.iter().any(|(name, _)| *name == kernel.name), "{} is not tried", kernel.name);
+    }
+}

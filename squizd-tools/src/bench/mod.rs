@@ -1,0 +1,28 @@
+//! Benchmarks of the reference runtime: how long loading takes, how soon the
+//! first token comes, how fast prompts and answers go, and what share of the
+//! machine's read bandwidth that is.
+//!
+//! ```text
+//! per file:  setup ── peak memory ── trial 1 ── trial 2 ── … ── Summary of each number
+//!                                      │
+//!            one trial: memory read once · load · squizd answers · llama.cpp answers
+//! ```
+//!
+//! What is compared is measured in turns, so that other load on the machine
+//! falls on all of it: judge ratios of one run, not numbers of two.
+
+mod bandwidth;
+mod llama;
+mod machine;
+mod measure;
+mod report;
+mod statistics;
+mod trial;
+
+pub use bandwidth::Reading;
+pub use llama::{Llama, LlamaModel};
+pub use machine::Machine;
+pub use measure::{Progress, Setup, measure};
+pub use report::{Format, LlamaReport, Measured, Report, Workload};
+pub use statistics::{Summary, student_t};
+pub use trial::{Loaded, Trial, prompt};

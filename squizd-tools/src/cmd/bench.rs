@@ -1,0 +1,105 @@
+//! `squizd bench FILE...`.
+
+use super::{Common, interrupt, model::Compute, progress};
+use crate::{
+    Exit, Failure,
+    bench::{Format, Llama, Machine, Progress, Reading, Report, Setup, Workload, measure},
+};
+use indicatif::ProgressBar;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Model files
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Prompt tokens; 0 measures no prefill
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    n_prompt: usize,
+    /// Tokens to generate after the first one; 0 measures no decoding
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    n_gen: usize,
+    /// Trials; one more warms up
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 30)]
+    repetitions: usize,
+    /// Positions to reserve [default: what -p and -n need]
+    #[arg(long, value_name = "N")]
+    ctx_size: Option<usize>,
+    #[command(flatten)]
+    compute: Compute,
+    /// Memory read to measure the bandwidth [default: 4 times the last-level cache, 256 MiB to 2 GiB]
+    #[arg(long, value_name = "N(M|G)", value_parser = super::convert::size)]
+    bandwidth_buffer: Option<u64>,
+    /// The same model in GGUF, for llama.cpp to run trial by trial beside squizd: llama-bench, if it is on
+    /// the PATH, runs it as it is
+    #[arg(long, value_name = "FILE")]
+    gguf: Option<PathBuf>,
+    /// Python with llama-cpp-python, which runs the GGUF at the quantization nearest to squizd's bits per weight
+    #[arg(long, value_name = "PYTHON", requires = "gguf")]
+    llama_cpp: Option<PathBuf>,
+    /// Quantization for llama.cpp instead of the nearest, such as Q4_0
+    #[arg(long, value_name = "TYPE", requires = "llama_cpp")]
+    llama_type: Option<String>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Md)]
+    output: Format,
+}
+
+pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
+    let needed = args.n_prompt.max(1).saturating_add(args.n_gen);
+    let context = args.ctx_size.unwrap_or(needed);
+    if args.repetitions == 0 || args.n_prompt == 0 && args.n_gen == 0 {
+        return Err(Failure::usage("nothing to measure: -r, or both of -p and -n, are 0"));
+    }
+    if context < needed {
+        return Err(Failure::usage(format!("--ctx-size is {context}, -p and -n need {needed}")));
+    }
+    interrupt::watch();
+    let llama = Llama::find(args.llama_cpp.as_deref());
+    let llama_cpp_absent = match (&llama, &args.gguf) {
+        (None, _) => Some("llama-bench is not on the PATH and --llama-cpp was not given".to_owned()),
+        (_, None) => Some("--gguf was not given".to_owned()),
+        _ => None,
+    };
+    let workload = Workload {
+        prompt: args.n_prompt,
+        steps: args.n_gen,
+        context,
+        trials: args.repetitions,
+        threads: rayon::current_num_threads(),
+    };
+    let setup = Setup {
+        workload,
+        session: args.compute.options(),
+        llama: llama.as_ref().zip(args.gguf.as_deref()),
+        reading: Reading::of(args.bandwidth_buffer),
+        quantization: args.llama_type.as_deref(),
+    };
+    let machine = Machine::this();
+    let bar = Bar(progress::bar(common, (args.files.len() * args.repetitions) as u64, "trials"));
+    let models = args.files.iter().map(|file| measure(file, &setup, &bar)).collect::<Result<_, _>>();
+    bar.0.finish_and_clear();
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        machine,
+        workload,
+        bandwidth: setup.reading,
+        llama_cpp_absent,
+        models: models?,
+    };
+    report.print(args.output)?;
+    Ok(Exit::Done)
+}
+
+/// Progress over trials; watches for interruption.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn trial(&self) {
+        self.0.inc(1);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::requested()
+    }
+}

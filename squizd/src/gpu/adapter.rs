@@ -1,0 +1,96 @@
+//! Which adapter to use.
+
+use crate::{Error, Result};
+
+/// Names the adapter to use, by a part of its name.
+pub const ADAPTER_VARIABLE: &str = "SQUIZD_ADAPTER";
+
+/// An adapter that Vulkan or Metal offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterSummary {
+    /// Its name.
+    pub name: String,
+    /// `vulkan` or `metal`.
+    pub backend: String,
+    /// Driver and version.
+    pub driver: String,
+    /// Whether it computes on the CPU.
+    pub software: bool,
+}
+
+impl AdapterSummary {
+    pub(super) fn of(info: &wgpu::AdapterInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            software: info.device_type == wgpu::DeviceType::Cpu,
+        }
+    }
+}
+
+impl std::fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, backend, driver, .. } = self;
+        write!(f, "{name} ({backend}, {driver})")
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL;
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(descriptor)
+}
+
+/// Every adapter, the best first.
+pub(super) fn all() -> Vec<wgpu::Adapter> {
+    let instance = instance();
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    // A stable sort: the system's order among equals.
+    adapters.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+/// Every adapter, the best first: discrete before integrated before software.
+pub fn adapters() -> Vec<AdapterSummary> {
+    all().iter().map(|a| AdapterSummary::of(&a.get_info())).collect()
+}
+
+/// The best adapter, or the best whose name contains `wanted` (in any case).
+pub(super) fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
+    let all = all();
+    let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+    let Some(wanted) = wanted else {
+        return all
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::unsupported("no Vulkan or Metal adapter found; use --backend cpu"));
+    };
+    let lower = wanted.to_lowercase();
+    all.into_iter().find(|a| a.get_info().name.to_lowercase().contains(&lower)).ok_or_else(|| {
+        Error::unsupported(format!(
+            "no adapter's name contains {wanted:?} ({ADAPTER_VARIABLE}); there are: {}",
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        ))
+    })
+}
+
+/// Whether it is worth looking for an adapter that is no software: on Linux, if
+/// a driver has made device files.
+pub fn hardware_likely() -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    let has = |folder: &str, prefix: &str| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with(prefix))
+    };
+    has("/dev/dri", "render") || has("/dev", "nvidia")
+}

@@ -1,0 +1,436 @@
+//! How fast kernels are, against what the device's memory gives.
+//!
+//! Working sets are larger than any cache and rotate; clocks are warmed before
+//! anything counts; times are the device's own timestamps where it has them;
+//! medians of several rounds.
+
+use super::codec::{GPU_CODECS, GpuCodec};
+use super::device::Gpu;
+use super::input::Input;
+use super::math::Math;
+use super::matrix::{GpuMatrix, Output};
+use super::pipeline::{Span, read, write};
+use super::record::Step;
+use super::sample::{Sample, gaussian};
+use super::tuning::{Tuning, candidates};
+use crate::codec::{EncodeOptions, IntegerLayout, codec};
+use crate::{Error, Result};
+use serde::Serialize;
+use squizd_shaders::Options;
+use squizd_spec::{CodecId, PayloadLength};
+use std::time::{Duration, Instant};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Rows and columns of the matrices.
+    pub shapes: Vec<(u64, u64)>,
+    /// Names of the codecs, empty for all.
+    pub codecs: Vec<String>,
+    /// Bytes of a working set, at least.
+    pub working_set: u64,
+    /// Time spent warming the clocks before each kernel.
+    pub warm: Duration,
+    /// Rounds, of which the median counts.
+    pub rounds: u32,
+    /// Also try every shape of workgroup, and report the best.
+    pub tune: bool,
+}
+
+impl Plan {
+    /// For a data-centre GPU.
+    pub fn full() -> Self {
+        Self {
+            shapes: vec![
+                (4096, 4096),
+                (14_336, 4096),
+                (4096, 14_336),
+                (8192, 28_672),
+                (1536, 576),
+                (576, 1536),
+                (1536, 1536),
+            ],
+            codecs: Vec::new(),
+            working_set: 512 << 20,
+            warm: Duration::from_millis(60),
+            rounds: 11,
+            tune: false,
+        }
+    }
+
+    /// For a look at whether everything runs.
+    pub fn small() -> Self {
+        Self {
+            shapes: vec![(256, 1024)],
+            codecs: Vec::new(),
+            working_set: 1 << 20,
+            warm: Duration::ZERO,
+            rounds: 1,
+            tune: false,
+        }
+    }
+}
+
+/// What memory and driver give at most.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ceilings {
+    /// Adapter, with backend and driver.
+    pub adapter: String,
+    /// GB/s that a kernel reads.
+    pub read_gbs: f64,
+    /// GB/s that a kernel copies, reads and writes counted.
+    pub copy_gbs: f64,
+    /// Microseconds of a dependent dispatch that does next to nothing.
+    pub dispatch_us: f64,
+    /// Microseconds of submitting one dispatch and waiting for it.
+    pub submit_us: f64,
+}
+
+/// One kernel on one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelResult {
+    /// Kernel.
+    pub kernel: &'static str,
+    /// Codec and layout.
+    pub codec: String,
+    /// Form of the input.
+    pub math: String,
+    /// Rows of the matrix.
+    pub rows: u64,
+    /// Columns.
+    pub cols: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Microseconds of one product.
+    pub us: f64,
+    /// GB/s of payload.
+    pub gbs: f64,
+    /// Share of the read ceiling.
+    pub share: f64,
+    /// Weights per second, in thousand millions.
+    pub gweights: f64,
+    /// Shape of the workgroups.
+    pub tuning: String,
+}
+
+impl Gpu {
+    /// Median seconds of running all `steps` once, over `rounds` passes that run
+    /// them `repeats` times each.
+    fn time(&self, steps: &[Step], repeats: u32, warm: Duration, rounds: u32) -> Result<f64> {
+        let start = Instant::now();
+        loop {
+            self.submit(steps);
+            self.wait()?;
+            if start.elapsed() >= warm {
+                break;
+            }
+        }
+        let mut seconds = if self.abilities().timestamps {
+            self.time_on_device(steps, repeats, rounds)?
+        } else {
+            let round = || -> Result<f64> {
+                let start = Instant::now();
+                for _ in 0..repeats {
+                    self.submit(steps);
+                }
+                self.wait()?;
+                Ok(start.elapsed().as_secs_f64())
+            };
+            (0..rounds).map(|_| round()).collect::<Result<_>>()?
+        };
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
+        Ok(median / f64::from(repeats))
+    }
+
+    fn time_on_device(&self, steps: &[Step], repeats: u32, rounds: u32) -> Result<Vec<f64>> {
+        let count = 2 * rounds;
+        let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 8 * u64::from(count),
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for round in 0..rounds {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * round),
+                    end_of_pass_write_index: Some(2 * round + 1),
+                }),
+            });
+            for _ in 0..repeats {
+                for step in steps {
+                    step.record(&mut pass);
+                }
+            }
+        }
+        encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+        self.queue.submit([encoder.finish()]);
+        self.wait()?;
+        let bytes = self.read(&resolved, 0..8 * u64::from(count))?;
+        let ticks = bytes.as_chunks::<16>().0.iter().map(|pair| {
+            let (begin, end) = pair.split_at(8);
+            let tick = |b: &[u8]| b.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+            tick(end).saturating_sub(tick(begin))
+        });
+        let period = f64::from(self.timestamp_period()) * 1e-9;
+        Ok(ticks.map(|t| t as f64 * period).collect())
+    }
+}
+
+/// Invocations of the ceilings' workgroups, and vectors that each takes.
+const WORKGROUP: u64 = 256;
+const VECTORS: u64 = 4;
+
+/// Measures the ceilings.
+///
+/// # Errors
+/// What went wrong on the device.
+pub fn ceilings(gpu: &Gpu, plan: &Plan) -> Result<Ceilings> {
+    // Several buffers, since a binding reaches so far only.
+    let piece = plan.working_set.min(gpu.abilities().max_binding) / 4096 * 4096;
+    let pieces = plan.working_set.div_ceil(piece).max(2);
+    let pattern = random_bytes(piece.min(1 << 24) as usize);
+    let buffers = (0..pieces).map(|_| tiled(gpu, &pattern, piece)).collect::<Result<Vec<_>>>()?;
+    let sink = gpu.storage(256)?;
+    let target = gpu.storage(piece)?;
+    let options = Options::default().with("WG", WORKGROUP as u32);
+    let length = (piece / 16) as u32;
+    let workgroups = (piece / 16).div_ceil(WORKGROUP * VECTORS);
+    let time = |name: &'static str, sink: &wgpu::Buffer| -> Result<f64> {
+        let pipeline = gpu.pipeline(name, &options, &[read(0), write(1)])?;
+        let steps = buffers
+            .iter()
+            .map(|b| Step::new(gpu, &pipeline, &[Span::from(b), Span::from(sink)], &length, workgroups))
+            .collect::<Result<Vec<_>>>()?;
+        gpu.time(&steps, 1, plan.warm * 5, plan.rounds)
+    };
+    let bytes = (piece * pieces) as f64;
+    let read_gbs = bytes / time("read_ceiling", &sink)? / 1e9;
+    let copy_gbs = 2.0 * bytes / time("copy_ceiling", &target)? / 1e9;
+
+    let pipeline = gpu.pipeline("read_ceiling", &options, &[read(0), write(1)])?;
+    let small = gpu.storage(4096)?;
+    let spans = [Span::from(&small), Span::from(&sink)];
+    let tiny = Step::new(gpu, &pipeline, &spans, &256u32, 1)?;
+    let many = vec![tiny.clone(); 100];
+    let dispatch_us = gpu.time(&many, 1, plan.warm, plan.rounds)? * 1e6 / 100.0;
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        let start = Instant::now();
+        gpu.submit([&tiny]);
+        gpu.wait()?;
+        waits.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    waits.sort_by(f64::total_cmp);
+    Ok(Ceilings {
+        adapter: gpu.adapter().to_string(),
+        read_gbs,
+        copy_gbs,
+        dispatch_us,
+        submit_us: waits.get(10).copied().unwrap_or(f64::NAN),
+    })
+}
+
+/// Measures the products with one vector of every codec, shape and form of
+/// input that `plan` names; `each` hears of every result.
+///
+/// # Errors
+/// What went wrong on the device, or a codec's name that there is not.
+pub fn kernels(
+    gpu: &Gpu,
+    plan: &Plan,
+    ceilings: &Ceilings,
+    each: &mut dyn FnMut(&KernelResult),
+) -> Result<Vec<KernelResult>> {
+    if let Some(name) =
+        plan.codecs.iter().find(|n| !GPU_CODECS.iter().any(|c| c.id.name() == Some(n.as_str())))
+    {
+        return Err(Error::invalid(format!("codec {name:?} has no GPU kernels")));
+    }
+    let mut results = Vec::new();
+    for gpu_codec in GPU_CODECS {
+        if !plan.codecs.is_empty() && !plan.codecs.iter().any(|n| Some(n.as_str()) == gpu_codec.id.name()) {
+            continue;
+        }
+        for (layout, options) in layouts(gpu_codec.id) {
+            for (rows, cols) in &plan.shapes {
+                let sample = large_sample(gpu_codec.id, *rows, *cols, options)?;
+                let label = match layout {
+                    "" => gpu_codec.id.to_string(),
+                    layout => format!("{} {layout}", gpu_codec.id),
+                };
+                let mut one = One { gpu, plan, ceilings, gpu_codec, label, sample: &sample };
+                results.extend(one.measure(each)?);
+            }
+        }
+    }
+    Ok(results)
+}
+
+/// Layouts of a codec that are worth a row of their own.
+fn layouts(id: CodecId) -> Vec<(&'static str, EncodeOptions)> {
+    let none = EncodeOptions::NONE;
+    match id {
+        CodecId::INT4 | CodecId::INT3 | CodecId::INT2 => {
+            let layout = |l| EncodeOptions { layout: Some(l), ..none };
+            vec![
+                ("plain g32", EncodeOptions { group_size: Some(32), ..none }),
+                ("compact", layout(IntegerLayout::Compact)),
+                ("fine", layout(IntegerLayout::Fine)),
+            ]
+        }
+        _ => vec![("", none)],
+    }
+}
+
+/// Rows that are encoded; larger matrices repeat them.
+const ENCODED_ROWS: u64 = 96;
+
+/// A matrix of `rows` rows, of which the first are repeated where the payload
+/// is planes of rows.
+fn large_sample(id: CodecId, rows: u64, cols: u64, options: EncodeOptions) -> Result<Sample> {
+    let codec =
+        codec(id).ok_or_else(|| Error::unsupported(format!("codec {id} has no encoder in this build")))?;
+    let some = rows.min(ENCODED_ROWS);
+    let values = |rows: u64| gaussian((rows * cols) as usize, 7).into_iter().map(|v| v * 0.02).collect();
+    let small = Sample::encode(codec, cols, values(some), options)?;
+    let of =
+        |matrix| id.geometry(matrix, &small.params).map_err(|e| Error::invalid(format!("codec {id}: {e:?}")));
+    let matrix = squizd_spec::Matrix { rows, cols };
+    let (from, to) = (of(small.matrix)?, of(matrix)?);
+    let planes = &to.planes[..to.plane_count];
+    let (PayloadLength::Exact(length), true) = (to.length, planes.iter().all(|p| p.row_stride > 0)) else {
+        return Sample::encode(codec, cols, values(rows), options);
+    };
+    let mut data = vec![0; length as usize];
+    for (from, to) in from.planes.iter().zip(planes) {
+        let stride = to.row_stride as usize;
+        let source = small.data.get(from.offset as usize..).unwrap_or_default();
+        let target = data.get_mut(to.offset as usize..).unwrap_or_default();
+        for (i, row) in target.chunks_exact_mut(stride).take(rows as usize).enumerate() {
+            if let Some(source) = source.chunks_exact(stride).nth(i % some as usize) {
+                row.copy_from_slice(source);
+            }
+        }
+    }
+    Ok(Sample { matrix, data, ..small })
+}
+
+/// One codec, layout and shape.
+struct One<'a> {
+    gpu: &'a Gpu,
+    plan: &'a Plan,
+    ceilings: &'a Ceilings,
+    gpu_codec: &'static GpuCodec,
+    label: String,
+    sample: &'a Sample,
+}
+
+impl One<'_> {
+    fn measure(&mut self, each: &mut dyn FnMut(&KernelResult)) -> Result<Vec<KernelResult>> {
+        let Self { gpu, plan, sample, gpu_codec, .. } = *self;
+        let bytes = sample.data.len() as u64;
+        let copies = plan.working_set.div_ceil(bytes).clamp(1, 4096);
+        let first = gpu.upload(&sample.data, &mut |_| {})?;
+        let matrices = (0..copies)
+            .map(|i| {
+                let buffer = if i == 0 { first.clone() } else { copied(gpu, &first)? };
+                GpuMatrix::new(gpu, sample.id, &sample.view(), &Span::from(&buffer))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut results = Vec::new();
+        for math in std::iter::once(Math::F32).chain(gpu_codec.forms.iter().copied()) {
+            if math == Math::F16 && !gpu.abilities().f16 {
+                continue;
+            }
+            let x = Input::new(gpu, math, sample.matrix.cols as u32, 1)?;
+            let values = gaussian(sample.matrix.cols as usize, 3);
+            gpu.write(&x.values, zerocopy::IntoBytes::as_bytes(&values[..]));
+            gpu.submit(&[x.prepare(gpu)?]);
+            let y = gpu.storage(4 * sample.matrix.rows)?;
+            let mut best: Option<KernelResult> = None;
+            let Some(chosen) = matrices.first().map(|m| m.tuning(math)) else { continue };
+            let tried = if plan.tune { candidates(chosen) } else { vec![chosen] };
+            for tuning in tried {
+                let steps = matrices
+                    .iter()
+                    .map(|m| m.gemv_tuned(gpu, &x, Output::to(&y, 0), tuning))
+                    .collect::<Result<Vec<_>>>()?
+                    .concat();
+                let repeats = (1e-3 / (bytes as f64 * copies as f64 / self.ceilings.read_gbs / 1e9)).ceil();
+                let repeats = (repeats as u32).clamp(1, 64);
+                let seconds = gpu.time(&steps, repeats, plan.warm, plan.rounds)? / copies as f64;
+                let result = self.result(math, tuning, seconds);
+                if best.as_ref().is_none_or(|b| result.us < b.us) {
+                    best = Some(result);
+                }
+            }
+            if let Some(best) = best {
+                each(&best);
+                results.push(best);
+            }
+        }
+        Ok(results)
+    }
+
+    fn result(&self, math: Math, tuning: Tuning, seconds: f64) -> KernelResult {
+        let squizd_spec::Matrix { rows, cols } = self.sample.matrix;
+        let bytes = self.sample.data.len() as u64;
+        let gbs = bytes as f64 / seconds / 1e9;
+        KernelResult {
+            kernel: self.gpu_codec.gemv,
+            codec: self.label.clone(),
+            math: math.to_string(),
+            rows,
+            cols,
+            bytes,
+            us: seconds * 1e6,
+            gbs,
+            share: gbs / self.ceilings.read_gbs,
+            gweights: (rows * cols) as f64 / seconds / 1e9,
+            tuning: tuning.to_string(),
+        }
+    }
+}
+
+fn random_bytes(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// A buffer of `size` bytes, a multiple of four, in which `pattern` repeats.
+fn tiled(gpu: &Gpu, pattern: &[u8], size: u64) -> Result<wgpu::Buffer> {
+    let source = gpu.upload(pattern, &mut |_| {})?;
+    let buffer = gpu.storage(size)?;
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    for at in (0..size).step_by(pattern.len()) {
+        encoder.copy_buffer_to_buffer(&source, 0, &buffer, at, (pattern.len() as u64).min(size - at));
+    }
+    gpu.queue.submit([encoder.finish()]);
+    Ok(buffer)
+}
+
+fn copied(gpu: &Gpu, from: &wgpu::Buffer) -> Result<wgpu::Buffer> {
+    let buffer = gpu.storage(from.size())?;
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    encoder.copy_buffer_to_buffer(from, 0, &buffer, 0, from.size());
+    gpu.queue.submit([encoder.finish()]);
+    Ok(buffer)
+}

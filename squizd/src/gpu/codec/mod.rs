@@ -1,0 +1,100 @@
+//! How stored blocks reach kernels: one [`GpuCodec`] for each codec that has
+//! kernels, all in [`GPU_CODECS`].
+//!
+//! Adding one touches: its WGSL file (`shaders/NAME.wgsl`, listed in
+//! `shaders/src/lib.rs` with its kernels), a file here that describes how a
+//! tensor is bound, and its line in [`GPU_CODECS`]. `docs/gpu.md` says what the
+//! WGSL file must define.
+
+mod integer;
+mod q8;
+mod raw;
+
+use super::math::Math;
+use crate::codec::Encoded;
+use crate::{Error, Result};
+use squizd_shaders::Options;
+use squizd_spec::{CodecId, Geometry, Matrix, Params};
+
+/// Kernels of one codec.
+#[derive(Debug)]
+pub(super) struct GpuCodec {
+    /// Wire id.
+    pub(super) id: CodecId,
+    /// Product with one vector; its frame is `gemv`.
+    pub(super) gemv: &'static str,
+    /// Product with many; its frame is `gemm`.
+    pub(super) gemm: &'static str,
+    /// Rows by number; its frame is `rows`.
+    pub(super) rows: &'static str,
+    /// Forms of the input that the kernels read, besides f32.
+    pub(super) forms: &'static [Math],
+    /// How a tensor is bound.
+    pub(super) describe: fn(&Tensor<'_>) -> Result<Recipe>,
+}
+
+/// Every codec with kernels, in wire order.
+pub(super) const GPU_CODECS: &[GpuCodec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::Q8, integer::INT4];
+
+/// The kernels of a codec.
+pub(super) fn gpu_codec(id: CodecId) -> Option<&'static GpuCodec> {
+    GPU_CODECS.iter().find(|c| c.id == id)
+}
+
+/// A tensor to be bound: geometry already checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tensor<'a> {
+    pub(super) matrix: Matrix,
+    pub(super) params: &'a Params,
+    pub(super) geometry: Geometry,
+    /// Bytes of the payload.
+    pub(super) length: u64,
+}
+
+impl<'a> Tensor<'a> {
+    /// Checks that payload, shape and parameters go together.
+    pub(super) fn new(id: CodecId, tensor: &Encoded<'a>) -> Result<Self> {
+        let Encoded { name, matrix, params, data } = *tensor;
+        let length = data.len() as u64;
+        match id.geometry(matrix, params) {
+            Ok(geometry) if geometry.length.allows(length) && matrix.elements() > 0 => {
+                Ok(Self { matrix, params, geometry, length })
+            }
+            _ => Err(Error::invalid(format!(
+                "tensor {name}: {length} payload bytes are not {id} of {}x{}",
+                matrix.rows, matrix.cols
+            ))),
+        }
+    }
+
+    /// Plane `index` as a slot whose rows can be bound in ranges.
+    pub(super) fn plane(&self, index: usize) -> Slot {
+        let plane = self.geometry.planes.get(index).copied().unwrap_or_default();
+        Slot { offset: plane.offset, row_stride: plane.row_stride, rows_per_run: 1 }
+    }
+}
+
+/// A part of the payload that is bound at the binding of its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Where it begins in the payload, a multiple of 256.
+    pub(super) offset: u64,
+    /// Bytes of a run of rows; 0: the slot is bound whole, to the payload's end.
+    pub(super) row_stride: u64,
+    /// Rows of a run: 1, or the height of blocks.
+    pub(super) rows_per_run: u64,
+}
+
+/// What a tensor's kernels are assembled with, and where its planes are.
+#[derive(Clone, Debug)]
+pub(super) struct Recipe {
+    /// Constants and flags of the codec's file.
+    pub(super) options: Options,
+    /// Columns of a unit: 8, or 32 for codecs whose kernels read the inputs'
+    /// scales and sums.
+    pub(super) unit: u32,
+    /// Bound at 0, 1, ...; at most four.
+    pub(super) slots: Vec<Slot>,
+    /// Numbers of the codec, `p.extra`.
+    pub(super) extra: [u32; 4],
+}

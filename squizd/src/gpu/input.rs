@@ -1,0 +1,76 @@
+//! Activations on the device.
+
+use super::device::Gpu;
+use super::math::Math;
+use super::pipeline::{Span, read, write};
+use super::record::Step;
+use crate::Result;
+use squizd_shaders::Options;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Invocations of a workgroup of `prepare`.
+const WORKGROUP: u64 = 64;
+
+/// Vectors of one width as kernels read them: floats, padded with zeros to a
+/// multiple of 32, and what `prepare` makes of them.
+#[derive(Clone, Debug)]
+pub(super) struct Input {
+    pub(super) math: Math,
+    /// Values of a vector, padding included.
+    pub(super) stride: u32,
+    /// Vectors.
+    pub(super) count: u32,
+    /// The floats.
+    pub(super) values: wgpu::Buffer,
+    /// Halves or bytes; the floats again for [`Math::F32`].
+    pub(super) coded: wgpu::Buffer,
+    /// Scale and sums of each block of 32.
+    pub(super) sums: wgpu::Buffer,
+}
+
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct PrepareParams {
+    length: u32,
+}
+
+impl Input {
+    /// Room for `count` vectors of `width` values.
+    pub(super) fn new(gpu: &Gpu, math: Math, width: u32, count: u32) -> Result<Self> {
+        let stride = width.next_multiple_of(32);
+        let length = u64::from(stride) * u64::from(count);
+        let values = gpu.storage(4 * length)?;
+        let coded = match math {
+            Math::F32 => values.clone(),
+            Math::F16 => gpu.storage(2 * length)?,
+            Math::I8 => gpu.storage(length)?,
+        };
+        Ok(Self { math, stride, count, values, coded, sums: gpu.storage(length / 2)? })
+    }
+
+    /// Makes the coded form and the sums from the floats.
+    pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Step> {
+        let mut options = Options::default().with("WG", WORKGROUP as u32);
+        let mut ports = vec![read(0), write(5)];
+        let mut spans = vec![Span::from(&self.values), Span::from(&self.sums)];
+        if let Some(flag) = self.math.flag() {
+            options = options.flag(flag);
+            ports.insert(1, write(4));
+            spans.insert(1, Span::from(&self.coded));
+        }
+        // The shader packs halves; it computes with none.
+        if self.math == Math::F16 {
+            options.flags.retain(|f| *f != "F16");
+            options = options.flag("HALVES_OUT");
+        }
+        let pipeline = gpu.pipeline("prepare", &options, &ports)?;
+        let length = self.stride * self.count;
+        Step::new(
+            gpu,
+            &pipeline,
+            &spans,
+            &PrepareParams { length },
+            u64::from(length / 4).div_ceil(WORKGROUP),
+        )
+    }
+}

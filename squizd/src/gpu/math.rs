@@ -1,0 +1,46 @@
+//! In which numbers a product is computed.
+
+use super::device::Abilities;
+use crate::codec::Precision;
+
+/// The form of the inputs and the arithmetic of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Math {
+    /// 32-bit floats; the reference.
+    F32,
+    /// Inputs over their block's peak as halves; products and the sums of a
+    /// block in halves, the rest in 32 bits.
+    F16,
+    /// Inputs as signed bytes with one scale per 32, integer dot products.
+    I8,
+}
+
+impl Math {
+    /// What is fast on a device where [`Precision`] allows it.
+    pub fn for_precision(precision: Precision, abilities: Abilities) -> Self {
+        match precision {
+            Precision::Q8 if abilities.dot8 => Self::I8,
+            Precision::Q8 if abilities.f16 => Self::F16,
+            Precision::F32 | Precision::Q8 => Self::F32,
+        }
+    }
+
+    /// The flag that shaders know it by.
+    pub(super) const fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some("F16"),
+            Self::I8 => Some("I8"),
+        }
+    }
+}
+
+impl std::fmt::Display for Math {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::I8 => "i8",
+        })
+    }
+}

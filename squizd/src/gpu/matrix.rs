@@ -1,0 +1,363 @@
+//! Stored matrices on the device, and the products with them.
+
+use super::codec::{GpuCodec, Recipe, Tensor, gpu_codec};
+use super::device::Gpu;
+use super::input::Input;
+use super::math::Math;
+use super::pipeline::{Port, Span, read, write};
+use super::record::{Step, over_two};
+use super::tuning::{Tuning, gemv_tuning};
+use crate::codec::Encoded;
+use crate::{Error, Result};
+use squizd_shaders::Options;
+use squizd_spec::CodecId;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Rows and inputs of a tile of `gemm`.
+const TILE: u64 = 64;
+/// Invocations of a workgroup of `rows`.
+const ROWS_WORKGROUP: u64 = 64;
+/// Alignment of bound ranges.
+const ALIGN: u64 = 256;
+
+/// `Params` of the shaders (`params.wgsl`).
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    units: u32,
+    first: u32,
+    base: [u32; 4],
+    stride: [u32; 4],
+    extra: [u32; 4],
+    tokens: u32,
+    x_stride: u32,
+    y_stride: u32,
+    factor: f32,
+    share: u32,
+    expert_rows: u32,
+    /// The shader's struct ends at a multiple of 16.
+    padding: [u32; 2],
+}
+
+/// Which of stacked matrices are multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stack<'a> {
+    /// Rows of one matrix.
+    pub(super) expert_rows: u32,
+    /// The matrix of each output.
+    pub(super) experts: &'a wgpu::Buffer,
+    /// Outputs.
+    pub(super) count: u32,
+    /// Outputs that share an input.
+    pub(super) share: u32,
+}
+
+/// A run of rows whose planes fit one binding each.
+#[derive(Debug)]
+struct Piece {
+    params: Params,
+    spans: Vec<Span>,
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output<'a> {
+    pub(super) y: &'a wgpu::Buffer,
+    /// Numbers from one output vector to the next.
+    pub(super) stride: u32,
+    /// Added to every output vector.
+    pub(super) bias: Option<&'a wgpu::Buffer>,
+    /// Added to what is there, instead of replacing it.
+    pub(super) accumulate: bool,
+}
+
+impl<'a> Output<'a> {
+    /// Output vectors `stride` apart, and nothing added.
+    pub(super) fn to(y: &'a wgpu::Buffer, stride: u32) -> Self {
+        Self { y, stride, bias: None, accumulate: false }
+    }
+
+    fn apply(self, mut options: Options) -> Options {
+        if self.bias.is_some() {
+            options = options.flag("BIAS");
+        }
+        if self.accumulate {
+            options = options.flag("ACCUMULATE");
+        }
+        options
+    }
+
+    fn ports(self) -> impl Iterator<Item = (Port, Span)> {
+        std::iter::once((write(6), Span::from(self.y))).chain(self.bias.map(|b| (read(7), Span::from(b))))
+    }
+}
+
+/// A stored matrix whose payload lies in a buffer.
+#[derive(Debug)]
+pub(super) struct GpuMatrix {
+    codec: &'static GpuCodec,
+    recipe: Recipe,
+    rows: u32,
+    cols: u32,
+    pieces: Vec<Piece>,
+}
+
+impl GpuMatrix {
+    /// The matrix of a tensor whose payload lies in `payload` (an offset that
+    /// is a multiple of 256, and room up to the next multiple behind it).
+    pub(super) fn new(gpu: &Gpu, id: CodecId, tensor: &Encoded<'_>, payload: &Span) -> Result<Self> {
+        Self::in_bindings_of(id, tensor, payload, gpu.abilities().max_binding)
+    }
+
+    /// The same with bindings of at most `limit` bytes.
+    pub(super) fn in_bindings_of(
+        id: CodecId,
+        tensor: &Encoded<'_>,
+        payload: &Span,
+        limit: u64,
+    ) -> Result<Self> {
+        let name = tensor.name;
+        let codec = gpu_codec(id)
+            .ok_or_else(|| Error::unsupported(format!("tensor {name}: codec {id} has no GPU kernels")))?;
+        let tensor = Tensor::new(id, tensor)?;
+        let recipe = (codec.describe)(&tensor)?;
+        let too_large = || Error::unsupported(format!("tensor {name}: a side is too large for GPU kernels"));
+        let small = |v: u64| u32::try_from(v).ok().filter(|v| *v <= 1 << 30).ok_or_else(too_large);
+        let (rows, cols) = (small(tensor.matrix.rows)?, small(tensor.matrix.cols)?);
+        let pieces = pieces(&tensor, &recipe, payload, limit).ok_or_else(|| {
+            Error::unsupported(format!("tensor {name}: a row does not fit bindings of {limit} bytes"))
+        })?;
+        Ok(Self { codec, recipe, rows, cols, pieces })
+    }
+
+    /// Output width.
+    pub(super) fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Pieces that the matrix is bound in.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The form of the input nearest to `wanted` that the kernels read.
+    pub(super) fn math(&self, gpu: &Gpu, wanted: Math) -> Math {
+        let able = wanted != Math::F16 || gpu.abilities().f16;
+        if able && self.codec.forms.contains(&wanted) { wanted } else { Math::F32 }
+    }
+
+    /// Whether kernels read scales and sums of the inputs' blocks.
+    pub(super) fn blocks(&self) -> bool {
+        self.recipe.unit == 32
+    }
+
+    fn units(&self) -> u32 {
+        self.cols.div_ceil(self.recipe.unit)
+    }
+
+    /// The product with the first vector of `x`; one step per piece.
+    pub(super) fn gemv(&self, gpu: &Gpu, x: &Input, out: Output<'_>) -> Result<Vec<Step>> {
+        self.gemv_tuned(gpu, x, out, self.tuning(x.math))
+    }
+
+    /// Products of experts' matrices, `expert_rows` rows each and stacked in this
+    /// one, with vectors of `x`: output `i` is that of expert `experts[i]` and
+    /// input `i / share`, for `count` of them.
+    ///
+    /// # Errors
+    /// As for other products; an unsupported one if the stack needs more than
+    /// one binding.
+    pub(super) fn expert_gemv(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        stack: Stack<'_>,
+    ) -> Result<Vec<Step>> {
+        if self.pieces.len() > 1 {
+            return Err(gpu.error("a stack of experts is larger than a binding"));
+        }
+        let rows = stack.expert_rows;
+        let tuning = gemv_tuning(self.effective(x.math), self.recipe.unit, rows, self.units());
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
+        tail.push((read(7), Span::from(stack.experts)));
+        self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
+            let params = Params {
+                share: stack.share,
+                expert_rows: rows,
+                x_stride: x.stride,
+                y_stride: out.stride,
+                ..params
+            };
+            (params, [u64::from(rows).div_ceil(tuning.rows_per_workgroup()), 0, u64::from(stack.count)])
+        })
+    }
+
+    fn effective(&self, math: Math) -> Math {
+        if self.codec.forms.contains(&math) { math } else { Math::F32 }
+    }
+
+    /// The shape of the workgroups for inputs prepared as `math`.
+    pub(super) fn tuning(&self, math: Math) -> Tuning {
+        gemv_tuning(self.effective(math), self.recipe.unit, self.rows, self.units())
+    }
+
+    /// The same as `tuning` says.
+    pub(super) fn gemv_tuned(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        tuning: Tuning,
+    ) -> Result<Vec<Step>> {
+        let (options, tail) = self.gemv_parts(gpu, x, out, tuning);
+        self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
+            let params = Params { share: 1, ..params };
+            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
+        })
+    }
+
+    /// Options and bindings of `gemv` behind the slots.
+    fn gemv_parts(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        tuning: Tuning,
+    ) -> (Options, Vec<(Port, Span)>) {
+        let mut options = self.recipe.options.clone();
+        options = options.with("VECTORS", self.recipe.unit / 4);
+        if self.blocks() {
+            options = options.flag("BLOCKS");
+        }
+        let math = self.effective(x.math);
+        let coded = math != Math::F32;
+        if let Some(flag) = math.flag() {
+            options = options.flag(flag);
+        }
+        let options = tuning.apply(out.apply(options), gpu.abilities());
+        let mut tail = vec![(read(4), Span::from(if coded { &x.coded } else { &x.values }))];
+        if self.blocks() {
+            tail.push((read(5), Span::from(&x.sums)));
+        }
+        tail.extend(out.ports());
+        (options, tail)
+    }
+
+    /// The products with the first `count` vectors of `x`, from their floats.
+    pub(super) fn gemm(&self, gpu: &Gpu, x: &Input, count: u32, out: Output<'_>) -> Result<Vec<Step>> {
+        let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4).flag("WEIGHTS");
+        let mut tail = vec![(read(4), Span::from(&x.values))];
+        tail.extend(out.ports());
+        self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
+            let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
+            (params, [u64::from(params.rows).div_ceil(TILE), u64::from(count).div_ceil(TILE), 1])
+        })
+    }
+
+    /// `y[t] = factor W[ids[t]]` for `count` ids, `y_stride` (a multiple of 32)
+    /// apart and zero beyond the columns.
+    pub(super) fn lookup(
+        &self,
+        gpu: &Gpu,
+        ids: &wgpu::Buffer,
+        count: u32,
+        factor: f32,
+        y: &wgpu::Buffer,
+        y_stride: u32,
+    ) -> Result<Vec<Step>> {
+        let options = self
+            .recipe
+            .options
+            .clone()
+            .with("VECTORS", self.recipe.unit / 4)
+            .with("WG", ROWS_WORKGROUP as u32)
+            .flag("WEIGHTS");
+        let tail = [(read(4), Span::from(ids)), (write(6), Span::from(y))];
+        let units = u64::from(y_stride / self.recipe.unit);
+        self.steps(gpu, self.codec.rows, &options, &tail, |params| {
+            let params = Params { tokens: count, y_stride, factor, ..params };
+            (params, [(units * u64::from(count)).div_ceil(ROWS_WORKGROUP), 0, 1])
+        })
+    }
+
+    /// A step for each piece; `grid` completes its parameters and says how many
+    /// workgroups it takes (0 along y: numbered along both).
+    fn steps(
+        &self,
+        gpu: &Gpu,
+        name: &'static str,
+        options: &Options,
+        tail: &[(Port, Span)],
+        grid: impl Fn(Params) -> (Params, [u64; 3]),
+    ) -> Result<Vec<Step>> {
+        let mut ports: Vec<_> = (0..self.recipe.slots.len()).map(|i| read(i as u32)).collect();
+        ports.extend(tail.iter().map(|(port, _)| *port));
+        let pipeline = gpu.pipeline(name, options, &ports)?;
+        self.pieces
+            .iter()
+            .map(|piece| {
+                let mut spans = piece.spans.clone();
+                spans.extend(tail.iter().map(|(_, span)| span.clone()));
+                let (params, [x, y, z]) =
+                    grid(Params { cols: self.cols, units: self.units(), ..piece.params });
+                let [x, y] = if y == 0 { over_two(x) } else { [x, y] };
+                Step::in_grid(gpu, &pipeline, &spans, &params, [x, y, z])
+            })
+            .collect()
+    }
+}
+
+/// Runs of rows whose planes fit bindings of `limit` bytes; `None` if a row
+/// does not.
+fn pieces(tensor: &Tensor<'_>, recipe: &Recipe, payload: &Span, limit: u64) -> Option<Vec<Piece>> {
+    let rows = tensor.matrix.rows;
+    // A range begins up to 255 bytes before its first row.
+    let room = limit.checked_sub(2 * ALIGN)?;
+    let mut step = rows;
+    let mut unit = 1;
+    for slot in &recipe.slots {
+        if let Some(runs) = room.checked_div(slot.row_stride) {
+            step = step.min(runs.saturating_mul(slot.rows_per_run));
+            unit = unit.max(slot.rows_per_run);
+        } else if tensor.length.checked_sub(slot.offset)? > room {
+            return None;
+        }
+    }
+    if step < rows {
+        step = step / unit * unit;
+    }
+    if step == 0 {
+        return None;
+    }
+    let mut pieces = Vec::new();
+    let mut first = 0;
+    while first < rows {
+        let count = step.min(rows - first);
+        let mut params =
+            Params { rows: count as u32, first: first as u32, extra: recipe.extra, ..Params::default() };
+        let mut spans = Vec::new();
+        for (i, slot) in recipe.slots.iter().enumerate() {
+            let (start, end) = if slot.row_stride > 0 {
+                let at = |row: u64| slot.offset + row / slot.rows_per_run * slot.row_stride;
+                (at(first), at((first + count).next_multiple_of(slot.rows_per_run)))
+            } else {
+                (slot.offset, tensor.length)
+            };
+            let from = start / ALIGN * ALIGN;
+            *params.base.get_mut(i)? = (start - from) as u32;
+            *params.stride.get_mut(i)? = u32::try_from(slot.row_stride).ok()?;
+            spans.push(Span {
+                buffer: payload.buffer.clone(),
+                offset: payload.offset + from,
+                size: (end - from).max(1).next_multiple_of(ALIGN),
+            });
+        }
+        pieces.push(Piece { params, spans });
+        first += count;
+    }
+    Some(pieces)
+}

@@ -1,0 +1,45 @@
+//! The GPU path: kernels of `squizd-shaders` through `wgpu`, Vulkan or Metal.
+//!
+//! ```text
+//! Gpu::from_env ── adapter, limits, abilities, first failure
+//!   └ pipeline(name, options)      WGSL put together, compiled once
+//! GpuMatrix ── payload bytes bound as stored, in pieces that fit bindings
+//!   └ gemv, gemm, lookup           → Step: kernel + buffers + numbers
+//! Gpu::submit(steps)               one submission
+//! ```
+//!
+//! See `docs/gpu.md` for the contract between a codec and the frames.
+
+mod adapter;
+pub mod bench;
+mod choice;
+mod codec;
+mod device;
+mod forward;
+#[cfg(not(target_vendor = "apple"))]
+mod host_memory;
+mod input;
+mod math;
+mod matrix;
+mod memory;
+mod model;
+mod pipeline;
+mod record;
+mod sample;
+mod session;
+#[cfg(test)]
+mod session_tests;
+#[cfg(test)]
+mod tests;
+mod tuning;
+mod weights;
+
+pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely};
+pub use choice::GpuKernels;
+pub(crate) use choice::described;
+pub use device::{Abilities, Gpu};
+pub use math::Math;
+pub use model::GpuModel;
+pub use session::GpuSession;
+pub use tuning::Tuning;
+pub use weights::Residency;

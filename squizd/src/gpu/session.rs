@@ -1,0 +1,280 @@
+//! One sequence on the device.
+
+use super::forward::{Buffers, Forward};
+use super::model::GpuModel;
+use super::record::Step;
+use crate::runtime::{EachLogits, Frequencies, KvType, Sequence, Sequences, SessionOptions};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// Tokens of a prompt that are processed together, at most.
+const BATCH: usize = 64;
+
+/// A sequence of tokens with its cache on the device: the interface of
+/// [`crate::runtime::Session`].
+#[derive(Debug)]
+pub struct GpuSession<'g, 'm, 'w> {
+    model: &'g GpuModel<'m, 'w>,
+    context: usize,
+    batch: usize,
+    tokens: Vec<u32>,
+    frequencies: [Frequencies; 2],
+    forward: Forward,
+    /// Dispatches for a number of tokens, with those of the last one's logits.
+    steps: HashMap<(usize, bool), Vec<Step>>,
+    logits: Vec<f32>,
+}
+
+impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
+    /// An empty sequence. The precision of `options` is the model's; a cache of
+    /// bytes is one of halves here.
+    ///
+    /// # Errors
+    /// If context or batch are zero, or the device has no memory for them.
+    pub fn new(model: &'g GpuModel<'m, 'w>, options: SessionOptions) -> Result<Self> {
+        let SessionOptions { context, batch, kv, .. } = options;
+        if context == 0 || batch == 0 {
+            return Err(Error::invalid(format!(
+                "context of {context} positions in batches of {batch}: both must be positive"
+            )));
+        }
+        let batch = batch.min(BATCH).min(context);
+        let buffers = Buffers::new(model, context, batch, kv != KvType::F32)?;
+        let frequencies = [0, 1].map(|i| model.model.ropes[i].frequencies(1));
+        Ok(Self {
+            model,
+            context,
+            batch,
+            tokens: Vec::new(),
+            frequencies,
+            forward: Forward::new(buffers),
+            steps: HashMap::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'g GpuModel<'m, 'w> {
+        self.model
+    }
+
+    /// Tokens processed so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Positions left.
+    pub fn remaining(&self) -> usize {
+        self.context.saturating_sub(self.tokens.len())
+    }
+
+    /// Forgets every token from position `length` on.
+    pub fn truncate(&mut self, length: usize) {
+        self.tokens.truncate(length);
+    }
+
+    /// Processes `tokens` and returns the logits after the last of them: one
+    /// submission for each batch, one round trip in all.
+    ///
+    /// # Errors
+    /// If `tokens` is empty, holds an id outside the vocabulary, or does not fit
+    /// the context; what went wrong on the device.
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        let (input, _) = self.begin(tokens)?;
+        let last = input.len();
+        let mut done = 0;
+        for batch in input.chunks(self.batch) {
+            done += batch.len();
+            self.run(batch, done == last)?;
+        }
+        self.logits = self.forward.read_logits(self.model, 1)?;
+        Ok(&mut self.logits)
+    }
+
+    /// The logits that the last [`GpuSession::forward`] returned.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
+    /// Processes `tokens` and hands `each` the logits after every one of them,
+    /// by its index in `tokens`.
+    ///
+    /// # Errors
+    /// As [`GpuSession::forward`], and what `each` returns.
+    pub fn forward_all(
+        &mut self,
+        tokens: &[u32],
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (input, skip) = self.begin(tokens)?;
+        let vocab = self.model.model.vocab_size();
+        let mut done = 0;
+        for batch in input.chunks(self.batch) {
+            self.run(batch, false)?;
+            let rows = self.forward.buffers.logit_rows;
+            for first in (0..batch.len()).step_by(rows) {
+                let count = rows.min(batch.len() - first);
+                let steps = self.forward.logits(self.model, first, count)?;
+                self.model.gpu.submit(&steps);
+                let logits = self.forward.read_logits(self.model, count)?;
+                for (i, row) in logits.chunks_exact(vocab).enumerate() {
+                    if let Some(index) = (done + first + i).checked_sub(skip) {
+                        each(index, row)?;
+                    }
+                }
+            }
+            done += batch.len();
+        }
+        Ok(())
+    }
+
+    /// Generates `count` tokens after `first`, each the likeliest, without
+    /// waiting for the device in between; ids come back together.
+    ///
+    /// # Errors
+    /// As [`GpuSession::forward`].
+    pub fn greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
+        self.check(&[first])?;
+        if count > self.remaining() || count > self.forward.buffers.list_length {
+            return Err(Error::invalid(format!(
+                "{count} tokens after {} do not fit the context of {}",
+                self.tokens.len(),
+                self.context
+            )));
+        }
+        let on_gpu = self.model;
+        let mut pick = self.forward.argmax(on_gpu)?;
+        for i in 0..count {
+            // A frequency change that concerns past keys needs the ids here.
+            let past = self.tokens.len() + i;
+            let model = self.model.model;
+            let same = model.ropes.iter().zip(&self.frequencies).all(|(r, f)| r.epoch(past + 1) == f.epoch);
+            if !same {
+                return Err(Error::unsupported(
+                    "tokens beyond the trained context, generated without a round trip",
+                ));
+            }
+            let id = (i == 0).then_some(&first);
+            self.forward.tell(self.model, &self.frequencies, id.map(std::slice::from_ref), past, i, 1)?;
+            let steps = self.steps_for(1, true)?;
+            steps.append(&mut pick);
+            on_gpu.gpu.submit(&*steps);
+            pick = steps.split_off(steps.len() - 1);
+        }
+        let ids = self.forward.read_list(self.model, count)?;
+        self.tokens.push(first);
+        self.tokens.extend(ids.iter().take(count - 1));
+        Ok(ids)
+    }
+
+    /// Dispatches of one token with its logits.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
+    pub fn dispatches_per_token(&mut self) -> Result<usize> {
+        Ok(self.steps_for(1, true)?.len())
+    }
+
+    fn steps_for(&mut self, n: usize, logits: bool) -> Result<&mut Vec<Step>> {
+        use std::collections::hash_map::Entry;
+        match self.steps.entry((n, logits)) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let mut steps = self.forward.layers(self.model, n)?;
+                if logits {
+                    steps.extend(self.forward.logits(self.model, n - 1, 1)?);
+                }
+                Ok(entry.insert(steps))
+            }
+        }
+    }
+
+    fn run(&mut self, batch: &[u32], logits: bool) -> Result<()> {
+        let past = self.tokens.len();
+        self.forward.tell(self.model, &self.frequencies, Some(batch), past, 0, batch.len())?;
+        // Other lengths than one token and whole batches come once.
+        if batch.len() != 1 && batch.len() != self.batch {
+            self.steps.retain(|(n, _), _| *n == 1 || *n == self.batch);
+        }
+        let gpu = &self.model.gpu;
+        gpu.submit(&*self.steps_for(batch.len(), logits)?);
+        gpu.check()?;
+        self.tokens.extend_from_slice(batch);
+        Ok(())
+    }
+
+    /// What is to be processed for `tokens`, and how many of it are old.
+    fn begin<'t>(&mut self, tokens: &'t [u32]) -> Result<(Cow<'t, [u32]>, usize)> {
+        self.check(tokens)?;
+        let past = self.tokens.len();
+        let mut again = false;
+        for (rope, frequencies) in self.model.model.ropes.iter().zip(&mut self.frequencies) {
+            if frequencies.epoch != rope.epoch(past + tokens.len()) {
+                *frequencies = rope.frequencies(past + tokens.len());
+                again |= rope.rotates_past_keys();
+            }
+        }
+        if again && past > 0 {
+            let all = [&self.tokens, tokens].concat();
+            self.truncate(0);
+            return Ok((Cow::Owned(all), past));
+        }
+        Ok((Cow::Borrowed(tokens), 0))
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.model.model.vocab_size();
+        if tokens.is_empty() {
+            return Err(Error::invalid("no tokens to process"));
+        }
+        if tokens.len() > self.remaining() {
+            return Err(Error::invalid(format!(
+                "{} tokens after {} do not fit the context of {}; use a larger --ctx-size",
+                tokens.len(),
+                self.tokens.len(),
+                self.context
+            )));
+        }
+        match tokens.iter().find(|t| **t as usize >= vocab) {
+            Some(id) => Err(Error::invalid(format!("token id {id} is outside the vocabulary of {vocab}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Sequence for GpuSession<'_, '_, '_> {
+    fn tokens(&self) -> &[u32] {
+        GpuSession::tokens(self)
+    }
+
+    fn remaining(&self) -> usize {
+        GpuSession::remaining(self)
+    }
+
+    fn truncate(&mut self, length: usize) {
+        GpuSession::truncate(self, length);
+    }
+
+    fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        GpuSession::forward(self, tokens)
+    }
+
+    fn logits_mut(&mut self) -> &mut [f32] {
+        GpuSession::logits_mut(self)
+    }
+
+    fn forward_all(&mut self, tokens: &[u32], each: EachLogits<'_>) -> Result<()> {
+        GpuSession::forward_all(self, tokens, each)
+    }
+}
+
+impl Sequences for GpuModel<'_, '_> {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>> {
+        Ok(Box::new(GpuSession::new(self, options)?))
+    }
+}

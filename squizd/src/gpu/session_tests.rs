@@ -1,0 +1,153 @@
+//! Whole models on the device against the CPU's f32 path.
+
+use super::math::Math;
+use super::model::GpuModel;
+use super::session::GpuSession;
+use super::tests::gpu;
+use super::weights::Residency;
+use crate::runtime::family_tests::{Case, FAMILIES};
+use crate::runtime::testing::{Trained, argmax, max_difference};
+use crate::runtime::{KvType, Model, Session, SessionOptions};
+use squizd_spec::CodecId;
+
+/// Bound on the largest difference of a logit, f32 throughout.
+const BOUND: f32 = 2e-4;
+
+fn load<'m, 'w>(model: &'m Model<'w>, math: Math) -> Option<GpuModel<'m, 'w>> {
+    Some(GpuModel::new(gpu()?, model, None, math, &mut |_| {}).unwrap())
+}
+
+/// Greedy continuation on the CPU, one token at a time.
+fn greedy_cpu(model: &Model<'_>, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut session = Session::new(model, SessionOptions::default()).unwrap();
+    let mut id = argmax(session.forward(prompt).unwrap());
+    let mut ids = vec![id];
+    while ids.len() < count {
+        id = argmax(session.forward(&[id]).unwrap());
+        ids.push(id);
+    }
+    ids
+}
+
+#[test]
+fn tiny_text_and_logits_are_those_of_the_cpu() {
+    let trained = Trained::tiny();
+    for codec in [None, Some(CodecId::INT4), Some(CodecId::Q8)] {
+        let weights = codec.map(|c| trained.weights.encoded(c));
+        let weights = weights.as_ref().unwrap_or(&trained.weights);
+        let model = Model::new(&trained.config, &weights).unwrap();
+        let Some(on_gpu) = load(&model, Math::F32) else { return };
+        let options = SessionOptions { context: 256, ..SessionOptions::default() };
+        let prompt = trained.reference().ids("ids.0");
+        let (first, want) = {
+            let mut session = Session::new(&model, options).unwrap();
+            let logits = session.forward(&prompt).unwrap();
+            (logits.to_vec(), greedy_cpu(&model, &prompt, 24))
+        };
+        let mut session = GpuSession::new(&on_gpu, options).unwrap();
+        let logits = session.forward(&prompt).unwrap();
+        let difference = max_difference(logits, &first);
+        println!("{codec:?}: largest logit difference {difference:e}");
+        assert!(difference < BOUND, "{codec:?}: {difference}");
+        let start = argmax(logits);
+        assert_eq!(start, want[0]);
+        // Token by token, then without round trips.
+        let mut ids = vec![start];
+        while ids.len() < 12 {
+            ids.push(argmax(session.forward(&ids[ids.len() - 1..]).unwrap()));
+        }
+        let rest = session.greedy(ids[11], 12).unwrap();
+        ids.extend(rest);
+        assert_eq!(ids, want, "{codec:?}");
+        let mut per_layer = 12;
+        if codec.is_some() && !trained.config.head_dim.is_multiple_of(32) {
+            per_layer += 1;
+        }
+        let layers = usize::from(trained.config.num_layers);
+        assert_eq!(session.dispatches_per_token().unwrap(), per_layer * layers + 3);
+    }
+}
+
+#[test]
+fn rounded_inputs_cost_what_they_should() {
+    let trained = Trained::tiny();
+    let weights = trained.weights.encoded(CodecId::INT4);
+    let model = Model::new(&trained.config, &&weights).unwrap();
+    let prompt = trained.reference().ids("greedy.1");
+    let by_steps = |math: Math| {
+        let on_gpu = load(&model, math)?;
+        let mut session = GpuSession::new(&on_gpu, SessionOptions::default()).unwrap();
+        for id in &prompt {
+            session.forward(&[*id]).unwrap();
+        }
+        assert_eq!(on_gpu.math(), math);
+        Some(session.logits_mut().to_vec())
+    };
+    let Some(exact) = by_steps(Math::F32) else { return };
+    for (math, bound) in [(Math::I8, 0.5), (Math::F16, 0.05)] {
+        if math == Math::F16 && !gpu().is_some_and(|g| g.abilities().f16) {
+            continue;
+        }
+        let difference = by_steps(math).map_or(f32::NAN, |logits| max_difference(&logits, &exact));
+        println!("{math}: largest logit difference {difference}");
+        assert!(difference > 0.0 && difference < bound, "{math}: {difference}");
+    }
+}
+
+#[test]
+fn every_family_agrees_with_the_reference() {
+    for name in FAMILIES {
+        let (case, weights) = Case::open(name);
+        let model = Model::new(&case.model, &&weights).unwrap();
+        let Some(on_gpu) = load(&model, Math::F32) else { return };
+        let vocab = model.vocab_size();
+        for batch in [64, 1, 5] {
+            let options = SessionOptions { batch, ..SessionOptions::default() };
+            let mut session = GpuSession::new(&on_gpu, options).unwrap();
+            let mut worst = 0f32;
+            session
+                .forward_all(&case.ids, |i, logits| {
+                    worst = worst.max(max_difference(logits, &case.logits[i * vocab..][..vocab]));
+                    Ok(())
+                })
+                .unwrap();
+            assert!(worst < 1e-4, "{name} in batches of {batch}: {worst}");
+            // Back, and on again.
+            let half = case.ids.len() / 2;
+            session.truncate(half);
+            let logits = session.forward(&case.ids[half..]).unwrap();
+            let last = &case.logits[case.logits.len() - vocab..];
+            let difference = max_difference(logits, last);
+            assert!(difference < 1e-4, "{name} in batches of {batch}, continued: {difference}");
+        }
+    }
+}
+
+#[test]
+fn a_rounded_cache_stays_close() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let Some(on_gpu) = load(&model, Math::F32) else { return };
+    let ids = trained.reference().ids("greedy.2");
+    let [exact, rounded] = [KvType::F32, KvType::F16].map(|kv| {
+        let options = SessionOptions { kv, ..SessionOptions::default() };
+        GpuSession::new(&on_gpu, options).unwrap().forward(&ids).unwrap().to_vec()
+    });
+    let difference = max_difference(&exact, &rounded);
+    assert!(difference > 0.0 && difference < 0.05, "{difference}");
+}
+
+#[test]
+fn misuse_is_an_error() {
+    let trained = Trained::tiny();
+    let model = Model::new(&trained.config, &&trained.weights).unwrap();
+    let Some(on_gpu) = load(&model, Math::F32) else { return };
+    assert!(matches!(on_gpu.residency(), Residency::Uploaded(_)));
+    let options = SessionOptions { context: 4, ..SessionOptions::default() };
+    let mut session = GpuSession::new(&on_gpu, options).unwrap();
+    assert!(session.forward(&[]).is_err());
+    assert!(session.forward(&[1 << 30]).is_err());
+    assert!(session.forward(&[1; 5]).unwrap_err().to_string().contains("--ctx-size"));
+    assert!(session.tokens().is_empty());
+    assert!(GpuSession::new(&on_gpu, SessionOptions { context: 0, ..options }).is_err());
+}
