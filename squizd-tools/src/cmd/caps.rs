@@ -45,17 +45,16 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     };
     let path = cache_file();
     let kept = path.as_deref().filter(|_| !args.refresh).and_then(|path| read(path, &key));
-    let found = match kept {
-        Some(kept) => kept.adapters,
-        None => {
-            let found = adapters();
-            let kept = Kept { schema_version: output::SCHEMA_VERSION, key, adapters: found };
-            if let Some(path) = &path {
-                // A cache that cannot be written costs time, no more.
-                let _ = write(path, &kept);
-            }
-            kept.adapters
+    let found = if let Some(kept) = kept {
+        kept.adapters
+    } else {
+        let found = adapters();
+        let kept = Kept { schema_version: output::SCHEMA_VERSION, key, adapters: found };
+        if let Some(path) = &path {
+            // A cache that cannot be written costs time, no more.
+            let _ = write(path, &kept);
         }
+        kept.adapters
     };
     caps.gpu = found.is_some();
     caps.adapters = found.unwrap_or_default();
