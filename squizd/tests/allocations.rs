@@ -277,6 +277,7 @@ fn memory_is_what_was_predicted() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_numbers() {
+    let _alone = ALONE.lock();
     let weights = synthetic(CodecId::Q8);
     let session = SessionOptions { context: 4096, ..SessionOptions::default() };
     let need = MemoryNeed::predict(&config(), sizes(&weights), &Run::generating(session));

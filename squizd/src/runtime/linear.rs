@@ -19,7 +19,7 @@ const TASK_WORK: usize = 1 << 16;
 /// codec (of 16 rows, of 6) and of the product (of 12).
 const GRAIN: usize = 48;
 /// Floats of a decoded strip: 512 KiB, which stay in a typical L2 cache.
-pub(super) const STRIP: usize = 1 << 17;
+const STRIP: usize = 1 << 17;
 /// Smallest batch for which decoding strips beats one kernel call per input.
 const BATCH: usize = 4;
 
@@ -136,9 +136,7 @@ impl<'w> Linear<'w> {
     /// `out[r][i] = W[rows.start + r] . x[i]` for `n` packed inputs.
     fn batch_transposed(&self, rows: Range<usize>, packed: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let cols = self.cols();
-        let share = rows.len().div_ceil(4 * rayon::current_num_threads());
-        let most = (STRIP / cols).min(share).clamp(TILE_ROWS, 2 * GRAIN);
-        let strip = if most < GRAIN { most / TILE_ROWS * TILE_ROWS } else { most / GRAIN * GRAIN };
+        let strip = strip_rows(rows.len(), cols, rayon::current_num_threads());
         out.par_chunks_mut(strip * n).enumerate().try_for_each_init(
             || vec![0.0; strip * cols],
             |decoded, (i, out)| {
@@ -151,6 +149,13 @@ impl<'w> Linear<'w> {
             },
         )
     }
+}
+
+/// Rows of the strips in which `rows` of `cols` are decoded for a batch.
+pub(super) fn strip_rows(rows: usize, cols: usize, threads: usize) -> usize {
+    let share = rows.div_ceil(4 * threads.max(1));
+    let most = (STRIP / cols.max(1)).min(share).clamp(TILE_ROWS, 2 * GRAIN);
+    if most < GRAIN { most / TILE_ROWS * TILE_ROWS } else { most / GRAIN * GRAIN }
 }
 
 /// Runs products that share the input `x`, splitting their rows over the

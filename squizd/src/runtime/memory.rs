@@ -1,6 +1,7 @@
 //! How much memory a run needs, before anything is allocated.
 
 use super::cache::KvType;
+use super::linear::strip_rows;
 use super::session::SessionOptions;
 use crate::codec::codec;
 use crate::dispatch::Subject;
@@ -91,7 +92,7 @@ impl MemoryNeed {
         let (heads, dim) = (usize::from(config.num_kv_heads), config.head_dim as usize);
         let layer = run.session.kv.layer_bytes(heads, dim, run.session.context).unwrap_or(u64::MAX);
         need.kv_cache = layer.saturating_mul(config.num_layers.into()).saturating_mul(sessions);
-        let threads = (run.threads as u64).saturating_mul(thread_floats(config)).saturating_mul(4);
+        let threads = (run.threads as u64).saturating_mul(thread_floats(config, run)).saturating_mul(4);
         need.scratch = session_bytes(config, run).saturating_mul(sessions).saturating_add(threads);
         need
     }
@@ -146,20 +147,15 @@ fn session_bytes(config: &ModelConfig, run: &Run) -> u64 {
     let token = 3 * hidden + 2 * query + 2 * key + 2 * ffn + experts + 2 * widest + 2 * dim;
     let logits = run.logits.min(run.session.context) as u64;
     let transposed = if logits > 1 { logits.saturating_mul(vocab) } else { 0 };
-    // Inputs packed for a batch's product.
-    let packed = super::gemm::packed_len(n.max(logits) as usize, widest as usize) as u64;
-    let floats = n
-        .saturating_mul(token)
-        .saturating_add(logits.saturating_mul(vocab))
-        .saturating_add(transposed)
-        .saturating_add(packed);
+    let floats =
+        n.saturating_mul(token).saturating_add(logits.saturating_mul(vocab)).saturating_add(transposed);
     let heads = u64::from(config.num_kv_heads).saturating_mul(attention_floats(dim));
     // Prepared inputs of one product take about four bytes a value.
     floats
         .saturating_add(heads)
         .saturating_add(widest)
         .saturating_mul(4)
-        .saturating_add(4 * run.session.context as u64)
+        .saturating_add((run.session.context as u64).saturating_mul(4))
 }
 
 /// Buffers of attention for one key/value head.
@@ -169,10 +165,24 @@ fn attention_floats(dim: u64) -> u64 {
 }
 
 /// Buffers of one thread: a strip of decoded rows, and attention's.
-fn thread_floats(config: &ModelConfig) -> u64 {
-    let cols = u64::from(config.hidden_size.max(config.ffn_size));
-    (super::gemm::TILE_ROWS as u64 * cols).max(super::linear::STRIP as u64)
-        + attention_floats(config.head_dim.into())
+fn thread_floats(config: &ModelConfig, run: &Run) -> u64 {
+    let dim = u64::from(config.head_dim);
+    let (query, key) = (u64::from(config.num_heads) * dim, u64::from(config.num_kv_heads) * dim);
+    let (hidden, ffn) = (u64::from(config.hidden_size), u64::from(config.ffn_size));
+    let wide = config.moe.as_ref().map_or(0, |moe| u64::from(moe.expert_ffn_size));
+    let scored = if run.logits > 1 { u64::from(config.vocab_size) } else { 0 };
+    let shapes = [
+        (query.max(key), hidden),
+        (hidden, query),
+        (ffn, hidden),
+        (hidden, ffn),
+        (wide, hidden),
+        (hidden, wide),
+        (scored, hidden),
+    ];
+    let strip =
+        |(rows, cols): (u64, u64)| strip_rows(rows as usize, cols as usize, run.threads) as u64 * cols;
+    shapes.into_iter().map(strip).max().unwrap_or(0) + attention_floats(dim)
 }
 
 /// The name under which the command line knows it.

@@ -5,7 +5,7 @@
 
 use super::payload::{PLANE, Payload, SUPERBLOCK, Superblock, nibble_table};
 use squizd_spec::tbe;
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 /// What an instruction set does better than plain code.
 pub(super) trait Lanes {
@@ -366,15 +366,23 @@ pub(super) fn rows_to_f32<L: Lanes>(
 /// `y[i] = dot(row rows.start + i, x)`; NaN for a corrupt row.
 #[inline(always)]
 pub(super) fn rows_dot<L: Lanes>(payload: &Payload<'_>, x: &[f32], rows: Range<usize>, y: &mut [f32]) {
-    let (mut scratch, mut x) = (Scratch::new(), x.to_vec());
-    L::arrange(&mut x);
+    let (mut scratch, mut arranged) = (Scratch::new(), ARRANGED.take());
+    arranged.clear();
+    arranged.extend_from_slice(x);
+    L::arrange(&mut arranged);
     for (row, y) in rows.zip(y) {
-        let (mut sum, mut rest) = (0.0, &x[..]);
+        let (mut sum, mut rest) = (0.0, &arranged[..]);
         let done = for_superblocks::<L>(payload, row..row + 1, &mut scratch, |signs, exponents, ahead| {
             sum += L::dot(signs, exponents, rest.split_off(..signs.len()).unwrap_or_default(), ahead);
         });
         *y = if done.is_ok() { sum } else { f32::NAN };
     }
+    ARRANGED.set(arranged);
+}
+
+thread_local! {
+    /// Memory for an input in the order that a thread's products want.
+    static ARRANGED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Plain code; the reference.
