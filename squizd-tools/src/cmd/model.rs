@@ -49,6 +49,8 @@ impl<'a> Opened<'a> {
     /// Resolves the weights, if what they are run for fits the free memory
     /// (`force`: in any case).
     pub(super) fn model_for(&self, run: &Run, force: bool) -> Result<Model<'a>, Failure> {
+        // What is wrong with the model comes before what it would need.
+        Model::check(&self.metadata.model)?;
         let free = MemoryInfo::probe().available;
         if !force && free > 0 {
             let need = MemoryNeed::of_file(&self.file, &self.metadata.model, run);

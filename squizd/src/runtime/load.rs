@@ -72,6 +72,14 @@ impl<'w> Model<'w> {
         Self::new(config, &FileWeights::new(file)?)
     }
 
+    /// Checks the hyper-parameters alone, without any tensor.
+    ///
+    /// # Errors
+    /// As [`Model::new`] for a family, an option or a number out of range.
+    pub fn check(config: &ModelConfig) -> Result<()> {
+        check_config(config, Family::of(config)?)
+    }
+
     /// Resolves and checks every tensor.
     ///
     /// # Errors
