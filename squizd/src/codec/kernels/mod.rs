@@ -115,12 +115,9 @@ pub(super) const fn q8_kernel(precision: Precision, asked: Level) -> Kernel {
     block_kernel(asked, precision)
 }
 
-/// The code that multiplies rows of MXFP4; AVX-512 runs what AVX2 runs.
+/// The code that multiplies rows of MXFP4.
 pub(super) const fn mxfp4_kernel(precision: Precision, asked: Level) -> Kernel {
-    match asked {
-        Level::Avx512 => block_kernel(Level::Avx2, precision),
-        _ => block_kernel(asked, precision),
-    }
+    block_kernel(asked, precision)
 }
 
 /// Rows of an integer codec of `bits` times `x`.

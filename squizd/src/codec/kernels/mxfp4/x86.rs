@@ -3,7 +3,7 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::super::x86::{load_32, load_octet, padded, sum};
-use super::super::{PAIR_ORDER, Rows};
+use super::super::Rows;
 use super::whole_groups;
 use crate::codec::activation::Activation;
 use crate::codec::mxfp4::{DOUBLED, half_scale};
@@ -18,8 +18,8 @@ pub(super) fn q8(x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
         let octets = codes.chunks(128).zip(scales.chunks(8)).zip(paired.iter().zip(x.octets()));
         for ((codes, stored), (paired, x)) in octets {
             let dots = match codes.first_chunk() {
-                Some(codes) => dots(codes, paired),
-                None => dots(&padded(codes), paired),
+                Some(codes) => dots::<[u8; 128]>(codes, paired),
+                None => dots(codes, paired),
             };
             let scale = _mm256_mul_ps(half_scales(padded(stored)), load_octet(&x.scales));
             acc = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dots), acc);
@@ -42,15 +42,15 @@ fn table() -> __m128i {
     unsafe { _mm_loadu_si128(DOUBLED.as_ptr().cast()) }
 }
 
-/// Dot products of an octet of groups with paired codes of `x`, in
-/// [`PAIR_ORDER`].
+/// Dot products of up to an octet of groups with paired codes of `x`, in
+/// [`super::super::PAIR_ORDER`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots(codes: &[u8; 128], paired: &[i8; 256]) -> __m256i {
+fn dots<C: AsRef<[u8]> + ?Sized>(codes: &C, paired: &[i8; 256]) -> __m256i {
     let mut products = [_mm256_setzero_si256(); 4];
-    let pairs = codes.as_chunks::<32>().0.iter().zip(paired.as_chunks::<64>().0);
+    let pairs = codes.as_ref().chunks(32).zip(paired.as_chunks::<64>().0);
     for (product, (codes, x)) in products.iter_mut().zip(pairs) {
-        let codes = load_32(codes);
+        let codes = load_32(&padded(codes));
         // SAFETY: two halves of 64 readable bytes.
         let (first, second) =
             unsafe { (_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(32).cast())) };
@@ -69,11 +69,13 @@ fn dots(codes: &[u8; 128], paired: &[i8; 256]) -> __m256i {
     _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
 }
 
-/// Halved scales of an octet's bytes, in [`PAIR_ORDER`].
+/// Halved scales of an octet's bytes, in [`super::super::PAIR_ORDER`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn half_scales(stored: [u8; 8]) -> __m256 {
-    let bytes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(PAIR_ORDER.map(|g| stored[g]))));
+pub(super) fn half_scales(stored: [u8; 8]) -> __m256 {
+    const ORDER: i64 = i64::from_le_bytes([0, 2, 4, 6, 1, 3, 5, 7]);
+    let stored = _mm_cvtsi64_si128(i64::from_le_bytes(stored));
+    let bytes = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(stored, _mm_cvtsi64_si128(ORDER)));
     // 2^(s - 127) by its exponent field; byte 0 is the subnormal 2^-127 and
     // 255 a NaN, made of infinity by one mantissa bit.
     let half = _mm256_set1_epi32(0x0040_0000);
