@@ -6,9 +6,9 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::super::Rows;
-use super::super::x86::{load_32, load_octet, padded, sum};
+use super::super::x86::{load_octet, padded, sum};
 use super::whole_groups;
-use super::x86::half_scales;
+use super::x86::{Products, each_pair, half_scales};
 use crate::codec::activation::Activation;
 use crate::codec::mxfp4::{DOUBLED, half_scale};
 use std::arch::x86_64::*;
@@ -48,7 +48,7 @@ pub(super) fn q8(x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
         let octets = codes.chunks(128).zip(scales.chunks(8)).zip(paired.iter().zip(x.octets()));
         for ((codes, stored), (paired, x)) in octets {
             let raised = match codes.first_chunk() {
-                Some(codes) => dots::<[u8; 128]>(codes, paired),
+                Some::<&[u8; 128]>(whole) => dots(whole, paired),
                 None => dots(codes, paired),
             };
             // SAFETY: 32 readable bytes.
@@ -62,27 +62,30 @@ pub(super) fn q8(x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     }
 }
 
-/// Dot products of the raised elements of up to an octet of groups with paired codes
-/// of `x`, in [`super::super::PAIR_ORDER`]. Registers of 32 bytes: with those of
-/// 64, the rest of the work would have one port less.
+struct Vnni;
+
+impl Products for Vnni {
+    // Registers of 32 bytes: with those of 64, the rest of the work would have
+    // one port less.
+    #[inline(always)]
+    fn of(codes: __m256i, first: __m256i, second: __m256i) -> __m256i {
+        // SAFETY: only called from this file's entry points; 16 readable bytes.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(RAISED.as_ptr().cast()));
+            let nibble = _mm256_set1_epi8(15);
+            let low = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
+            let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
+            _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, first), high, second)
+        }
+    }
+}
+
+/// Dot products of the raised elements of up to an octet of groups with paired
+/// codes of `x`, in [`super::super::PAIR_ORDER`].
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dots<C: AsRef<[u8]> + ?Sized>(codes: &C, paired: &[i8; 256]) -> __m256i {
-    // SAFETY: 16 readable bytes.
-    let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(RAISED.as_ptr().cast()) });
-    let nibble = _mm256_set1_epi8(15);
-    let mut sums = [_mm256_setzero_si256(); 4];
-    let pairs = codes.as_ref().chunks(32).zip(paired.as_chunks::<64>().0);
-    for (sum, (codes, x)) in sums.iter_mut().zip(pairs) {
-        let codes = load_32(&padded(codes));
-        // SAFETY: two halves of 64 readable bytes.
-        let (first, second) =
-            unsafe { (_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(32).cast())) };
-        let low = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
-        let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
-        *sum = _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(*sum, low, first), high, second);
-    }
-    let [a, b, c, d] = sums;
+fn dots(codes: &[u8], paired: &[i8; 256]) -> __m256i {
+    let [a, b, c, d] = each_pair::<Vnni>(codes, paired);
     _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d))
 }
 

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)] // loads through pointers
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
-use super::super::x86::{load_32, load_octet, padded, sum};
 use super::super::Rows;
+use super::super::x86::{load_32, load_octet, padded, sum};
 use super::whole_groups;
 use crate::codec::activation::Activation;
 use crate::codec::mxfp4::{DOUBLED, half_scale};
@@ -18,7 +18,7 @@ pub(super) fn q8(x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
         let octets = codes.chunks(128).zip(scales.chunks(8)).zip(paired.iter().zip(x.octets()));
         for ((codes, stored), (paired, x)) in octets {
             let dots = match codes.first_chunk() {
-                Some(codes) => dots::<[u8; 128]>(codes, paired),
+                Some::<&[u8; 128]>(whole) => dots(whole, paired),
                 None => dots(codes, paired),
             };
             let scale = _mm256_mul_ps(half_scales(padded(stored)), load_octet(&x.scales));
@@ -28,43 +28,75 @@ pub(super) fn q8(x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     }
 }
 
-/// Twice the elements of 32 nibbles.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn elements(nibbles: __m256i) -> __m256i {
-    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table()), nibbles)
+/// Twice the elements of the codes, for a look-up by nibbles.
+#[inline(always)]
+fn table() -> __m128i {
+    // SAFETY: only called from entry points compiled for at least AVX2; 16
+    // readable bytes.
+    unsafe { _mm_loadu_si128(DOUBLED.as_ptr().cast()) }
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn table() -> __m128i {
-    // SAFETY: 16 readable bytes.
-    unsafe { _mm_loadu_si128(DOUBLED.as_ptr().cast()) }
+/// Integer products of a level.
+pub(super) trait Products {
+    /// Sums of products of 32 bytes of codes, two groups, with the paired codes of
+    /// `x` for their low and high nibbles: within each half of the register, of one
+    /// group.
+    fn of(codes: __m256i, first: __m256i, second: __m256i) -> __m256i;
+}
+
+/// The products of each pair in up to an octet of groups.
+#[inline(always)]
+pub(super) fn each_pair<P: Products>(codes: &[u8], paired: &[i8; 256]) -> [__m256i; 4] {
+    #[inline(always)]
+    fn pair<P: Products>(codes: &[u8; 32], x: &[i8; 64]) -> __m256i {
+        // SAFETY: only called from entry points compiled for at least AVX2; two
+        // halves of 64 readable bytes.
+        let (first, second) =
+            unsafe { (_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(32).cast())) };
+        P::of(load_32(codes), first, second)
+    }
+    // SAFETY: as above.
+    let mut sums = [unsafe { _mm256_setzero_si256() }; 4];
+    let (whole, rest) = codes.as_chunks::<32>();
+    let inputs = paired.as_chunks::<64>().0;
+    for (sum, (codes, x)) in sums.iter_mut().zip(whole.iter().zip(inputs)) {
+        *sum = pair::<P>(codes, x);
+    }
+    if !rest.is_empty()
+        && let (Some(sum), Some(x)) = (sums.get_mut(whole.len()), inputs.get(whole.len()))
+    {
+        *sum = pair::<P>(&padded(rest), x);
+    }
+    sums
+}
+
+struct Maddubs;
+
+impl Products for Maddubs {
+    #[inline(always)]
+    fn of(codes: __m256i, first: __m256i, second: __m256i) -> __m256i {
+        // SAFETY: only called from this file's entry points.
+        unsafe {
+            let (table, nibble) = (_mm256_broadcastsi128_si256(table()), _mm256_set1_epi8(15));
+            let low = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
+            let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
+            // maddubs wants one factor unsigned: |w| times x with w's sign.
+            _mm256_add_epi16(
+                _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(first, low)),
+                _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(second, high)),
+            )
+        }
+    }
 }
 
 /// Dot products of up to an octet of groups with paired codes of `x`, in
 /// [`super::super::PAIR_ORDER`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots<C: AsRef<[u8]> + ?Sized>(codes: &C, paired: &[i8; 256]) -> __m256i {
-    let mut products = [_mm256_setzero_si256(); 4];
-    let pairs = codes.as_ref().chunks(32).zip(paired.as_chunks::<64>().0);
-    for (product, (codes, x)) in products.iter_mut().zip(pairs) {
-        let codes = load_32(&padded(codes));
-        // SAFETY: two halves of 64 readable bytes.
-        let (first, second) =
-            unsafe { (_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(32).cast())) };
-        let low = elements(_mm256_and_si256(codes, _mm256_set1_epi8(15)));
-        let high = elements(_mm256_and_si256(_mm256_srli_epi16::<4>(codes), _mm256_set1_epi8(15)));
-        // maddubs wants one factor unsigned: |w| times x with w's sign.
-        *product = _mm256_add_epi16(
-            _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(first, low)),
-            _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(second, high)),
-        );
-    }
+fn dots(codes: &[u8], paired: &[i8; 256]) -> __m256i {
+    let [a, b, c, d] = each_pair::<Maddubs>(codes, paired);
     // A product sum is at most 4 * 12 * 127 = 6096, so two rounds of horizontal
     // adds stay below 2^15; the third widens.
-    let [a, b, c, d] = products;
     let sums = _mm256_hadd_epi16(_mm256_hadd_epi16(a, b), _mm256_hadd_epi16(c, d));
     _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
 }
