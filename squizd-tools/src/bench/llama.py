@@ -17,6 +17,9 @@ TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "
 BITS = {"BF16": 16.0, "F16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.67, "Q5_0": 5.5, "Q4_K_M": 4.83, "Q4_1": 5.0,
         "Q4_0": 4.5, "Q3_K_M": 3.89, "Q2_K": 3.16}
 
+# What llama-quantize takes these names for.
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
 silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
 
 
@@ -51,6 +54,7 @@ def main():
     l.llama_backend_init()
     model = load(source)
     own = kind(model)
+    wish = ALIASES.get(wish, wish)
     if wish == "-":
         wish = min({own, *TYPES} & BITS.keys(), key=lambda t: (abs(BITS[t] - bits), t != own))
     if wish != own:
