@@ -96,9 +96,9 @@ for repository in "${list[@]}"; do
   fi
 done
 
-# Variants of the format and their recipes; then the codecs that are none. Of the
-# variants, int4-sparse has no recipe: `convert` does not train predictors.
-variants=("int4=int4" "astc=astc" "full=sqint2-routed")
+# Variants of the format besides INT4, and their recipes; then the codecs that are
+# none. Of the variants, int4-sparse has no recipe: `convert` does not train predictors.
+variants=("astc=astc" "full=sqint2-routed")
 codecs=("q8=q8" "mxfp4=mxfp4" "int3=int3" "int2=int2" "hybrid=hybrid --target-bpw 4.5" "sqint2=sqint2" "lossless=lossless")
 
 # Converts $source by each recipe of its arguments; sets `files`.
@@ -173,16 +173,15 @@ for model in "${models[@]}"; do
     llama=(--gguf "$gguf")
     if [ -n "$python" ]; then llama+=(--llama-cpp "$python" --llama-type Q4_0,Q4_1,Q4_K); fi
   fi
-  convert_all "${variants[@]}"
-  main=("${files[@]:0:1}") others=("${files[@]:1}")
-  convert_all "${codecs[@]}"
-  others+=("${files[@]}")
+  convert_all int4=int4
+  main=("${files[@]}")
+  convert_all "${variants[@]}" "${codecs[@]}"
   # Of the time that is left for this model, two thirds for the bars. A trial that has begun ends.
   first='' second=''
   if [ -n "$minutes" ]; then first=$(( ((deadline - SECONDS) / left - 10) * 2 / 3 )); fi
   bench "$name: INT4" "$first" "${main[@]}" -- -p "$p" -n "$n" -r "$r" --through-server "${llama[@]}"
   if [ -n "$minutes" ]; then second=$(( (deadline - SECONDS) / left - 10 )); fi
-  bench "$name: the other codecs" "$second" "${others[@]}" -- -p "$p" -n "$(( n < 16 ? n : 16 ))" -r "$r" "${llama[@]}"
+  bench "$name: the other codecs" "$second" "${files[@]}" -- -p "$p" -n "$(( n < 16 ? n : 16 ))" -r "$r" "${llama[@]}"
   left=$(( left - 1 ))
 done
 
