@@ -37,6 +37,15 @@ pub trait CollectedSink: Send {
     fn window_done(&mut self) -> Result<()>;
 }
 
+/// Bytes of packed inputs for each channel.
+const PACKED: u64 = 4 * crate::runtime::gram::CHUNK as u64;
+
+/// How the session that collects computes: windows of up to `longest` tokens pass
+/// a layer whole.
+pub fn session_options(longest: usize) -> SessionOptions {
+    SessionOptions { context: longest, batch: longest, ..SessionOptions::default() }
+}
+
 /// Bytes of memory that collecting takes beyond the model: the running sums of
 /// the largest layer, and the residual streams of `tokens` tokens.
 pub fn memory(model: &Model<'_>, detail: Detail, tokens: usize) -> u64 {
@@ -45,8 +54,8 @@ pub fn memory(model: &Model<'_>, detail: Detail, tokens: usize) -> u64 {
         let width = input.width as u64;
         let sums = match detail {
             Detail::Importance => 8 * width,
-            // The sums in f64, and the finished triangle in f32.
-            Detail::Hessian => 6 * width * (width + 16),
+            // The sums in f64, the finished triangle in f32, inputs packed for one sum.
+            Detail::Hessian => 6 * width * (width + 16) + PACKED * width,
         };
         *layers.entry(input.layer).or_default() += sums * u64::from(input.experts.max(1));
     }
@@ -67,9 +76,8 @@ pub fn collect(
     sink: &mut dyn CollectedSink,
 ) -> Result<()> {
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(1);
-    let options = SessionOptions { context: longest, batch: longest, ..SessionOptions::default() };
     let mut collector = Collector { inputs: model.inputs(), detail, sums: BTreeMap::new(), sink };
-    Session::new(model, options)?.observe(windows, &mut collector)
+    Session::new(model, session_options(longest))?.observe(windows, &mut collector)
 }
 
 /// Running sums of the layer being passed.
