@@ -18,7 +18,6 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod fine;
-mod gemm;
 mod generic;
 #[cfg(target_arch = "x86_64")]
 mod halves;
@@ -30,7 +29,6 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use gemm::dot_tile;
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::sdot;
 
