@@ -6,10 +6,11 @@
 
 mod synthetic;
 
+use squizd::calibration::{Collected, CollectedSink, Detail, collect, memory, session_options};
 use squizd::codec::{CODECS, Precision, codec};
 use squizd::dispatch::Subject;
 use squizd::model::ModelConfig;
-use squizd::runtime::{KvType, MemoryNeed, Model, Run, Session, SessionOptions, StoredSize};
+use squizd::runtime::{InputShape, KvType, MemoryNeed, Model, Run, Session, SessionOptions, StoredSize};
 use squizd_spec::{CodecId, Matrix};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -158,6 +159,41 @@ fn memory_is_what_was_predicted() {
             let (low, high) = (predicted * 7 / 10, predicted + need.scratch as i64 / 4 + slack);
             assert!((low..=high).contains(&used), "{id} {kv}: {used}, predicted {predicted}: {need:?}");
         }
+    }
+}
+
+/// Forgets what is collected.
+struct Nowhere;
+
+impl CollectedSink for Nowhere {
+    fn input(&mut self, _: &InputShape, _: &[Collected]) -> squizd::Result<()> {
+        Ok(())
+    }
+
+    fn window_done(&mut self) -> squizd::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn calibration_takes_what_was_predicted() {
+    let _alone = ALONE.lock();
+    let threads = 2;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {});
+    let weights = synthetic(CodecId::INT4);
+    let model = Model::new(&config(), &&weights).unwrap();
+    let windows: Vec<Vec<u32>> = (0..6).map(|i| (i..i + 200).collect()).collect();
+    let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
+    for detail in [Detail::Hessian, Detail::Importance] {
+        let run = Run { session: session_options(200), sessions: 1, logits: 1, threads };
+        let need = MemoryNeed::predict(&config(), sizes(&weights), &run);
+        let predicted = need.kv_cache + need.scratch + memory(&model, detail, 1200);
+        let before = LIVE.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        pool.install(|| collect(&model, &windows, detail, &mut Nowhere)).unwrap();
+        let used = (PEAK.load(Relaxed) - before) as u64;
+        assert!((predicted / 2..=predicted + (64 << 10)).contains(&used), "{detail:?}: {used}, {predicted}");
     }
 }
 
