@@ -2,14 +2,13 @@
 //! raised by 12, which VNNI's `dpbusd` multiplies with signed ones; twelve times
 //! the inputs' sum is taken off again as an integer, so the products are exact.
 //! In floats, one look-up in a register of 16 numbers gives an element.
-#![allow(unsafe_code)] // loads through pointers
+#![allow(unsafe_code)] // x86 intrinsics
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::super::Rows;
-use super::super::x86::{load_octet, padded, sum};
 use super::whole_groups;
-use super::x86::{Products, each_pair, half_scales};
-use crate::codec::activation::Activation;
+use super::x86::{Products, look_up, q8_rows};
+use crate::codec::activation::{Activation, Octet};
 use crate::codec::mxfp4::{DOUBLED, half_scale};
 use std::arch::x86_64::*;
 
@@ -42,24 +41,7 @@ const FLOATS: [f32; 16] = {
 /// [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q8(x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
-    let paired = x.quantized().paired.as_chunks::<256>().0;
-    for (y, (codes, scales)) in y.iter_mut().zip(rows.iter()) {
-        let mut acc = _mm256_setzero_ps();
-        let octets = codes.chunks(128).zip(scales.chunks(8)).zip(paired.iter().zip(x.octets()));
-        for ((codes, stored), (paired, x)) in octets {
-            let raised = match codes.first_chunk() {
-                Some::<&[u8; 128]>(whole) => dots(whole, paired),
-                None => dots(codes, paired),
-            };
-            // SAFETY: 32 readable bytes.
-            let halves = unsafe { _mm256_loadu_si256(x.codes.as_ptr().cast()) };
-            let excess = _mm256_madd_epi16(halves, _mm256_set1_epi16(RAISE.into()));
-            let dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(raised, excess));
-            let scale = _mm256_mul_ps(half_scales(padded(stored)), load_octet(&x.scales));
-            acc = _mm256_fmadd_ps(scale, dots, acc);
-        }
-        *y = sum(acc);
-    }
+    q8_rows::<Vnni>(x, rows, y);
 }
 
 struct Vnni;
@@ -69,24 +51,20 @@ impl Products for Vnni {
     // one port less.
     #[inline(always)]
     fn of(codes: __m256i, first: __m256i, second: __m256i) -> __m256i {
-        // SAFETY: only called from this file's entry points; 16 readable bytes.
+        let (low, high) = look_up(&RAISED, codes);
+        // SAFETY: only called from this file's entry points.
+        unsafe { _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, first), high, second) }
+    }
+
+    #[inline(always)]
+    fn dots([a, b, c, d]: [__m256i; 4], x: &Octet) -> __m256i {
+        // SAFETY: only called from this file's entry points; 32 readable bytes.
         unsafe {
-            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(RAISED.as_ptr().cast()));
-            let nibble = _mm256_set1_epi8(15);
-            let low = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, nibble));
-            let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
-            _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, first), high, second)
+            let raised = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+            let halves = _mm256_loadu_si256(x.codes.as_ptr().cast());
+            _mm256_sub_epi32(raised, _mm256_madd_epi16(halves, _mm256_set1_epi16(i16::from(RAISE))))
         }
     }
-}
-
-/// Dot products of the raised elements of up to an octet of groups with paired
-/// codes of `x`, in [`super::super::PAIR_ORDER`].
-#[inline]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dots(codes: &[u8], paired: &[i8; 256]) -> __m256i {
-    let [a, b, c, d] = each_pair::<Vnni>(codes, paired);
-    _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d))
 }
 
 /// Rows times the floats of `x`. The CPU must have what
