@@ -93,8 +93,9 @@ impl Server {
         let mut reply = self.send("POST", "/v1/completions", &self.body).map_err(broken)?;
         let first_token = first_event(&mut reply, started)?;
         reply.read_to_end(&mut Vec::new()).map_err(broken)?;
-        let before = std::mem::replace(&mut self.forward, self.prompt_seconds()?);
-        let forward = Duration::try_from_secs_f64(self.forward - before).unwrap_or_default();
+        let all = self.prompt_seconds()?;
+        let forward = Duration::try_from_secs_f64(all - self.forward).unwrap_or_default();
+        self.forward = all;
         Ok(ServedTrial { first_token, forward })
     }
 

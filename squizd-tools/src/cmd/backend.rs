@@ -6,7 +6,6 @@ use super::{Common, kernels, model::Opened};
 use crate::Failure;
 #[cfg(feature = "gpu")]
 use crate::output;
-use squizd::codec::Precision;
 use squizd::dispatch::{Cpu, KernelGroup};
 #[cfg(feature = "gpu")]
 use squizd::gpu::{Gpu, GpuKernels, GpuModel, Math, hardware_likely};
