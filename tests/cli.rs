@@ -37,3 +37,29 @@ fn what_runs_a_model_asks_for_memory_first() {
     let done = squizd(&[&run[..], &["--force"]].concat()).assert().success();
     assert!(done.get_output().stdout.len() > 2);
 }
+
+#[cfg(feature = "gpu")]
+#[test]
+fn a_device_is_explained_with_its_memory() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tiny.squizd");
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny-qwen3-1m");
+    let squizd = || Command::new(env!("CARGO_BIN_EXE_squizd"));
+    squizd().args(["convert", "-q", "-o"]).args([&file, &tiny]).assert().success();
+    let explain = ["run", "--explain", "--backend", "gpu", "--ctx-size", "64"];
+    let done = squizd().args(explain).arg(&file).env("SQUIZD_ADAPTER", "llvmpipe").output().unwrap();
+    let (text, message) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    if !done.status.success() {
+        let required =
+            std::env::var("SQUIZD_REQUIRE").is_ok_and(|v| v.split(',').any(|r| r.trim() == "vulkan"));
+        assert!(!required, "SQUIZD_REQUIRE names vulkan, but: {message}");
+        eprintln!("skipped: {message}");
+        return;
+    }
+    let device = text.lines().last().unwrap();
+    assert!(
+        device.starts_with("device llvmpipe") && device.contains("it shares the machine's memory; needed "),
+        "{device}"
+    );
+    assert!(device.contains("key/value cache"), "{device}");
+}
