@@ -188,7 +188,7 @@ fn calibration_takes_what_was_predicted() {
     for detail in [Detail::Hessian, Detail::Importance] {
         let run = Run { session: session_options(200), sessions: 1, logits: 1, threads };
         let need = MemoryNeed::predict(&config(), sizes(&weights), &run);
-        let predicted = need.kv_cache + need.scratch + memory(&model, detail, 1200);
+        let predicted = need.kv_cache + need.scratch + memory(&config(), detail, 1200);
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
         pool.install(|| collect(&model, &windows, detail, &mut Nowhere)).unwrap();

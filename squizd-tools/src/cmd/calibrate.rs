@@ -75,10 +75,20 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         .collect();
     let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
 
+    let detail = if args.diagonal { Detail::Importance } else { Detail::Hessian };
+    // What is wrong with the model comes before what it would need.
+    opened.check()?;
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(1);
     let run = Run::generating(session_options(longest));
-    let model = opened.model_for(&run, args.force)?;
-    let detail = if args.diagonal { Detail::Importance } else { Detail::Hessian };
+    let peak = memory(config, detail, windows.iter().map(|w| w.len()).sum());
+    let sums = MemoryNeed { scratch: peak, ..MemoryNeed::default() };
+    check_memory(&opened.memory(&run).and(sums), args.force || args.dry_run).map_err(|mut failure| {
+        if detail == Detail::Hessian {
+            failure.message += "; --diagonal needs far less";
+        }
+        failure
+    })?;
+    let model = opened.model()?;
     let inputs = model.inputs();
     let origin = Origin {
         model: config.name.clone().unwrap_or_default(),
@@ -96,15 +106,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
             ids.len()
         );
     }
-    let peak = memory(&model, detail, windows.iter().map(|w| w.len()).sum());
     forecast(args, layout.length, peak)?;
-    let sums = MemoryNeed { scratch: peak, ..MemoryNeed::default() };
-    check_memory(&opened.memory(&run).and(sums), args.force).map_err(|mut failure| {
-        if detail == Detail::Hessian {
-            failure.message += "; --diagonal needs far less";
-        }
-        failure
-    })?;
     if args.dry_run {
         return Ok(Exit::Done);
     }

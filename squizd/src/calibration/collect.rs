@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    model::ModelConfig,
     runtime::{InputShape, Model, Observer, Session, SessionOptions, gram::Gram},
 };
 use squizd_spec::Role;
@@ -48,19 +49,22 @@ pub fn session_options(longest: usize) -> SessionOptions {
 
 /// Bytes of memory that collecting takes beyond the model: the running sums of
 /// the largest layer, and the residual streams of `tokens` tokens.
-pub fn memory(model: &Model<'_>, detail: Detail, tokens: usize) -> u64 {
-    let mut layers: BTreeMap<Option<u16>, u64> = BTreeMap::new();
-    for input in model.inputs() {
-        let width = input.width as u64;
-        let sums = match detail {
-            Detail::Importance => 8 * width,
-            // The sums in f64, the finished triangle in f32, inputs packed for one sum.
-            Detail::Hessian => 6 * width * (width + 16) + PACKED * width,
-        };
-        *layers.entry(input.layer).or_default() += sums * u64::from(input.experts.max(1));
-    }
-    let streams = 4 * tokens as u64 * u64::from(model.config().hidden_size);
-    layers.values().max().copied().unwrap_or(0) + streams
+pub fn memory(config: &ModelConfig, detail: Detail, tokens: usize) -> u64 {
+    let sums = |width: u64| match detail {
+        Detail::Importance => 8 * width,
+        // The sums in f64, the finished triangle in f32, inputs packed for one sum.
+        Detail::Hessian => (6 * width).saturating_mul(width + 16) + PACKED * width,
+    };
+    let hidden = u64::from(config.hidden_size);
+    let attended = u64::from(config.num_heads) * u64::from(config.head_dim);
+    // A layer is dense or one of experts.
+    let dense = sums(hidden).saturating_add(sums(config.ffn_size.into()));
+    let experts = config.moe.as_ref().map_or(0, |moe| {
+        let each = sums(hidden).saturating_add(sums(moe.expert_ffn_size.into()));
+        each.saturating_mul(moe.num_experts.into())
+    });
+    let layer = sums(hidden).saturating_add(sums(attended)).saturating_add(dense.max(experts));
+    layer.saturating_add((4 * tokens as u64).saturating_mul(hidden))
 }
 
 /// Runs `model` over independent `windows` of ids and hands `sink` the moments

@@ -13,18 +13,18 @@ use std::{
 };
 
 /// Shape of a Llama with a tied head.
-pub struct Shape {
-    pub hidden: u64,
-    pub ffn: u64,
-    pub heads: u64,
-    pub kv_heads: u64,
-    pub head_dim: u64,
-    pub vocab: u64,
-    pub layers: u16,
+pub(crate) struct Shape {
+    pub(crate) hidden: u64,
+    pub(crate) ffn: u64,
+    pub(crate) heads: u64,
+    pub(crate) kv_heads: u64,
+    pub(crate) head_dim: u64,
+    pub(crate) vocab: u64,
+    pub(crate) layers: u16,
 }
 
 impl Shape {
-    pub fn config(&self) -> serde_json::Result<ModelConfig> {
+    pub(crate) fn config(&self) -> serde_json::Result<ModelConfig> {
         serde_json::from_value(serde_json::json!({
             "family": "llama", "hidden_size": self.hidden, "num_layers": self.layers, "num_heads": self.heads,
             "num_kv_heads": self.kv_heads, "head_dim": self.head_dim, "ffn_size": self.ffn,
@@ -34,7 +34,7 @@ impl Shape {
     }
 
     /// Weights, matrices by `codec`.
-    pub fn weights(&self, codec: &'static dyn Codec) -> Result<Synthetic> {
+    pub(crate) fn weights(&self, codec: &'static dyn Codec) -> Result<Synthetic> {
         let mut model = Builder { codec, encoded: HashMap::new(), weights: Synthetic::default() };
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         model.add(Role::TOKEN_EMBD, None, &[self.vocab, self.hidden])?;
@@ -55,15 +55,15 @@ impl Shape {
 }
 
 /// A stored tensor.
-pub struct Tensor {
-    pub dims: Vec<u64>,
-    pub codec: CodecId,
-    pub params: Params,
-    pub data: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) dims: Vec<u64>,
+    pub(crate) codec: CodecId,
+    pub(crate) params: Params,
+    pub(crate) data: Vec<u8>,
 }
 
 #[derive(Default)]
-pub struct Synthetic(pub HashMap<(Role, Option<u16>), Tensor>);
+pub(crate) struct Synthetic(pub(crate) HashMap<(Role, Option<u16>), Tensor>);
 
 impl<'w> Weights<'w> for &'w Synthetic {
     fn get(&self, role: Role, layer: Option<u16>, part: Part) -> Option<Stored<'w>> {
