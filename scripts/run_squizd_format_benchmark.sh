@@ -13,8 +13,11 @@
 # named. Nothing is downloaded or built: it runs with a binary alone.
 #
 #   SQUIZD=FILE          binary [target/release/squizd]
-#   PYTHON=FILE          Python with llama-cpp-python, gguf and numpy [SQUIZD_PYTHON, else
-#                        python3 if it has them]; without one, llama-bench if it is on the PATH
+#   PYTHON=FILE          Python with llama-cpp-python, gguf and numpy [SQUIZD_PYTHON, else python3 if it
+#                        has them]; without one, llama-bench if it is on the PATH. A build of
+#                        llama-cpp-python with AMX crashes in some virtual machines: then build it with
+#                        CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON
+#                        -DGGML_BMI2=ON -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
 #   --cores LIST         pin what is measured to these cores (taskset), such as 0,1
 #   --minutes M          end after about M minutes, in fewer trials where they do not suffice
 #   --work FOLDER        converted files [target/benchmark]
@@ -137,6 +140,7 @@ find_gguf() {
 }
 
 # bench TITLE SECONDS FILE... -- ARGUMENTS: a section of the document; SECONDS may be empty.
+# Where llama.cpp (`llama`) does not run, squizd is measured alone.
 bench() {
   local title=$1 limit=$2 given=()
   shift 2
@@ -145,14 +149,16 @@ bench() {
   [ ${#given[@]} -gt 0 ] || return 0
   [ -z "$limit" ] || set -- "$@" --time-limit "$(( limit > 5 ? limit : 5 ))"
   echo "$title" >&2
-  if "${pinned[@]}" "$squizd" bench "${given[@]}" "$@" -q > "$work/table.md" 2> "$work/log"; then
-    { printf '## %s\n\n' "$title"; cat "$work/table.md"; echo; } >> "$body"
-  else
+  local command=("${pinned[@]}" "$squizd" bench "${given[@]}" "$@" -q)
+  if ! "${command[@]}" "${llama[@]}" > "$work/table.md" 2> "$work/log"; then
     failed+=("$title: $(tail -n 1 "$work/log")")
+    [ ${#llama[@]} -gt 0 ] || return 0
+    "${command[@]}" > "$work/table.md" 2> "$work/log" || return 0
   fi
+  { printf '## %s\n\n' "$title"; cat "$work/table.md"; echo; } >> "$body"
 }
 
-body=$work/body.md
+body=$work/body.md llama=()
 : > "$body"
 if [ "$open_gb" != 0 ]; then
   if ! [ -f "$work/opened.squizd" ]; then
@@ -179,9 +185,9 @@ for model in "${models[@]}"; do
   # Of the time that is left for this model, two thirds for the bars. A trial that has begun ends.
   first='' second=''
   if [ -n "$minutes" ]; then first=$(( ((deadline - SECONDS) / left - 10) * 2 / 3 )); fi
-  bench "$name: INT4" "$first" "${main[@]}" -- -p "$p" -n "$n" -r "$r" --through-server "${llama[@]}"
+  bench "$name: INT4" "$first" "${main[@]}" -- -p "$p" -n "$n" -r "$r" --through-server
   if [ -n "$minutes" ]; then second=$(( (deadline - SECONDS) / left - 10 )); fi
-  bench "$name: the other codecs" "$second" "${files[@]}" -- -p "$p" -n "$(( n < 16 ? n : 16 ))" -r "$r" "${llama[@]}"
+  bench "$name: the other codecs" "$second" "${files[@]}" -- -p "$p" -n "$(( n < 16 ? n : 16 ))" -r "$r"
   left=$(( left - 1 ))
 done
 

@@ -69,10 +69,6 @@ def main():
     session = l.llama_init_from_model(model, parameters)
     if not session:
         sys.exit("llama.cpp makes no context")
-    size, weights = l.llama_model_size(model), l.llama_model_n_params(model)
-    print(json.dumps({"quantization": wish, "bits_per_weight": size * 8 / weights,
-                      "version": f"llama-cpp-python {l.__version__}"}), flush=True)
-
     vocabulary = l.llama_vocab_n_tokens(l.llama_model_get_vocab(model))
     ids = [(i * 7919 + 13) % vocabulary for i in range(max(prompt, 1))]
     tokens = (l.llama_token * len(ids))(*ids)
@@ -95,7 +91,11 @@ def main():
         return {"prefill": len(ids) / (middle - start) if prompt > 0 else None,
                 "decode": steps / (end - middle) if steps > 0 else None}
 
+    # A build that cannot compute here shows before anything else is set up.
     trial()
+    size, weights = l.llama_model_size(model), l.llama_model_n_params(model)
+    print(json.dumps({"quantization": wish, "bits_per_weight": size * 8 / weights,
+                      "version": f"llama-cpp-python {l.__version__}"}), flush=True)
     for _ in sys.stdin:
         print(json.dumps(trial()), flush=True)
 

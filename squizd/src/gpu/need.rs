@@ -148,7 +148,8 @@ mod tests {
                 (used..=used + used / 4).contains(&need.total()),
                 "{context} {kv}: {used} taken, predicted {need:?}"
             );
-            drop((open, loaded));
+            drop(open);
+            drop(loaded);
         }
     }
 }
