@@ -3,10 +3,16 @@
 use super::{Common, interrupt, model::Compute, progress};
 use crate::{
     Exit, Failure,
-    bench::{Format, Llama, Machine, Progress, Reading, Report, Setup, Workload, measure},
+    bench::{
+        Format, Llama, Machine, Progress, Reading, Report, Setup, Workload, measure, opening, print_openings,
+    },
 };
 use indicatif::ProgressBar;
-use std::path::PathBuf;
+use squizd::runtime::SessionOptions;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -22,6 +28,15 @@ pub(super) struct Args {
     /// Trials; one more warms up
     #[arg(short = 'r', long, value_name = "N", default_value_t = 30)]
     repetitions: usize,
+    /// Begin no further trial after this time
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u32>,
+    /// Only open each file, -r times, up to where its first token could be computed
+    #[arg(long, conflicts_with_all = ["gguf", "through_server", "time_limit"])]
+    open_only: bool,
+    /// Time the first token through `squizd serve` too, in a process of its own
+    #[arg(long)]
+    through_server: bool,
     /// Positions to reserve [default: what -p and -n need]
     #[arg(long, value_name = "N")]
     ctx_size: Option<usize>,
@@ -37,9 +52,9 @@ pub(super) struct Args {
     /// Python with llama-cpp-python, which runs the GGUF at the quantization nearest to squizd's bits per weight
     #[arg(long, value_name = "PYTHON", requires = "gguf")]
     llama_cpp: Option<PathBuf>,
-    /// Quantization for llama.cpp instead of the nearest, such as Q4_0
-    #[arg(long, value_name = "TYPE", requires = "llama_cpp")]
-    llama_type: Option<String>,
+    /// Quantizations for llama.cpp instead of the nearest, such as Q4_0,Q4_1,Q4_K_M
+    #[arg(long, value_name = "TYPE", requires = "llama_cpp", value_delimiter = ',')]
+    llama_type: Vec<String>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     output: Format,
@@ -55,6 +70,13 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("--ctx-size is {context}, -p and -n need {needed}")));
     }
     interrupt::watch();
+    if args.open_only {
+        let options = SessionOptions { context, ..args.compute.options() };
+        let files = args.files.iter().map(|f| opening(f, options, args.repetitions));
+        print_openings(&files.collect::<Result<Vec<_>, _>>()?, args.output)?;
+        return Ok(Exit::Done);
+    }
+    let started = Instant::now();
     let llama = Llama::find(args.llama_cpp.as_deref());
     let llama_cpp_absent = match (&llama, &args.gguf) {
         (None, _) => Some("llama-bench is not on the PATH and --llama-cpp was not given".to_owned()),
@@ -68,16 +90,23 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         trials: args.repetitions,
         threads: rayon::current_num_threads(),
     };
+    if args.through_server && !cfg!(feature = "serve") {
+        return Err(squizd::Error::unsupported("this build has no server (feature serve)").into());
+    }
+    let server = args.through_server.then(std::env::current_exe).transpose();
+    let server = server.map_err(|e| Failure::usage(format!("--through-server: {e}")))?;
     let setup = Setup {
         workload,
         session: args.compute.options(),
         llama: llama.as_ref().zip(args.gguf.as_deref()),
+        quantizations: &args.llama_type,
+        server: server.as_deref(),
         reading: Reading::of(args.bandwidth_buffer),
-        quantization: args.llama_type.as_deref(),
+        until: args.time_limit.map(|s| started + Duration::from_secs(s.into())),
     };
     let machine = Machine::this();
-    let bar = Bar(progress::bar(common, (args.files.len() * args.repetitions) as u64, "trials"));
-    let models = args.files.iter().map(|file| measure(file, &setup, &bar)).collect::<Result<_, _>>();
+    let bar = Bar(progress::bar(common, args.repetitions as u64, "trials"));
+    let models = measure(&args.files, &setup, &bar);
     bar.0.finish_and_clear();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),

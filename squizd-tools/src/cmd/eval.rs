@@ -4,7 +4,7 @@ mod kept;
 
 use super::{
     Common, kernels,
-    model::{Opened, read_text},
+    model::{Opened, check_memory, read_text},
     progress,
 };
 use crate::{Exit, Failure, output};
@@ -109,7 +109,6 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let opened = Opened::new(&mapped, false)?;
             let content = start_of(text, *bytes)?;
             let text = encode(&opened, &content, *ctx)?;
-            let model = load(&opened, *ctx, *force)?;
             let (path, other) = (reference, super::open(reference, *in_memory)?);
             if other.starts_with(b"SQZD") {
                 let reference = Opened::new(&other, false)?;
@@ -120,9 +119,16 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                         path.display()
                     )));
                 }
-                let reference = load(&reference, *ctx, *force)?;
-                divergence(&model, &Reference::Model(&reference), &text, *json, common)?;
+                // Both run side by side.
+                for opened in [&opened, &reference] {
+                    opened.check()?;
+                }
+                let need = opened.memory(&scoring(*ctx)).and(reference.memory(&scoring(*ctx)));
+                check_memory(&need, *force)?;
+                let [model, reference] = [&opened, &reference].map(|opened| load(opened, *ctx, true));
+                divergence(&model?, &Reference::Model(&reference?), &text, *json, common)?;
             } else {
+                let model = load(&opened, *ctx, *force)?;
                 let logits = kept::read(path, &other, &text, model.vocab_size())?;
                 divergence(&model, &Reference::Logits(logits), &text, *json, common)?;
             }
@@ -148,9 +154,14 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Scoring windows of `context` tokens.
+fn scoring(context: usize) -> Run {
+    Run::scoring(SessionOptions { context, ..SessionOptions::default() })
+}
+
 /// The model, if scoring windows of `context` tokens fits the free memory.
 fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
-    let run = Run::scoring(SessionOptions { context, ..SessionOptions::default() });
+    let run = scoring(context);
     let model = opened.model_for(&run, force)?;
     kernels::tell_fallbacks(&model, run.session.precision)?;
     Ok(model)

@@ -6,7 +6,7 @@ use squizd_spec::{DType, Matrix, Params};
 use std::{borrow::Cow, ops::Range, sync::Mutex};
 
 /// A matrix in memory.
-pub(super) struct MemoryRows {
+pub(crate) struct MemoryRows {
     pub(super) matrix: Matrix,
     pub(super) dtype: DType,
     pub(super) values: Vec<f32>,
@@ -107,7 +107,7 @@ impl Stored {
 }
 
 /// Plans and encodes.
-pub(super) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
+pub(crate) fn encode(codec: &dyn Codec, rows: &dyn Rows, group_size: Option<u16>) -> Result<Stored> {
     encode_with(codec, rows, &EncodeOptions { group_size, ..EncodeOptions::NONE }.into())
 }
 

@@ -18,7 +18,7 @@ const WORKGROUP: u32 = 256;
 /// Invocations of attention and rotation, for heads up to four times as wide.
 const HEAD_WORKGROUP: u32 = 64;
 /// Positions whose logits are computed together, at most.
-const LOGIT_ROWS: usize = 16;
+pub(super) const LOGIT_ROWS: usize = 16;
 
 /// What a mixture of experts needs besides.
 #[derive(Debug)]

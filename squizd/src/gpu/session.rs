@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Tokens of a prompt that are processed together, at most.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// A sequence of tokens with its cache on the device: the interface of
 /// [`crate::runtime::Session`].

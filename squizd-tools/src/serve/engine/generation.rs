@@ -23,6 +23,8 @@ pub(super) struct Generation<'t> {
     /// The token sampled last.
     last: Option<u32>,
     generated: usize,
+    /// Forward passes of the prompt until now.
+    forward: Duration,
     /// When the last token was sampled.
     sampled: Instant,
     /// Since when the client has taken nothing.
@@ -64,6 +66,7 @@ impl<'t> Generation<'t> {
             cached,
             last: None,
             generated: 0,
+            forward: Duration::ZERO,
             sampled: job.received,
             stalled: None,
             job,
@@ -135,12 +138,15 @@ impl<'t> Generation<'t> {
             let rest = self.job.prompt.get(self.processed..).unwrap_or_default();
             rest.get(..piece_length(rest.len(), around.piece)).unwrap_or(rest)
         };
+        let started = Instant::now();
         let logits = sequence.forward(input)?;
         if last.is_none() {
+            self.forward += started.elapsed();
             self.processed += input.len();
             if self.processed < self.job.prompt.len() {
                 return Ok(None);
             }
+            around.metrics.prompt_forward.observe(self.forward);
         }
         let distribution = self.output.distribution(logits);
         let params = &mut self.job.params;
