@@ -350,7 +350,7 @@ mod tests {
             (50.0, 128, 127, 4)
         );
         assert!(std::ptr::eq(&*kept, &*a.rotated((1, 2), |_| panic!("rotated twice"))));
-        assert_eq!(a.rotated((2, 2), |_| ()).floats[0], -50.0);
+        assert_eq!(a.rotated((2, 2), |_| ()).floats[..1], [-50.0]);
         let memory = kept.floats.as_ptr();
         let b = Activation::with_buffers(&x[..70], Precision::F32, a.into_buffers());
         let again = b.rotated((3, 4), |_| ());
