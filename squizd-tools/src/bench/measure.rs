@@ -8,17 +8,35 @@ use super::{
     trial::{Loaded, Trial, prompt},
 };
 use crate::Failure;
-use squizd::runtime::{Session, SessionOptions};
+use squizd::runtime::{Model, Sequences, SessionOptions};
 use squizd_spec::FileBytes;
 use std::{path::Path, time::Duration};
 
+/// A model where it is computed.
+pub struct Placed<'m> {
+    /// What begins sequences.
+    pub sequences: Box<dyn Sequences + 'm>,
+    /// Where that is: `cpu`, or the adapter.
+    pub backend: String,
+}
+
+/// Brings models to where they are computed.
+pub trait Placement {
+    /// Brings `model`, whose weights lie in `file`, there.
+    ///
+    /// # Errors
+    /// If it cannot be computed there.
+    fn place<'m, 'w>(&self, model: &'m Model<'w>, file: &'w FileBytes) -> Result<Placed<'m>, Failure>;
+}
+
 /// What is the same for every file.
-#[derive(Debug)]
 pub struct Setup<'a> {
     /// What every trial does.
     pub workload: Workload,
     /// How squizd computes; its context is the workload's.
     pub session: SessionOptions,
+    /// Where it computes.
+    pub placement: &'a dyn Placement,
     /// llama.cpp, and the model in GGUF.
     pub llama: Option<(&'a Llama, &'a Path)>,
     /// How bandwidth is measured.
@@ -47,9 +65,10 @@ fn peak_of(path: &Path, setup: &Setup<'_>) -> Result<Option<u64>, Failure> {
     let bytes = FileBytes::map(path)?;
     let loaded = Loaded::new(&bytes)?;
     let options = SessionOptions { context: setup.workload.context, ..setup.session };
-    let mut session = Session::new(&loaded.model, options)?;
+    let placed = setup.placement.place(&loaded.model, &bytes)?;
+    let mut session = placed.sequences.begin(options)?;
     let ids = prompt(loaded.model.vocab_size(), setup.workload.prompt.max(1));
-    Trial::run(&mut session, &ids, setup.workload.steps)?;
+    Trial::run(&mut *session, &ids, setup.workload.steps)?;
     Ok(peak_bytes().filter(|_| counted))
 }
 
@@ -65,7 +84,8 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
     let bytes = FileBytes::map(path)?;
     let loaded = Loaded::new(&bytes)?;
     let options = SessionOptions { context: workload.context, ..setup.session };
-    let mut session = Session::new(&loaded.model, options)?;
+    let placed = setup.placement.place(&loaded.model, &bytes)?;
+    let mut session = placed.sequences.begin(options)?;
     let ids = prompt(loaded.model.vocab_size(), workload.prompt.max(1));
     let mut llama = match setup.llama {
         Some((llama, gguf)) => {
@@ -75,7 +95,7 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
     };
     let bandwidth = Bandwidth::new(&setup.reading)?;
     bandwidth.pass();
-    Trial::run(&mut session, &ids, workload.steps)?;
+    Trial::run(&mut *session, &ids, workload.steps)?;
 
     let mut samples = Samples::default();
     for _ in 0..workload.trials {
@@ -85,7 +105,7 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
         let read = bandwidth.pass();
         samples.bandwidth.push(read);
         samples.load.push(milliseconds(Loaded::time(path)?));
-        let ours = Trial::run(&mut session, &ids, workload.steps)?;
+        let ours = Trial::run(&mut *session, &ids, workload.steps)?;
         samples.first_token.push(milliseconds(ours.first_token));
         let prefill = rate(workload.prompt, ours.prefill);
         let decode = rate(workload.steps, ours.decode);
@@ -106,6 +126,7 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
     let mut measured = Measured {
         file: path.display().to_string(),
         family: loaded.metadata.model.family.clone(),
+        backend: placed.backend.clone(),
         codec: recipe.get("codec").and_then(|c| c.as_str()).unwrap_or("unknown").to_owned(),
         disk_bytes: bytes.len() as u64,
         weights: loaded.weights,

@@ -22,7 +22,7 @@ mod trial;
 pub use bandwidth::Reading;
 pub use llama::{Llama, LlamaModel};
 pub use machine::Machine;
-pub use measure::{Progress, Setup, measure};
+pub use measure::{Placed, Placement, Progress, Setup, measure};
 pub use report::{Format, LlamaReport, Measured, Report, Workload};
 pub use statistics::{Summary, student_t};
 pub use trial::{Loaded, Trial, prompt};

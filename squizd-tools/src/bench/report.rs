@@ -48,6 +48,8 @@ pub struct Measured {
     pub file: String,
     /// Model family.
     pub family: String,
+    /// Where it was computed: `cpu`, or the adapter.
+    pub backend: String,
     /// Codec the file was converted with.
     pub codec: String,
     /// Bytes of the file.
@@ -167,6 +169,7 @@ impl Report {
             let mut fields: Vec<(String, String)> = [
                 ("file", quoted(&model.file)),
                 ("family", quoted(&model.family)),
+                ("backend", quoted(&model.backend)),
                 ("codec", quoted(&model.codec)),
                 ("disk_bytes", model.disk_bytes.to_string()),
                 ("weights", model.weights.to_string()),
@@ -233,13 +236,14 @@ impl Report {
         if let Some(why) = &self.llama_cpp_absent {
             let _ = write!(out, "llama.cpp was not run: {why}.\n\n");
         }
-        out += "| file | codec | size | bits/weight | peak memory | load ms | bandwidth GB/s | share |\n\
-                |---|---|---|---|---|---|---|---|\n";
+        out += "| file | backend | codec | size | bits/weight | peak memory | load ms | bandwidth GB/s | share |\n\
+                |---|---|---|---|---|---|---|---|---|\n";
         for model in &self.models {
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | {:.3} | {} | {:.2} | {:.1} | {} |",
+                "| {} | {} | {} | {} | {:.3} | {} | {:.2} | {:.1} | {} |",
                 name(&model.file),
+                model.backend,
                 model.codec,
                 output::bytes(model.disk_bytes),
                 model.bits_per_weight,
@@ -319,6 +323,7 @@ mod tests {
         let mut measured = Measured {
             file: "models/a,b.squizd".into(),
             family: "qwen3".into(),
+            backend: "cpu".into(),
             codec: "int4".into(),
             disk_bytes: 1000,
             weights: 2000,
@@ -361,8 +366,8 @@ mod tests {
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(
-            lines[0].starts_with("file,family,codec,")
-                && lines[1].starts_with("\"models/a,b.squizd\",qwen3,")
+            lines[0].starts_with("file,family,backend,codec,")
+                && lines[1].starts_with("\"models/a,b.squizd\",qwen3,cpu,")
         );
         assert_eq!(lines[0].split(',').count() + 1, lines[1].split(',').count());
         let text = report.markdown();

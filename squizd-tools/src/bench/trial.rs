@@ -3,7 +3,7 @@
 use crate::Failure;
 use squizd::{
     metadata::Metadata,
-    runtime::{GenerateOptions, Model, Session, generate},
+    runtime::{GenerateOptions, Model, Sequence, generate},
     text::{Sampler, SamplerOptions},
 };
 use squizd_spec::{FileBytes, Limits, Role, SectionKind, SquizdRef, section_bytes};
@@ -105,7 +105,7 @@ impl Trial {
     ///
     /// # Errors
     /// If prompt and steps do not fit the session, or a payload cannot be decoded.
-    pub fn run(session: &mut Session<'_, '_>, prompt: &[u32], steps: usize) -> Result<Self, Failure> {
+    pub fn run(session: &mut dyn Sequence, prompt: &[u32], steps: usize) -> Result<Self, Failure> {
         session.truncate(0);
         let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
         let options = GenerateOptions { max_tokens: steps + 1, stop: &[] };

@@ -37,7 +37,28 @@ pub(super) enum Placed<'m, 'w> {
     Gpu(Box<GpuModel<'m, 'w>>),
 }
 
-impl Placed<'_, '_> {
+impl<'m> Placed<'m, '_> {
+    /// What begins sequences, owned.
+    pub(super) fn into_sequences(self) -> Box<dyn Sequences + 'm> {
+        match self {
+            Self::Cpu(model) => Box::new(model),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(model) => model,
+        }
+    }
+
+    /// `cpu`, or the adapter's name and backend.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Cpu(_) => "cpu".to_owned(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(model) => {
+                let adapter = model.gpu().adapter();
+                format!("{} ({})", adapter.name, adapter.backend)
+            }
+        }
+    }
+
     /// What begins sequences.
     pub(super) fn sequences(&self) -> &dyn Sequences {
         match self {

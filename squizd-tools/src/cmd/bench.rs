@@ -1,15 +1,26 @@
-//! `squizd bench FILE...`.
+//! `squizd bench FILE...` and `squizd bench kernels`.
 
-use super::{Common, interrupt, model::Compute, progress};
+#[cfg(feature = "gpu")]
+mod kernels;
+
+use super::{Common, backend::BackendArgs, interrupt, model::Compute, progress};
 use crate::{
     Exit, Failure,
-    bench::{Format, Llama, Machine, Progress, Reading, Report, Setup, Workload, measure},
+    bench::{
+        Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload, measure,
+    },
 };
 use indicatif::ProgressBar;
+use squizd::{codec::Precision, runtime::Model};
+use squizd_spec::FileBytes;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
+    #[cfg(feature = "gpu")]
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Model files
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -27,6 +38,8 @@ pub(super) struct Args {
     ctx_size: Option<usize>,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Memory read to measure the bandwidth [default: 4 times the last-level cache, 256 MiB to 2 GiB]
     #[arg(long, value_name = "N(M|G)", value_parser = super::convert::size)]
     bandwidth_buffer: Option<u64>,
@@ -45,7 +58,19 @@ pub(super) struct Args {
     output: Format,
 }
 
+/// What can be measured besides models.
+#[cfg(feature = "gpu")]
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Measure each GPU kernel's share of the read ceiling; SQUIZD_ADAPTER picks a GPU by a part of its name
+    Kernels(kernels::Args),
+}
+
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
+    #[cfg(feature = "gpu")]
+    if let Some(Part::Kernels(args)) = &args.part {
+        return kernels::run(args);
+    }
     let needed = args.n_prompt.max(1).saturating_add(args.n_gen);
     let context = args.ctx_size.unwrap_or(needed);
     if args.repetitions == 0 || args.n_prompt == 0 && args.n_gen == 0 {
@@ -68,9 +93,12 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         trials: args.repetitions,
         threads: rayon::current_num_threads(),
     };
+    let session = args.compute.options();
+    let placement = There { backend: args.backend, precision: session.precision, common };
     let setup = Setup {
         workload,
-        session: args.compute.options(),
+        session,
+        placement: &placement,
         llama: llama.as_ref().zip(args.gguf.as_deref()),
         reading: Reading::of(args.bandwidth_buffer),
         quantization: args.llama_type.as_deref(),
@@ -89,6 +117,20 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     };
     report.print(args.output)?;
     Ok(Exit::Done)
+}
+
+/// Where `--backend` says.
+struct There {
+    backend: BackendArgs,
+    precision: Precision,
+    common: Common,
+}
+
+impl Placement for There {
+    fn place<'m, 'w>(&self, model: &'m Model<'w>, file: &'w FileBytes) -> Result<Placed<'m>, Failure> {
+        let placed = self.backend.place(model, file, self.precision, self.common)?;
+        Ok(Placed { backend: placed.name(), sequences: placed.into_sequences() })
+    }
 }
 
 /// Progress over trials; watches for interruption.

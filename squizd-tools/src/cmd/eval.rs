@@ -3,7 +3,8 @@
 mod kept;
 
 use super::{
-    Common, kernels,
+    Common,
+    backend::{BackendArgs, Placed},
     model::{Opened, read_text},
     progress,
 };
@@ -13,8 +14,9 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 use squizd::{
     eval::{self, Reference},
-    runtime::{Model, Run, SessionOptions},
+    runtime::{Model, Run, Sequences, SessionOptions},
 };
+use squizd_spec::FileBytes;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -32,6 +34,8 @@ pub(super) enum Eval {
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
@@ -58,6 +62,8 @@ pub(super) enum Eval {
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
@@ -87,6 +93,8 @@ pub(super) enum Eval {
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES", requires = "text")]
         bytes: Option<usize>,
@@ -98,13 +106,14 @@ pub(super) enum Eval {
 
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
-        Eval::Ppl { file, text, ctx, force, bytes, in_memory, json } => {
+        Eval::Ppl { file, text, ctx, force, backend, bytes, in_memory, json } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let text = read(&opened, text, *bytes, *ctx)?;
-            perplexity(&load(&opened, *ctx, *force)?, &text, *json, common)?;
+            let model = load(&opened, *ctx, *force)?;
+            perplexity(place(*backend, &model, &mapped, common)?.sequences(), &text, *json, common)?;
         }
-        Eval::Kld { file, reference, text, ctx, force, bytes, in_memory, json } => {
+        Eval::Kld { file, reference, text, ctx, force, backend, bytes, in_memory, json } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let content = start_of(text, *bytes)?;
@@ -121,13 +130,17 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                     )));
                 }
                 let reference = load(&reference, *ctx, *force)?;
-                divergence(&model, &Reference::Model(&reference), &text, *json, common)?;
+                let model = place(*backend, &model, &mapped, common)?;
+                let reference = place(*backend, &reference, &other, common)?;
+                let reference = Reference::Model(reference.sequences());
+                divergence(model.sequences(), &reference, &text, *json, common)?;
             } else {
                 let logits = kept::read(path, &other, &text, model.vocab_size())?;
-                divergence(&model, &Reference::Logits(logits), &text, *json, common)?;
+                let model = place(*backend, &model, &mapped, common)?;
+                divergence(model.sequences(), &Reference::Logits(logits), &text, *json, common)?;
             }
         }
-        Eval::Logits { file, ids, text, ctx, force, bytes, in_memory, output: target } => {
+        Eval::Logits { file, ids, text, ctx, force, backend, bytes, in_memory, output: target } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let context = if text.is_some() { *ctx } else { ids.len() };
@@ -135,12 +148,16 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let shape = match text {
                 Some(text) => {
                     let text = read(&opened, text, *bytes, *ctx)?;
+                    let model = place(*backend, &model, &mapped, common)?;
                     let bar = progress::bar(common, text.ids.len() as u64, "running");
-                    let shape = kept::write(target, &model, &text, |done| bar.set_position(done as u64))?;
+                    let shape =
+                        kept::write(target, model.sequences(), &text, |done| bar.set_position(done as u64))?;
                     bar.finish_and_clear();
                     shape
                 }
-                None => after_every_id(&model, ids, target)?,
+                None => {
+                    after_every_id(place(*backend, &model, &mapped, common)?.sequences(), ids, target)?
+                }
             };
             output::line(json!({ "schema_version": output::SCHEMA_VERSION, "shape": shape }))?;
         }
@@ -148,15 +165,27 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The model, if scoring windows of `context` tokens fits the free memory.
-fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
-    let run = Run::scoring(SessionOptions { context, ..SessionOptions::default() });
-    let model = opened.model_for(&run, force)?;
-    kernels::tell_fallbacks(&model, run.session.precision)?;
-    Ok(model)
+/// How models are judged: in f32.
+fn judging(context: usize) -> SessionOptions {
+    SessionOptions { context, ..SessionOptions::default() }
 }
 
-fn perplexity(model: &Model<'_>, text: &Text, json: bool, common: Common) -> Result<(), Failure> {
+/// The model, if scoring windows of `context` tokens fits the free memory.
+fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
+    opened.model_for(&Run::scoring(judging(context)), force)
+}
+
+/// The model where `--backend` says.
+fn place<'m, 'w>(
+    backend: BackendArgs,
+    model: &'m Model<'w>,
+    file: &'w FileBytes,
+    common: Common,
+) -> Result<Placed<'m, 'w>, Failure> {
+    backend.place(model, file, judging(0).precision, common)
+}
+
+fn perplexity(model: &dyn Sequences, text: &Text, json: bool, common: Common) -> Result<(), Failure> {
     let bar = progress::bar(common, text.ids.len() as u64, "scoring");
     let result = eval::perplexity(model, &text.ids, text.ctx, text.bos, |done, so_far| {
         bar.set_position(done as u64);
@@ -173,8 +202,8 @@ fn perplexity(model: &Model<'_>, text: &Text, json: bool, common: Common) -> Res
 }
 
 fn divergence(
-    model: &Model<'_>,
-    reference: &Reference<'_, '_>,
+    model: &dyn Sequences,
+    reference: &Reference<'_>,
     text: &Text,
     json: bool,
     common: Common,
@@ -205,7 +234,7 @@ fn divergence(
     ))
 }
 
-fn after_every_id(model: &Model<'_>, ids: &[u32], target: &Path) -> Result<[usize; 2], Failure> {
+fn after_every_id(model: &dyn Sequences, ids: &[u32], target: &Path) -> Result<[usize; 2], Failure> {
     let shape = [ids.len(), model.vocab_size()];
     let bytes: Vec<u8> = eval::logits(model, ids)?.iter().flat_map(|v| v.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)

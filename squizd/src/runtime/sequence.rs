@@ -65,6 +65,16 @@ pub trait Sequences: Sync {
     fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>>;
 }
 
+impl<S: Sequences> Sequences for &S {
+    fn vocab_size(&self) -> usize {
+        (**self).vocab_size()
+    }
+
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>> {
+        (**self).begin(options)
+    }
+}
+
 impl Sequence for Session<'_, '_> {
     fn tokens(&self) -> &[u32] {
         Session::tokens(self)
