@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
     }
     if options == Options::default() {
-        options = shipped().into_iter().find(|s| s.kernel == kernel.name).map(|s| s.options).unwrap_or_default();
+        options =
+            shipped().into_iter().find(|s| s.kernel == kernel.name).map(|s| s.options).unwrap_or_default();
     }
     print!("{}", generate(kernel.name, &options, checks)?.source);
     Ok(())

@@ -161,8 +161,8 @@ pub fn generate(name: &str, options: &Options, checks: Checks) -> Result<Metal, 
         entry_point: Some((ShaderStage::Compute, entry.name.clone())),
         ..Default::default()
     };
-    let (source, _) =
-        msl::write_string(&module, &info, &settings, &pipeline).map_err(|e| MslError(format!("{name}: {e}")))?;
+    let (source, _) = msl::write_string(&module, &info, &settings, &pipeline)
+        .map_err(|e| MslError(format!("{name}: {e}")))?;
     if !source.contains("_buffer_sizes") {
         metal.sizes.clear();
     }

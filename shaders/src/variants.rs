@@ -1,6 +1,6 @@
 //! What kernels are assembled with: flags and constants of every kernel.
 
-use crate::{KERNELS, Options};
+use crate::Options;
 
 /// A codec's kernels by their frames, its unit, the flags of its layouts, and
 /// the forms of input besides f32.

@@ -3,6 +3,8 @@
 //! Nothing here says how fast they are on Metal, or that Apple's compiler
 //! agrees.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
 #[path = "msl_run/harness.rs"]
 mod harness;
 #[path = "msl_run/stored.rs"]
@@ -88,7 +90,11 @@ fn prepared(program: &Program, subgroup: u32, x: &[f32], form: &str) -> X {
         if form == "_i8" {
             for i in block * 32..block * 32 + 32 {
                 let rounded = f64::from(after[&4][i].cast_signed()) * scale;
-                assert!((rounded - values[i]).abs() <= 0.5001 * scale, "value {i}: {rounded} for {}", values[i]);
+                assert!(
+                    (rounded - values[i]).abs() <= 0.5001 * scale,
+                    "value {i}: {rounded} for {}",
+                    values[i]
+                );
                 values[i] = rounded;
             }
         }
@@ -177,7 +183,8 @@ fn int4_gemm() {
     let after = program.run("fused_int4_gemm", 32, [2, 1, 1], &numbers, &buffers);
     for (i, y) in floats(&after[&6]).into_iter().enumerate() {
         let x: Vec<f64> = x[i / m.rows * stride..][..stride].iter().map(|v| f64::from(*v)).collect();
-        close("gemm", &m, i % m.rows, &x, y, 1e-6);
+        // One invocation sums all columns, here without fused multiplication.
+        close("gemm", &m, i % m.rows, &x, y, 3e-6);
     }
 }
 
@@ -195,7 +202,10 @@ fn int4_rows() {
     for (i, y) in floats(&after[&6]).into_iter().enumerate() {
         let (row, col) = (ids[i / stride] as usize, i % stride);
         let exact = if col < m.cols { m.weights[row * m.cols + col] } else { 0.0 };
-        assert!((f64::from(y) - exact).abs() <= 1e-6 * exact.abs().max(0.01), "{row}, {col}: {y} for {exact}");
+        assert!(
+            (f64::from(y) - exact).abs() <= 1e-6 * exact.abs().max(0.01),
+            "{row}, {col}: {y} for {exact}"
+        );
     }
 }
 
@@ -241,7 +251,8 @@ fn argmax() {
     // The first of equals counts, also across threads.
     (x[4711], x[777]) = (50.0, 50.0);
     let words = |w: &[u32]| w.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    let buffers = Buffers::from([(0, bytes(&x)), (1, words(&[9])), (2, words(&[0, 2])), (3, words(&[9, 9, 9, 9]))]);
+    let buffers =
+        Buffers::from([(0, bytes(&x)), (1, words(&[9])), (2, words(&[0, 2])), (3, words(&[9, 9, 9, 9]))]);
     let after = program.run("argmax", 32, [1, 1, 1], &[x.len() as u32], &buffers);
     assert_eq!(after[&1], words(&[777]));
     assert_eq!(after[&3], words(&[9, 9, 777, 9]));
@@ -274,8 +285,7 @@ fn attention() {
             let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
             for i in 0..dim {
                 let terms = scores.iter().zip(first..);
-                let exact: f64 =
-                    terms.map(|(s, p)| (s - most).exp() / total * f64::from(v[at(p, i)])).sum();
+                let exact: f64 = terms.map(|(s, p)| (s - most).exp() / total * f64::from(v[at(p, i)])).sum();
                 let y = f64::from(result[head * dim + i]);
                 assert!((y - exact).abs() < 1e-6, "head {head}, {i}: {y} for {exact}");
             }

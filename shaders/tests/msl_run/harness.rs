@@ -9,14 +9,14 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// All kernels of `shaders/msl/` in one program, by their file's stem.
-pub struct Program {
+pub(crate) struct Program {
     path: PathBuf,
     kernels: BTreeMap<String, Metal>,
 }
 
 /// The program, or nothing where there is no C++ compiler, which is a failure
 /// where `SQUIZD_REQUIRE` names `msl`.
-pub fn program() -> Option<&'static Program> {
+pub(crate) fn program() -> Option<&'static Program> {
     static PROGRAM: OnceLock<Option<Program>> = OnceLock::new();
     PROGRAM.get_or_init(build).as_ref()
 }
@@ -54,14 +54,26 @@ fn build() -> Option<Program> {
         writeln!(table, "  if (name == {stem:?}) return serve(k_{stem}::call);").unwrap();
         kernels.insert(shipped.stem, metal);
     }
-    writeln!(text, "int main(int, char **argv) {{\n  std::string name = argv[1];\n{table}  fail(\"no kernel\");\n}}")
-        .unwrap();
+    writeln!(
+        text,
+        "int main(int, char **argv) {{\n  std::string name = argv[1];\n{table}  fail(\"no kernel\");\n}}"
+    )
+    .unwrap();
     let (source, path) = (folder.join("kernels.cpp"), folder.join("kernels"));
     std::fs::write(&source, text).unwrap();
     let mut command = Command::new(&compiler);
     // Without optimisation: arrays without a length are declared with one of 1.
     command.args(["-std=c++20", "-O0", "-Wall", "-Wno-attributes", "-Wno-unknown-attributes"]);
-    command.args(["-Wno-unused", "-Werror"]).arg("-I").arg(root.join("tests/metal"));
+    command
+        .args([
+            "-Wno-unused",
+            "-Wno-literal-suffix",
+            "-Wno-user-defined-literals",
+            "-Wno-unknown-warning-option",
+            "-Werror",
+        ])
+        .arg("-I")
+        .arg(root.join("tests/metal"));
     let output = command.arg("-o").arg(&path).arg(&source).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{compiler}:\n{}", errors.chars().take(6000).collect::<String>());
@@ -99,12 +111,19 @@ fn arguments(source: &str) -> Vec<String> {
 }
 
 /// Bytes bound at slots.
-pub type Buffers = BTreeMap<u8, Vec<u8>>;
+pub(crate) type Buffers = BTreeMap<u8, Vec<u8>>;
 
 impl Program {
     /// Runs `grid` threadgroups of a kernel with subgroups of `subgroup`
     /// threads; `numbers` are its immediate data. Returns the buffers afterwards.
-    pub fn run(&self, stem: &str, subgroup: u32, grid: [u32; 3], numbers: &[u32], buffers: &Buffers) -> Buffers {
+    pub(crate) fn run(
+        &self,
+        stem: &str,
+        subgroup: u32,
+        grid: [u32; 3],
+        numbers: &[u32],
+        buffers: &Buffers,
+    ) -> Buffers {
         let metal = self.kernels.get(stem).unwrap_or_else(|| panic!("no kernel {stem}"));
         let mut all = buffers.clone();
         for buffer in &metal.buffers {
@@ -116,8 +135,10 @@ impl Program {
         assert_eq!(numbers.len(), metal.immediates as usize, "{stem}: bytes of numbers");
         all.insert(IMMEDIATES, numbers);
         all.insert(SIZES, sizes);
-        let mut job: Vec<u8> =
-            [metal.threads, subgroup, grid[0], grid[1], grid[2]].into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut job: Vec<u8> = [metal.threads, subgroup, grid[0], grid[1], grid[2]]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect();
         let lengths = (0..16).map(|slot| all.get(&slot).map_or(0, Vec::len));
         for (slot, length) in lengths.clone().enumerate() {
             job.extend((length as u32).to_le_bytes());
@@ -148,11 +169,11 @@ impl Program {
 }
 
 /// The bytes of floats.
-pub fn bytes(values: &[f32]) -> Vec<u8> {
+pub(crate) fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// Floats from bytes.
-pub fn floats(bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }

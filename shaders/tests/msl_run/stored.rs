@@ -2,18 +2,18 @@
 //! specification.
 
 /// A matrix as planes, and its weights.
-pub struct Stored {
-    pub rows: usize,
-    pub cols: usize,
+pub(crate) struct Stored {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
     /// Columns of a unit.
-    pub unit: usize,
+    pub(crate) unit: usize,
     /// Bound at 0 and 1.
-    pub planes: Vec<Vec<u8>>,
+    pub(crate) planes: Vec<Vec<u8>>,
     /// Bytes from row to row of each.
-    pub strides: [u32; 2],
+    pub(crate) strides: [u32; 2],
     /// Numbers of the codec.
-    pub extra: [u32; 4],
-    pub weights: Vec<f64>,
+    pub(crate) extra: [u32; 4],
+    pub(crate) weights: Vec<f64>,
 }
 
 /// Words of a fixed generator (xorshift64*).
@@ -28,7 +28,7 @@ fn words(seed: u64) -> impl FnMut() -> u32 {
 }
 
 /// Numbers between -1 and 1.
-pub fn random(seed: u64, count: usize) -> Vec<f32> {
+pub(crate) fn random(seed: u64, count: usize) -> Vec<f32> {
     let mut next = words(seed);
     (0..count).map(|_| (next() >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
@@ -42,7 +42,7 @@ fn f16(v: f32) -> (f64, [u8; 2]) {
 }
 
 /// INT4, compact, with centred codes (b = 32) and an exponent.
-pub fn int4(rows: usize, cols: usize) -> Stored {
+pub(crate) fn int4(rows: usize, cols: usize) -> Stored {
     let exponent = -6i32;
     let mut next = words(4);
     let blocks = cols.div_ceil(32);
@@ -61,7 +61,8 @@ pub fn int4(rows: usize, cols: usize) -> Stored {
                     let col = (first + k) * 32 + i;
                     let q = if i < 16 { block[i] & 15 } else { block[i - 16] >> 4 };
                     let unit = 2f64.powi(exponent);
-                    let w = d * unit * f64::from(sc) * (f64::from(q) - 8.0) - dmin * unit * (f64::from(m) - 32.0);
+                    let w =
+                        d * unit * f64::from(sc) * (f64::from(q) - 8.0) - dmin * unit * (f64::from(m) - 32.0);
                     if col < cols {
                         weights[row * cols + col] = w;
                     }
@@ -78,7 +79,7 @@ pub fn int4(rows: usize, cols: usize) -> Stored {
 }
 
 /// Q8 with f16 scales. Planes end with the padding that the format gives them.
-pub fn q8(rows: usize, cols: usize) -> Stored {
+pub(crate) fn q8(rows: usize, cols: usize) -> Stored {
     let mut next = words(8);
     let blocks = cols.div_ceil(32);
     let (mut codes, mut scales, mut weights) = (Vec::new(), Vec::new(), Vec::new());
@@ -101,7 +102,7 @@ pub fn q8(rows: usize, cols: usize) -> Stored {
 }
 
 /// BF16, a multiple of eight columns.
-pub fn bf16(rows: usize, cols: usize) -> Stored {
+pub(crate) fn bf16(rows: usize, cols: usize) -> Stored {
     let values = random(6, rows * cols);
     let (mut plane, mut weights) = (Vec::new(), Vec::new());
     for v in values {

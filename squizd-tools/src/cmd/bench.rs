@@ -6,9 +6,7 @@ mod kernels;
 use super::{Common, backend::BackendArgs, interrupt, model::Compute, progress};
 use crate::{
     Exit, Failure,
-    bench::{
-        Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload, measure,
-    },
+    bench::{Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload, measure},
 };
 use indicatif::ProgressBar;
 use squizd::{codec::Precision, runtime::Model};

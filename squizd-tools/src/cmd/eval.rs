@@ -155,9 +155,7 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                     bar.finish_and_clear();
                     shape
                 }
-                None => {
-                    after_every_id(place(*backend, &model, &mapped, common)?.sequences(), ids, target)?
-                }
+                None => after_every_id(place(*backend, &model, &mapped, common)?.sequences(), ids, target)?,
             };
             output::line(json!({ "schema_version": output::SCHEMA_VERSION, "shape": shape }))?;
         }

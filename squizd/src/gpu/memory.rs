@@ -36,15 +36,27 @@ impl Gpu {
     /// how many have gone to the device.
     pub(super) fn upload(&self, bytes: &[u8], progress: &mut dyn FnMut(u64)) -> Result<wgpu::Buffer> {
         let buffer = self.storage(bytes.len() as u64)?;
+        self.fill(&buffer, 0, bytes, progress)?;
+        Ok(buffer)
+    }
+
+    /// Writes `bytes` to a buffer from `offset` on, a multiple of four.
+    pub(super) fn fill(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: &[u8],
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let mut done = 0;
         for chunk in bytes.chunks(CHUNK) {
             let whole = chunk.len() / 4 * 4;
             let (words, rest) = chunk.split_at(whole);
-            self.queue.write_buffer(&buffer, done, words);
+            self.queue.write_buffer(buffer, offset + done, words);
             if !rest.is_empty() {
                 let mut word = [0; 4];
                 word[..rest.len()].copy_from_slice(rest);
-                self.queue.write_buffer(&buffer, done + whole as u64, &word);
+                self.queue.write_buffer(buffer, offset + done + whole as u64, &word);
             }
             done += chunk.len() as u64;
             if bytes.len() > CHUNK {
@@ -54,7 +66,7 @@ impl Gpu {
             }
             progress(done);
         }
-        Ok(buffer)
+        Ok(())
     }
 
     /// Writes `bytes`, a multiple of four of them, to the beginning of a buffer.

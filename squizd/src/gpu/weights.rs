@@ -8,6 +8,9 @@ use crate::Result;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+/// Payloads begin at multiples of this.
+const ALIGN: u64 = 256;
+
 /// How a model's payloads reached the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Residency {
@@ -145,14 +148,34 @@ impl<'a, 'w> Payloads<'a, 'w> {
 
     /// Where `data` lies.
     pub(super) fn place(&mut self, data: &[u8]) -> Result<Span> {
-        let before = self.done;
-        self.done += data.len() as u64;
-        let progress = &mut *self.progress;
-        if let Some(span) = self.mapping.and_then(|m| m.find(data)) {
-            progress(self.done);
-            return Ok(span);
+        let [span] = self.place_together([data])?;
+        Ok(span)
+    }
+
+    /// Where several payloads lie, in one buffer if one can be that large.
+    pub(super) fn place_together<const N: usize>(&mut self, payloads: [&[u8]; N]) -> Result<[Span; N]> {
+        let size = |data: &[u8]| (data.len() as u64).next_multiple_of(ALIGN);
+        let total: u64 = payloads.iter().map(|data| size(data)).sum();
+        let room = total <= self.gpu.abilities().max_buffer;
+        let mut shared: Option<(wgpu::Buffer, u64)> = None;
+        let mut spans = Vec::with_capacity(N);
+        for data in payloads {
+            let before = self.done;
+            self.done += data.len() as u64;
+            let progress = &mut *self.progress;
+            if let Some(span) = self.mapping.and_then(|m| m.find(data)) {
+                progress(self.done);
+                spans.push(span);
+                continue;
+            }
+            let (buffer, offset) = match shared.take().filter(|_| room) {
+                Some(shared) => shared,
+                None => (self.gpu.storage(if room { total } else { size(data) })?, 0),
+            };
+            self.gpu.fill(&buffer, offset, data, &mut |bytes| progress(before + bytes))?;
+            spans.push(Span { buffer: buffer.clone(), offset, size: size(data) });
+            shared = Some((buffer, offset + size(data)));
         }
-        let buffer = self.gpu.upload(data, &mut |bytes| progress(before + bytes))?;
-        Ok(Span::from(&buffer))
+        spans.try_into().map_err(|_| self.gpu.error("as many places as payloads"))
     }
 }

@@ -110,11 +110,16 @@ fn document(gpu: &Gpu, limits: &Ceilings, results: &[KernelResult]) -> Value {
 fn head(gpu: &Gpu, limits: &Ceilings) -> String {
     let (adapter, abilities) = (gpu.adapter(), gpu.abilities());
     let columns = |value: String| {
-        if is_metal(adapter) { format!("{NOT_MEASURED} | {value}") } else { format!("{value} | {NOT_MEASURED}") }
+        if is_metal(adapter) {
+            format!("{NOT_MEASURED} | {value}")
+        } else {
+            format!("{value} | {NOT_MEASURED}")
+        }
     };
     let yes = |able: bool| if able { "yes" } else { "no" };
-    let subgroup =
-        abilities.subgroup.map_or_else(|| "none".to_owned(), |(min, max)| format!("{min} to {max} invocations"));
+    let subgroup = abilities
+        .subgroup
+        .map_or_else(|| "none".to_owned(), |(min, max)| format!("{min} to {max} invocations"));
     format!(
         "# GPU kernels\n\n\
          Command: `{}`  \n\
