@@ -13,9 +13,9 @@ use naga::{AddressSpace, ShaderStage, StorageAccess};
 use std::fmt::{self, Write as _};
 
 /// Buffer index of the kernel's numbers (`p` in the source).
-pub const IMMEDIATES: u8 = 8;
+pub const IMMEDIATES: u8 = 10;
 /// Buffer index of the lengths of bound buffers, [`Metal::sizes`].
-pub const SIZES: u8 = 9;
+pub const SIZES: u8 = 11;
 /// Name of the function in every source.
 pub const ENTRY: &str = "main_";
 /// Language version that sources ask for: macOS 13, iOS 16.

@@ -84,8 +84,13 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
-                    for out in [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"]] {
-                        let options = flags(flags(shaped.clone(), sums), out);
+                    for out in
+                        [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"], &["JOINED"], &["JOINED", "BIAS"]]
+                    {
+                        let mut options = flags(flags(shaped.clone(), sums), out);
+                        if out.contains(&"JOINED") {
+                            options = options.with("PARTS", 3);
+                        }
                         all.push((codec.gemv, form.iter().fold(options, |o, f| o.flag(f))));
                     }
                 }
@@ -101,7 +106,7 @@ pub fn cases() -> Vec<(&'static str, Options)> {
         ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),
-        ("argmax", &[&[]]),
+        ("argmax", &[&[], &["FIRST"], &["SECOND"]]),
         ("combine", &[&[]]),
         ("read_ceiling", &[&[]]),
         ("copy_ceiling", &[&[]]),

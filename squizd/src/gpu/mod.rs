@@ -23,6 +23,7 @@ mod math;
 mod matrix;
 mod memory;
 mod model;
+mod pick;
 mod pipeline;
 mod record;
 mod sample;

@@ -135,17 +135,23 @@ impl<'t> Generation<'t> {
             let rest = self.job.prompt.get(self.processed..).unwrap_or_default();
             rest.get(..piece_length(rest.len(), around.piece)).unwrap_or(rest)
         };
-        let logits = sequence.forward(input)?;
         if last.is_none() {
             self.processed += input.len();
             if self.processed < self.job.prompt.len() {
+                sequence.forward(input)?;
                 return Ok(None);
             }
         }
-        let distribution = self.output.distribution(logits);
         let params = &mut self.job.params;
-        params.penalties.apply(logits);
-        let id = params.sampler.sample(logits);
+        let plain = params.sampler.is_greedy() && params.penalties.is_neutral() && params.logprobs.is_none();
+        let (id, distribution) = if plain {
+            (sequence.likeliest(input)?, None)
+        } else {
+            let logits = sequence.forward(input)?;
+            let distribution = self.output.distribution(logits);
+            params.penalties.apply(logits);
+            (params.sampler.sample(logits), distribution)
+        };
         let ends = around.eos.contains(&id) && !params.ignore_eos;
         params.penalties.observe(id);
         self.time(around.metrics);
