@@ -292,3 +292,38 @@ fn attention() {
         }
     }
 }
+
+/// What docs/metal.md binds, against the weights that the golden file's
+/// description lists.
+#[test]
+fn the_guides_example_is_right() {
+    let Some(program) = program() else { return };
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden/v1-draft");
+    let file = std::fs::read(golden.join("toy-2layer.squizd")).unwrap();
+    let payload = &file[16384..32768];
+    let description = std::fs::read(golden.join("toy-2layer.json")).unwrap();
+    let description: serde_json::Value = serde_json::from_slice(&description).unwrap();
+    let tensor = description["tensors"].as_array().unwrap();
+    let tensor = tensor.iter().find(|t| t["name"] == "blk.0.ffn_down.weight").unwrap();
+    let weights: Vec<f64> =
+        tensor["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+
+    let mut x = random(2, 36);
+    x.resize(64, 0.0);
+    let x = prepared(program, 32, &x, "");
+    let buffers = Buffers::from([
+        (0, payload[5376..].to_vec()),
+        (1, payload[5632..].to_vec()),
+        (4, x.coded),
+        (5, x.sums),
+        (6, bytes(&[f32::NAN; 8])),
+    ]);
+    let lengths: Vec<usize> = [4, 5, 0, 1, 6].iter().map(|slot| buffers[slot].len()).collect();
+    assert_eq!(lengths, [256, 32, 11008, 10752, 32]);
+    let numbers = [8, 36, 2, 0, 0, 0, 0, 0, 32, 8, 0, 0, 0x3c80_0000, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    let after = program.run("fused_int4_gemv", 32, [2, 1, 1], &numbers, &buffers);
+    for (row, y) in floats(&after[&6]).into_iter().enumerate() {
+        let exact: f64 = weights[row * 36..][..36].iter().zip(&x.values).map(|(w, x)| w * x).sum();
+        assert!((f64::from(y) - exact).abs() <= 1e-6, "row {row}: {y} for {exact}");
+    }
+}

@@ -244,8 +244,8 @@ fn normaliser(logits: &[f32]) -> Result<(f64, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::Model;
     use crate::eval::{perplexity, scored_logits};
+    use crate::runtime::Model;
     use crate::runtime::testing::Trained;
     use squizd_spec::CodecId;
 

@@ -22,6 +22,8 @@ mod input;
 mod math;
 mod matrix;
 mod memory;
+#[cfg(target_vendor = "apple")]
+mod metal_memory;
 mod model;
 mod pick;
 mod pipeline;

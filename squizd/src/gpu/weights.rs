@@ -3,6 +3,10 @@
 #![allow(unsafe_code, reason = "importing the mapping, whose lifetime the type here watches over")]
 
 use super::device::Gpu;
+#[cfg(not(target_vendor = "apple"))]
+use super::host_memory as memory;
+#[cfg(target_vendor = "apple")]
+use super::metal_memory as memory;
 use super::pipeline::Span;
 use crate::Result;
 use std::marker::PhantomData;
@@ -97,31 +101,19 @@ impl Drop for Mapping<'_> {
     }
 }
 
-#[cfg(not(target_vendor = "apple"))]
 fn alignment(gpu: &Gpu) -> std::result::Result<usize, String> {
-    super::host_memory::alignment(&gpu.device)
+    memory::alignment(&gpu.device)
         .map(|a| a as usize)
-        .ok_or_else(|| "the driver has no VK_EXT_external_memory_host".to_owned())
+        .ok_or_else(|| "the driver does not import host memory".to_owned())
 }
 
-#[cfg(not(target_vendor = "apple"))]
 fn import(gpu: &Gpu, part: &[u8]) -> std::result::Result<wgpu::Buffer, String> {
     // SAFETY: only `Mapping::new` calls this, with a part of what it borrows for
     // its own lifetime; its buffer is bound to read-only ports alone (the slots
     // of a codec), and `Mapping::drop` waits for the device and destroys it
     // before the borrow ends. The file does not change: the mapping's owner
     // promises that of every mapped file (`squizd_spec::FileBytes`).
-    unsafe { super::host_memory::import(&gpu.device, part) }
-}
-
-#[cfg(target_vendor = "apple")]
-fn alignment(_: &Gpu) -> std::result::Result<usize, String> {
-    Err("this build copies on Apple systems".to_owned())
-}
-
-#[cfg(target_vendor = "apple")]
-fn import(_: &Gpu, _: &[u8]) -> std::result::Result<wgpu::Buffer, String> {
-    Err("this build copies on Apple systems".to_owned())
+    unsafe { memory::import(&gpu.device, part) }
 }
 
 /// Puts payloads on the device, one after the other.
