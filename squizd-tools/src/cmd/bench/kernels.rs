@@ -143,8 +143,8 @@ fn head(gpu: &Gpu, limits: &Ceilings) -> String {
         yes(abilities.f16),
         yes(abilities.dot8),
         yes(abilities.timestamps),
-        columns(format!("{:.0}", limits.read_gbs)),
-        columns(format!("{:.0}", limits.copy_gbs)),
+        columns(format!("{:.1}", limits.read_gbs)),
+        columns(format!("{:.1}", limits.copy_gbs)),
         columns(format!("{:.2}", limits.dispatch_us)),
         columns(format!("{:.1}", limits.submit_us)),
     )
@@ -155,7 +155,7 @@ fn row(r: &KernelResult, metal: bool) -> String {
     let shares =
         if metal { format!("{NOT_MEASURED} | {share}") } else { format!("{share} | {NOT_MEASURED}") };
     format!(
-        "| {} | {} | {} | {} x {} | {:.2} | {:.0} | {:.0} | {} | {shares} |",
+        "| {} | {} | {} | {} x {} | {:.2} | {:.1} | {:.1} | {} | {shares} |",
         r.codec, r.kernel, r.math, r.rows, r.cols, r.us, r.gbs, r.gweights, r.tuning
     )
 }
