@@ -137,6 +137,13 @@ fn a_model_runs_and_is_measured_on_the_gpu() {
     assert!(model["decode_tok_s"]["p50"].as_f64().unwrap() > 0.0, "{model}");
     let on_cpu: Value = serde_json::from_str(&output(squizd(&bench).arg("cpu").arg(&file)).unwrap()).unwrap();
     assert_eq!(on_cpu["models"][0]["backend"], "cpu");
+    assert!(on_cpu["models"][0]["device"].is_null());
+    let device = &model["device"];
+    assert!(
+        device["read_bandwidth"].as_f64().unwrap() > 0.0 && device["dispatch_us"].as_f64().unwrap() > 0.0
+    );
+    // Nine a layer, and three (`docs/gpu.md`).
+    assert_eq!(device["dispatches_per_token"], 9 * 5 + 3);
 
     // Greedy: ids are picked on the device. Sampled: from logits that come back.
     for temperature in ["0", "0.7"] {

@@ -4,7 +4,7 @@ use super::{
     Llama, Reading, Summary,
     bandwidth::Bandwidth,
     machine::{forget_peak, peak_bytes},
-    report::{Measured, Workload},
+    report::{Device, Measured, Workload},
     trial::{Loaded, Trial, prompt},
 };
 use crate::Failure;
@@ -13,11 +13,19 @@ use squizd_spec::FileBytes;
 use std::{path::Path, time::Duration};
 
 /// A model where it is computed.
-pub struct Placed<'m> {
+pub trait Placed {
     /// What begins sequences.
-    pub sequences: Box<dyn Sequences + 'm>,
+    fn sequences(&self) -> &dyn Sequences;
+
     /// Where that is: `cpu`, or the adapter.
-    pub backend: String,
+    fn backend(&self) -> String;
+
+    /// What bounds decoding there, measured; `None` on the CPU, whose bandwidth
+    /// is measured beside every trial.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
+    fn device(&self) -> Result<Option<Device>, Failure>;
 }
 
 /// Brings models to where they are computed.
@@ -26,7 +34,11 @@ pub trait Placement {
     ///
     /// # Errors
     /// If it cannot be computed there.
-    fn place<'m, 'w>(&self, model: &'m Model<'w>, file: &'w FileBytes) -> Result<Placed<'m>, Failure>;
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Box<dyn Placed + 'm>, Failure>;
 }
 
 /// What is the same for every file.
@@ -66,7 +78,7 @@ fn peak_of(path: &Path, setup: &Setup<'_>) -> Result<Option<u64>, Failure> {
     let loaded = Loaded::new(&bytes)?;
     let options = SessionOptions { context: setup.workload.context, ..setup.session };
     let placed = setup.placement.place(&loaded.model, &bytes)?;
-    let mut session = placed.sequences.begin(options)?;
+    let mut session = placed.sequences().begin(options)?;
     let ids = prompt(loaded.model.vocab_size(), setup.workload.prompt.max(1));
     Trial::run(&mut *session, &ids, setup.workload.steps)?;
     Ok(peak_bytes().filter(|_| counted))
@@ -85,7 +97,8 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
     let loaded = Loaded::new(&bytes)?;
     let options = SessionOptions { context: workload.context, ..setup.session };
     let placed = setup.placement.place(&loaded.model, &bytes)?;
-    let mut session = placed.sequences.begin(options)?;
+    let device = placed.device()?;
+    let mut session = placed.sequences().begin(options)?;
     let ids = prompt(loaded.model.vocab_size(), workload.prompt.max(1));
     let mut llama = match setup.llama {
         Some((llama, gguf)) => {
@@ -111,7 +124,9 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
         let decode = rate(workload.steps, ours.decode);
         samples.prefill.extend(prefill);
         samples.decode.extend(decode);
-        samples.share.extend(decode.map(|d| d * loaded.bytes_per_token as f64 / read));
+        // Weights are read where the model is computed.
+        let available = device.map_or(read, |d| d.read_bandwidth);
+        samples.share.extend(decode.map(|d| d * loaded.bytes_per_token as f64 / available));
         if let Some(llama) = &mut llama {
             let theirs = llama.trial()?;
             let pair = |ours: Option<f64>, theirs: Option<f64>| ours.zip(theirs).map(|(a, b)| [a, b]);
@@ -126,7 +141,8 @@ pub fn measure(path: &Path, setup: &Setup<'_>, progress: &dyn Progress) -> Resul
     let mut measured = Measured {
         file: path.display().to_string(),
         family: loaded.metadata.model.family.clone(),
-        backend: placed.backend.clone(),
+        backend: placed.backend(),
+        device,
         codec: recipe.get("codec").and_then(|c| c.as_str()).unwrap_or("unknown").to_owned(),
         disk_bytes: bytes.len() as u64,
         weights: loaded.weights,

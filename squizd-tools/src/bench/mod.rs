@@ -23,6 +23,6 @@ pub use bandwidth::Reading;
 pub use llama::{Llama, LlamaModel};
 pub use machine::Machine;
 pub use measure::{Placed, Placement, Progress, Setup, measure};
-pub use report::{Format, LlamaReport, Measured, Report, Workload};
+pub use report::{Device, Format, LlamaReport, Measured, Report, Workload};
 pub use statistics::{Summary, student_t};
 pub use trial::{Loaded, Trial, prompt};

@@ -41,6 +41,24 @@ pub struct LlamaReport {
     pub decode_ratio: Option<Summary>,
 }
 
+/// What bounds decoding on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Device {
+    /// Bytes per second that a kernel reads at most.
+    pub read_bandwidth: f64,
+    /// Microseconds of a dispatch that waits for the one before.
+    pub dispatch_us: f64,
+    /// Dispatches of one token.
+    pub dispatches_per_token: usize,
+}
+
+impl Device {
+    /// Tokens per second if dispatches took no longer than empty ones.
+    pub fn dispatch_bound(&self) -> f64 {
+        1e6 / (self.dispatch_us * self.dispatches_per_token as f64)
+    }
+}
+
 /// What was measured of one file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
@@ -50,6 +68,8 @@ pub struct Measured {
     pub family: String,
     /// Where it was computed: `cpu`, or the adapter.
     pub backend: String,
+    /// What bounds decoding there, on a GPU.
+    pub device: Option<Device>,
     /// Codec the file was converted with.
     pub codec: String,
     /// Bytes of the file.
@@ -74,7 +94,7 @@ pub struct Measured {
     /// Bytes per second of memory read, once per trial.
     pub read_bandwidth: Summary,
     /// `bytes_per_token` times decoding steps per second over the bandwidth of the
-    /// same trial. A file that fits a cache can exceed 1.
+    /// same trial, or on a GPU over the device's. A file that fits a cache can exceed 1.
     pub bandwidth_share: Option<Summary>,
     /// The same model in llama.cpp.
     pub llama_cpp: Option<LlamaReport>,
@@ -165,12 +185,18 @@ impl Report {
         let w = &self.workload;
         let mut out = String::new();
         for (i, model) in self.models.iter().enumerate() {
-            let llama = model.llama_cpp.as_ref();
+            let (llama, device) = (model.llama_cpp.as_ref(), model.device);
             let mut fields: Vec<(String, String)> = [
                 ("file", quoted(&model.file)),
                 ("family", quoted(&model.family)),
                 ("backend", quoted(&model.backend)),
                 ("codec", quoted(&model.codec)),
+                ("device_read_bandwidth", device.map(|d| d.read_bandwidth.to_string()).unwrap_or_default()),
+                ("dispatch_us", device.map(|d| d.dispatch_us.to_string()).unwrap_or_default()),
+                (
+                    "dispatches_per_token",
+                    device.map(|d| d.dispatches_per_token.to_string()).unwrap_or_default(),
+                ),
                 ("disk_bytes", model.disk_bytes.to_string()),
                 ("weights", model.weights.to_string()),
                 ("bits_per_weight", model.bits_per_weight.to_string()),
@@ -249,8 +275,19 @@ impl Report {
                 model.bits_per_weight,
                 model.peak_rss_bytes.map(output::bytes).unwrap_or_default(),
                 model.load_ms.p50,
-                model.read_bandwidth.p50 / 1e9,
+                model.device.map_or(model.read_bandwidth.p50, |d| d.read_bandwidth) / 1e9,
                 model.bandwidth_share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s.p50)),
+            );
+        }
+        for model in &self.models {
+            let Some(d) = model.device else { continue };
+            let _ = write!(
+                out,
+                "\n{}: {} dispatches a token, {:.2} us each at least: at most {} tok/s.\n",
+                name(&model.file),
+                d.dispatches_per_token,
+                d.dispatch_us,
+                short(d.dispatch_bound()),
             );
         }
         out +=
@@ -324,6 +361,7 @@ mod tests {
             file: "models/a,b.squizd".into(),
             family: "qwen3".into(),
             backend: "cpu".into(),
+            device: None,
             codec: "int4".into(),
             disk_bytes: 1000,
             weights: 2000,
@@ -376,7 +414,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("llama.cpp Q4_0 (5.00 bits/weight, 1.25 of ours)"), "{text}");
-        assert!(!text.contains("decode, tok/s"));
+        assert!(!text.contains("decode, tok/s") && !text.contains("dispatches"));
+        let mut on_gpu = report;
+        on_gpu.models[0].device =
+            Some(Device { read_bandwidth: 3e12, dispatch_us: 2.0, dispatches_per_token: 250 });
+        let text = on_gpu.markdown();
+        assert!(
+            text.contains("a,b.squizd: 250 dispatches a token, 2.00 us each at least: at most 2000 tok/s")
+        );
+        assert!(text.contains("| 3000.0 |"), "{text}");
+        assert_eq!(on_gpu.csv().lines().next(), Some(lines[0]));
     }
 
     #[test]

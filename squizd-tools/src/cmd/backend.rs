@@ -37,16 +37,7 @@ pub(super) enum Placed<'m, 'w> {
     Gpu(Box<GpuModel<'m, 'w>>),
 }
 
-impl<'m> Placed<'m, '_> {
-    /// What begins sequences, owned.
-    pub(super) fn into_sequences(self) -> Box<dyn Sequences + 'm> {
-        match self {
-            Self::Cpu(model) => Box::new(model),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(model) => model,
-        }
-    }
-
+impl Placed<'_, '_> {
     /// `cpu`, or the adapter's name and backend.
     pub(super) fn name(&self) -> String {
         match self {

@@ -3,13 +3,25 @@
 #[cfg(feature = "gpu")]
 mod kernels;
 
-use super::{Common, backend::BackendArgs, interrupt, model::Compute, progress};
+use super::{
+    Common,
+    backend::{self, BackendArgs},
+    interrupt,
+    model::Compute,
+    progress,
+};
 use crate::{
     Exit, Failure,
-    bench::{Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload, measure},
+    bench::{
+        Device, Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload,
+        measure,
+    },
 };
 use indicatif::ProgressBar;
-use squizd::{codec::Precision, runtime::Model};
+use squizd::{
+    codec::Precision,
+    runtime::{Model, Sequences},
+};
 use squizd_spec::FileBytes;
 use std::path::PathBuf;
 
@@ -125,9 +137,30 @@ struct There {
 }
 
 impl Placement for There {
-    fn place<'m, 'w>(&self, model: &'m Model<'w>, file: &'w FileBytes) -> Result<Placed<'m>, Failure> {
-        let placed = self.backend.place(model, file, self.precision, self.common)?;
-        Ok(Placed { backend: placed.name(), sequences: placed.into_sequences() })
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Box<dyn Placed + 'm>, Failure> {
+        Ok(Box::new(self.backend.place(model, file, self.precision, self.common)?))
+    }
+}
+
+impl Placed for backend::Placed<'_, '_> {
+    fn sequences(&self) -> &dyn Sequences {
+        self.sequences()
+    }
+
+    fn backend(&self) -> String {
+        self.name()
+    }
+
+    fn device(&self) -> Result<Option<Device>, Failure> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(model) => kernels::device(model).map(Some),
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! `squizd bench kernels`: the GPU kernels against what the device's memory
 //! gives.
 
-use crate::{Exit, Failure, output};
+use crate::{Exit, Failure, bench::Device, output};
 use serde_json::{Value, json};
 use squizd::gpu::bench::{Ceilings, KernelResult, Plan, ceilings, kernels};
-use squizd::gpu::{AdapterSummary, Gpu};
+use squizd::gpu::{AdapterSummary, Gpu, GpuModel, GpuSession};
+use squizd::runtime::SessionOptions;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -70,6 +71,20 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     })?;
     printed?;
     Ok(Exit::Done)
+}
+
+/// What bounds decoding on a model's device.
+pub(super) fn device(model: &GpuModel<'_, '_>) -> Result<Device, Failure> {
+    let gpu = model.gpu();
+    // Software is slow enough to be measured with little.
+    let plan = if gpu.abilities().software { Plan::small() } else { Plan::full() };
+    let limits = ceilings(gpu, &plan)?;
+    let options = SessionOptions { context: 16, ..SessionOptions::default() };
+    Ok(Device {
+        read_bandwidth: limits.read_gbs * 1e9,
+        dispatch_us: limits.dispatch_us,
+        dispatches_per_token: GpuSession::new(model, options)?.dispatches_per_token()?,
+    })
 }
 
 /// The command as it was given.
