@@ -4,8 +4,8 @@ mod kept;
 
 use super::{
     Common,
-    backend::{BackendArgs, Placed},
-    model::{Opened, read_text},
+    backend::{BackendArgs, Placed, Wanted},
+    model::{Opened, check_memory, read_text},
     progress,
 };
 use crate::{Exit, Failure, output};
@@ -111,15 +111,16 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let opened = Opened::new(&mapped, false)?;
             let text = read(&opened, text, *bytes, *ctx)?;
             let model = load(&opened, *ctx, *force)?;
-            perplexity(place(*backend, &model, &mapped, common)?.sequences(), &text, *json, common)?;
+            let there = There { backend: *backend, context: *ctx, force: *force, common };
+            perplexity(there.place(&model, &opened, &mapped)?.sequences(), &text, *json, common)?;
         }
         Eval::Kld { file, reference, text, ctx, force, backend, bytes, in_memory, json } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let content = start_of(text, *bytes)?;
             let text = encode(&opened, &content, *ctx)?;
-            let model = load(&opened, *ctx, *force)?;
             let (path, other) = (reference, super::open(reference, *in_memory)?);
+            let there = There { backend: *backend, context: *ctx, force: *force, common };
             if other.starts_with(b"SQZD") {
                 let reference = Opened::new(&other, false)?;
                 if encode(&reference, &content, *ctx)?.ids != text.ids {
@@ -129,14 +130,20 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                         path.display()
                     )));
                 }
-                let reference = load(&reference, *ctx, *force)?;
-                let model = place(*backend, &model, &mapped, common)?;
-                let reference = place(*backend, &reference, &other, common)?;
-                let reference = Reference::Model(reference.sequences());
-                divergence(model.sequences(), &reference, &text, *json, common)?;
+                // Both run side by side.
+                for opened in [&opened, &reference] {
+                    opened.check()?;
+                }
+                let need = opened.memory(&scoring(*ctx)).and(reference.memory(&scoring(*ctx)));
+                check_memory(&need, *force)?;
+                let (model, theirs) = (load(&opened, *ctx, true)?, load(&reference, *ctx, true)?);
+                let model = there.place(&model, &opened, &mapped)?;
+                let theirs = there.place(&theirs, &reference, &other)?;
+                divergence(model.sequences(), &Reference::Model(theirs.sequences()), &text, *json, common)?;
             } else {
+                let model = load(&opened, *ctx, *force)?;
                 let logits = kept::read(path, &other, &text, model.vocab_size())?;
-                let model = place(*backend, &model, &mapped, common)?;
+                let model = there.place(&model, &opened, &mapped)?;
                 divergence(model.sequences(), &Reference::Logits(logits), &text, *json, common)?;
             }
         }
@@ -145,17 +152,18 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let opened = Opened::new(&mapped, false)?;
             let context = if text.is_some() { *ctx } else { ids.len() };
             let model = load(&opened, context, *force)?;
+            let text = text.as_ref().map(|text| read(&opened, text, *bytes, *ctx)).transpose()?;
+            let there = There { backend: *backend, context, force: *force, common };
+            let placed = there.place(&model, &opened, &mapped)?;
             let shape = match text {
                 Some(text) => {
-                    let text = read(&opened, text, *bytes, *ctx)?;
-                    let model = place(*backend, &model, &mapped, common)?;
                     let bar = progress::bar(common, text.ids.len() as u64, "running");
-                    let shape =
-                        kept::write(target, model.sequences(), &text, |done| bar.set_position(done as u64))?;
+                    let done = |done| bar.set_position(done as u64);
+                    let shape = kept::write(target, placed.sequences(), &text, done)?;
                     bar.finish_and_clear();
                     shape
                 }
-                None => after_every_id(place(*backend, &model, &mapped, common)?.sequences(), ids, target)?,
+                None => after_every_id(placed.sequences(), ids, target)?,
             };
             output::line(json!({ "schema_version": output::SCHEMA_VERSION, "shape": shape }))?;
         }
@@ -163,24 +171,34 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// How models are judged: in f32.
-fn judging(context: usize) -> SessionOptions {
-    SessionOptions { context, ..SessionOptions::default() }
+/// Scoring windows of `context` tokens, in f32.
+fn scoring(context: usize) -> Run {
+    Run::scoring(SessionOptions { context, ..SessionOptions::default() })
 }
 
 /// The model, if scoring windows of `context` tokens fits the free memory.
 fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
-    opened.model_for(&Run::scoring(judging(context)), force)
+    opened.model_for(&scoring(context), force)
 }
 
-/// The model where `--backend` says.
-fn place<'m, 'w>(
+/// Where `--backend` says.
+struct There {
     backend: BackendArgs,
-    model: &'m Model<'w>,
-    file: &'w FileBytes,
+    context: usize,
+    force: bool,
     common: Common,
-) -> Result<Placed<'m, 'w>, Failure> {
-    backend.place(model, file, judging(0).precision, common)
+}
+
+impl There {
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        opened: &Opened<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Placed<'m, 'w>, Failure> {
+        let wanted = Wanted { opened, file, run: scoring(self.context), force: self.force };
+        self.backend.place(model, &wanted, self.common)
+    }
 }
 
 fn perplexity(model: &dyn Sequences, text: &Text, json: bool, common: Common) -> Result<(), Failure> {

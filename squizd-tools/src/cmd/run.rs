@@ -2,7 +2,7 @@
 
 use super::{
     Common,
-    backend::BackendArgs,
+    backend::{BackendArgs, Wanted},
     kernels,
     model::{Compute, Opened, read_text},
 };
@@ -94,8 +94,10 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         context: args.ctx_size.unwrap_or(ids.len() + args.max_tokens),
         ..args.compute.options()
     };
-    let model = opened.model_for(&Run::generating(options), args.compute.force)?;
-    let placed = args.backend.place(&model, &bytes, options.precision, common)?;
+    let run = Run::generating(options);
+    let model = opened.model_for(&run, args.compute.force)?;
+    let wanted = Wanted { opened: &opened, file: &bytes, run, force: args.compute.force };
+    let placed = args.backend.place(&model, &wanted, common)?;
     let mut session = placed.sequences().begin(options)?;
     if args.compute.warm_up {
         session.warm_up()?;
@@ -136,9 +138,13 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
 fn explain(args: &Args, opened: &Opened<'_>) -> Result<Exit, Failure> {
     let default = opened.context();
     let options = SessionOptions { context: args.ctx_size.unwrap_or(default), ..args.compute.options() };
-    kernels::print(&args.backend.kernels(opened, options.precision)?)?;
-    let need = opened.memory(&Run::generating(options));
-    output::line(format!("memory {}", kernels::memory(&need, &options)))?;
+    let run = Run::generating(options);
+    let (groups, device) = args.backend.kernels(opened, &run)?;
+    kernels::print(&groups)?;
+    output::line(format!("memory {}", kernels::memory(&opened.memory(&run), &options)))?;
+    if let Some(device) = device {
+        output::line(device)?;
+    }
     Ok(Exit::Done)
 }
 

@@ -237,7 +237,6 @@ mod kernel;
 mod kernels;
 mod lanes;
 mod ldlq;
-mod matmul;
 mod mxfp4;
 mod options;
 mod q8;
@@ -258,7 +257,6 @@ pub use guide::{Guide, InputMoments};
 pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use kernel::{Kernel, Operation, Unpacked};
-pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
 pub(crate) use trial::{Sample, output_error};
 

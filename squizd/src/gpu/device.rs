@@ -18,6 +18,8 @@ pub struct Abilities {
     pub timestamps: bool,
     /// It computes on the CPU.
     pub software: bool,
+    /// It has memory of its own.
+    pub discrete: bool,
     /// Bytes that one binding reaches at most.
     pub max_binding: u64,
     /// Bytes of the largest buffer.
@@ -190,6 +192,7 @@ fn abilities(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::
         dot8: info.backend == wgpu::Backend::Vulkan && !software,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         software,
+        discrete: info.device_type == wgpu::DeviceType::DiscreteGpu,
         max_binding: limits.max_storage_buffer_binding_size.min(ADDRESSABLE),
         max_buffer: limits.max_buffer_size,
     }

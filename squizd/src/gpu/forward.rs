@@ -5,7 +5,7 @@ mod buffers;
 mod ffn;
 mod product;
 
-pub(super) use buffers::Buffers;
+pub(super) use buffers::{Buffers, LOGIT_ROWS};
 
 use super::device::Gpu;
 use super::input::Input;

@@ -25,6 +25,7 @@ mod memory;
 #[cfg(target_vendor = "apple")]
 mod metal_memory;
 mod model;
+mod need;
 mod pick;
 mod pipeline;
 mod record;
@@ -43,6 +44,7 @@ pub(crate) use choice::described;
 pub use device::{Abilities, Gpu};
 pub use math::Math;
 pub use model::GpuModel;
+pub use need::device_need;
 pub use session::GpuSession;
 pub use tuning::Tuning;
 pub use weights::Residency;

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// Tokens of a prompt that are processed together, at most.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// A sequence of tokens with its cache on the device: the interface of
 /// [`crate::runtime::Session`].

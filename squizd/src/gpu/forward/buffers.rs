@@ -6,7 +6,7 @@ use super::super::model::GpuModel;
 use crate::{Error, Result};
 
 /// Positions whose logits are computed together, at most.
-const LOGIT_ROWS: usize = 16;
+pub(in super::super) const LOGIT_ROWS: usize = 16;
 
 /// Shares of the vocabulary that the likeliest token is looked for in.
 pub(super) const SHARES: u32 = 64;
