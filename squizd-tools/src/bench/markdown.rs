@@ -8,20 +8,32 @@ use std::fmt::Write;
 pub(super) fn markdown(report: &Report) -> String {
     let mut out = String::new();
     head(report, &mut out);
-    out += "| file | codec | size | bits/weight | peak memory | load ms | bandwidth GB/s | share |\n\
-            |---|---|---|---|---|---|---|---|\n";
+    out += "| file | backend | codec | size | bits/weight | peak memory | load ms | bandwidth GB/s | share |\n\
+            |---|---|---|---|---|---|---|---|---|\n";
     for model in &report.models {
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {:.3} | {} | {:.2} | {:.1} | {} |",
+            "| {} | {} | {} | {} | {:.3} | {} | {:.2} | {:.1} | {} |",
             name(&model.file),
+            model.backend,
             model.codec,
             output::bytes(model.disk_bytes),
             model.bits_per_weight,
             model.peak_rss_bytes.map(output::bytes).unwrap_or_default(),
             model.load_ms.p50,
-            model.read_bandwidth.p50 / 1e9,
+            model.device.map_or(model.read_bandwidth.p50, |d| d.read_bandwidth) / 1e9,
             model.bandwidth_share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s.p50)),
+        );
+    }
+    for model in &report.models {
+        let Some(d) = model.device else { continue };
+        let _ = write!(
+            out,
+            "\n{}: {} dispatches a token, {:.2} us each at least: at most {} tok/s.\n",
+            name(&model.file),
+            d.dispatches_per_token,
+            d.dispatch_us,
+            short(d.dispatch_bound()),
         );
     }
     out += "\n| file | number | mean | 95 % interval | P50 | P95 | P99 |\n|---|---|---|---|---|---|---|\n";

@@ -6,25 +6,58 @@ use super::{
     llama::Opened,
     machine::{forget_peak, peak_bytes},
     open::open,
-    report::{LlamaReport, Measured, Workload},
+    report::{Device, LlamaReport, Measured, Workload},
     served::Server,
     trial::{Loaded, Trial, milliseconds, prompt},
 };
 use crate::Failure;
-use squizd::runtime::{Session, SessionOptions};
+use squizd::runtime::{Model, Sequence, Sequences, SessionOptions};
 use squizd_spec::FileBytes;
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+/// A model where it is computed.
+pub trait Placed {
+    /// What begins sequences.
+    fn sequences(&self) -> &dyn Sequences;
+
+    /// Where that is: `cpu`, or the adapter.
+    fn backend(&self) -> String;
+
+    /// What bounds decoding there, measured; `None` on the CPU, whose bandwidth
+    /// is measured beside every trial.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
+    fn device(&self) -> Result<Option<Device>, Failure>;
+}
+
+/// Brings models to where they are computed.
+pub trait Placement {
+    /// What `--backend` is told for that: `cpu`, `gpu` or `auto`.
+    fn flag(&self) -> &'static str;
+
+    /// Brings `model`, whose weights lie in `file`, there.
+    ///
+    /// # Errors
+    /// If it cannot be computed there.
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Box<dyn Placed + 'm>, Failure>;
+}
+
 /// What is the same for every file.
-#[derive(Debug)]
 pub struct Setup<'a> {
     /// What every trial does.
     pub workload: Workload,
     /// How squizd computes; its context is the workload's.
     pub session: SessionOptions,
+    /// Where it computes.
+    pub placement: &'a dyn Placement,
     /// llama.cpp, and the model in GGUF.
     pub llama: Option<(&'a Llama, &'a Path)>,
     /// Quantizations that llama.cpp must run; otherwise the nearest of each file.
@@ -53,9 +86,10 @@ fn peak_of(path: &Path, setup: &Setup<'_>) -> Result<Option<u64>, Failure> {
     let counted = forget_peak();
     let bytes = FileBytes::map(path)?;
     let loaded = Loaded::new(&bytes)?;
-    let mut session = Session::new(&loaded.model, setup.options())?;
+    let placed = setup.placement.place(&loaded.model, &bytes)?;
+    let mut session = placed.sequences().begin(setup.options())?;
     let ids = prompt(loaded.model.vocab_size(), setup.workload.prompt.max(1));
-    Trial::run(&mut session, &ids, setup.workload.steps)?;
+    Trial::run(&mut *session, &ids, setup.workload.steps)?;
     Ok(peak_bytes().filter(|_| counted))
 }
 
@@ -86,7 +120,9 @@ impl Setup<'_> {
 struct Subject<'m, 'w> {
     path: &'m Path,
     loaded: &'m Loaded<'w>,
-    session: Session<'m, 'w>,
+    session: Box<dyn Sequence + Send + 'm>,
+    backend: String,
+    device: Option<Device>,
     prompt: Vec<u32>,
     server: Option<Server>,
     samples: Samples,
@@ -108,19 +144,28 @@ pub fn measure(
     let peaks = paths.iter().map(|p| peak_of(p, setup)).collect::<Result<Vec<_>, _>>()?;
     let files = paths.iter().map(|p| FileBytes::map(p)).collect::<Result<Vec<_>, _>>()?;
     let loaded = files.iter().map(Loaded::new).collect::<Result<Vec<_>, _>>()?;
+    let places = loaded.iter().zip(&files).map(|(l, file)| setup.placement.place(&l.model, file));
+    let places = places.collect::<Result<Vec<_>, _>>()?;
     let mut subjects = Vec::new();
-    for (path, loaded) in paths.iter().zip(&loaded) {
+    for ((path, loaded), placed) in paths.iter().zip(&loaded).zip(&places) {
         let prompt = prompt(loaded.model.vocab_size(), workload.prompt.max(1));
-        let server = setup.server.map(|p| Server::start(p, path, &setup.session, workload, &prompt));
-        let session = Session::new(&loaded.model, setup.options())?;
-        let samples = Samples::default();
-        subjects.push(Subject { path, loaded, session, prompt, server: server.transpose()?, samples });
+        let server = setup.server.map(|p| Server::start(p, path, setup, &prompt));
+        subjects.push(Subject {
+            path,
+            loaded,
+            session: placed.sequences().begin(setup.options())?,
+            backend: placed.backend(),
+            device: placed.device()?,
+            prompt,
+            server: server.transpose()?,
+            samples: Samples::default(),
+        });
     }
     let mut llama = setup.open_llama(&loaded)?;
     let bandwidth = Bandwidth::new(&setup.reading)?;
     bandwidth.pass();
     for subject in &mut subjects {
-        Trial::run(&mut subject.session, &subject.prompt, workload.steps)?;
+        Trial::run(&mut *subject.session, &subject.prompt, workload.steps)?;
     }
     for done in 0..workload.trials {
         if progress.is_cancelled() {
@@ -145,15 +190,17 @@ fn trial(
 ) -> Result<(), Failure> {
     let Workload { prompt, steps, .. } = setup.workload;
     let read = bandwidth.pass();
-    for Subject { path, loaded, session, prompt: ids, server, samples } in subjects.iter_mut() {
+    for Subject { path, loaded, session, device, prompt: ids, server, samples, .. } in subjects.iter_mut() {
         samples.bandwidth.push(read);
         samples.open.push(milliseconds(open(path, setup.options())?));
-        let ours = Trial::run(session, ids, steps)?;
+        let ours = Trial::run(&mut **session, ids, steps)?;
         samples.forward.push(milliseconds(ours.prefill));
         samples.first_token.push(milliseconds(ours.first_token));
         samples.prefill.push(rate(prompt, ours.prefill));
         samples.decode.push(rate(steps, ours.decode));
-        let share = |d: f64| d * loaded.bytes_per_token as f64 / read;
+        // Weights are read where the model is computed.
+        let available = device.map_or(read, |d| d.read_bandwidth);
+        let share = |d: f64| d * loaded.bytes_per_token as f64 / available;
         samples.share.extend(rate(steps, ours.decode).map(share));
         if let Some(server) = server {
             let served = server.ask()?;
@@ -201,6 +248,8 @@ impl Subject<'_, '_> {
         Ok(Measured {
             file: path.display().to_string(),
             family: loaded.metadata.model.family.clone(),
+            backend: self.backend.clone(),
+            device: self.device,
             codec: recipe.get("codec").and_then(|c| c.as_str()).unwrap_or("unknown").to_owned(),
             disk_bytes: loaded.file.bytes().len() as u64,
             weights: loaded.weights,

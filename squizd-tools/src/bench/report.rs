@@ -41,6 +41,24 @@ pub struct LlamaReport {
     pub decode_ratio: Option<Summary>,
 }
 
+/// What bounds decoding on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Device {
+    /// Bytes per second that a kernel reads at most.
+    pub read_bandwidth: f64,
+    /// Microseconds of a dispatch that waits for the one before.
+    pub dispatch_us: f64,
+    /// Dispatches of one token.
+    pub dispatches_per_token: usize,
+}
+
+impl Device {
+    /// Tokens per second if dispatches took no longer than empty ones.
+    pub fn dispatch_bound(&self) -> f64 {
+        1e6 / (self.dispatch_us * self.dispatches_per_token as f64)
+    }
+}
+
 /// What was measured of one file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
@@ -48,6 +66,10 @@ pub struct Measured {
     pub file: String,
     /// Model family.
     pub family: String,
+    /// Where it was computed: `cpu`, or the adapter.
+    pub backend: String,
+    /// What bounds decoding there, on a GPU.
+    pub device: Option<Device>,
     /// Codec the file was converted with.
     pub codec: String,
     /// Bytes of the file.
@@ -80,7 +102,7 @@ pub struct Measured {
     /// Bytes per second of memory read, once per trial.
     pub read_bandwidth: Summary,
     /// `bytes_per_token` times decoding steps per second over the bandwidth of the
-    /// same trial. A file that fits a cache can exceed 1.
+    /// same trial, or on a GPU over the device's. A file that fits a cache can exceed 1.
     pub bandwidth_share: Option<Summary>,
     /// The same model in llama.cpp, once for each quantization.
     pub llama_cpp: Vec<LlamaReport>,
@@ -193,10 +215,18 @@ impl Report {
         let w = &self.workload;
         let mut out = String::new();
         for (i, model) in self.models.iter().enumerate() {
+            let device = model.device;
             let mut fields: Vec<(String, String)> = [
                 ("file", quoted(&model.file)),
                 ("family", quoted(&model.family)),
+                ("backend", quoted(&model.backend)),
                 ("codec", quoted(&model.codec)),
+                ("device_read_bandwidth", device.map(|d| d.read_bandwidth.to_string()).unwrap_or_default()),
+                ("dispatch_us", device.map(|d| d.dispatch_us.to_string()).unwrap_or_default()),
+                (
+                    "dispatches_per_token",
+                    device.map(|d| d.dispatches_per_token.to_string()).unwrap_or_default(),
+                ),
                 ("disk_bytes", model.disk_bytes.to_string()),
                 ("weights", model.weights.to_string()),
                 ("bits_per_weight", model.bits_per_weight.to_string()),
@@ -272,6 +302,8 @@ mod tests {
         Measured {
             file: "models/a,b.squizd".into(),
             family: "qwen3".into(),
+            backend: "cpu".into(),
+            device: None,
             codec: "int4".into(),
             disk_bytes: 1000,
             weights: 2000,
@@ -324,8 +356,8 @@ mod tests {
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(
-            lines[0].starts_with("file,family,codec,")
-                && lines[1].starts_with("\"models/a,b.squizd\",qwen3,")
+            lines[0].starts_with("file,family,backend,codec,")
+                && lines[1].starts_with("\"models/a,b.squizd\",qwen3,cpu,")
         );
         for column in
             ["llama_Q4_0_bits_per_weight", "llama_llama_Q4_K_prefill_ratio_p50", "served_lag_ms_p99"]
@@ -345,6 +377,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
-        assert!(!text.contains("decode, tok/s"));
+        assert!(!text.contains("decode, tok/s") && !text.contains("dispatches"));
+        let mut on_gpu = report;
+        on_gpu.models[0].device =
+            Some(Device { read_bandwidth: 3e12, dispatch_us: 2.0, dispatches_per_token: 250 });
+        let text = markdown(&on_gpu);
+        assert!(
+            text.contains("a,b.squizd: 250 dispatches a token, 2.00 us each at least: at most 2000 tok/s")
+        );
+        assert!(text.contains("| 3000.0 |"), "{text}");
+        assert_eq!(on_gpu.csv().lines().next(), Some(lines[0]));
     }
 }

@@ -1,9 +1,9 @@
 //! The same prompt through `squizd serve`, as a client meets it: a process that
 //! serves the file on this machine, asked over HTTP for one token.
 
-use super::report::Workload;
+use super::Setup;
 use crate::Failure;
-use squizd::{codec::Precision, runtime::SessionOptions};
+use squizd::codec::Precision;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -42,10 +42,10 @@ impl Server {
     pub(super) fn start(
         program: &Path,
         file: &Path,
-        session: &SessionOptions,
-        workload: &Workload,
+        setup: &Setup<'_>,
         prompt: &[u32],
     ) -> Result<Self, Failure> {
+        let Setup { session, workload, .. } = setup;
         let precision = match session.precision {
             Precision::F32 => "f32",
             Precision::Q8 => "q8",
@@ -54,7 +54,8 @@ impl Server {
         let mut child = Command::new(program)
             .arg("serve")
             .arg(file)
-            .args(["--port", "0", "--parallel", "1", "--backend", "cpu", "--force"])
+            .args(["--port", "0", "--parallel", "1", "--force"])
+            .args(["--backend", setup.placement.flag()])
             .args(["--ctx-size", &context, "--threads", &workload.threads.to_string()])
             .args(["--precision", precision, "--kv", &session.kv.to_string()])
             .env_remove("SQUIZD_API_KEY")

@@ -3,8 +3,7 @@
 use crate::Failure;
 use squizd::{
     metadata::Metadata,
-    runtime::{GenerateOptions, MemoryNeed, Model, Run, Session, generate},
-    text::{Sampler, SamplerOptions},
+    runtime::{GenerateOptions, MemoryNeed, Model, Run, Sequence, generate_greedy},
 };
 use squizd_spec::{FileBytes, Limits, Role, SectionKind, SquizdRef, section_bytes};
 use std::{
@@ -91,7 +90,7 @@ pub struct Trial {
     pub first_token: Duration,
     /// The forward pass of the prompt.
     pub prefill: Duration,
-    /// All decoding steps: forward pass, sampling.
+    /// All decoding steps: forward pass, picking the token.
     pub decode: Duration,
 }
 
@@ -101,22 +100,15 @@ impl Trial {
     ///
     /// # Errors
     /// If prompt and steps do not fit the session, or a payload cannot be decoded.
-    pub fn run(session: &mut Session<'_, '_>, prompt: &[u32], steps: usize) -> Result<Self, Failure> {
+    pub fn run(session: &mut dyn Sequence, prompt: &[u32], steps: usize) -> Result<Self, Failure> {
         session.truncate(0);
-        let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
         let options = GenerateOptions { max_tokens: steps + 1, stop: &[] };
         let started = Instant::now();
         let mut first_token = None;
-        let done = generate(
-            session,
-            prompt,
-            &options,
-            |logits| sampler.sample(logits),
-            |_| {
-                first_token.get_or_insert_with(|| started.elapsed());
-                ControlFlow::Continue(())
-            },
-        )?;
+        let done = generate_greedy(session, prompt, &options, |_| {
+            first_token.get_or_insert_with(|| started.elapsed());
+            ControlFlow::Continue(())
+        })?;
         if done.decode_steps != steps {
             return Err(Failure::usage(format!(
                 "generation ended after {} of {steps} steps ({:?}); use a larger --ctx-size",

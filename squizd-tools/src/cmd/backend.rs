@@ -49,6 +49,18 @@ pub(super) enum Placed<'m, 'w> {
 }
 
 impl Placed<'_, '_> {
+    /// `cpu`, or the adapter's name and backend.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Cpu(_) => "cpu".to_owned(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(model) => {
+                let adapter = model.gpu().adapter();
+                format!("{} ({})", adapter.name, adapter.backend)
+            }
+        }
+    }
+
     /// What begins sequences.
     pub(super) fn sequences(&self) -> &dyn Sequences {
         match self {
@@ -60,6 +72,15 @@ impl Placed<'_, '_> {
 }
 
 impl BackendArgs {
+    /// The option as it is given.
+    pub(super) fn flag(self) -> &'static str {
+        match self.backend {
+            Backend::Cpu => "cpu",
+            Backend::Gpu => "gpu",
+            Backend::Auto => "auto",
+        }
+    }
+
     /// Brings the weights of `model` to where `--backend` says.
     pub(super) fn place<'m, 'w>(
         self,

@@ -1,21 +1,36 @@
-//! `squizd bench FILE...`.
+//! `squizd bench FILE...` and `squizd bench kernels`.
 
-use super::{Common, interrupt, model::Compute, progress};
+#[cfg(feature = "gpu")]
+mod kernels;
+
+use super::{
+    Common,
+    backend::{self, BackendArgs, Wanted},
+    interrupt,
+    model::{Compute, Opened},
+    progress,
+};
 use crate::{
     Exit, Failure,
     bench::{
-        Format, Llama, Machine, Progress, Reading, Report, Setup, Workload, measure, opening, print_openings,
+        Device, Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload,
+        measure, opening, print_openings,
     },
 };
 use indicatif::ProgressBar;
-use squizd::runtime::SessionOptions;
+use squizd::runtime::{Model, Run, Sequences, SessionOptions};
+use squizd_spec::FileBytes;
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
+    #[cfg(feature = "gpu")]
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Model files
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -42,6 +57,8 @@ pub(super) struct Args {
     ctx_size: Option<usize>,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Memory read to measure the bandwidth [default: 4 times the last-level cache, 256 MiB to 2 GiB]
     #[arg(long, value_name = "N(M|G)", value_parser = super::convert::size)]
     bandwidth_buffer: Option<u64>,
@@ -60,7 +77,19 @@ pub(super) struct Args {
     output: Format,
 }
 
+/// What can be measured besides models.
+#[cfg(feature = "gpu")]
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Measure each GPU kernel's share of the read ceiling; SQUIZD_ADAPTER picks a GPU by a part of its name
+    Kernels(kernels::Args),
+}
+
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
+    #[cfg(feature = "gpu")]
+    if let Some(Part::Kernels(args)) = &args.part {
+        return kernels::run(args);
+    }
     let needed = args.n_prompt.max(1).saturating_add(args.n_gen);
     let context = args.ctx_size.unwrap_or(needed);
     if args.repetitions == 0 || args.n_prompt == 0 && args.n_gen == 0 {
@@ -95,9 +124,13 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let server = args.through_server.then(std::env::current_exe).transpose();
     let server = server.map_err(|e| Failure::usage(format!("--through-server: {e}")))?;
+    let session = args.compute.options();
+    let options = SessionOptions { context, ..session };
+    let placement = There { backend: args.backend, options, force: args.compute.force, common };
     let setup = Setup {
         workload,
-        session: args.compute.options(),
+        session,
+        placement: &placement,
         llama: llama.as_ref().zip(args.gguf.as_deref()),
         quantizations: &args.llama_type,
         server: server.as_deref(),
@@ -118,6 +151,49 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     };
     report.print(args.output)?;
     Ok(Exit::Done)
+}
+
+/// Where `--backend` says.
+struct There {
+    backend: BackendArgs,
+    options: SessionOptions,
+    force: bool,
+    common: Common,
+}
+
+impl Placement for There {
+    fn flag(&self) -> &'static str {
+        self.backend.flag()
+    }
+
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Box<dyn Placed + 'm>, Failure> {
+        let opened = Opened::new(file, false)?;
+        let run = Run::generating(self.options);
+        let wanted = Wanted { opened: &opened, file, run, force: self.force };
+        Ok(Box::new(self.backend.place(model, &wanted, self.common)?))
+    }
+}
+
+impl Placed for backend::Placed<'_, '_> {
+    fn sequences(&self) -> &dyn Sequences {
+        self.sequences()
+    }
+
+    fn backend(&self) -> String {
+        self.name()
+    }
+
+    fn device(&self) -> Result<Option<Device>, Failure> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(model) => kernels::device(model).map(Some),
+        }
+    }
 }
 
 /// Progress over trials; watches for interruption.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Exit, Failure, output};
 use squizd::{
-    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate},
+    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate, generate_greedy},
     text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
@@ -116,16 +116,15 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let eos = &opened.metadata.model.tokens.eos;
     let stop = GenerateOptions { max_tokens: args.max_tokens, stop: if args.ignore_eos { &[] } else { eos } };
-    let generated = generate(
-        &mut *session,
-        &ids,
-        &stop,
-        |logits| sampler.sample(logits),
-        |id| {
-            decoder.push(id, &mut text);
-            flush(&mut text)
-        },
-    )?;
+    let on_token = |id| {
+        decoder.push(id, &mut text);
+        flush(&mut text)
+    };
+    let generated = if sampler.is_greedy() {
+        generate_greedy(&mut *session, &ids, &stop, on_token)?
+    } else {
+        generate(&mut *session, &ids, &stop, |logits| sampler.sample(logits), on_token)?
+    };
     decoder.finish(&mut text);
     text.push('\n');
     let _ = flush(&mut text);

@@ -44,8 +44,8 @@ pub struct Gpu {
 const ADDRESSABLE: u64 = 1 << 31;
 /// Bytes of immediate data that kernels use.
 const IMMEDIATES: u32 = 128;
-/// Storage bindings of a kernel.
-const BINDINGS: u32 = 8;
+/// Storage bindings of a kernel, at most.
+pub(super) const BINDINGS: u32 = 8;
 
 impl Gpu {
     /// Opens the adapter that `SQUIZD_ADAPTER` names, or the best.

@@ -22,8 +22,11 @@ mod input;
 mod math;
 mod matrix;
 mod memory;
+#[cfg(target_vendor = "apple")]
+mod metal_memory;
 mod model;
 mod need;
+mod pick;
 mod pipeline;
 mod record;
 mod sample;

@@ -100,9 +100,10 @@ pub(super) fn predict<'a>(
     let input = |values: u64| values.saturating_mul(13) / 2;
     let inputs = input(batch * (hidden + queries + wide * routes) + rows * hidden);
     let scores = experts + if experts > 0 { routes * (2 + hidden) } else { 0 };
-    let floats = batch * (2 * hidden + queries + 2 * keys + 2 * wide * routes + 2 * dim + 1 + scores)
-        + rows.saturating_mul(vocab)
-        + context;
+    // Outputs of matrices that share a buffer begin at multiples of 64.
+    let part = |n: u64| n.next_multiple_of(64);
+    let products = part(queries) + 2 * part(keys) + 2 * part(wide) * routes;
+    let floats = batch * (2 * hidden + products + 2 * dim + 1 + scores) + rows.saturating_mul(vocab) + 256;
     need.scratch = floats.saturating_mul(4).saturating_add(inputs).saturating_mul(sessions);
     need
 }

@@ -139,19 +139,29 @@ impl<'t> Generation<'t> {
             rest.get(..piece_length(rest.len(), around.piece)).unwrap_or(rest)
         };
         let started = Instant::now();
-        let logits = sequence.forward(input)?;
         if last.is_none() {
-            self.forward += started.elapsed();
             self.processed += input.len();
             if self.processed < self.job.prompt.len() {
+                sequence.forward(input)?;
+                self.forward += started.elapsed();
                 return Ok(None);
             }
+        }
+        let params = &mut self.job.params;
+        let plain = params.sampler.is_greedy() && params.penalties.is_neutral() && params.logprobs.is_none();
+        let (id, distribution, forward) = if plain {
+            (sequence.likeliest(input)?, None, started.elapsed())
+        } else {
+            let logits = sequence.forward(input)?;
+            let forward = started.elapsed();
+            let distribution = self.output.distribution(logits);
+            params.penalties.apply(logits);
+            (params.sampler.sample(logits), distribution, forward)
+        };
+        if last.is_none() {
+            self.forward += forward;
             around.metrics.prompt_forward.observe(self.forward);
         }
-        let distribution = self.output.distribution(logits);
-        let params = &mut self.job.params;
-        params.penalties.apply(logits);
-        let id = params.sampler.sample(logits);
         let ends = around.eos.contains(&id) && !params.ignore_eos;
         params.penalties.observe(id);
         self.time(around.metrics);
