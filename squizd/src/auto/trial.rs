@@ -92,7 +92,9 @@ impl Trial {
             (mean.len() == sample.cols()).then_some(InputMoments { importance: mean, hessian: Vec::new() })
         });
         let left = moments.map_or(1.0, |m| left.of(m));
-        if std::env::var("XVERB").is_ok() { eprintln!("{} left {left}", info.name); } // XXX
+        if std::env::var("XVERB").is_ok() {
+            eprintln!("{} left {left}", info.name);
+        } // XXX
         let left = if std::env::var("XGAIN").is_ok() { left } else { 1.0 }; // XXX
         Ok(Self { sample, importance, left })
     }
@@ -113,7 +115,8 @@ impl Trial {
             if factors.iter().any(|(codec, _)| *codec == first.codec) {
                 continue;
             }
-            let own: Vec<_> = planned.iter().filter(|p| p.1.codec == first.codec && known(p).is_some()).collect();
+            let own: Vec<_> =
+                planned.iter().filter(|p| p.1.codec == first.codec && known(p).is_some()).collect();
             if let Some(middle) = own.get(own.len() / 2)
                 && let Some(expected) = known(middle)
             {
@@ -175,7 +178,10 @@ mod tests {
         let names = ["sqint2:2", "sqint2:2.5", "sqint2:3", "sqint2:3.5", "sqint2:4", "int4", "hybrid:4.5"];
         let choices = candidates(&names);
         let gaussian = gaussian_errors(&choices).unwrap();
-        assert_eq!(gaussian.iter().map(Option::is_some).collect::<Vec<_>>(), names.map(|n| n.starts_with("sqint2")));
+        assert_eq!(
+            gaussian.iter().map(Option::is_some).collect::<Vec<_>>(),
+            names.map(|n| n.starts_with("sqint2"))
+        );
         assert!(gaussian[..5].is_sorted_by(|a, b| a > b), "{gaussian:?}");
         // Columns of unlike size, heavy tails.
         let mut source = MemorySource::new(serde_json::json!({}));
@@ -184,8 +190,10 @@ mod tests {
             *w *= w.abs() * (1.0 + (i % 320) as f32 / 100.0);
         }
         source.add(Role::FFN_UP, Some(0), &[96, 320], w);
-        let plans: Vec<_> =
-            choices.iter().map(|c| Plan::choose(&source, &Recipe::new(*c)).unwrap().tensors.remove(0)).collect();
+        let plans: Vec<_> = choices
+            .iter()
+            .map(|c| Plan::choose(&source, &Recipe::new(*c)).unwrap().tensors.remove(0))
+            .collect();
         let planned: Vec<Planned<'_>> = plans.iter().enumerate().collect();
         let trial = Trial::read(&source, 0, &source.infos[0], None, &mut Left::default()).unwrap();
         let errors = trial.errors(&planned, &gaussian).unwrap();

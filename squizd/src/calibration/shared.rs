@@ -64,7 +64,10 @@ const TABLE: f32 = 0.25;
 fn soften(moments: &mut InputMoments) {
     let cols = moments.importance.len().max(1);
     let exp: f32 = std::env::var("XSHARE").ok().and_then(|v| v.parse().ok()).unwrap_or(TABLE); // XXX
-    let share = exp.abs(); if exp < 0.0 { moments.hessian.clear(); } // XXX
+    let share = exp.abs();
+    if exp < 0.0 {
+        moments.hessian.clear();
+    } // XXX
     let equal = share * moments.importance.iter().sum::<f32>() / cols as f32;
     moments.importance.iter_mut().for_each(|h| *h = (1.0 - share) * *h + equal);
     moments.hessian.iter_mut().for_each(|h| *h *= 1.0 - share);

@@ -17,6 +17,9 @@
 //! encoded bytes depend on neither CPU nor thread count.
 
 mod cholesky;
+mod rows;
+
+pub(super) use rows::{Compensated, Grid, Line};
 
 use super::guide::InputMoments;
 use crate::simd::multiversion;

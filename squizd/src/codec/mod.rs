@@ -266,9 +266,9 @@ pub use guide::{Guide, InputMoments};
 pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use kernel::{Kernel, Operation, Unpacked};
+pub(crate) use ldlq::uncompensated;
 pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
-pub(crate) use ldlq::uncompensated;
 pub(crate) use trial::{Sample, output_error};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.
