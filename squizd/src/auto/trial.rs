@@ -94,8 +94,6 @@ impl Trial {
         let left = moments.map_or(1.0, |m| left.of(m));
         if std::env::var("XVERB").is_ok() {
             eprintln!("{} left {left}", info.name);
-        } // XXX
-        let left = if std::env::var("XGAIN").is_ok() { left } else { 1.0 }; // XXX
         Ok(Self { sample, importance, left })
     }
 

@@ -63,14 +63,9 @@ const TABLE: f32 = 0.25;
 /// equal, independent channels, by the share of each use.
 fn soften(moments: &mut InputMoments) {
     let cols = moments.importance.len().max(1);
-    let exp: f32 = std::env::var("XSHARE").ok().and_then(|v| v.parse().ok()).unwrap_or(TABLE); // XXX
-    let share = exp.abs();
-    if exp < 0.0 {
-        moments.hessian.clear();
-    } // XXX
-    let equal = share * moments.importance.iter().sum::<f32>() / cols as f32;
-    moments.importance.iter_mut().for_each(|h| *h = (1.0 - share) * *h + equal);
-    moments.hessian.iter_mut().for_each(|h| *h *= 1.0 - share);
+    let equal = TABLE * moments.importance.iter().sum::<f32>() / cols as f32;
+    moments.importance.iter_mut().for_each(|h| *h = (1.0 - TABLE) * *h + equal);
+    moments.hessian.iter_mut().for_each(|h| *h *= 1.0 - TABLE);
     moments.hessian.iter_mut().step_by(cols + 1).for_each(|h| *h += equal);
 }
 
