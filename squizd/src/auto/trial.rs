@@ -92,8 +92,6 @@ impl Trial {
             (mean.len() == sample.cols()).then_some(InputMoments { importance: mean, hessian: Vec::new() })
         });
         let left = moments.map_or(1.0, |m| left.of(m));
-        if std::env::var("XVERB").is_ok() {
-            eprintln!("{} left {left}", info.name);
         Ok(Self { sample, importance, left })
     }
 
