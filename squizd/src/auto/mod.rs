@@ -39,7 +39,6 @@ pub const CANDIDATES: &[&str] = &[
     "sqint2:3.75",
     "sqint2:4",
     "int4",
-    "int4:fine",
     "hybrid:4.5",
     "hybrid:5",
     "hybrid:5.53",

@@ -1,9 +1,10 @@
 //! Budgets on a small model.
 
 use super::*;
+use crate::codec::InputMoments;
 use crate::source::testing::MemorySource;
 use serde_json::json;
-use squizd_spec::CodecId;
+use squizd_spec::{CodecId, Role};
 
 /// Projections of which one has outliers, a norm, and an embedding.
 fn source() -> MemorySource {
