@@ -22,7 +22,7 @@ use hull::{Choice, solve};
 use rayon::prelude::*;
 use reach::reach;
 use std::collections::BTreeMap;
-use trial::{Left, Planned, Trial};
+use trial::{Left, Outcome, Planned, Trial};
 
 /// Candidates by default, as far as this build has them: the trellis codes up
 /// to 4 bits, INT4 (which also takes over a source's 4-bit blocks), HYBRID up to
@@ -120,19 +120,15 @@ pub fn choose(
             let index = own.first().map_or(0, |(_, p)| p.index);
             trials.push(Trial::read(source, index, info, moments.as_ref(), &mut left)?);
         }
-        let errors: Vec<Vec<f64>> = trials
+        let outcomes: Vec<Vec<Outcome>> = trials
             .par_iter()
             .zip(batch)
-            .map(|(trial, (_, own))| trial.errors(own, &gaussian))
+            .map(|(trial, (_, own))| trial.outcomes(own, &gaussian))
             .collect::<Result<_>>()?;
-        for (((info, own), trial), errors) in batch.iter().zip(&trials).zip(errors) {
+        for (((info, _), trial), outcomes) in batch.iter().zip(&trials).zip(outcomes) {
             let reach = reach(info, layers, tied) * trial.left;
-            let options = own.iter().zip(errors);
-            tables.push(
-                options
-                    .map(|((_, p), error)| Choice { bytes: size(p.length.max()), cost: error * reach })
-                    .collect(),
-            );
+            let choice = |o: Outcome| Choice { bytes: size(o.bytes), cost: o.error * reach };
+            tables.push(outcomes.into_iter().map(choice).collect());
             done(info)?;
         }
     }

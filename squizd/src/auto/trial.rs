@@ -16,6 +16,7 @@ use crate::{
     source::{TensorInfo, TensorSource},
 };
 use rayon::prelude::*;
+use squizd_spec::{CodecId, Matrix, Params, PayloadLength};
 use std::sync::{Arc, Weak};
 
 /// Weights of a tensor that are tried, as far as [`ROWS`] allow.
@@ -34,13 +35,14 @@ pub(super) fn gaussian_errors(candidates: &[CodecChoice]) -> Result<Vec<Option<f
     let sample = Sample::gaussian(GAUSSIAN.0, GAUSSIAN.1);
     let error = |choice: &CodecChoice| {
         let known = choice.codec.and_then(codec).filter(|c| c.gaussianizes(&choice.options));
-        known.map(|codec| relative_error(&sample, codec, choice.options, None)).transpose()
+        known.map(|codec| Ok(relative_error(&sample, codec, choice.options, None)?.1)).transpose()
     };
     candidates.par_iter().map(error).collect()
 }
 
 /// A tensor's sample, and what its errors are weighed by.
 pub(super) struct Trial {
+    matrix: Matrix,
     sample: Sample,
     importance: Option<InputMoments>,
     /// Share of the error that compensation leaves.
@@ -64,6 +66,15 @@ impl Left {
         self.0 = Some((Arc::downgrade(moments), left));
         left
     }
+}
+
+/// What a candidate makes of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    /// Relative to the weights.
+    pub(super) error: f64,
+    /// Of the payload.
+    pub(super) bytes: u64,
 }
 
 /// A candidate, by its number, and what it would be for the tensor.
@@ -92,21 +103,22 @@ impl Trial {
             (mean.len() == sample.cols()).then_some(InputMoments { importance: mean, hessian: Vec::new() })
         });
         let left = moments.map_or(1.0, |m| left.of(m));
-        Ok(Self { sample, importance, left })
+        let matrix = Matrix::of(&info.dims).unwrap_or(Matrix { rows: info.rows(), cols: info.cols() });
+        Ok(Self { matrix, sample, importance, left })
     }
 
-    /// Relative errors of the candidates `planned`, in their order; `gaussian`
-    /// has the errors of all candidates on Gaussian weights.
+    /// What the candidates `planned` make of the tensor, in their order;
+    /// `gaussian` has the errors of all candidates on Gaussian weights.
     ///
     /// # Errors
     /// If a candidate cannot encode the sample.
-    pub(super) fn errors(&self, planned: &[Planned<'_>], gaussian: &[Option<f64>]) -> Result<Vec<f64>> {
+    pub(super) fn outcomes(&self, planned: &[Planned<'_>], gaussian: &[Option<f64>]) -> Result<Vec<Outcome>> {
         let known = |(candidate, planned): &Planned<'_>| {
             let error = gaussian.get(*candidate).copied().flatten();
             error.filter(|e| *e > 0.0 && planned.reason != Reason::Imported)
         };
         // Of each codec with known errors, the middle candidate's is measured.
-        let mut factors: Vec<(squizd_spec::CodecId, f64)> = Vec::new();
+        let mut factors: Vec<(CodecId, f64)> = Vec::new();
         for (_, first) in planned.iter().filter(|p| known(p).is_some()) {
             if factors.iter().any(|(codec, _)| *codec == first.codec) {
                 continue;
@@ -116,29 +128,37 @@ impl Trial {
             if let Some(middle) = own.get(own.len() / 2)
                 && let Some(expected) = known(middle)
             {
-                factors.push((first.codec, self.measure(middle.1)? / expected));
+                factors.push((first.codec, self.measure(middle.1)?.error / expected));
             }
         }
-        let error = |p: &Planned<'_>| {
+        let outcome = |p: &Planned<'_>| {
             let factor = factors.iter().find(|(codec, _)| *codec == p.1.codec).map(|(_, factor)| factor);
+            let bytes = p.1.length.max();
             match (p.1.reason, known(p).zip(factor)) {
                 // What is imported or kept exactly has no error.
-                (Reason::Imported, _) => Ok(0.0),
-                (_, Some((expected, factor))) => Ok(expected * factor),
+                (Reason::Imported, _) => Ok(Outcome { error: 0.0, bytes }),
+                (_, Some((expected, factor))) => Ok(Outcome { error: expected * factor, bytes }),
                 _ => self.measure(p.1),
             }
         };
-        planned.par_iter().map(error).collect()
+        planned.par_iter().map(outcome).collect()
     }
 
-    fn measure(&self, planned: &PlannedTensor) -> Result<f64> {
+    fn measure(&self, planned: &PlannedTensor) -> Result<Outcome> {
         let codec = codec(planned.codec)
             .ok_or_else(|| Error::unsupported(format!("this build has no codec {}", planned.codec)))?;
-        relative_error(&self.sample, codec, planned.options, self.importance.as_ref())
+        let (params, error) = relative_error(&self.sample, codec, planned.options, self.importance.as_ref())?;
+        // Values may ask for a layout that is larger than what a plan counts with.
+        let actual = planned.codec.geometry(self.matrix, &params).map(|g| g.length);
+        let bytes = match (planned.length, actual) {
+            (PayloadLength::Exact(planned), Ok(PayloadLength::Exact(actual))) => planned.max(actual),
+            _ => planned.length.max(),
+        };
+        Ok(Outcome { error, bytes })
     }
 }
 
-/// The error of the outputs, in units of what an error as large as the weights
+/// The codec's parameters, and the error of the outputs, in units of what an error as large as the weights
 /// and independent of the inputs would make: that is what reaches are relative
 /// to.
 fn relative_error(
@@ -146,8 +166,8 @@ fn relative_error(
     codec: &dyn crate::codec::Codec,
     options: crate::codec::EncodeOptions,
     importance: Option<&InputMoments>,
-) -> Result<f64> {
-    let mut errors = sample.round_trip(codec, options, None)?;
+) -> Result<(Params, f64)> {
+    let (params, mut errors) = sample.stored(codec, options, None)?;
     errors.iter_mut().zip(&sample.values).for_each(|(e, w)| *e -= w);
     let energy = output_error(&sample.values, sample.cols(), None);
     let mean = importance.map_or(1.0, |m| {
@@ -155,7 +175,7 @@ fn relative_error(
     });
     let error = output_error(&errors, sample.cols(), importance.filter(|_| mean > 0.0));
     let unit = if mean > 0.0 { energy * mean } else { energy };
-    Ok(if unit > 0.0 { error / unit } else { error })
+    Ok((params, if unit > 0.0 { error / unit } else { error }))
 }
 
 #[cfg(test)]
@@ -192,11 +212,25 @@ mod tests {
             .collect();
         let planned: Vec<Planned<'_>> = plans.iter().enumerate().collect();
         let trial = Trial::read(&source, 0, &source.infos[0], None, &mut Left::default()).unwrap();
-        let errors = trial.errors(&planned, &gaussian).unwrap();
-        for ((error, plan), name) in errors.iter().zip(&plans).zip(names) {
+        let outcomes = trial.outcomes(&planned, &gaussian).unwrap();
+        for ((outcome, plan), name) in outcomes.iter().zip(&plans).zip(names) {
             let measured = trial.measure(plan).unwrap();
-            let decibels = 10.0 * (error / measured).log10();
-            assert!(decibels.abs() < 0.25, "{name}: {error} {measured}");
+            let decibels = 10.0 * (outcome.error / measured.error).log10();
+            assert!(decibels.abs() < 0.25, "{name}: {outcome:?} {measured:?}");
+            assert_eq!(outcome.bytes, plan.length.max(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_layout_that_the_values_ask_for_is_counted() {
+        // Weights of 16 levels per 32: plain groups store them exactly, fine ones do not.
+        let mut source = MemorySource::new(serde_json::json!({}));
+        let level = |i: usize| ((i * 7 + i / 32) % 16) as f32 * if i / 32 % 2 == 0 { 1.0 } else { 0.3 };
+        source.add(Role::FFN_UP, Some(0), &[64, 512], (0..64 * 512).map(level).collect());
+        let plan = Plan::choose(&source, &Recipe::new("int4".parse().unwrap())).unwrap().tensors.remove(0);
+        let trial = Trial::read(&source, 0, &source.infos[0], None, &mut Left::default()).unwrap();
+        let outcome = trial.outcomes(&[(0, &plan)], &[None]).unwrap()[0];
+        assert_eq!((plan.length.max(), outcome.bytes), (64 * 512 * 9 / 16, 64 * 512 * 10 / 16));
+        assert!(outcome.error < 1e-4, "{outcome:?}");
     }
 }

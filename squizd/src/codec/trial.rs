@@ -4,7 +4,7 @@ use super::{Codec, EncodeOptions, Encoded, Guide, InputMoments, PayloadSink, Req
 use crate::source::{TensorInfo, TensorSource};
 use crate::{Error, Result};
 use rayon::prelude::*;
-use squizd_spec::{DType, Matrix};
+use squizd_spec::{DType, Matrix, Params};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -104,6 +104,19 @@ impl Sample {
         options: EncodeOptions,
         moments: Option<&InputMoments>,
     ) -> Result<Vec<f32>> {
+        self.stored(codec, options, moments).map(|(_, values)| values)
+    }
+
+    /// The same, and the parameters that the codec chose for these rows.
+    ///
+    /// # Errors
+    /// As [`Self::round_trip`].
+    pub(crate) fn stored(
+        &self,
+        codec: &dyn Codec,
+        options: EncodeOptions,
+        moments: Option<&InputMoments>,
+    ) -> Result<(Params, Vec<f32>)> {
         let parts: Vec<&InputMoments> = moments.into_iter().collect();
         let guide = Guide::new(&parts, self.matrix.rows, self.matrix.cols).unwrap_or_default();
         let request = Request { options, guide };
@@ -116,7 +129,7 @@ impl Sample {
         let encoded = Encoded { name: &self.name, matrix: self.matrix, params: &params, data: &data };
         let mut out = vec![0.0; self.values.len()];
         codec.decode(&encoded, 0..self.matrix.rows, &mut out)?;
-        Ok(out)
+        Ok((params, out))
     }
 }
 
