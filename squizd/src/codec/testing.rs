@@ -1,6 +1,6 @@
 //! Tensors in memory for the codec tests.
 
-use super::{Codec, EncodeOptions, EncodeStats, Encoded, PayloadSink, Request, Rows};
+use super::{Codec, EncodeOptions, EncodeStats, Encoded, InputMoments, PayloadSink, Request, Rows};
 use crate::{Error, Result};
 use squizd_spec::{DType, Matrix, Params};
 use std::{borrow::Cow, ops::Range, sync::Mutex};
@@ -179,4 +179,39 @@ pub(crate) fn golden(about: &str, key: &str) -> (Matrix, Params, Vec<u8>) {
     let params = bytes_of(about["params"].as_str().unwrap()).try_into().unwrap();
     let rows = about[key].as_array().unwrap().iter();
     (matrix, params, rows.flat_map(|r| bytes_of(r.as_str().unwrap())).collect())
+}
+
+/// Moments of inputs that are a running mean of noise, channels of different size.
+pub(super) fn correlated(cols: usize, seed: u64) -> InputMoments {
+    let samples = 2 * cols;
+    let mut x = gaussian(cols * samples, seed);
+    for x in x.chunks_mut(cols) {
+        for j in 1..cols {
+            x[j] = 0.9 * x[j - 1] + 0.45 * x[j];
+        }
+        for (j, x) in x.iter_mut().enumerate() {
+            *x *= 1.0 + (j % 7) as f32 / 3.0;
+        }
+    }
+    let mut hessian = vec![0.0; cols * cols];
+    for x in x.chunks(cols) {
+        for (h, a) in hessian.chunks_mut(cols).zip(x) {
+            for (h, b) in h.iter_mut().zip(x) {
+                *h += a * b / samples as f32;
+            }
+        }
+    }
+    InputMoments { importance: hessian.iter().step_by(cols + 1).copied().collect(), hessian }
+}
+
+/// `tr(E H E^T)` by its definition, `H` diagonal where no more is known.
+pub(super) fn output_error(moments: &InputMoments, e: &[f64]) -> f64 {
+    let cols = moments.importance.len();
+    let product = |e: &[f64], i: usize| -> f64 {
+        match moments.hessian() {
+            None => e[i] * f64::from(moments.importance[i]),
+            Some(h) => h[i * cols..][..cols].iter().zip(e).map(|(h, e)| f64::from(*h) * e).sum(),
+        }
+    };
+    e.chunks(cols).map(|e| (0..cols).map(|i| e[i] * product(e, i)).sum::<f64>()).sum()
 }
