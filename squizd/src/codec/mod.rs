@@ -245,7 +245,6 @@ mod kernel;
 mod kernels;
 mod lanes;
 mod ldlq;
-mod matmul;
 mod mxfp4;
 mod options;
 mod q8;
@@ -267,7 +266,6 @@ pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use kernel::{Kernel, Operation, Unpacked};
 pub(crate) use ldlq::uncompensated;
-pub use matmul::matmul;
 pub use options::{EncodeOptions, OptionKind, Quality};
 pub(crate) use trial::{Sample, output_error};
 

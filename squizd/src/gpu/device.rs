@@ -18,6 +18,8 @@ pub struct Abilities {
     pub timestamps: bool,
     /// It computes on the CPU.
     pub software: bool,
+    /// It has memory of its own.
+    pub discrete: bool,
     /// Bytes that one binding reaches at most.
     pub max_binding: u64,
     /// Bytes of the largest buffer.
@@ -42,8 +44,8 @@ pub struct Gpu {
 const ADDRESSABLE: u64 = 1 << 31;
 /// Bytes of immediate data that kernels use.
 const IMMEDIATES: u32 = 128;
-/// Storage bindings of a kernel.
-const BINDINGS: u32 = 8;
+/// Storage bindings of a kernel, at most.
+pub(super) const BINDINGS: u32 = 8;
 
 impl Gpu {
     /// Opens the adapter that `SQUIZD_ADAPTER` names, or the best.
@@ -190,6 +192,7 @@ fn abilities(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::
         dot8: info.backend == wgpu::Backend::Vulkan && !software,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         software,
+        discrete: info.device_type == wgpu::DeviceType::DiscreteGpu,
         max_binding: limits.max_storage_buffer_binding_size.min(ADDRESSABLE),
         max_buffer: limits.max_buffer_size,
     }
