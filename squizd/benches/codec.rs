@@ -67,7 +67,7 @@ fn variants() -> Vec<(String, &'static dyn Codec, EncodeOptions)> {
     let mut variants = Vec::new();
     for codec in CODECS {
         variants.push((codec.id().to_string(), *codec, EncodeOptions::default()));
-        for option in ["fine", "g32"] {
+        for option in ["compact", "g32"] {
             let mut options = EncodeOptions::default();
             if options.set(option, codec.options()).is_ok() {
                 variants.push((format!("{}-{option}", codec.id()), *codec, options));

@@ -161,7 +161,7 @@ fn variants() -> Vec<(String, &'static dyn Codec, EncodeOptions)> {
     let mut variants = Vec::new();
     for codec in CODECS {
         variants.push((codec.id().to_string(), *codec, EncodeOptions::default()));
-        for option in ["g32", "fine", "fast", "max", "3.0"] {
+        for option in ["g32", "compact", "fast", "max", "3.0"] {
             let mut options = EncodeOptions::default();
             if options.set(option, codec.options()).is_ok() {
                 variants.push((format!("{}-{option}", codec.id()), *codec, options));

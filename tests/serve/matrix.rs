@@ -20,7 +20,7 @@ const PRESETS: &[&str] = &[
     "zplanes",
     "q8",
     "int4",
-    "int4:fine",
+    "int4:compact",
     "int4:g32",
     "int3",
     "int3:fine",

@@ -26,17 +26,15 @@ fn candidates(names: &[&str]) -> Vec<CodecChoice> {
     names.iter().map(|n| n.parse().unwrap()).collect()
 }
 
-fn plan(source: &MemorySource, recipe: &Recipe, budget: Budget) -> Result<(Plan, Chosen)> {
-    let chosen = choose(
-        source,
-        recipe,
-        &candidates(&["int4:g64", "int4:g16", "q8", "f16"]),
-        budget,
-        None,
-        |_| Ok(()),
-    )?;
+/// What is chosen of the candidates `names`.
+fn plan_of(names: &[&str], source: &MemorySource, recipe: &Recipe, budget: Budget) -> Result<(Plan, Chosen)> {
+    let chosen = choose(source, recipe, &candidates(names), budget, None, |_| Ok(()))?;
     let recipe = Recipe { chosen: chosen.codecs.clone(), ..recipe.clone() };
     Ok((Plan::choose(source, &recipe)?, chosen))
+}
+
+fn plan(source: &MemorySource, recipe: &Recipe, budget: Budget) -> Result<(Plan, Chosen)> {
+    plan_of(&["int4:g64", "int4:g16", "q8", "f16"], source, recipe, budget)
 }
 
 #[test]
@@ -68,7 +66,7 @@ fn the_hard_tensor_gets_the_bits() {
     let source = source();
     let recipe = Recipe::new("int4".parse().unwrap());
     // Room for one matrix at 8 bits, the others at 4.5.
-    let (plan, _) = plan(&source, &recipe, Budget::BitsPerWeight(5.6)).unwrap();
+    let (plan, _) = plan_of(&["int4:g64", "q8"], &source, &recipe, Budget::BitsPerWeight(5.6)).unwrap();
     let bytes = |name: &str| {
         let index = source.infos.iter().position(|t| t.name == name).unwrap();
         plan.tensors[index].length.max()
@@ -118,7 +116,7 @@ fn errors_that_reach_far_cost_more() {
         source.add_gaussian(role, Some(1), &[128, 256]);
     }
     let recipe = Recipe::new("int4".parse().unwrap());
-    let (_, chosen) = plan(&source, &recipe, Budget::BitsPerWeight(5.6)).unwrap();
+    let (_, chosen) = plan_of(&["int4:g64", "q8"], &source, &recipe, Budget::BitsPerWeight(5.6)).unwrap();
     let at_eight: Vec<_> = chosen
         .codecs
         .iter()

@@ -225,7 +225,8 @@ mod tests {
     fn a_layout_that_the_values_ask_for_is_counted() {
         // Weights of 16 levels per 32: plain groups store them exactly, fine ones do not.
         let mut source = MemorySource::new(serde_json::json!({}));
-        let level = |i: usize| ((i * 7 + i / 32) % 16) as f32 * if i / 32 % 2 == 0 { 1.0 } else { 0.3 };
+        let level =
+            |i: usize| ((i * 7 + i / 32) % 16) as f32 * if (i / 32).is_multiple_of(2) { 1.0 } else { 0.25 };
         source.add(Role::FFN_UP, Some(0), &[64, 512], (0..64 * 512).map(level).collect());
         let plan = Plan::choose(&source, &Recipe::new("int4".parse().unwrap())).unwrap().tensors.remove(0);
         let trial = Trial::read(&source, 0, &source.infos[0], None, &mut Left::default()).unwrap();

