@@ -49,7 +49,7 @@ fn build() -> Option<Program> {
         let stem = &shipped.stem;
         let file = root.join("msl").join(format!("{stem}.metal"));
         let arguments = arguments(&metal.source).join(", ");
-        writeln!(text, "namespace k_{stem} {{\n#include {file:?}").unwrap();
+        writeln!(text, "namespace k_{stem} {{\n#include \"{}\"", file.display()).unwrap();
         writeln!(text, "void call(const Call &c, const Thread &t) {{ main_({arguments}); }}\n}}").unwrap();
         writeln!(table, "  if (name == {stem:?}) return serve(k_{stem}::call);").unwrap();
         kernels.insert(shipped.stem, metal);
