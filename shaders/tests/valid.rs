@@ -14,22 +14,60 @@ struct Codec {
     forms: &'static [&'static str],
 }
 
+const FORMS: &[&str] = &["F16", "I8", "I24"];
+
+/// Layouts of the integer codecs.
+const INTEGER: &[&[&str]] = &[
+    &[],
+    &["ALIGNED"],
+    &["FINE", "HALVES"],
+    &["FINE", "HALVES", "ALIGNED"],
+    &["PLAIN"],
+    &["PLAIN", "HALVES"],
+    &["PLAIN", "WIDE"],
+    &["PLAIN", "HALVES", "WIDE"],
+];
+
 const CODECS: &[Codec] = &[
     Codec {
         gemv: "fused_int4_gemv",
         gemm: "fused_int4_gemm",
         rows: "int4_rows",
         unit: 32,
-        layouts: &[
-            &[],
-            &["ALIGNED"],
-            &["FINE", "HALVES"],
-            &["FINE", "HALVES", "ALIGNED"],
-            &["PLAIN"],
-            &["PLAIN", "HALVES"],
-            &["PLAIN", "WIDE"],
-        ],
-        forms: &["F16", "I8"],
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "int3_gemv",
+        gemm: "int3_gemm",
+        rows: "int3_rows",
+        unit: 32,
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "lut_int2_gemv",
+        gemm: "int2_gemm",
+        rows: "int2_rows",
+        unit: 32,
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "mxfp4_gemv",
+        gemm: "mxfp4_gemm",
+        rows: "mxfp4_rows",
+        unit: 32,
+        layouts: &[&[]],
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "hybrid_gemv",
+        gemm: "hybrid_gemm",
+        rows: "hybrid_rows",
+        unit: 32,
+        layouts: &[&[]],
+        forms: FORMS,
     },
     Codec {
         gemv: "q8_gemv",
@@ -37,7 +75,7 @@ const CODECS: &[Codec] = &[
         rows: "q8_rows",
         unit: 32,
         layouts: &[&[], &["WIDE"]],
-        forms: &["I8"],
+        forms: FORMS,
     },
     Codec {
         gemv: "raw_gemv",
@@ -74,7 +112,7 @@ fn cases() -> Vec<(&'static str, Options)> {
                 all.push((codec.gemm, flags(base.clone().flag("WEIGHTS"), out)));
             }
             let shaped = base.with("WG", 64).with("LANES", 8).with("ROWS", 4).with("UNROLL", 2);
-            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS") } else { shaped };
+            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
                     for out in [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"]] {
@@ -87,8 +125,8 @@ fn cases() -> Vec<(&'static str, Options)> {
     }
     let base = Options::default().with("WG", 64).with("DIM", 64).with("QUADS", 16).with("EXPERTS", 8);
     let others: &[(&str, &[&[&str]])] = &[
-        ("prepare", &[&[], &["I8"], &["HALVES_OUT"]]),
-        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
+        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
         ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),

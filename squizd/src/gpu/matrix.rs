@@ -233,10 +233,13 @@ impl GpuMatrix {
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
-        let math = self.effective(x.math);
-        let coded = math != Math::F32;
-        if let Some(flag) = math.flag() {
-            options = options.flag(flag);
+        // Codecs without the input's form read its floats.
+        let coded = self.blocks() && self.effective(x.math) == x.math;
+        if coded {
+            options = options.flag("TILED");
+            if let Some(flag) = x.math.flag() {
+                options = options.flag(flag);
+            }
         }
         let options = tuning.apply(out.apply(options), gpu.abilities());
         let mut tail = vec![(read(4), Span::from(if coded { &x.coded } else { &x.values }))];

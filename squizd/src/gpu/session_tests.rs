@@ -32,7 +32,15 @@ fn greedy_cpu(model: &Model<'_>, prompt: &[u32], count: usize) -> Vec<u32> {
 #[test]
 fn tiny_text_and_logits_are_those_of_the_cpu() {
     let trained = Trained::tiny();
-    for codec in [None, Some(CodecId::INT4), Some(CodecId::Q8)] {
+    let codecs = [
+        CodecId::Q8,
+        CodecId::INT4,
+        CodecId::INT3,
+        CodecId::INT2,
+        CodecId::MXFP4,
+        CodecId::HYBRID,
+    ];
+    for codec in std::iter::once(None).chain(codecs.map(Some)) {
         let weights = codec.map(|c| trained.weights.encoded(c));
         let weights = weights.as_ref().unwrap_or(&trained.weights);
         let model = Model::new(&trained.config, &weights).unwrap();
@@ -84,7 +92,7 @@ fn rounded_inputs_cost_what_they_should() {
         Some(session.logits_mut().to_vec())
     };
     let Some(exact) = by_steps(Math::F32) else { return };
-    for (math, bound) in [(Math::I8, 0.5), (Math::F16, 0.05)] {
+    for (math, bound) in [(Math::I8, 0.5), (Math::F16, 0.05), (Math::I24, 2e-4)] {
         if math == Math::F16 && !gpu().is_some_and(|g| g.abilities().f16) {
             continue;
         }

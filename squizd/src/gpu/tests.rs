@@ -10,7 +10,7 @@ use super::sample::{Sample, gaussian};
 use super::tuning::Tuning;
 use super::weights::{Mapping, Payloads};
 use crate::codec::{CODECS, Codec, EncodeOptions, IntegerLayout, codec};
-use squizd_spec::CodecId;
+use squizd_spec::{CodecId, hybrid_layout};
 use std::sync::{Arc, OnceLock};
 
 /// The device of all tests. Without an adapter they skip with a message, unless
@@ -46,9 +46,24 @@ impl Case {
         factor: f32,
         options: EncodeOptions,
     ) -> Self {
+        Self::shifted(codec, rows, cols, factor, 0.0, options)
+    }
+
+    /// Normal values times `factor`, plus `shift`.
+    fn shifted(
+        codec: &dyn Codec,
+        rows: usize,
+        cols: usize,
+        factor: f32,
+        shift: f32,
+        options: EncodeOptions,
+    ) -> Self {
         let mut values = gaussian(rows * cols, (rows * 1000 + cols) as u64);
         for v in &mut values {
-            *v *= factor;
+            *v = *v * factor + shift;
+        }
+        if codec.id() == CodecId::HYBRID {
+            uneven(&mut values, cols);
         }
         let sample = Sample::encode(codec, cols as u64, values, options).unwrap();
         let mut decoded = vec![f32::NAN; rows * cols];
@@ -66,6 +81,17 @@ impl Case {
     fn product(&self, x: &[f64]) -> Vec<f64> {
         let rows = self.decoded.chunks(self.sample.matrix.cols as usize);
         rows.map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
+    }
+}
+
+/// Blocks of HYBRID at four sizes of weights, so that it takes several rates.
+fn uneven(values: &mut [f32], cols: usize) {
+    for (r, row) in values.chunks_mut(cols).enumerate() {
+        for (b, block) in row.chunks_mut(64).enumerate() {
+            for v in block {
+                *v *= [1.0, 4.0, 16.0, 64.0][(r / 16 + b) % 4];
+            }
+        }
     }
 }
 
@@ -97,21 +123,33 @@ fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64
     gpu.submit(&[input.prepare(gpu).unwrap()]);
     let seen = match math {
         Math::F32 | Math::F16 => padded.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),
-        Math::I8 => {
-            let codes = gpu.read(&input.coded, 0..padded.len() as u64).unwrap();
-            let sums = gpu.read_f32(&input.sums, padded.len() / 8).unwrap();
-            let codes = codes.chunks(32).zip(sums.chunks(4));
-            codes.flat_map(|(c, s)| c.iter().map(|c| f64::from(c.cast_signed()) * f64::from(s[0]))).collect()
-        }
+        Math::I8 | Math::I24 => whole_numbers(gpu, &input, padded.len()),
     };
     (input, seen.chunks(stride).map(<[f64]>::to_vec).collect())
+}
+
+/// What the bytes of an input's coded form say: a block's vectors of 16 lie in
+/// tiles of eight blocks, those of the high bytes first.
+fn whole_numbers(gpu: &Gpu, input: &Input, length: usize) -> Vec<f64> {
+    let digits = input.math.bytes() as usize;
+    let coded = gpu.read(&input.coded, 0..(digits * length.next_multiple_of(256)) as u64).unwrap();
+    let sums = gpu.read_f32(&input.sums, length / 8).unwrap();
+    let value = |i: usize| {
+        let (block, vector, byte) = (i / 32, i % 32 / 16, i % 16);
+        let at = |digit: usize| {
+            16 * (block / 8 * 16 * digits + (2 * digit + vector) * 8 + block % 8) + byte
+        };
+        let n = (0..digits).fold(0, |n, d| 256 * n + i32::from(coded[at(d)].cast_signed()));
+        f64::from(n) * f64::from(sums[4 * block])
+    };
+    (0..length).map(value).collect()
 }
 
 /// Largest relative error: of halves against the exact product, else against
 /// the product of the inputs as rounded.
 fn bound(math: Math) -> f64 {
     match math {
-        Math::F32 | Math::I8 => 1e-6,
+        Math::F32 | Math::I8 | Math::I24 => 1e-6,
         Math::F16 => 2e-3,
     }
 }
@@ -150,10 +188,16 @@ fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
                 layout(IntegerLayout::Compact),
                 layout(IntegerLayout::Fine),
                 (group(16), 1.0),
+                (group(16), 1e9),
                 (group(32), 1.0),
                 (group(64), 1.0),
+                (group(128), 1.0),
                 (group(128), 1e9),
             ]
+        }
+        CodecId::HYBRID => {
+            let rate = |r| EncodeOptions { rate: Some(r), ..none };
+            vec![(rate(3300), 1.0), (rate(6000), 1e-3)]
         }
         _ => vec![(none, 1.0)],
     }
@@ -243,11 +287,52 @@ fn every_lookup_agrees_with_the_decoder() {
     }
 }
 
-/// A tensor beyond the binding limit is bound in pieces.
+/// Compact scales with unsigned and with signed mins, the latter where the
+/// weights are not all above zero.
+#[test]
+fn both_biases_of_compact_mins_agree_with_the_decoder() {
+    let Some(gpu) = gpu() else { return };
+    let options = EncodeOptions { layout: Some(IntegerLayout::Compact), ..EncodeOptions::NONE };
+    for id in [CodecId::INT4, CodecId::INT3, CodecId::INT2] {
+        let mut biases = Vec::new();
+        for shift in [-4.0, 0.0, 4.0] {
+            let case = Case::shifted(codec(id).unwrap(), 6, 608, 1.0, shift, options);
+            biases.push(case.sample.params[3]);
+            for math in maths(id) {
+                if math != Math::F16 || gpu.abilities().f16 {
+                    check_gemv(gpu, &case, math, None);
+                }
+            }
+        }
+        assert!(biases.contains(&0) && biases.contains(&32), "{id}: {biases:?}");
+    }
+}
+
+/// The samples of HYBRID have blocks of every rate, and a low last strip.
+#[test]
+fn hybrid_samples_have_every_rate() {
+    let mut seen = [false; 5];
+    for (options, factor) in layouts(CodecId::HYBRID) {
+        let case = Case::new(codec(CodecId::HYBRID).unwrap(), 33, 576, factor, options);
+        let parts = hybrid_layout::parts(case.sample.matrix).unwrap();
+        for strip in 0..parts.strips {
+            for block in 0..parts.blocks {
+                let record = parts.map + strip * parts.map_stride + block / 8 * 8;
+                let byte = case.sample.data[(record + block % 8 / 2) as usize];
+                seen[usize::from(byte >> (block % 2 * 4) & 15)] = true;
+            }
+        }
+    }
+    assert_eq!(seen, [true; 5]);
+}
+
+/// A tensor beyond the binding limit is bound in pieces. HYBRID's codes, whose
+/// rows are of different lengths, are not.
 #[test]
 fn pieces_give_the_same_as_the_whole() {
     let Some(gpu) = gpu() else { return };
-    for codec in CODECS.iter().filter(|c| gpu_codec(c.id()).is_some()) {
+    let planes = CODECS.iter().filter(|c| gpu_codec(c.id()).is_some() && c.id() != CodecId::HYBRID);
+    for codec in planes {
         let case = Case::new(*codec, 61, 200, 1.0, EncodeOptions::NONE);
         let buffer = gpu.upload(&case.sample.data, &mut |_| {}).unwrap();
         let id = case.sample.id;

@@ -46,7 +46,7 @@ pub(super) fn gemv_tuning(math: Math, unit: u32, rows: u32, units: u32) -> Tunin
     let lanes = units.div_ceil(2).next_power_of_two().clamp(8, workgroup);
     let wide = match math {
         Math::F32 | Math::F16 => 4,
-        Math::I8 => 2,
+        Math::I8 | Math::I24 => 2,
     };
     let busy = rows / (workgroup / lanes) >= 1024;
     let rows = if busy { wide } else { wide.min(2) };

@@ -6,7 +6,9 @@
 //! tensor is bound, and its line in [`GPU_CODECS`]. `docs/gpu.md` says what the
 //! WGSL file must define.
 
+mod hybrid;
 mod integer;
+mod mxfp4;
 mod q8;
 mod raw;
 
@@ -34,7 +36,18 @@ pub(super) struct GpuCodec {
 }
 
 /// Every codec with kernels, in wire order.
-pub(super) const GPU_CODECS: &[GpuCodec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::Q8, integer::INT4];
+pub(super) const GPU_CODECS: &[GpuCodec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    q8::Q8,
+    integer::INT4,
+    integer::INT3,
+    integer::INT2,
+    mxfp4::MXFP4,
+    hybrid::HYBRID,
+];
 
 /// The kernels of a codec.
 pub(super) fn gpu_codec(id: CodecId) -> Option<&'static GpuCodec> {
