@@ -2,7 +2,7 @@
 // weights, in true size. The codec gives, for its `Codes`,
 //
 //   I8, I24:  bytes(q) -> Bytes, signed, four neighbouring weights to a word
-//   F16:      half_quads(q) -> array<vec4<f16>, 8>, each of weights 0, 2, 1, 3
+//   F16:      half_quads(q) -> HalfQuads, each of weights 0, 2, 1, 3
 //   neither:  quads(q) -> array<vec4<f32>, 8>
 //
 // and in CENTRE what the last two have taken off every code.
@@ -27,12 +27,16 @@ fn dots(q: Codes, x: X) -> vec2<f32> {
 }
 //: else
 //: if F16
+struct HalfQuads {
+//: each i 8
+  v$i: vec4<f16>,
+//: end
+}
+
 fn dots(q: Codes, x: X) -> vec2<f32> {
   let w = half_quads(q);
-  let first = fma(w[3], x.v3.xzyw, fma(w[2], x.v2.xzyw, fma(w[1], x.v1.xzyw, w[0] * x.v0.xzyw)));
-  let second = fma(w[7], x.v7.xzyw, fma(w[6], x.v6.xzyw, fma(w[5], x.v5.xzyw, w[4] * x.v4.xzyw)));
-  let f = vec4<f32>(first);
-  let s = vec4<f32>(second);
+  let f = vec4<f32>(w.v0) * vec4<f32>(x.v0.xzyw) + vec4<f32>(w.v1) * vec4<f32>(x.v1.xzyw) + vec4<f32>(w.v2) * vec4<f32>(x.v2.xzyw) + vec4<f32>(w.v3) * vec4<f32>(x.v3.xzyw);
+  let s = vec4<f32>(w.v4) * vec4<f32>(x.v4.xzyw) + vec4<f32>(w.v5) * vec4<f32>(x.v5.xzyw) + vec4<f32>(w.v6) * vec4<f32>(x.v6.xzyw) + vec4<f32>(w.v7) * vec4<f32>(x.v7.xzyw);
   return x.scale * vec2<f32>(f.x + f.y + f.z + f.w, s.x + s.y + s.z + s.w);
 }
 //: else

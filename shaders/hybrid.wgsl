@@ -94,9 +94,9 @@ fn bytes(q: Codes) -> Bytes {
 }
 //: else
 //: if F16
-fn half_quads(q: Codes) -> array<vec4<f16>, 8> {
+fn half_quads(q: Codes) -> HalfQuads {
   let centre = f16(q.centre);
-  return array<vec4<f16>, 8>(
+  return HalfQuads(
 //: each i 8
     half_fields(code_bytes(q, $iu), 0u, 31u, centre),
 //: end

@@ -21,8 +21,8 @@ fn bytes(q: Codes) -> Bytes {
 }
 //: else
 //: if F16
-fn half_quads(q: Codes) -> array<vec4<f16>, 8> {
-  return array<vec4<f16>, 8>(
+fn half_quads(q: Codes) -> HalfQuads {
+  return HalfQuads(
 //: each f 4
     half_fields(q.words.x, 2u * $fu, 3u, 2.0h), half_fields(q.words.y, 2u * $fu, 3u, 2.0h),
 //: end

@@ -30,8 +30,8 @@ fn bytes(q: Codes) -> Bytes {
 }
 //: else
 //: if F16
-fn half_quads(q: Codes) -> array<vec4<f16>, 8> {
-  return array<vec4<f16>, 8>(
+fn half_quads(q: Codes) -> HalfQuads {
+  return HalfQuads(
 //: each f 4
     half_fields(code_bytes(q.words.x, q.high, 2u * $fu), 0u, 7u, 4.0h),
     half_fields(code_bytes(q.words.y, q.high, 2u * $fu + 1u), 0u, 7u, 4.0h),

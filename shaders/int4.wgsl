@@ -21,9 +21,9 @@ fn bytes(q: Codes) -> Bytes {
 fn low(w: u32) -> vec4<f16> { return half_fields(w, 0u, 15u, 8.0h); }
 fn high(w: u32) -> vec4<f16> { return half_fields(w, 4u, 15u, 8.0h); }
 
-fn half_quads(q: Codes) -> array<vec4<f16>, 8> {
+fn half_quads(q: Codes) -> HalfQuads {
   let w = q.words;
-  return array<vec4<f16>, 8>(low(w.x), low(w.y), low(w.z), low(w.w), high(w.x), high(w.y), high(w.z), high(w.w));
+  return HalfQuads(low(w.x), low(w.y), low(w.z), low(w.w), high(w.x), high(w.y), high(w.z), high(w.w));
 }
 //: else
 fn low(w: u32) -> vec4<f32> { return fields(w, 0u, 15u, CENTRE); }

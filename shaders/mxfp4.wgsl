@@ -57,9 +57,9 @@ fn elements(sign: u32, rest: u32) -> vec2<f16> {
 fn low(w: u32) -> vec4<f16> { return vec4<f16>(elements(w << 12u, w << 9u), elements(w << 4u, w << 1u)); }
 fn high(w: u32) -> vec4<f16> { return vec4<f16>(elements(w << 8u, w << 5u), elements(w, w >> 3u)); }
 
-fn half_quads(q: Codes) -> array<vec4<f16>, 8> {
+fn half_quads(q: Codes) -> HalfQuads {
   let w = q.words;
-  return array<vec4<f16>, 8>(low(w.x), low(w.y), low(w.z), low(w.w), high(w.x), high(w.y), high(w.z), high(w.w));
+  return HalfQuads(low(w.x), low(w.y), low(w.z), low(w.w), high(w.x), high(w.y), high(w.z), high(w.w));
 }
 //: else
 fn with_signs(v: vec4<f32>, signs: vec4<u32>) -> vec4<f32> {

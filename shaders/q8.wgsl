@@ -28,8 +28,8 @@ fn bytes(q: Codes) -> Bytes { return Bytes(q.a, q.b); }
 //: if F16
 fn signed(w: u32) -> vec4<f16> { return half_fields(w ^ 0x80808080u, 0u, 255u, 128.0h); }
 
-fn half_quads(q: Codes) -> array<vec4<f16>, 8> {
-  return array<vec4<f16>, 8>(
+fn half_quads(q: Codes) -> HalfQuads {
+  return HalfQuads(
     signed(q.a.x), signed(q.a.y), signed(q.a.z), signed(q.a.w),
     signed(q.b.x), signed(q.b.y), signed(q.b.z), signed(q.b.w));
 }
