@@ -35,8 +35,10 @@ struct HalfQuads {
 
 fn dots(q: Codes, x: X) -> vec2<f32> {
   let w = half_quads(q);
-  let f = vec4<f32>(w.v0) * vec4<f32>(x.v0.xzyw) + vec4<f32>(w.v1) * vec4<f32>(x.v1.xzyw) + vec4<f32>(w.v2) * vec4<f32>(x.v2.xzyw) + vec4<f32>(w.v3) * vec4<f32>(x.v3.xzyw);
-  let s = vec4<f32>(w.v4) * vec4<f32>(x.v4.xzyw) + vec4<f32>(w.v5) * vec4<f32>(x.v5.xzyw) + vec4<f32>(w.v6) * vec4<f32>(x.v6.xzyw) + vec4<f32>(w.v7) * vec4<f32>(x.v7.xzyw);
+  let first = fma(w.v3, x.v3.xzyw, fma(w.v2, x.v2.xzyw, fma(w.v1, x.v1.xzyw, w.v0 * x.v0.xzyw)));
+  let second = fma(w.v7, x.v7.xzyw, fma(w.v6, x.v6.xzyw, fma(w.v5, x.v5.xzyw, w.v4 * x.v4.xzyw)));
+  let f = vec4<f32>(first);
+  let s = vec4<f32>(second);
   return x.scale * vec2<f32>(f.x + f.y + f.z + f.w, s.x + s.y + s.z + s.w);
 }
 //: else
