@@ -29,6 +29,7 @@ macro_rules! sources {
 }
 
 sources! {
+    "active",
     "affine",
     "argmax",
     "attention",
@@ -99,6 +100,9 @@ pub const KERNELS: &[Kernel] = &[
     kernel("raw_gemv", "gemv", "raw"),
     kernel("raw_gemm", "gemm", "raw"),
     kernel("raw_rows", "rows", "raw"),
+    // The gemv frame of any codec skips what is not listed; this is INT4's.
+    kernel("sparse_gemv", "gemv", "int4"),
+    kernel("active", "active", ""),
     kernel("prepare", "prepare", ""),
     kernel("norm", "norm", ""),
     kernel("rope", "rope", ""),

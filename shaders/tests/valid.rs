@@ -115,9 +115,15 @@ fn cases() -> Vec<(&'static str, Options)> {
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
-                    for out in [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"]] {
+                    for out in
+                        [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"], &["LISTED_ROWS"], &["LISTED_UNITS"]]
+                    {
                         let options = flags(flags(shaped.clone(), sums), out);
-                        all.push((codec.gemv, form.iter().fold(options, |o, f| o.flag(f))));
+                        let options = form.iter().fold(options, |o, f| o.flag(f));
+                        if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {
+                            all.push(("sparse_gemv", options.clone()));
+                        }
+                        all.push((codec.gemv, options));
                     }
                 }
             }
@@ -130,6 +136,7 @@ fn cases() -> Vec<(&'static str, Options)> {
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
         ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("active", &[&[]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),
         ("argmax", &[&[]]),

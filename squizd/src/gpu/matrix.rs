@@ -154,7 +154,13 @@ impl GpuMatrix {
         self.recipe.unit == 32
     }
 
-    fn units(&self) -> u32 {
+    /// Columns of a unit.
+    pub(super) fn unit(&self) -> u32 {
+        self.recipe.unit
+    }
+
+    /// Units of a row.
+    pub(super) fn units(&self) -> u32 {
         self.cols.div_ceil(self.recipe.unit)
     }
 
@@ -193,6 +199,28 @@ impl GpuMatrix {
                 ..params
             };
             (params, [u64::from(rows).div_ceil(tuning.rows_per_workgroup()), 0, u64::from(stack.count)])
+        })
+    }
+
+    /// The product over the rows or units that `listed` holds, as `flag` says
+    /// (`sparse_gemv`).
+    pub(super) fn listed_gemv(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        flag: &'static str,
+        listed: &wgpu::Buffer,
+    ) -> Result<Vec<Step>> {
+        if self.pieces.len() > 1 {
+            return Err(gpu.error("a sparse matrix is larger than a binding"));
+        }
+        let tuning = self.tuning(x.math);
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
+        tail.push((read(7), Span::from(listed)));
+        self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
+            let params = Params { share: 1, ..params };
+            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
     }
 

@@ -29,6 +29,9 @@ mod sample;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod sparse;
+#[cfg(test)]
+mod sparse_tests;
 #[cfg(test)]
 mod tests;
 mod tuning;

@@ -78,7 +78,7 @@ impl Case {
     }
 
     /// `W x` in f64.
-    fn product(&self, x: &[f64]) -> Vec<f64> {
+    pub(super) fn product(&self, x: &[f64]) -> Vec<f64> {
         let rows = self.decoded.chunks(self.sample.matrix.cols as usize);
         rows.map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
     }
@@ -98,7 +98,7 @@ fn uneven(values: &mut [f32], cols: usize) {
 /// `|y - W x|` over the larger of `|W x|` and what that is on average over the
 /// signs of `x`, `|W| |x| / sqrt(cols)` (a single product may cancel by chance);
 /// infinite if a number is not finite.
-fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
+pub(super) fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
     let want = case.product(x);
     assert_eq!(y.len(), want.len());
     let difference: f64 = y.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
@@ -110,7 +110,7 @@ fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
 
 /// The inputs on the device, prepared, and as the kernels of their form see
 /// them.
-fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64>>) {
+pub(super) fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64>>) {
     let count = x.len() / width;
     let input = Input::new(gpu, math, width as u32, count as u32).unwrap();
     let stride = input.stride as usize;
@@ -147,7 +147,7 @@ fn whole_numbers(gpu: &Gpu, input: &Input, length: usize) -> Vec<f64> {
 
 /// Largest relative error: of halves against the exact product, else against
 /// the product of the inputs as rounded.
-fn bound(math: Math) -> f64 {
+pub(super) fn bound(math: Math) -> f64 {
     match math {
         Math::F32 | Math::I8 | Math::I24 => 1e-6,
         Math::F16 => 2e-3,
@@ -177,7 +177,7 @@ const SHAPES: [(usize, usize); 7] =
 
 /// Layouts of each codec that its kernels tell apart, with a factor for the
 /// weights that brings forth wide scales.
-fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
+pub(super) fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
     let none = EncodeOptions::NONE;
     match id {
         CodecId::Q8 => vec![(none, 1.0), (none, 1e9)],
@@ -203,7 +203,7 @@ fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
     }
 }
 
-fn maths(id: CodecId) -> Vec<Math> {
+pub(super) fn maths(id: CodecId) -> Vec<Math> {
     let gpu_codec = gpu_codec(id).unwrap();
     std::iter::once(Math::F32).chain(gpu_codec.forms.iter().copied()).collect()
 }
