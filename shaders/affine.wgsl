@@ -9,6 +9,13 @@ struct Block { codes: Codes, scales: Scales }
 
 fn load(row: u32, unit: u32) -> Block { return Block(load_codes(row, unit), scales(row, unit)); }
 
+//: if HEADS
+// The unit `k` behind `first`, under their superblock's head.
+fn load_under(h: Head, row: u32, first: u32, k: u32) -> Block {
+  return Block(load_codes(row, first + k), scales_under(h, (first & 7u) + k));
+}
+//: end
+
 //: if WEIGHTS
 fn weights(b: Block) -> array<vec4<f32>, 8> {
   let q = quads(b.codes);

@@ -8,7 +8,9 @@
 //
 // WG invocations form groups of LANES, each with ROWS rows. The lanes of a
 // group stride through the row's units of UNIT columns; a unit's input is read
-// once for all ROWS rows, and UNROLL units are under way at a time.
+// once for all ROWS rows, and UNROLL units are under way at a time: LANES apart,
+// or with NEIGHBOURS one behind the other, which lets them share what a codec
+// stores for several (HEADS: `head(row, unit)` and `load_under`).
 //
 // The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`.
 
@@ -96,6 +98,33 @@ fn main(
 //: end
   var sum$r = 0.0;
 //: end
+//: if NEIGHBOURS
+  let runs = units / UNROLL;
+  for (var run = lane; run < runs; run += LANES) {
+    let at = run * UNROLL;
+//: if HEADS
+//: each r ROWS
+    let head$r = head(row$r, at);
+//: end
+//: end
+//: each k UNROLL
+//: each r ROWS
+//: if HEADS
+    let w$k_$r = load_under(head$r, row$r, at, $ku);
+//: else
+    let w$k_$r = load(row$r, at + $ku);
+//: end
+//: end
+//: end
+//: each k UNROLL
+    let x$k = load_x(x_first + at + $ku);
+//: each r ROWS
+    sum$r += dot_block(w$k_$r, x$k);
+//: end
+//: end
+  }
+  var i = runs * UNROLL + lane;
+//: else
   var i = lane;
   for (; i + (UNROLL - 1u) * LANES < units; i += UNROLL * LANES) {
 //: each k UNROLL
@@ -111,6 +140,7 @@ fn main(
 //: end
 //: end
   }
+//: end
   for (; i < units; i += LANES) {
     let unit = unit_of(i);
 //: each r ROWS

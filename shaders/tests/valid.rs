@@ -19,9 +19,9 @@ const FORMS: &[&str] = &["F16", "I8", "I24"];
 /// Layouts of the integer codecs.
 const INTEGER: &[&[&str]] = &[
     &[],
-    &["ALIGNED"],
+    &["ALIGNED", "HEADS"],
     &["FINE", "HALVES"],
-    &["FINE", "HALVES", "ALIGNED"],
+    &["FINE", "HALVES", "ALIGNED", "HEADS"],
     &["PLAIN"],
     &["PLAIN", "HALVES"],
     &["PLAIN", "WIDE"],
@@ -116,7 +116,14 @@ fn cases() -> Vec<(&'static str, Options)> {
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
                     for out in
-                        [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"], &["LISTED_ROWS"], &["LISTED_UNITS"]]
+                        [
+                            &[][..],
+                            &["BIAS", "ACCUMULATE"],
+                            &["EXPERTS"],
+                            &["NEIGHBOURS"],
+                            &["LISTED_ROWS"],
+                            &["LISTED_UNITS"],
+                        ]
                     {
                         let options = flags(flags(shaped.clone(), sums), out);
                         let options = form.iter().fold(options, |o, f| o.flag(f));

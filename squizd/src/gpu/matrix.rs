@@ -6,7 +6,7 @@ use super::input::Input;
 use super::math::Math;
 use super::pipeline::{Port, Span, read, write};
 use super::record::{Step, over_two};
-use super::tuning::{Tuning, gemv_tuning};
+use super::tuning::{Kind, Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
 use squizd_shaders::Options;
@@ -154,6 +154,11 @@ impl GpuMatrix {
         self.recipe.unit == 32
     }
 
+    /// Input width.
+    pub(super) fn cols(&self) -> u32 {
+        self.cols
+    }
+
     /// Columns of a unit.
     pub(super) fn unit(&self) -> u32 {
         self.recipe.unit
@@ -187,7 +192,7 @@ impl GpuMatrix {
             return Err(gpu.error("a stack of experts is larger than a binding"));
         }
         let rows = stack.expert_rows;
-        let tuning = gemv_tuning(self.effective(x.math), self.recipe.unit, rows, self.units());
+        let tuning = gemv_tuning(self.kind(), self.effective(x.math), rows, self.units());
         let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
         tail.push((read(7), Span::from(stack.experts)));
         self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
@@ -215,7 +220,7 @@ impl GpuMatrix {
         if self.pieces.len() > 1 {
             return Err(gpu.error("a sparse matrix is larger than a binding"));
         }
-        let tuning = self.tuning(x.math);
+        let tuning = self.tuning(x.math).apart();
         let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
         tail.push((read(7), Span::from(listed)));
         self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
@@ -230,7 +235,12 @@ impl GpuMatrix {
 
     /// The shape of the workgroups for inputs prepared as `math`.
     pub(super) fn tuning(&self, math: Math) -> Tuning {
-        gemv_tuning(self.effective(math), self.recipe.unit, self.rows, self.units())
+        gemv_tuning(self.kind(), self.effective(math), self.rows, self.units())
+    }
+
+    /// What tunings are found by.
+    pub(super) fn kind(&self) -> Kind {
+        Kind::of(self.codec.gemv, &self.recipe.options, self.recipe.unit)
     }
 
     /// The same as `tuning` says.

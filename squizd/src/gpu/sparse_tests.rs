@@ -102,14 +102,11 @@ fn every_codec_skips_rows_and_columns() {
     let Some(gpu) = gpu() else { return };
     for gpu_codec in GPU_CODECS {
         let codec = codec(gpu_codec.id).unwrap();
-        for (options, factor) in layouts(gpu_codec.id).into_iter().take(3) {
-            for (rows, cols) in [(70, 96), (37, 1120), (9, 2304)] {
+        for (options, factor) in layouts(gpu_codec.id).into_iter().take(2) {
+            for (rows, cols) in [(70, 96), (9, 2304)] {
                 let case = Case::new(codec, rows, cols, factor, options);
                 let matrix = case.load(gpu);
-                for math in maths(gpu_codec.id) {
-                    if math == Math::F16 && !gpu.abilities().f16 {
-                        continue;
-                    }
+                for math in maths(gpu_codec.id).into_iter().filter(|m| [Math::F32, Math::I8].contains(m)) {
                     check(gpu, &case, &matrix, math, Axis::Rows);
                     check(gpu, &case, &matrix, math, Axis::Columns);
                 }

@@ -4,7 +4,7 @@ use super::codec::{GPU_CODECS, gpu_codec};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
-use super::matrix::{GpuMatrix, Output};
+use super::matrix::{GpuMatrix, Output, Stack};
 use super::pipeline::Span;
 use super::sample::{Sample, gaussian};
 use super::tuning::Tuning;
@@ -226,15 +226,54 @@ fn every_gemv_agrees_with_the_decoder() {
     }
 }
 
+/// Products of stacked matrices with one input for two of them.
+#[test]
+fn every_stack_of_experts_agrees_with_the_decoder() {
+    let Some(gpu) = gpu() else { return };
+    let (expert_rows, experts, cols) = (21, 4, 352);
+    let chosen = [2u32, 0, 3, 3];
+    for gpu_codec in GPU_CODECS {
+        let stacked =
+            Case::new(codec(gpu_codec.id).unwrap(), experts * expert_rows, cols, 1.0, EncodeOptions::NONE);
+        let matrix = stacked.load(gpu);
+        for math in maths(gpu_codec.id).into_iter().filter(|m| *m != Math::F16 || gpu.abilities().f16) {
+            let (input, seen) = inputs(gpu, math, cols, &gaussian(2 * cols, 9));
+            let list = gpu.upload(&chosen.map(u32::to_le_bytes).concat(), &mut |_| {}).unwrap();
+            let stack = Stack { expert_rows: expert_rows as u32, experts: &list, count: 4, share: 2 };
+            let stride = expert_rows + 3;
+            let y = gpu.storage(4 * 4 * stride as u64).unwrap();
+            let out = Output::to(&y, stride as u32);
+            gpu.submit(&matrix.expert_gemv(gpu, &input, out, stack).unwrap());
+            let y = gpu.read_f32(&y, 4 * stride).unwrap();
+            for (i, (y, expert)) in y.chunks(stride).zip(chosen).enumerate() {
+                let first = expert as usize * expert_rows;
+                let decoded = stacked.decoded[first * cols..][..expert_rows * cols].to_vec();
+                let case = Case { sample: stacked.sample.clone(), decoded };
+                let error = relative_error(&y[..expert_rows], &case, &seen[i / 2]);
+                assert!(error <= bound(math), "{} {math}, output {i}: {error:e}", gpu_codec.id);
+            }
+        }
+    }
+}
+
 /// Every way to sum over lanes, and every shape of a workgroup.
 #[test]
 fn every_tuning_gives_the_same() {
     let Some(gpu) = gpu() else { return };
     let case = Case::new(codec(CodecId::INT4).unwrap(), 37, 1056, 1.0, EncodeOptions::NONE);
+    let whole = Case::new(codec(CodecId::INT3).unwrap(), 21, 1280, 1.0, EncodeOptions::NONE);
+    let shapes = [(1, 2), (2, 4), (1, 8), (3, 2)];
+    for case in [&case, &whole] {
+        for (lanes, (rows, unroll)) in [8, 4, 2, 64].into_iter().zip(shapes) {
+            let tuning = Tuning { workgroup: 64, lanes, rows, unroll, neighbours: true };
+            check_gemv(gpu, case, Math::F32, Some(tuning));
+            check_gemv(gpu, case, Math::I8, Some(tuning));
+        }
+    }
     for (workgroup, lanes) in [(64, 1), (64, 2), (64, 4), (64, 8), (64, 32), (64, 64), (256, 128), (256, 256)]
     {
         for (rows, unroll) in [(1, 1), (4, 2), (3, 1)] {
-            check_gemv(gpu, &case, Math::F32, Some(Tuning { workgroup, lanes, rows, unroll }));
+            check_gemv(gpu, &case, Math::F32, Some(Tuning { workgroup, lanes, rows, unroll, neighbours: false }));
         }
     }
 }

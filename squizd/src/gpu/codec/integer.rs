@@ -69,7 +69,7 @@ fn describe(tensor: &Tensor<'_>, bits: u32) -> Recipe {
                 options = options.flag("FINE").flag("HALVES");
             }
             if tensor.matrix.cols.is_multiple_of(256) {
-                options = options.flag("ALIGNED");
+                options = options.flag("ALIGNED").flag("HEADS");
             }
         }
     }
