@@ -115,16 +115,14 @@ fn cases() -> Vec<(&'static str, Options)> {
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
-                    for out in
-                        [
-                            &[][..],
-                            &["BIAS", "ACCUMULATE"],
-                            &["EXPERTS"],
-                            &["NEIGHBOURS"],
-                            &["LISTED_ROWS"],
-                            &["LISTED_UNITS"],
-                        ]
-                    {
+                    for out in [
+                        &[][..],
+                        &["BIAS", "ACCUMULATE"],
+                        &["EXPERTS"],
+                        &["NEIGHBOURS"],
+                        &["LISTED_ROWS"],
+                        &["LISTED_UNITS"],
+                    ] {
                         let options = flags(flags(shaped.clone(), sums), out);
                         let options = form.iter().fold(options, |o, f| o.flag(f));
                         if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {

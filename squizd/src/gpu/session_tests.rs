@@ -32,14 +32,7 @@ fn greedy_cpu(model: &Model<'_>, prompt: &[u32], count: usize) -> Vec<u32> {
 #[test]
 fn tiny_text_and_logits_are_those_of_the_cpu() {
     let trained = Trained::tiny();
-    let codecs = [
-        CodecId::Q8,
-        CodecId::INT4,
-        CodecId::INT3,
-        CodecId::INT2,
-        CodecId::MXFP4,
-        CodecId::HYBRID,
-    ];
+    let codecs = [CodecId::Q8, CodecId::INT4, CodecId::INT3, CodecId::INT2, CodecId::MXFP4, CodecId::HYBRID];
     for codec in std::iter::once(None).chain(codecs.map(Some)) {
         let weights = codec.map(|c| trained.weights.encoded(c));
         let weights = weights.as_ref().unwrap_or(&trained.weights);

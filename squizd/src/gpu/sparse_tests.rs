@@ -141,8 +141,7 @@ fn inactive_bytes_do_not_matter() {
         }
         let spoilt = Case { sample: spoilt, decoded: case.decoded.clone() };
         let buffer = gpu.upload(&spoilt.sample.data, &mut |_| {}).unwrap();
-        let matrix =
-            GpuMatrix::new(gpu, CodecId::INT4, &spoilt.sample.view(), &Span::from(&buffer)).unwrap();
+        let matrix = GpuMatrix::new(gpu, CodecId::INT4, &spoilt.sample.view(), &Span::from(&buffer)).unwrap();
         let clusters = Clusters::new(gpu, &boundaries).unwrap();
         clusters.set(gpu, &mask);
         let (listed, list) = clusters.list(gpu, &matrix, axis).unwrap();

@@ -136,9 +136,7 @@ fn whole_numbers(gpu: &Gpu, input: &Input, length: usize) -> Vec<f64> {
     let sums = gpu.read_f32(&input.sums, length / 8).unwrap();
     let value = |i: usize| {
         let (block, vector, byte) = (i / 32, i % 32 / 16, i % 16);
-        let at = |digit: usize| {
-            16 * (block / 8 * 16 * digits + (2 * digit + vector) * 8 + block % 8) + byte
-        };
+        let at = |digit: usize| 16 * (block / 8 * 16 * digits + (2 * digit + vector) * 8 + block % 8) + byte;
         let n = (0..digits).fold(0, |n, d| 256 * n + i32::from(coded[at(d)].cast_signed()));
         f64::from(n) * f64::from(sums[4 * block])
     };
@@ -273,7 +271,12 @@ fn every_tuning_gives_the_same() {
     for (workgroup, lanes) in [(64, 1), (64, 2), (64, 4), (64, 8), (64, 32), (64, 64), (256, 128), (256, 256)]
     {
         for (rows, unroll) in [(1, 1), (4, 2), (3, 1)] {
-            check_gemv(gpu, &case, Math::F32, Some(Tuning { workgroup, lanes, rows, unroll, neighbours: false }));
+            check_gemv(
+                gpu,
+                &case,
+                Math::F32,
+                Some(Tuning { workgroup, lanes, rows, unroll, neighbours: false }),
+            );
         }
     }
 }

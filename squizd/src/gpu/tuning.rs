@@ -97,7 +97,9 @@ pub(super) fn gemv_tuning(kind: Kind, math: Math, rows: u32, units: u32) -> Tuni
     let large = u64::from(rows) * u64::from(units) * u64::from(kind.unit) >= LARGE;
     TUNED
         .iter()
-        .find(|(kernel, layout, m, ..)| large && *kernel == kind.kernel && *layout == kind.layout && *m == math)
+        .find(|(kernel, layout, m, ..)| {
+            large && *kernel == kind.kernel && *layout == kind.layout && *m == math
+        })
         .map_or_else(
             || rule(math, kind.unit, rows, units),
             |(.., [workgroup, lanes, rows, unroll], neighbours)| Tuning {

@@ -20,8 +20,7 @@ pub(super) const HYBRID: GpuCodec = GpuCodec {
 fn describe(tensor: &Tensor<'_>) -> Result<Recipe> {
     let parts = hybrid_layout::parts(tensor.matrix)
         .ok_or_else(|| Error::invalid("a HYBRID tensor's sizes exceed 64 bits"))?;
-    let map =
-        Slot { offset: parts.map, row_stride: parts.map_stride, rows_per_run: hybrid_layout::STRIP };
+    let map = Slot { offset: parts.map, row_stride: parts.map_stride, rows_per_run: hybrid_layout::STRIP };
     let whole = |offset| Slot { offset, row_stride: 0, rows_per_run: 1 };
     let unit = libm::exp2f(f32::from(tensor.params[2].cast_signed()));
     Ok(Recipe {
