@@ -9,9 +9,9 @@
 @group(0) @binding(3) var<storage, read> code_plane: array<vec2<u32>>;
 //: use dots
 
-// Numbers of bfloat16 are `a` to `d`. Codes are in `a`: words of two-bit fields or
-// of nibbles, as NARROW rates and the others have them, and the bits above in `high`.
-struct Codes { a: vec4<u32>, high: u32, narrow: bool, centre: f32 }
+// Numbers of bfloat16 are `a` to `d`. Codes have their low bits in the nibbles of
+// `a` under `mask`, as INT4 has them, and the bit above in `high`, which counts `lift`.
+struct Codes { a: vec4<u32>, high: u32, mask: u32, lift: u32, centre: f32 }
 struct Block { codes: Codes, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>, brain: bool, scale: vec2<f32>, minus: vec2<f32> }
 
 // Units of 8 bytes of the blocks before a record's number `k`.
@@ -39,7 +39,10 @@ fn load(row: u32, unit: u32) -> Block {
 
   var b: Block;
   b.brain = rate > 3u;
-  b.codes.narrow = rate < 2u;
+  // Two bits and, at 3 bits, one above; or four bits and, at 5, one above.
+  let narrow = rate < 2u;
+  b.codes.mask = select(0x0f0f0f0fu, 0x03030303u, narrow);
+  b.codes.lift = select(16u, 4u, narrow);
   b.codes.centre = bitcast<f32>((128u + rate) << 23u);
   if (b.brain) {
     let begin = first + 8u * half;
@@ -48,13 +51,12 @@ fn load(row: u32, unit: u32) -> Block {
     b.c = vec4<u32>(code_plane[begin + 4u], code_plane[begin + 5u]);
     b.d = vec4<u32>(code_plane[begin + 6u], code_plane[begin + 7u]);
   } else {
-    let begin = first + select(2u * half, half, b.codes.narrow);
-    b.codes.a = vec4<u32>(code_plane[begin], 0u, 0u);
-    if (!b.codes.narrow) {
-      let more = code_plane[begin + 1u];
-      b.codes.a.z = more.x;
-      b.codes.a.w = more.y;
-    }
+    let begin = first + select(2u * half, half, narrow);
+    let words = code_plane[begin];
+    // Fields of two bits lie as nibbles do once the second is brought to the first's place.
+    var more = words >> vec2<u32>(2u);
+    if (!narrow) { more = code_plane[begin + 1u]; }
+    b.codes.a = vec4<u32>(words, more);
     if ((rate & 1u) == 1u) {
       let bits = code_plane[first + rate + 1u];
       b.codes.high = select(bits.x, bits.y, half == 1u);
@@ -76,9 +78,7 @@ fn load(row: u32, unit: u32) -> Block {
 
 // The codes of weights 4 i .. 4 i + 3.
 fn code_bytes(q: Codes, i: u32) -> u32 {
-  let wide = (select(q.a[i & 3u], q.a[i & 3u] >> 4u, i > 3u)) & 0x0f0f0f0fu;
-  let narrow = (q.a[i & 1u] >> ((i >> 1u) * 2u)) & 0x03030303u;
-  return select(wide, narrow, q.narrow) | (((q.high >> i) & 0x01010101u) << select(4u, 2u, q.narrow));
+  return ((q.a[i & 3u] >> ((i >> 2u) * 4u)) & q.mask) + ((q.high >> i) & 0x01010101u) * q.lift;
 }
 
 // Numbers 8 i .. 8 i + 7 of bfloat16 are in one vector.
