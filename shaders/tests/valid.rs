@@ -18,6 +18,20 @@ struct Codec {
 const CODED: &[(&str, u32)] =
     &[("CLUSTER", 8), ("SHARE", 128), ("HEIGHT", 16), ("RATE", 17), ("SPAN", 10), ("STREAM", 5)];
 
+const FORMS: &[&str] = &["F16", "I8", "I24"];
+
+/// Layouts of the integer codecs.
+const INTEGER: &[&[&str]] = &[
+    &[],
+    &["ALIGNED", "HEADS"],
+    &["FINE", "HALVES"],
+    &["FINE", "HALVES", "ALIGNED", "HEADS"],
+    &["PLAIN"],
+    &["PLAIN", "HALVES"],
+    &["PLAIN", "WIDE"],
+    &["PLAIN", "HALVES", "WIDE"],
+];
+
 const CODECS: &[Codec] = &[
     Codec {
         gemv: "zip_gemv",
@@ -56,16 +70,40 @@ const CODECS: &[Codec] = &[
         gemm: "fused_int4_gemm",
         rows: "int4_rows",
         unit: 32,
-        layouts: &[
-            &[],
-            &["ALIGNED"],
-            &["FINE", "HALVES"],
-            &["FINE", "HALVES", "ALIGNED"],
-            &["PLAIN"],
-            &["PLAIN", "HALVES"],
-            &["PLAIN", "WIDE"],
-        ],
-        forms: &["F16", "I8"],
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "int3_gemv",
+        gemm: "int3_gemm",
+        rows: "int3_rows",
+        unit: 32,
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "lut_int2_gemv",
+        gemm: "int2_gemm",
+        rows: "int2_rows",
+        unit: 32,
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "mxfp4_gemv",
+        gemm: "mxfp4_gemm",
+        rows: "mxfp4_rows",
+        unit: 32,
+        layouts: &[&[]],
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "hybrid_gemv",
+        gemm: "hybrid_gemm",
+        rows: "hybrid_rows",
+        unit: 32,
+        layouts: &[&[]],
+        forms: FORMS,
     },
     Codec {
         gemv: "q8_gemv",
@@ -73,7 +111,7 @@ const CODECS: &[Codec] = &[
         rows: "q8_rows",
         unit: 32,
         layouts: &[&[], &["WIDE"]],
-        forms: &["I8"],
+        forms: FORMS,
     },
     Codec {
         gemv: "raw_gemv",
@@ -111,12 +149,23 @@ fn cases() -> Vec<(&'static str, Options)> {
                 all.push((codec.gemm, flags(base.clone().flag("WEIGHTS"), out)));
             }
             let shaped = base.with("WG", 64).with("LANES", 8).with("ROWS", 4).with("UNROLL", 2);
-            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS") } else { shaped };
+            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
-                    for out in [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"]] {
+                    for out in [
+                        &[][..],
+                        &["BIAS", "ACCUMULATE"],
+                        &["EXPERTS"],
+                        &["NEIGHBOURS"],
+                        &["LISTED_ROWS"],
+                        &["LISTED_UNITS"],
+                    ] {
                         let options = flags(flags(shaped.clone(), sums), out);
-                        all.push((codec.gemv, form.iter().fold(options, |o, f| o.flag(f))));
+                        let options = form.iter().fold(options, |o, f| o.flag(f));
+                        if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {
+                            all.push(("sparse_gemv", options.clone()));
+                        }
+                        all.push((codec.gemv, options));
                     }
                 }
             }
@@ -136,11 +185,12 @@ fn cases() -> Vec<(&'static str, Options)> {
                 &["INVERSE", "TAIL", "IN_PLACE"],
             ],
         ),
-        ("prepare", &[&[], &["I8"], &["HALVES_OUT"]]),
-        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
+        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
         ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("active", &[&[]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),
         ("argmax", &[&[]]),

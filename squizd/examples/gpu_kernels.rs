@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! cargo build --release -p squizd --features gpu --example gpu_kernels
-//! target/release/examples/gpu_kernels [--json] [--small] [--tune] [--codec NAME]... [--shape ROWSxCOLS]...
+//! target/release/examples/gpu_kernels [--json] [--small] [--tune] [--sparse] [--codec NAME]... [--shape ROWSxCOLS]...
 //! ```
 //! `SQUIZD_ADAPTER` picks an adapter by a part of its name. The binary needs the
 //! Vulkan loader (`libvulkan.so.1`) and a driver, nothing else.
 
-use squizd::gpu::{Gpu, bench};
+use squizd::gpu::Gpu;
+use squizd::gpu::bench::{self, KernelResult};
+use std::collections::BTreeMap;
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -19,8 +21,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--json" => json = true,
-            "--small" => plan = bench::Plan { tune: plan.tune, ..bench::Plan::small() },
+            "--small" => plan = bench::Plan { tune: plan.tune, sparse: plan.sparse, ..bench::Plan::small() },
             "--tune" => plan.tune = true,
+            "--sparse" => plan.sparse = true,
             "--codec" => plan.codecs.push(value()?),
             "--shape" => {
                 let text = value()?;
@@ -60,6 +63,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             );
         }
     })?;
+    if !json && plan.tune {
+        println!("\nThe table of squizd/src/gpu/tuning.rs, each of the largest matrix:\n");
+        let mut best: BTreeMap<(&str, &str), &KernelResult> = BTreeMap::new();
+        for r in results.iter().filter(|r| r.tuned.is_some()) {
+            let kept = best.entry((&r.codec, &r.math)).or_insert(r);
+            if r.rows * r.cols > kept.rows * kept.cols {
+                *kept = r;
+            }
+        }
+        for line in best.values().filter_map(|r| r.tuned.as_deref()) {
+            println!("{line}");
+        }
+    }
     if json {
         let all = serde_json::json!({ "schema_version": 1, "ceilings": ceilings, "kernels": results });
         println!("{all:#}");

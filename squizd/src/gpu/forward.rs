@@ -2,7 +2,6 @@
 
 use super::device::Gpu;
 use super::input::Input;
-use super::math::Math;
 use super::matrix::{Output, Stack};
 use super::model::{GpuLayer, GpuLinear, GpuModel, Router};
 use super::pipeline::{Port, Span, read, write};
@@ -573,15 +572,11 @@ enum NormTo<'a> {
 
 /// The options and ports with which a kernel writes an input's coded form.
 fn emit_to(input: &Input, options: Options, ports: &mut Vec<(Port, Span)>) -> Options {
+    ports.extend([(write(4), Span::from(&input.coded)), (write(5), Span::from(&input.sums))]);
     let options = options.flag("EMIT");
-    if input.math != Math::F32 {
-        ports.push((write(4), Span::from(&input.coded)));
-    }
-    ports.push((write(5), Span::from(&input.sums)));
-    match input.math {
-        Math::F32 => options,
-        Math::F16 => options.flag("HALVES_OUT"),
-        Math::I8 => options.flag("I8"),
+    match input.math.emitted() {
+        Some(flag) => options.flag(flag),
+        None => options,
     }
 }
 

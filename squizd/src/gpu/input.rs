@@ -14,6 +14,9 @@ use zerocopy::{Immutable, IntoBytes};
 /// Invocations of a workgroup of `prepare`.
 const WORKGROUP: u64 = 64;
 
+/// Values of a tile of the coded form (`input.wgsl`).
+const TILE: u64 = 256;
+
 /// Vectors of one width as kernels read them: floats, padded with zeros to a
 /// multiple of 32, and what `prepare` makes of them.
 #[derive(Clone, Debug)]
@@ -25,7 +28,7 @@ pub(super) struct Input {
     pub(super) count: u32,
     /// The floats.
     pub(super) values: wgpu::Buffer,
-    /// Halves or bytes; the floats again for [`Math::F32`].
+    /// The form of `math`, blocks of 32 in tiles of eight.
     pub(super) coded: wgpu::Buffer,
     /// Scale and sums of each block of 32.
     pub(super) sums: wgpu::Buffer,
@@ -44,14 +47,15 @@ impl Input {
     pub(super) fn new(gpu: &Gpu, math: Math, width: u32, count: u32) -> Result<Self> {
         let stride = width.next_multiple_of(32);
         let length = u64::from(stride) * u64::from(count);
-        let values = gpu.storage(4 * length)?;
-        let coded = match math {
-            Math::F32 => values.clone(),
-            Math::F16 => gpu.storage(2 * length)?,
-            Math::I8 => gpu.storage(length)?,
-        };
-        let (sums, rotated) = (gpu.storage(length / 2)?, RefCell::default());
-        Ok(Self { math, stride, count, values, coded, sums, rotated })
+        Ok(Self {
+            math,
+            stride,
+            count,
+            values: gpu.storage(4 * length)?,
+            coded: gpu.storage(math.bytes() * length.next_multiple_of(TILE))?,
+            sums: gpu.storage(length / 2)?,
+            rotated: RefCell::default(),
+        })
     }
 
     /// Makes, of the floats of the first `count` vectors, what `matrices` take
@@ -97,19 +101,11 @@ impl Input {
     /// Makes the coded form and the sums from the floats.
     pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Step> {
         let mut options = Options::default().with("WG", WORKGROUP as u32);
-        let mut ports = vec![read(0), write(5)];
-        let mut spans = vec![Span::from(&self.values), Span::from(&self.sums)];
-        if let Some(flag) = self.math.flag() {
+        if let Some(flag) = self.math.emitted() {
             options = options.flag(flag);
-            ports.insert(1, write(4));
-            spans.insert(1, Span::from(&self.coded));
         }
-        // The shader packs halves; it computes with none.
-        if self.math == Math::F16 {
-            options.flags.retain(|f| *f != "F16");
-            options = options.flag("HALVES_OUT");
-        }
-        let pipeline = gpu.pipeline("prepare", &options, &ports)?;
+        let spans = [Span::from(&self.values), Span::from(&self.coded), Span::from(&self.sums)];
+        let pipeline = gpu.pipeline("prepare", &options, &[read(0), write(4), write(5)])?;
         let length = self.stride * self.count;
         Step::new(
             gpu,

@@ -8,7 +8,7 @@ use super::pipeline::{Port, Span, read, write};
 use super::record::{Step, over_two};
 use super::rotation::Rotation;
 use super::shares;
-use super::tuning::{Tuning, gemv_tuning};
+use super::tuning::{Kind, Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
 use squizd_shaders::Options;
@@ -160,6 +160,12 @@ impl GpuMatrix {
         if able && self.codec.forms.contains(&wanted) { wanted } else { Math::F32 }
     }
 
+    /// Whether rows and units can be left out: where a lane takes whole units, of
+    /// columns that are the input's own.
+    pub(super) fn skips(&self) -> bool {
+        self.recipe.options.constant("SHARE").is_none() && self.rotation.is_none()
+    }
+
     /// The rotation that inputs take before.
     pub(super) fn rotation(&self) -> Option<&Rotation> {
         self.rotation.as_ref()
@@ -170,7 +176,18 @@ impl GpuMatrix {
         self.recipe.unit == 32
     }
 
-    fn units(&self) -> u32 {
+    /// Input width.
+    pub(super) fn cols(&self) -> u32 {
+        self.cols
+    }
+
+    /// Columns of a unit.
+    pub(super) fn unit(&self) -> u32 {
+        self.recipe.unit
+    }
+
+    /// Units of a row.
+    pub(super) fn units(&self) -> u32 {
         self.cols.div_ceil(self.recipe.unit)
     }
 
@@ -227,6 +244,31 @@ impl GpuMatrix {
         })
     }
 
+    /// The product over the rows or units that `listed` holds, as `flag` says
+    /// (`sparse_gemv`).
+    pub(super) fn listed_gemv(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        flag: &'static str,
+        listed: &wgpu::Buffer,
+    ) -> Result<Vec<Step>> {
+        if self.pieces.len() > 1 {
+            return Err(gpu.error("a sparse matrix is larger than a binding"));
+        }
+        if !self.skips() {
+            return Err(gpu.error(format!("{} skips nothing", self.codec.gemv)));
+        }
+        let tuning = self.tuning(x.math).apart();
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
+        tail.push((read(7), Span::from(listed)));
+        self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
+            let params = Params { share: 1, ..params };
+            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
+        })
+    }
+
     fn effective(&self, math: Math) -> Math {
         if self.codec.forms.contains(&math) { math } else { Math::F32 }
     }
@@ -238,7 +280,12 @@ impl GpuMatrix {
 
     fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
         shares::tuning(&self.recipe, rows, self.turns())
-            .unwrap_or_else(|| gemv_tuning(self.effective(math), self.recipe.unit, rows, self.units()))
+            .unwrap_or_else(|| gemv_tuning(self.kind(), self.effective(math), rows, self.units()))
+    }
+
+    /// What tunings are found by.
+    pub(super) fn kind(&self) -> Kind {
+        Kind::of(self.codec.gemv, &self.recipe.options, self.recipe.unit)
     }
 
     /// The same as `tuning` says.
@@ -269,10 +316,13 @@ impl GpuMatrix {
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
-        let math = self.effective(x.math);
-        let coded = math != Math::F32;
-        if let Some(flag) = math.flag() {
-            options = options.flag(flag);
+        // Codecs without the input's form read its floats.
+        let coded = self.blocks() && self.effective(x.math) == x.math;
+        if coded {
+            options = options.flag("TILED");
+            if let Some(flag) = x.math.flag() {
+                options = options.flag(flag);
+            }
         }
         let options = shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities());
         let values = if coded { x.coded.clone() } else { x.floats(gpu, self)? };

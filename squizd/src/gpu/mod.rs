@@ -33,6 +33,9 @@ mod session;
 #[cfg(test)]
 mod session_tests;
 mod shares;
+mod sparse;
+#[cfg(test)]
+mod sparse_tests;
 #[cfg(test)]
 mod tests;
 mod tuning;

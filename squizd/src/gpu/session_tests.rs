@@ -32,8 +32,18 @@ fn greedy_cpu(model: &Model<'_>, prompt: &[u32], count: usize) -> Vec<u32> {
 #[test]
 fn tiny_text_and_logits_are_those_of_the_cpu() {
     let trained = Trained::tiny();
-    let codecs =
-        [CodecId::INT4, CodecId::Q8, CodecId::ZPLANES, CodecId::TCA_TBE, CodecId::SQINT2, CodecId::ASTC];
+    let codecs = [
+        CodecId::Q8,
+        CodecId::INT4,
+        CodecId::INT3,
+        CodecId::INT2,
+        CodecId::MXFP4,
+        CodecId::HYBRID,
+        CodecId::ZPLANES,
+        CodecId::TCA_TBE,
+        CodecId::SQINT2,
+        CodecId::ASTC,
+    ];
     for codec in std::iter::once(None).chain(codecs.map(Some)) {
         let weights = codec.map(|c| trained.weights.encoded(c));
         let weights = weights.as_ref().unwrap_or(&trained.weights);
@@ -92,7 +102,7 @@ fn rounded_inputs_cost_what_they_should() {
         Some(session.logits_mut().to_vec())
     };
     let Some(exact) = by_steps(Math::F32) else { return };
-    for (math, bound) in [(Math::I8, 0.5), (Math::F16, 0.05)] {
+    for (math, bound) in [(Math::I8, 0.5), (Math::F16, 0.05), (Math::I24, 2e-4)] {
         if math == Math::F16 && !gpu().is_some_and(|g| g.abilities().f16) {
             continue;
         }

@@ -16,7 +16,7 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
         // Strips are few: a workgroup for each, unless rows are short.
         let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
         let lanes = turns.div_ceil(4).next_power_of_two().clamp(8, widest);
-        return Some(Tuning { workgroup: lanes.max(64), lanes, rows: height, unroll: 1 });
+        return Some(Tuning { workgroup: lanes.max(64), lanes, rows: height, unroll: 1, neighbours: false });
     }
     let lanes = recipe.options.constant("CLUSTER")?;
     // A workgroup fetches the input once: a large one, if there are enough.
@@ -25,7 +25,7 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
         2048..4096 => 128,
         _ => WIDEST,
     };
-    Some(Tuning { workgroup, lanes, rows: 1, unroll: 1 })
+    Some(Tuning { workgroup, lanes, rows: 1, unroll: 1, neighbours: false })
 }
 
 /// Tunings to try; none for codecs whose lanes take units.
@@ -36,9 +36,9 @@ pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
     for workgroup in workgroups {
         if let Some(rows) = recipe.height() {
             let lanes = [8, 16, 32, 64, 128, 256].into_iter().filter(|l| *l <= workgroup);
-            all.extend(lanes.map(|lanes| Tuning { workgroup, lanes, rows, unroll: 1 }));
+            all.extend(lanes.map(|lanes| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false }));
         } else if let Some(lanes) = recipe.options.constant("CLUSTER") {
-            all.extend([1, 2, 4].map(|rows| Tuning { workgroup, lanes, rows, unroll: 1 }));
+            all.extend([1, 2, 4].map(|rows| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false }));
         }
     }
     all

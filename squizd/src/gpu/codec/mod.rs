@@ -8,7 +8,9 @@
 
 mod astc;
 mod forms;
+mod hybrid;
 mod integer;
+mod mxfp4;
 mod q8;
 mod raw;
 mod sqint2;
@@ -40,8 +42,21 @@ pub(super) struct GpuCodec {
 }
 
 /// Every codec with kernels, in wire order.
-pub(super) const GPU_CODECS: &[GpuCodec] =
-    &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::Q8, integer::INT4, astc::ASTC, zip::ZIP, sqint2::TRELLIS];
+pub(super) const GPU_CODECS: &[GpuCodec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    q8::Q8,
+    integer::INT4,
+    integer::INT3,
+    integer::INT2,
+    astc::ASTC,
+    zip::ZIP,
+    mxfp4::MXFP4,
+    hybrid::HYBRID,
+    sqint2::TRELLIS,
+];
 
 /// The kernels of a codec.
 pub(super) fn gpu_codec(id: CodecId) -> Option<&'static GpuCodec> {
