@@ -14,6 +14,10 @@ struct Codec {
     forms: &'static [&'static str],
 }
 
+/// Constants that some codecs' files ask for.
+const CODED: &[(&str, u32)] =
+    &[("CLUSTER", 8), ("SHARE", 128), ("HEIGHT", 16), ("RATE", 17), ("SPAN", 10), ("STREAM", 5)];
+
 const FORMS: &[&str] = &["F16", "I8", "I24"];
 
 /// Layouts of the integer codecs.
@@ -29,6 +33,38 @@ const INTEGER: &[&[&str]] = &[
 ];
 
 const CODECS: &[Codec] = &[
+    Codec {
+        gemv: "zip_gemv",
+        gemm: "zip_gemm",
+        rows: "zip_rows",
+        unit: 8,
+        layouts: &[&[], &["ALIGNED"], &["ALIGNED", "PREFIX"], &["PREFIX"]],
+        forms: &[],
+    },
+    Codec {
+        gemv: "sqint2_gemv",
+        gemm: "sqint2_gemm",
+        rows: "sqint2_rows",
+        unit: 8,
+        layouts: &[&[], &["WIDE"], &["WHOLE", "PAIRS"], &["ODD"]],
+        forms: &[],
+    },
+    Codec {
+        gemv: "nf2_gemv",
+        gemm: "nf2_gemm",
+        rows: "nf2_rows",
+        unit: 8,
+        layouts: &[&[], &["WIDE"]],
+        forms: &[],
+    },
+    Codec {
+        gemv: "astc_gemv",
+        gemm: "astc_gemm",
+        rows: "astc_rows",
+        unit: 8,
+        layouts: &[&[], &["COLUMNS"]],
+        forms: &[],
+    },
     Codec {
         gemv: "fused_int4_gemv",
         gemm: "fused_int4_gemm",
@@ -106,6 +142,7 @@ fn cases() -> Vec<(&'static str, Options)> {
     for codec in CODECS {
         for layout in codec.layouts {
             let base = Options::default().with("VECTORS", codec.unit / 4).with("GROUP", 32).with("BYTES", 2);
+            let base = CODED.iter().fold(base, |base, (name, value)| base.with(name, *value));
             let base = flags(base, layout);
             all.push((codec.rows, base.clone().with("WG", 64).flag("WEIGHTS")));
             for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
@@ -135,7 +172,19 @@ fn cases() -> Vec<(&'static str, Options)> {
         }
     }
     let base = Options::default().with("WG", 64).with("DIM", 64).with("QUADS", 16).with("EXPERTS", 8);
+    let base = base.with("LOG", 5).with("BLOCK", 32).with("SPACE", 4096);
     let others: &[(&str, &[&[&str]])] = &[
+        (
+            "rotate",
+            &[
+                &["MAIN"],
+                &["MAIN", "TAIL", "ODD"],
+                &["TAIL", "IN_PLACE"],
+                &["INVERSE", "MAIN", "IN_PLACE"],
+                &["INVERSE", "MAIN", "TAIL", "IN_PLACE"],
+                &["INVERSE", "TAIL", "IN_PLACE"],
+            ],
+        ),
         ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
         ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),

@@ -270,6 +270,7 @@ impl Forward {
         let emit = n == 1 && model.blocks;
         steps.push(self.norm(model, &b.x, &layer.attn_norm, NormTo::Input(&b.normed, emit), 0, n)?);
         let kv_stride = narrow(model.model.key_width())?;
+        steps.extend(b.normed.rotate(gpu, [&layer.q, &layer.k, &layer.v].map(|l| &l.matrix), n)?);
         for (linear, y, stride) in
             [(&layer.q, &b.q, b.attended.stride), (&layer.k, &b.k, kv_stride), (&layer.v, &b.v, kv_stride)]
         {
@@ -370,6 +371,7 @@ impl Forward {
             outputs = n * router.active;
             self.route(model, router, experts, n, steps)?;
         }
+        steps.extend(b.normed.rotate(gpu, [&layer.gate.matrix, &layer.up.matrix], n)?);
         for (linear, y) in [(&layer.gate, &b.gate), (&layer.up, &b.up)] {
             let Some((router, experts)) = routed else {
                 steps.extend(product(gpu, linear, &b.normed, n, y, b.gated.stride, false)?);
@@ -411,6 +413,7 @@ impl Forward {
             share: 1,
         };
         let out = Output::to(&experts.results, b.normed.stride);
+        steps.extend(b.gated.rotate(gpu, [&layer.down.matrix], outputs)?);
         steps.extend(layer.down.matrix.expert_gemv(gpu, &b.gated, out, stack)?);
         let ports = [
             (read(0), Span::from(&experts.results)),
@@ -435,6 +438,7 @@ impl Forward {
     ) -> Result<()> {
         let gpu = &model.gpu;
         let count = router.matrix.rows();
+        steps.extend(self.buffers.normed.rotate(gpu, [&router.matrix], n)?);
         let out = Output::to(&experts.scores, count);
         steps.extend(match n {
             1 => router.matrix.gemv(gpu, &self.buffers.normed, out)?,
@@ -466,6 +470,7 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let b = &self.buffers;
+        steps.extend(x.rotate(&model.gpu, [&linear.matrix], n)?);
         let Some(gain) = gain else {
             steps.extend(product(&model.gpu, linear, x, n, &b.x, b.normed.stride, true)?);
             return Ok(());
@@ -486,6 +491,7 @@ impl Forward {
         let vocab = narrow(model.model.vocab_size())?;
         let bias = model.output.as_ref().and_then(|o| o.bias.as_ref());
         let out = Output { bias, ..Output::to(&b.logits, vocab) };
+        steps.extend(b.last.rotate(gpu, [model.head()], count)?);
         steps.extend(match count {
             1 => model.head().gemv(gpu, &b.last, out)?,
             _ => model.head().gemm(gpu, &b.last, count, out)?,

@@ -2,10 +2,13 @@
 
 use super::device::Gpu;
 use super::math::Math;
+use super::matrix::GpuMatrix;
 use super::pipeline::{Span, read, write};
 use super::record::Step;
+use super::rotation::RotationKey;
 use crate::Result;
 use squizd_shaders::Options;
+use std::cell::RefCell;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Invocations of a workgroup of `prepare`.
@@ -29,6 +32,8 @@ pub(super) struct Input {
     pub(super) coded: wgpu::Buffer,
     /// Scale and sums of each block of 32.
     pub(super) sums: wgpu::Buffer,
+    /// The floats under the rotations that were asked for.
+    rotated: RefCell<Vec<(RotationKey, wgpu::Buffer)>>,
 }
 
 #[derive(Clone, Copy, IntoBytes, Immutable)]
@@ -49,7 +54,48 @@ impl Input {
             values: gpu.storage(4 * length)?,
             coded: gpu.storage(math.bytes() * length.next_multiple_of(TILE))?,
             sums: gpu.storage(length / 2)?,
+            rotated: RefCell::default(),
         })
+    }
+
+    /// Makes, of the floats of the first `count` vectors, what `matrices` take
+    /// under their rotations: each rotation once.
+    pub(super) fn rotate<'m>(
+        &self,
+        gpu: &Gpu,
+        matrices: impl IntoIterator<Item = &'m GpuMatrix>,
+        count: u32,
+    ) -> Result<Vec<Step>> {
+        let (mut steps, mut done) = (Vec::new(), Vec::new());
+        for rotation in matrices.into_iter().filter_map(GpuMatrix::rotation) {
+            if done.contains(&rotation.key) {
+                continue;
+            }
+            done.push(rotation.key);
+            let buffer = match self.rotated(rotation.key) {
+                Some(buffer) => buffer,
+                None => {
+                    let buffer = gpu.storage(4 * u64::from(self.stride) * u64::from(self.count))?;
+                    self.rotated.borrow_mut().push((rotation.key, buffer.clone()));
+                    buffer
+                }
+            };
+            steps.extend(rotation.forward(gpu, &self.values, &buffer, self.stride, count)?);
+        }
+        Ok(steps)
+    }
+
+    fn rotated(&self, key: RotationKey) -> Option<wgpu::Buffer> {
+        self.rotated.borrow().iter().find(|(k, _)| *k == key).map(|(_, buffer)| buffer.clone())
+    }
+
+    /// The floats as `matrix` takes them.
+    ///
+    /// # Errors
+    /// If [`Input::rotate`] was not asked for its rotation.
+    pub(super) fn floats(&self, gpu: &Gpu, matrix: &GpuMatrix) -> Result<wgpu::Buffer> {
+        let Some(rotation) = matrix.rotation() else { return Ok(self.values.clone()) };
+        self.rotated(rotation.key).ok_or_else(|| gpu.error("an input has not been rotated"))
     }
 
     /// Makes the coded form and the sums from the floats.

@@ -1,11 +1,13 @@
 //! Stored matrices on the device, and the products with them.
 
-use super::codec::{GpuCodec, Recipe, Tensor, gpu_codec};
+use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
 use super::pipeline::{Port, Span, read, write};
 use super::record::{Step, over_two};
+use super::rotation::Rotation;
+use super::shares;
 use super::tuning::{Kind, Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
@@ -102,24 +104,29 @@ pub(super) struct GpuMatrix {
     rows: u32,
     cols: u32,
     pieces: Vec<Piece>,
+    /// Tables of the codec, bound behind the slots.
+    tables: Option<wgpu::Buffer>,
+    /// What inputs take before.
+    rotation: Option<Rotation>,
 }
 
 impl GpuMatrix {
     /// The matrix of a tensor whose payload lies in `payload` (an offset that
     /// is a multiple of 256, and room up to the next multiple behind it).
     pub(super) fn new(gpu: &Gpu, id: CodecId, tensor: &Encoded<'_>, payload: &Span) -> Result<Self> {
-        Self::in_bindings_of(id, tensor, payload, gpu.abilities().max_binding)
+        Self::in_bindings_of(gpu, id, tensor, payload, gpu.abilities().max_binding)
     }
 
     /// The same with bindings of at most `limit` bytes.
     pub(super) fn in_bindings_of(
+        gpu: &Gpu,
         id: CodecId,
         tensor: &Encoded<'_>,
         payload: &Span,
         limit: u64,
     ) -> Result<Self> {
         let name = tensor.name;
-        let codec = gpu_codec(id)
+        let codec = kernels(id, tensor.params)
             .ok_or_else(|| Error::unsupported(format!("tensor {name}: codec {id} has no GPU kernels")))?;
         let tensor = Tensor::new(id, tensor)?;
         let recipe = (codec.describe)(&tensor)?;
@@ -129,7 +136,11 @@ impl GpuMatrix {
         let pieces = pieces(&tensor, &recipe, payload, limit).ok_or_else(|| {
             Error::unsupported(format!("tensor {name}: a row does not fit bindings of {limit} bytes"))
         })?;
-        Ok(Self { codec, recipe, rows, cols, pieces })
+        let tables = tables(id, tensor.params)
+            .map(|(name, make)| gpu.shared(name, || make(tensor.params)))
+            .transpose()?;
+        let rotation = rotation(id, &tensor).map(|r| Rotation::new(gpu, &r, cols)).transpose()?;
+        Ok(Self { codec, recipe, rows, cols, pieces, tables, rotation })
     }
 
     /// Output width.
@@ -147,6 +158,17 @@ impl GpuMatrix {
     pub(super) fn math(&self, gpu: &Gpu, wanted: Math) -> Math {
         let able = wanted != Math::F16 || gpu.abilities().f16;
         if able && self.codec.forms.contains(&wanted) { wanted } else { Math::F32 }
+    }
+
+    /// Whether rows and units can be left out: where a lane takes whole units, of
+    /// columns that are the input's own.
+    pub(super) fn skips(&self) -> bool {
+        self.recipe.options.constant("SHARE").is_none() && self.rotation.is_none()
+    }
+
+    /// The rotation that inputs take before.
+    pub(super) fn rotation(&self) -> Option<&Rotation> {
+        self.rotation.as_ref()
     }
 
     /// Whether kernels read scales and sums of the inputs' blocks.
@@ -167,6 +189,16 @@ impl GpuMatrix {
     /// Units of a row.
     pub(super) fn units(&self) -> u32 {
         self.cols.div_ceil(self.recipe.unit)
+    }
+
+    /// What lanes of `gemv` take at a time, along a row.
+    fn turns(&self) -> u32 {
+        self.cols.div_ceil(self.recipe.share())
+    }
+
+    /// How the matrix is bound and its kernels are assembled.
+    pub(super) fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     /// The product with the first vector of `x`; one step per piece.
@@ -192,8 +224,8 @@ impl GpuMatrix {
             return Err(gpu.error("a stack of experts is larger than a binding"));
         }
         let rows = stack.expert_rows;
-        let tuning = gemv_tuning(self.kind(), self.effective(x.math), rows, self.units());
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
+        let tuning = self.tuning_of(x.math, rows);
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
         tail.push((read(7), Span::from(stack.experts)));
         self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
             let params = Params {
@@ -201,9 +233,14 @@ impl GpuMatrix {
                 expert_rows: rows,
                 x_stride: x.stride,
                 y_stride: out.stride,
+                units: self.turns(),
                 ..params
             };
-            (params, [u64::from(rows).div_ceil(tuning.rows_per_workgroup()), 0, u64::from(stack.count)])
+            // An expert's rows may begin within a strip.
+            let height = u64::from(self.recipe.height().unwrap_or(1));
+            let before = if u64::from(rows).is_multiple_of(height) { 0 } else { height - 1 };
+            let groups = (u64::from(rows) + before).div_ceil(tuning.rows_per_workgroup());
+            (params, [groups, 0, u64::from(stack.count)])
         })
     }
 
@@ -220,8 +257,11 @@ impl GpuMatrix {
         if self.pieces.len() > 1 {
             return Err(gpu.error("a sparse matrix is larger than a binding"));
         }
+        if !self.skips() {
+            return Err(gpu.error(format!("{} skips nothing", self.codec.gemv)));
+        }
         let tuning = self.tuning(x.math).apart();
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
         tail.push((read(7), Span::from(listed)));
         self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
             let params = Params { share: 1, ..params };
@@ -235,7 +275,12 @@ impl GpuMatrix {
 
     /// The shape of the workgroups for inputs prepared as `math`.
     pub(super) fn tuning(&self, math: Math) -> Tuning {
-        gemv_tuning(self.kind(), self.effective(math), self.rows, self.units())
+        self.tuning_of(math, self.rows)
+    }
+
+    fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
+        shares::tuning(&self.recipe, rows, self.turns())
+            .unwrap_or_else(|| gemv_tuning(self.kind(), self.effective(math), rows, self.units()))
     }
 
     /// What tunings are found by.
@@ -251,9 +296,9 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
-        let (options, tail) = self.gemv_parts(gpu, x, out, tuning);
+        let (options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
-            let params = Params { share: 1, ..params };
+            let params = Params { share: 1, units: self.turns(), ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
     }
@@ -265,7 +310,7 @@ impl GpuMatrix {
         x: &Input,
         out: Output<'_>,
         tuning: Tuning,
-    ) -> (Options, Vec<(Port, Span)>) {
+    ) -> Result<(Options, Vec<(Port, Span)>)> {
         let mut options = self.recipe.options.clone();
         options = options.with("VECTORS", self.recipe.unit / 4);
         if self.blocks() {
@@ -279,19 +324,20 @@ impl GpuMatrix {
                 options = options.flag(flag);
             }
         }
-        let options = tuning.apply(out.apply(options), gpu.abilities());
-        let mut tail = vec![(read(4), Span::from(if coded { &x.coded } else { &x.values }))];
+        let options = shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities());
+        let values = if coded { x.coded.clone() } else { x.floats(gpu, self)? };
+        let mut tail = vec![(read(4), Span::from(&values))];
         if self.blocks() {
             tail.push((read(5), Span::from(&x.sums)));
         }
         tail.extend(out.ports());
-        (options, tail)
+        Ok((options, tail))
     }
 
     /// The products with the first `count` vectors of `x`, from their floats.
     pub(super) fn gemm(&self, gpu: &Gpu, x: &Input, count: u32, out: Output<'_>) -> Result<Vec<Step>> {
         let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4).flag("WEIGHTS");
-        let mut tail = vec![(read(4), Span::from(&x.values))];
+        let mut tail = vec![(read(4), Span::from(&x.floats(gpu, self)?))];
         tail.extend(out.ports());
         self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
             let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
@@ -319,10 +365,14 @@ impl GpuMatrix {
             .flag("WEIGHTS");
         let tail = [(read(4), Span::from(ids)), (write(6), Span::from(y))];
         let units = u64::from(y_stride / self.recipe.unit);
-        self.steps(gpu, self.codec.rows, &options, &tail, |params| {
+        let mut steps = self.steps(gpu, self.codec.rows, &options, &tail, |params| {
             let params = Params { tokens: count, y_stride, factor, ..params };
             (params, [(units * u64::from(count)).div_ceil(ROWS_WORKGROUP), 0, 1])
-        })
+        })?;
+        if let Some(rotation) = &self.rotation {
+            steps.extend(rotation.inverse(gpu, y, y_stride, count)?);
+        }
+        Ok(steps)
     }
 
     /// A step for each piece; `grid` completes its parameters and says how many
@@ -336,6 +386,8 @@ impl GpuMatrix {
         grid: impl Fn(Params) -> (Params, [u64; 3]),
     ) -> Result<Vec<Step>> {
         let mut ports: Vec<_> = (0..self.recipe.slots.len()).map(|i| read(i as u32)).collect();
+        let tables = self.tables.as_ref().map(|t| (read(TABLES), Span::from(t)));
+        let tail: Vec<_> = tables.iter().chain(tail).collect();
         ports.extend(tail.iter().map(|(port, _)| *port));
         let pipeline = gpu.pipeline(name, options, &ports)?;
         self.pieces

@@ -11,6 +11,8 @@
 //! See `docs/gpu.md` for the contract between a codec and the frames.
 
 mod adapter;
+#[cfg(test)]
+mod astc_tests;
 pub mod bench;
 mod choice;
 mod codec;
@@ -25,10 +27,12 @@ mod memory;
 mod model;
 mod pipeline;
 mod record;
+mod rotation;
 mod sample;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod shares;
 mod sparse;
 #[cfg(test)]
 mod sparse_tests;
@@ -36,6 +40,8 @@ mod sparse_tests;
 mod tests;
 mod tuning;
 mod weights;
+#[cfg(test)]
+mod zip_tests;
 
 pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely};
 pub use choice::GpuKernels;

@@ -106,6 +106,9 @@ fn every_codec_skips_rows_and_columns() {
             for (rows, cols) in [(70, 96), (9, 2304)] {
                 let case = Case::new(codec, rows, cols, factor, options);
                 let matrix = case.load(gpu);
+                if !matrix.skips() {
+                    continue;
+                }
                 for math in maths(gpu_codec.id).into_iter().filter(|m| [Math::F32, Math::I8].contains(m)) {
                     check(gpu, &case, &matrix, math, Axis::Rows);
                     check(gpu, &case, &matrix, math, Axis::Columns);
@@ -172,7 +175,7 @@ fn misuse_of_clusters_is_an_error() {
     let case = Case::new(codec(CodecId::Q8).unwrap(), 64, 256, 1.0, EncodeOptions::NONE);
     let buffer = gpu.upload(&case.sample.data, &mut |_| {}).unwrap();
     let matrix =
-        GpuMatrix::in_bindings_of(CodecId::Q8, &case.sample.view(), &Span::from(&buffer), 3072).unwrap();
+        GpuMatrix::in_bindings_of(gpu, CodecId::Q8, &case.sample.view(), &Span::from(&buffer), 3072).unwrap();
     assert!(matrix.pieces() > 1);
     let clusters = Clusters::new(gpu, &[0, 64]).unwrap();
     let (listed, _) = clusters.list(gpu, &matrix, Axis::Rows).unwrap();

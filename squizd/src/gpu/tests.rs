@@ -1,15 +1,17 @@
 //! Kernels against the CPU's decoders, in f64.
 
-use super::codec::{GPU_CODECS, gpu_codec};
+use super::codec::{GPU_CODECS, gpu_codec, readable};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
 use super::matrix::{GpuMatrix, Output, Stack};
 use super::pipeline::Span;
 use super::sample::{Sample, gaussian};
+use super::shares;
 use super::tuning::Tuning;
 use super::weights::{Mapping, Payloads};
-use crate::codec::{CODECS, Codec, EncodeOptions, IntegerLayout, codec};
+use crate::codec::tca_tbe::Profile;
+use crate::codec::{CODECS, Codec, EncodeOptions, IntegerLayout, Quality, codec};
 use squizd_spec::{CodecId, hybrid_layout};
 use std::sync::{Arc, OnceLock};
 
@@ -73,8 +75,10 @@ impl Case {
 
     /// The matrix on the device.
     pub(super) fn load(&self, gpu: &Gpu) -> GpuMatrix {
-        let buffer = gpu.upload(&self.sample.data, &mut |_| {}).unwrap();
-        GpuMatrix::new(gpu, self.sample.id, &self.sample.view(), &Span::from(&buffer)).unwrap()
+        let stored = self.sample.view();
+        let readable = readable(self.sample.id, &stored).unwrap();
+        let buffer = gpu.upload(&readable.data, &mut |_| {}).unwrap();
+        GpuMatrix::new(gpu, readable.id, &readable.tensor(&stored), &Span::from(&buffer)).unwrap()
     }
 
     /// `W x` in f64.
@@ -157,6 +161,7 @@ fn check_gemv(gpu: &Gpu, case: &Case, math: Math, tuning: Option<Tuning>) {
     let x = gaussian(case.sample.matrix.cols as usize, 5);
     let (input, seen) = inputs(gpu, math, x.len(), &x);
     let y = gpu.storage(4 * u64::from(matrix.rows())).unwrap();
+    gpu.submit(&input.rotate(gpu, [&matrix], 1).unwrap());
     let steps = match tuning {
         Some(tuning) => matrix.gemv_tuned(gpu, &input, Output::to(&y, 0), tuning),
         None => matrix.gemv(gpu, &input, Output::to(&y, 0)),
@@ -170,8 +175,8 @@ fn check_gemv(gpu: &Gpu, case: &Case, math: Math, tuning: Option<Tuning>) {
 }
 
 /// Odd sizes, one row, partial blocks and superblocks, wide rows.
-const SHAPES: [(usize, usize); 7] =
-    [(1, 64), (3, 100), (5, 576), (7, 1536), (2, 28_672), (33, 288), (70, 256)];
+const SHAPES: [(usize, usize); 9] =
+    [(1, 64), (3, 100), (5, 576), (7, 1536), (2, 28_672), (33, 288), (70, 256), (3, 1), (2, 1057)];
 
 /// Layouts of each codec that its kernels tell apart, with a factor for the
 /// weights that brings forth wide scales.
@@ -192,6 +197,27 @@ pub(super) fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
                 (group(128), 1.0),
                 (group(128), 1e9),
             ]
+        }
+        CodecId::ASTC => {
+            let quality = |q| EncodeOptions { quality: Some(q), ..none };
+            vec![(quality(Quality::Fast), 1.0), (quality(Quality::Default), 1e-6)]
+        }
+        // Rates with windows at any bit and at whole bytes, all window lengths.
+        CodecId::SQINT2 => {
+            let rate = |r, q| EncodeOptions { rate: Some(r), quality: Some(q), ..none };
+            vec![
+                (none, 1.0),
+                (rate(2000, Quality::Fast), 1.0),
+                (rate(2125, Quality::Fast), 1.0),
+                (rate(2875, Quality::Default), 1.0),
+                (rate(3000, Quality::Max), 1.0),
+                (rate(4000, Quality::Fast), 1.0),
+                (EncodeOptions { nf2: true, ..none }, 1.0),
+            ]
+        }
+        CodecId::TCA_TBE => {
+            let profile = |p| (EncodeOptions { profile: Some(p), ..none }, 1.0);
+            vec![profile(Profile::Tbe3), profile(Profile::Tbe2)]
         }
         CodecId::HYBRID => {
             let rate = |r| EncodeOptions { rate: Some(r), ..none };
@@ -224,7 +250,8 @@ fn every_gemv_agrees_with_the_decoder() {
     }
 }
 
-/// Products of stacked matrices with one input for two of them.
+/// Products of stacked matrices with one input for two of them. Experts begin
+/// and end anywhere, within strips, too.
 #[test]
 fn every_stack_of_experts_agrees_with_the_decoder() {
     let Some(gpu) = gpu() else { return };
@@ -241,6 +268,7 @@ fn every_stack_of_experts_agrees_with_the_decoder() {
             let stride = expert_rows + 3;
             let y = gpu.storage(4 * 4 * stride as u64).unwrap();
             let out = Output::to(&y, stride as u32);
+            gpu.submit(&input.rotate(gpu, [&matrix], 2).unwrap());
             gpu.submit(&matrix.expert_gemv(gpu, &input, out, stack).unwrap());
             let y = gpu.read_f32(&y, 4 * stride).unwrap();
             for (i, (y, expert)) in y.chunks(stride).zip(chosen).enumerate() {
@@ -249,6 +277,7 @@ fn every_stack_of_experts_agrees_with_the_decoder() {
                 let case = Case { sample: stacked.sample.clone(), decoded };
                 let error = relative_error(&y[..expert_rows], &case, &seen[i / 2]);
                 assert!(error <= bound(math), "{} {math}, output {i}: {error:e}", gpu_codec.id);
+                assert!(y[expert_rows..].iter().all(|v| *v == 0.0), "{}", gpu_codec.id);
             }
         }
     }
@@ -293,6 +322,7 @@ fn every_gemm_agrees_with_the_decoder() {
             let (input, seen) = inputs(gpu, Math::F32, cols, &x);
             let y_stride = rows + 3;
             let y = gpu.storage(4 * (count * y_stride) as u64).unwrap();
+            gpu.submit(&input.rotate(gpu, [&matrix], count as u32).unwrap());
             gpu.submit(&matrix.gemm(gpu, &input, count as u32, Output::to(&y, y_stride as u32)).unwrap());
             let y = gpu.read_f32(&y, count * y_stride).unwrap();
             for (y, x) in y.chunks(y_stride).zip(&seen) {
@@ -325,6 +355,20 @@ fn every_lookup_agrees_with_the_decoder() {
                 }
                 assert!(y[cols..].iter().all(|v| *v == 0.0));
             }
+        }
+    }
+}
+
+/// Every lane count for codecs whose lanes work together or share strips, with
+/// and without subgroups' help.
+#[test]
+fn every_tuning_of_shares_gives_the_same() {
+    let Some(gpu) = gpu() else { return };
+    for gpu_codec in GPU_CODECS {
+        let case = Case::new(codec(gpu_codec.id).unwrap(), 37, 2304, 1.0, EncodeOptions::NONE);
+        let matrix = case.load(gpu);
+        for tuning in shares::candidates(matrix.recipe()) {
+            check_gemv(gpu, &case, Math::F32, Some(tuning));
         }
     }
 }
@@ -377,15 +421,16 @@ fn pieces_give_the_same_as_the_whole() {
     for codec in planes {
         let case = Case::new(*codec, 61, 200, 1.0, EncodeOptions::NONE);
         let buffer = gpu.upload(&case.sample.data, &mut |_| {}).unwrap();
-        let id = case.sample.id;
-        let matrix = GpuMatrix::in_bindings_of(id, &case.sample.view(), &Span::from(&buffer), 3072).unwrap();
+        let (id, view, span) = (case.sample.id, case.sample.view(), Span::from(&buffer));
+        let matrix = GpuMatrix::in_bindings_of(gpu, id, &view, &span, 3072).unwrap();
         assert!(matrix.pieces() > 1, "{id}");
         let (input, seen) = inputs(gpu, Math::F32, 200, &gaussian(200, 5));
         let y = gpu.storage(4 * 61).unwrap();
+        gpu.submit(&input.rotate(gpu, [&matrix], 1).unwrap());
         gpu.submit(&matrix.gemv(gpu, &input, Output::to(&y, 0)).unwrap());
         let error = relative_error(&gpu.read_f32(&y, 61).unwrap(), &case, &seen[0]);
         assert!(error <= 1e-6, "{id}: {error:e}");
-        let too_small = GpuMatrix::in_bindings_of(id, &case.sample.view(), &Span::from(&buffer), 512);
+        let too_small = GpuMatrix::in_bindings_of(gpu, id, &view, &span, 512);
         assert!(too_small.unwrap_err().to_string().contains("does not fit"));
     }
 }

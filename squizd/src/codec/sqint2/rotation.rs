@@ -24,11 +24,11 @@ const TAIL_WORDS: u64 = 1 << 32;
 pub(super) struct Rotation {
     block: usize,
     /// c.
-    unit: f32,
+    pub(super) unit: f32,
     /// Sign bits of all columns: 0 or 1 << 31.
-    signs: Vec<u32>,
+    pub(super) signs: Vec<u32>,
     /// Sign bits of the last block; empty where the block divides the width.
-    tail_signs: Vec<u32>,
+    pub(super) tail_signs: Vec<u32>,
 }
 
 /// Sign bits of `count` columns: bit j mod 64 of word j / 64 of the SplitMix64
