@@ -72,13 +72,12 @@ impl Input {
                 continue;
             }
             done.push(rotation.key);
-            let buffer = match self.rotated(rotation.key) {
-                Some(buffer) => buffer,
-                None => {
-                    let buffer = gpu.storage(4 * u64::from(self.stride) * u64::from(self.count))?;
-                    self.rotated.borrow_mut().push((rotation.key, buffer.clone()));
-                    buffer
-                }
+            let buffer = if let Some(buffer) = self.rotated(rotation.key) {
+                buffer
+            } else {
+                let buffer = gpu.storage(4 * u64::from(self.stride) * u64::from(self.count))?;
+                self.rotated.borrow_mut().push((rotation.key, buffer.clone()));
+                buffer
             };
             steps.extend(rotation.forward(gpu, &self.values, &buffer, self.stride, count)?);
         }

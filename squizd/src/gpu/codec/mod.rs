@@ -78,9 +78,12 @@ pub(super) fn rotation(id: CodecId, tensor: &Tensor<'_>) -> Option<DeviceRotatio
     (id == CodecId::SQINT2).then(|| device_rotation(tensor.params, tensor.matrix.cols as usize))
 }
 
+/// What makes a table's bytes.
+type MakeTable = fn(&Params) -> Vec<u8>;
+
 /// Tables that kernels of a codec read at binding [`TABLES`], by a name that
 /// tells them apart.
-pub(super) fn tables(id: CodecId, params: &Params) -> Option<(String, fn(&Params) -> Vec<u8>)> {
+pub(super) fn tables(id: CodecId, params: &Params) -> Option<(String, MakeTable)> {
     match (id, params[0]) {
         (CodecId::SQINT2, sqint::TRELLIS) => Some((sqint2::table_name(params), sqint2::table)),
         (CodecId::ASTC, _) => {
