@@ -1,6 +1,7 @@
 // y = W x (+ bias) (+ y): the product of a stored matrix with a vector, or with
 // one for each layer of the grid. With EXPERTS the matrix is many stacked ones
-// of `expert_rows` rows, of which every layer takes the one that is listed.
+// of `expert_rows` rows, of which every layer takes the one that is listed. With
+// JOINED there are PARTS matrices with one input, each with workgroups of its own.
 //
 // sparse_gemv: with LISTED_ROWS only the rows that active.wgsl lists are read,
 // and the others come to zero; with LISTED_UNITS only the units it lists are
@@ -23,6 +24,12 @@
 //: end
 //: if BIAS
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
+//: end
+//: if JOINED
+// A matrix of several: its workgroups and rows, and where its outputs and biases
+// begin.
+struct Part { workgroups: u32, rows: u32, y: u32, base: vec4<u32>, extra: vec4<u32> }
+@group(0) @binding(8) var<storage, read> parts: array<Part, PARTS>;
 //: end
 //: if LISTED_ROWS|LISTED_UNITS
 @group(0) @binding(7) var<storage, read> listed: array<u32>;
@@ -69,6 +76,24 @@ fn main(
 //: end
   let lane = at.index % LANES;
   let layer = group.z;
+//: if JOINED
+  var number = group.x + group.y * groups.x;
+  var part = parts[0];
+//: each i PARTS
+  if ($iu + 1u < PARTS && number >= part.workgroups) {
+    number -= part.workgroups;
+    part = parts[min($iu + 1u, PARTS - 1u)];
+  }
+//: end
+  p = told;
+  p.rows = part.rows;
+  p.base = part.base;
+  p.extra = part.extra;
+  let output = part.y;
+//: else
+  let number = group.x + group.y * groups.x;
+  let output = p.first;
+//: end
 //: if EXPERTS
   let rows = p.expert_rows;
   let start = experts[layer] * rows;
@@ -78,7 +103,7 @@ fn main(
 //: end
   let x_first = layer / p.share * (p.x_stride / (4u * VECTORS));
   let y_first = layer * p.y_stride;
-  let first = ((group.x + group.y * groups.x) * (WG / LANES) + at.index / LANES) * ROWS;
+  let first = (number * (WG / LANES) + at.index / LANES) * ROWS;
 //: if LISTED_UNITS
   let units = min(listed[0], p.units);
 //: else
@@ -158,7 +183,7 @@ fn main(
     let out$r = min(listed[1u + first + $ru], rows - 1u);
     put(y_first + out$r, out$r, select(0.0, total$r, first + $ru < taking));
 //: else
-    put(y_first + p.first + first + $ru, p.first + first + $ru, total$r);
+    put(y_first + output + first + $ru, output + first + $ru, total$r);
 //: end
   }
 //: end

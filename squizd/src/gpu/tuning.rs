@@ -55,7 +55,7 @@ impl Kind {
 /// rows, unroll]` and `neighbours`.
 type Line = (&'static str, &'static str, Math, [u32; 4], bool);
 
-/// The best for large matrices, measured: `gpu_kernels --tune` prints these
+/// The best for large matrices, measured: `bench kernels --tune` prints these
 /// lines. What is not here goes by [`rule`].
 const TUNED: &[Line] = &[];
 

@@ -1,7 +1,6 @@
 //! What kernels on a device need besides the payload.
 
 use super::form::Form;
-use super::rotation::Rotation;
 use squizd_spec::Params;
 
 /// A rotation, for kernels that apply it.
@@ -23,8 +22,9 @@ pub(crate) struct DeviceRotation {
 /// the geometry has accepted.
 pub(crate) fn device_rotation(params: &Params, cols: usize) -> DeviceRotation {
     let form = Form::of(params);
-    let Rotation { unit, signs, tail_signs, .. } = form.rotation(cols);
-    DeviceRotation { seed: form.seed, log_block: form.log_block, unit, signs, tail_signs }
+    let rotation = form.rotation(cols);
+    let [signs, tail_signs] = rotation.all_signs();
+    DeviceRotation { seed: form.seed, log_block: form.log_block, unit: rotation.unit, signs, tail_signs }
 }
 
 /// The values of the trellis' states; none in the layout without a trellis.

@@ -1,17 +1,23 @@
-//! Every kernel with every set of flags that it is assembled with passes naga's
-//! validation, also where there is no adapter to run it.
+//! What kernels are assembled with: flags and constants of every kernel.
 
-use squizd_shaders::{KERNELS, Options, assemble};
+use crate::Options;
 
 /// A codec's kernels by their frames, its unit, the flags of its layouts, and
 /// the forms of input besides f32.
-struct Codec {
-    gemv: &'static str,
-    gemm: &'static str,
-    rows: &'static str,
-    unit: u32,
-    layouts: &'static [&'static [&'static str]],
-    forms: &'static [&'static str],
+#[derive(Clone, Copy, Debug)]
+pub struct Codec {
+    /// Product with one vector.
+    pub gemv: &'static str,
+    /// Product with many.
+    pub gemm: &'static str,
+    /// Rows by number.
+    pub rows: &'static str,
+    /// Columns of a unit.
+    pub unit: u32,
+    /// Flags of each layout.
+    pub layouts: &'static [&'static [&'static str]],
+    /// Forms of the input besides f32.
+    pub forms: &'static [&'static str],
 }
 
 /// Constants that some codecs' files ask for.
@@ -32,7 +38,8 @@ const INTEGER: &[&[&str]] = &[
     &["PLAIN", "HALVES", "WIDE"],
 ];
 
-const CODECS: &[Codec] = &[
+/// Every codec's.
+pub const CODECS: &[Codec] = &[
     Codec {
         gemv: "zip_gemv",
         gemm: "zip_gemm",
@@ -136,8 +143,8 @@ fn flags(options: Options, flags: &[&'static str]) -> Options {
     flags.iter().fold(options, |o, f| o.flag(f))
 }
 
-/// Every kernel with its options.
-fn cases() -> Vec<(&'static str, Options)> {
+/// Every kernel with each set of options that is of use; sizes stand for any.
+pub fn cases() -> Vec<(&'static str, Options)> {
     let mut all = Vec::new();
     for codec in CODECS {
         for layout in codec.layouts {
@@ -156,12 +163,17 @@ fn cases() -> Vec<(&'static str, Options)> {
                         &[][..],
                         &["BIAS", "ACCUMULATE"],
                         &["EXPERTS"],
+                        &["JOINED"],
+                        &["JOINED", "BIAS"],
                         &["NEIGHBOURS"],
                         &["LISTED_ROWS"],
                         &["LISTED_UNITS"],
                     ] {
                         let options = flags(flags(shaped.clone(), sums), out);
-                        let options = form.iter().fold(options, |o, f| o.flag(f));
+                        let mut options = form.iter().fold(options, |o, f| o.flag(f));
+                        if out.contains(&"JOINED") {
+                            options = options.with("PARTS", 3);
+                        }
                         if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {
                             all.push(("sparse_gemv", options.clone()));
                         }
@@ -193,7 +205,7 @@ fn cases() -> Vec<(&'static str, Options)> {
         ("active", &[&[]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),
-        ("argmax", &[&[]]),
+        ("argmax", &[&[], &["FIRST"], &["SECOND"]]),
         ("combine", &[&[]]),
         ("read_ceiling", &[&[]]),
         ("copy_ceiling", &[&[]]),
@@ -202,22 +214,4 @@ fn cases() -> Vec<(&'static str, Options)> {
         all.extend(sets.iter().map(|set| (*name, flags(base.clone(), set))));
     }
     all
-}
-
-#[test]
-fn every_kernel_is_valid() {
-    use naga::valid::{Capabilities, ValidationFlags, Validator};
-    let cases = cases();
-    for (name, options) in &cases {
-        let text = assemble(name, options).unwrap();
-        let about = format!("{name} {:?}", options.flags);
-        let module = naga::front::wgsl::parse_str(&text)
-            .unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&text)));
-        Validator::new(ValidationFlags::all(), Capabilities::all())
-            .validate(&module)
-            .unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&text)));
-    }
-    for kernel in KERNELS {
-        assert!(cases.iter().any(|(name, _)| *name == kernel.name), "{} is not tried", kernel.name);
-    }
 }
