@@ -51,21 +51,21 @@ struct X {
 }
 
 //: if I24
-const PARTS: u32 = 6u;
+const X_VECTORS: u32 = 6u;
 //: else
 //: if I8
-const PARTS: u32 = 2u;
+const X_VECTORS: u32 = 2u;
 //: else
-const PARTS: u32 = VECTORS;
+const X_VECTORS: u32 = VECTORS;
 //: end
 //: end
 
 // Vector `i` of a unit.
-fn part(unit: u32, i: u32) -> u32 {
+fn x_at(unit: u32, i: u32) -> u32 {
 //: if TILED
-  return (unit >> 3u) * (8u * PARTS) + i * 8u + (unit & 7u);
+  return (unit >> 3u) * (8u * X_VECTORS) + i * 8u + (unit & 7u);
 //: else
-  return unit * PARTS + i;
+  return unit * X_VECTORS + i;
 //: end
 }
 
@@ -74,15 +74,15 @@ fn load_x(unit: u32) -> X {
 //: if I8|I24
 //: if I24
 //: each i 6
-  x.v$i = xv[part(unit, $iu)];
+  x.v$i = xv[x_at(unit, $iu)];
 //: end
 //: else
-  x.v0 = xv[part(unit, 0u)];
-  x.v1 = xv[part(unit, 1u)];
+  x.v0 = xv[x_at(unit, 0u)];
+  x.v1 = xv[x_at(unit, 1u)];
 //: end
 //: else
 //: each i VECTORS
-  x.v$i = xv[part(unit, $iu)];
+  x.v$i = xv[x_at(unit, $iu)];
 //: end
 //: end
 //: if BLOCKS

@@ -92,10 +92,10 @@ constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
-constant uint PARTS = 2u;
+constant uint X_VECTORS = 2u;
 constant float CENTRE = 4.0;
 
-uint part(
+uint x_at(
     uint unit,
     uint i_1
 ) {
@@ -109,10 +109,10 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e5 = part(unit_1, 0u);
+    uint _e5 = x_at(unit_1, 0u);
     metal::uint4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v0_ = _e7;
-    uint _e11 = part(unit_1, 1u);
+    uint _e11 = x_at(unit_1, 1u);
     metal::uint4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v1_ = _e13;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];

@@ -90,14 +90,14 @@ constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
-constant uint PARTS = 8u;
+constant uint X_VECTORS = 8u;
 constant float CENTRE = 0.0;
 
-uint part(
+uint x_at(
     uint unit,
     uint i_1
 ) {
-    return (unit * PARTS) + i_1;
+    return (unit * X_VECTORS) + i_1;
 }
 
 X load_x(
@@ -107,28 +107,28 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e5 = part(unit_1, 0u);
+    uint _e5 = x_at(unit_1, 0u);
     metal::float4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v0_ = _e7;
-    uint _e11 = part(unit_1, 1u);
+    uint _e11 = x_at(unit_1, 1u);
     metal::float4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v1_ = _e13;
-    uint _e17 = part(unit_1, 2u);
+    uint _e17 = x_at(unit_1, 2u);
     metal::float4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v2_ = _e19;
-    uint _e23 = part(unit_1, 3u);
+    uint _e23 = x_at(unit_1, 3u);
     metal::float4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v3_ = _e25;
-    uint _e29 = part(unit_1, 4u);
+    uint _e29 = x_at(unit_1, 4u);
     metal::float4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v4_ = _e31;
-    uint _e35 = part(unit_1, 5u);
+    uint _e35 = x_at(unit_1, 5u);
     metal::float4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v5_ = _e37;
-    uint _e41 = part(unit_1, 6u);
+    uint _e41 = x_at(unit_1, 6u);
     metal::float4 _e43 = xv[metal::min(unsigned(_e41), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v6_ = _e43;
-    uint _e47 = part(unit_1, 7u);
+    uint _e47 = x_at(unit_1, 7u);
     metal::float4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v7_ = _e49;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];

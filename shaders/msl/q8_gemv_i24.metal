@@ -92,10 +92,10 @@ constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
-constant uint PARTS = 6u;
+constant uint X_VECTORS = 6u;
 constant float CENTRE = 0.0;
 
-uint part(
+uint x_at(
     uint unit,
     uint i_1
 ) {
@@ -109,22 +109,22 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e5 = part(unit_1, 0u);
+    uint _e5 = x_at(unit_1, 0u);
     metal::uint4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v0_ = _e7;
-    uint _e11 = part(unit_1, 1u);
+    uint _e11 = x_at(unit_1, 1u);
     metal::uint4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v1_ = _e13;
-    uint _e17 = part(unit_1, 2u);
+    uint _e17 = x_at(unit_1, 2u);
     metal::uint4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v2_ = _e19;
-    uint _e23 = part(unit_1, 3u);
+    uint _e23 = x_at(unit_1, 3u);
     metal::uint4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v3_ = _e25;
-    uint _e29 = part(unit_1, 4u);
+    uint _e29 = x_at(unit_1, 4u);
     metal::uint4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v4_ = _e31;
-    uint _e35 = part(unit_1, 5u);
+    uint _e35 = x_at(unit_1, 5u);
     metal::uint4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v5_ = _e37;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];

@@ -70,13 +70,13 @@ constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 2u;
-constant uint PARTS = 2u;
+constant uint X_VECTORS = 2u;
 
-uint part(
+uint x_at(
     uint unit,
     uint i_1
 ) {
-    return (unit * PARTS) + i_1;
+    return (unit * X_VECTORS) + i_1;
 }
 
 X load_x(
@@ -85,10 +85,10 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e5 = part(unit_1, 0u);
+    uint _e5 = x_at(unit_1, 0u);
     metal::float4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v0_ = _e7;
-    uint _e11 = part(unit_1, 1u);
+    uint _e11 = x_at(unit_1, 1u);
     metal::float4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v1_ = _e13;
     X _e14 = x;
