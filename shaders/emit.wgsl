@@ -42,7 +42,8 @@ fn emit(index: u32, quad: u32, inside: bool, v: vec4<f32>) {
 //: end
 //: if I24
     // The smallest power of two of which three signed bytes count up to the peak.
-    let above = ((bitcast<u32>(max(peak, 1e-30)) >> 23u) & 255u) - 22u;
+    let largest = select(peak, 1e-30, peak < 1e-30);
+    let above = ((bitcast<u32>(largest) >> 23u) & 255u) - 22u;
     let fits = peak <= 8355711.0 * bitcast<f32>(above << 23u);
     let exponent = select(above + 1u, above, fits);
     let scale = bitcast<f32>(exponent << 23u);

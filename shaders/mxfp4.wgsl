@@ -16,7 +16,8 @@ fn load(row: u32, unit: u32) -> Block {
   let s = (scale_plane[byte >> 2u] >> ((byte & 3u) * 8u)) & 0xffu;
   // Byte 0 is the only one whose power has no exponent of its own.
   let power = bitcast<f32>(select(s << 23u, 0x00400000u, s == 0u));
-  return Block(Codes(code_plane[((p.base.x + row * p.stride.x) >> 4u) + unit]), 0.5 * power);
+  let scale = 0.5 * power;
+  return Block(Codes(code_plane[((p.base.x + row * p.stride.x) >> 4u) + unit]), scale);
 }
 
 // Twice the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a word's eight codes, a

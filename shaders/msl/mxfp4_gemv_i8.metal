@@ -256,10 +256,11 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
-    uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, 0.5 * power};
+    float scale = 0.5 * power;
+    uint _e38 = p.base.x;
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, scale};
 }
 
 float dot_block(

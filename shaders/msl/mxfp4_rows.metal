@@ -91,10 +91,11 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
-    uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, 0.5 * power};
+    float scale = 0.5 * power;
+    uint _e38 = p.base.x;
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, scale};
 }
 
 uint doubled(

@@ -169,9 +169,11 @@ void emit(
             }
         }
         float _e37 = peak;
-        uint above = ((as_type<uint>(metal::max(_e37, 0.000000000000000000000000000001)) >> 23u) & 255u) - 22u;
-        float _e47 = peak;
-        bool fits = _e47 <= (8355711.0 * as_type<float>(above << 23u));
+        float _e38 = peak;
+        float largest = (_e38 < 0.000000000000000000000000000001) ? 0.000000000000000000000000000001 : _e37;
+        uint above = ((as_type<uint>(largest) >> 23u) & 255u) - 22u;
+        float _e50 = peak;
+        bool fits = _e50 <= (8355711.0 * as_type<float>(above << 23u));
         uint exponent = fits ? above : (above + 1u);
         float scale = as_type<float>(exponent << 23u);
         float inverse = as_type<float>((254u - exponent) << 23u);
@@ -180,40 +182,40 @@ void emit(
         metal::int4 rest = as_type<metal::int4>(as_type<metal::uint4>(n) - as_type<metal::uint4>(low)) >> metal::uint4(8u);
         metal::int4 middle = (rest << metal::uint4(24u)) >> metal::uint4(24u);
         metal::int4 high = as_type<metal::int4>(as_type<metal::uint4>(rest) - as_type<metal::uint4>(middle)) >> metal::uint4(8u);
-        uint _e92 = place(block_1, 6u, own >> 2u);
-        out_values[metal::min(unsigned((_e92 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(high));
-        uint _e106 = place(block_1, 6u, 2u + (own >> 2u));
-        out_values[metal::min(unsigned((_e106 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(middle));
-        uint _e120 = place(block_1, 6u, 4u + (own >> 2u));
-        out_values[metal::min(unsigned((_e120 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(low));
+        uint _e95 = place(block_1, 6u, own >> 2u);
+        out_values[metal::min(unsigned((_e95 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(high));
+        uint _e109 = place(block_1, 6u, 2u + (own >> 2u));
+        out_values[metal::min(unsigned((_e109 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(middle));
+        uint _e123 = place(block_1, 6u, 4u + (own >> 2u));
+        out_values[metal::min(unsigned((_e123 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(low));
         if (own == 0u) {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e172 = i_3;
-                    i_3 = _e172 + 1u;
+                    uint _e175 = i_3;
+                    i_3 = _e175 + 1u;
                 }
                 loop_init_3 = false;
-                uint _e135 = i_3;
-                if (_e135 < 4u) {
+                uint _e138 = i_3;
+                if (_e138 < 4u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e139 = i_3;
-                    metal::float4 _e142 = emitted.inner[metal::min(unsigned(first + _e139), 255u)];
-                    metal::float4 c = metal::rint(_e142 * inverse);
-                    uint _e148 = i_3;
-                    metal::float4 _e151 = emitted.inner[metal::min(unsigned((first + 4u) + _e148), 255u)];
-                    metal::float4 d = metal::rint(_e151 * inverse);
-                    metal::float2 _e154 = sums;
-                    sums = _e154 + metal::float2(((c.x + c.y) + c.z) + c.w, ((d.x + d.y) + d.z) + d.w);
+                    uint _e142 = i_3;
+                    metal::float4 _e145 = emitted.inner[metal::min(unsigned(first + _e142), 255u)];
+                    metal::float4 c = metal::rint(_e145 * inverse);
+                    uint _e151 = i_3;
+                    metal::float4 _e154 = emitted.inner[metal::min(unsigned((first + 4u) + _e151), 255u)];
+                    metal::float4 d = metal::rint(_e154 * inverse);
+                    metal::float2 _e157 = sums;
+                    sums = _e157 + metal::float2(((c.x + c.y) + c.z) + c.w, ((d.x + d.y) + d.z) + d.w);
                 }
             }
-            metal::float2 _e174 = sums;
-            sums = _e174 * scale;
-            metal::float2 _e178 = sums;
-            out_sums[metal::min(unsigned(block_1), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(scale, _e178, 0.0);
+            metal::float2 _e177 = sums;
+            sums = _e177 * scale;
+            metal::float2 _e181 = sums;
+            out_sums[metal::min(unsigned(block_1), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(scale, _e181, 0.0);
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
