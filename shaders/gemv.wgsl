@@ -3,9 +3,15 @@
 // of `expert_rows` rows, of which every layer takes the one that is listed. With
 // JOINED there are PARTS matrices with one input, each with workgroups of its own.
 //
+// sparse_gemv: with LISTED_ROWS only the rows that active.wgsl lists are read,
+// and the others come to zero; with LISTED_UNITS only the units it lists are
+// read, so the input must be zero in all others.
+//
 // WG invocations form groups of LANES, each with ROWS rows. The lanes of a
 // group stride through the row's units of UNIT columns; a unit's input is read
-// once for all ROWS rows, and UNROLL units are under way at a time.
+// once for all ROWS rows, and UNROLL units are under way at a time: LANES apart,
+// or with NEIGHBOURS one behind the other, which lets them share what a codec
+// stores for several (HEADS: `head(row, unit)` and `load_under`).
 //
 // The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`.
 
@@ -25,6 +31,18 @@
 struct Part { workgroups: u32, rows: u32, y: u32, base: vec4<u32>, extra: vec4<u32> }
 @group(0) @binding(8) var<storage, read> parts: array<Part, PARTS>;
 //: end
+//: if LISTED_ROWS|LISTED_UNITS
+@group(0) @binding(7) var<storage, read> listed: array<u32>;
+//: end
+
+// Unit number `i` of those that are read.
+fn unit_of(i: u32) -> u32 {
+//: if LISTED_UNITS
+  return min(listed[1u + i], p.units - 1u);
+//: else
+  return i;
+//: end
+}
 
 // What becomes of the sum of output `row`, to be written at `at`.
 fn put(at: u32, row: u32, sum: f32) {
@@ -86,25 +104,70 @@ fn main(
   let x_first = layer / p.share * (p.x_stride / (4u * VECTORS));
   let y_first = layer * p.y_stride;
   let first = (number * (WG / LANES) + at.index / LANES) * ROWS;
+//: if LISTED_UNITS
+  let units = min(listed[0], p.units);
+//: else
+//: if LISTED_ROWS
+  let taking = min(listed[0], rows);
+  let units = select(0u, p.units, first < taking);
+//: else
+  let units = p.units;
+//: end
+//: end
 //: each r ROWS
+//: if LISTED_ROWS
+  // Rows behind the active ones repeat one of them, which costs no bytes.
+  let row$r = min(listed[1u + min(first + $ru, max(taking, 1u) - 1u)], rows - 1u);
+//: else
   let row$r = start + min(first + $ru, rows - 1u);
+//: end
   var sum$r = 0.0;
 //: end
-  var unit = lane;
-  for (; unit + (UNROLL - 1u) * LANES < p.units; unit += UNROLL * LANES) {
+//: if NEIGHBOURS
+  let runs = units / UNROLL;
+  for (var run = lane; run < runs; run += LANES) {
+    let at = run * UNROLL;
+//: if HEADS
+//: each r ROWS
+    let head$r = head(row$r, at);
+//: end
+//: end
 //: each k UNROLL
 //: each r ROWS
-    let w$k_$r = load(row$r, unit + $ku * LANES);
+//: if HEADS
+    let w$k_$r = load_under(head$r, row$r, at, $ku);
+//: else
+    let w$k_$r = load(row$r, at + $ku);
+//: end
 //: end
 //: end
 //: each k UNROLL
-    let x$k = load_x(x_first + unit + $ku * LANES);
+    let x$k = load_x(x_first + at + $ku);
 //: each r ROWS
     sum$r += dot_block(w$k_$r, x$k);
 //: end
 //: end
   }
-  for (; unit < p.units; unit += LANES) {
+  var i = runs * UNROLL + lane;
+//: else
+  var i = lane;
+  for (; i + (UNROLL - 1u) * LANES < units; i += UNROLL * LANES) {
+//: each k UNROLL
+    let unit$k = unit_of(i + $ku * LANES);
+//: each r ROWS
+    let w$k_$r = load(row$r, unit$k);
+//: end
+//: end
+//: each k UNROLL
+    let x$k = load_x(x_first + unit$k);
+//: each r ROWS
+    sum$r += dot_block(w$k_$r, x$k);
+//: end
+//: end
+  }
+//: end
+  for (; i < units; i += LANES) {
+    let unit = unit_of(i);
 //: each r ROWS
     let v$r = load(row$r, unit);
 //: end
@@ -116,7 +179,12 @@ fn main(
 //: each r ROWS
   let total$r = reduce(sum$r, $ru, at);
   if (lane == $ru % LANES && first + $ru < rows) {
+//: if LISTED_ROWS
+    let out$r = min(listed[1u + first + $ru], rows - 1u);
+    put(y_first + out$r, out$r, select(0.0, total$r, first + $ru < taking));
+//: else
     put(y_first + output + first + $ru, output + first + $ru, total$r);
+//: end
   }
 //: end
 }

@@ -1,14 +1,18 @@
 // The input vector, zero beyond its width, in the form that the variant reads.
 //
-//   F32 (neither flag): floats.
+//   F32 (no flag): floats.
 //   F16: per block of 32 the values over their peak, as halves.
 //   I8:  per block of 32 the values in steps of peak / 127, as signed bytes.
+//   I24: per block of 32 the values in steps of a power of two, three signed
+//        bytes each: all the high ones, all the middle ones, all the low ones.
 //
 // Units of 32 columns (BLOCKS) come with a scale and with the sums of both
-// halves of the block, of the values as rounded; raw codecs have smaller units
-// and read floats alone.
+// halves of the block, of the values as rounded. Their vectors lie in tiles of
+// eight units (TILED): the first vectors of all, the second ones, and so on, so
+// that neighbouring lanes read neighbouring vectors. Raw codecs have smaller
+// units and read floats in order.
 
-//: if I8
+//: if I8|I24
 @group(0) @binding(4) var<storage, read> xv: array<vec4<u32>>;
 //: else
 //: if F16
@@ -22,9 +26,15 @@
 //: end
 
 struct X {
-//: if I8
+//: if I8|I24
+//: if I24
+//: each i 6
+  v$i: vec4<u32>,
+//: end
+//: else
   v0: vec4<u32>,
   v1: vec4<u32>,
+//: end
 //: else
 //: each i VECTORS
 //: if F16
@@ -40,14 +50,39 @@ struct X {
 //: end
 }
 
+//: if I24
+const X_VECTORS: u32 = 6u;
+//: else
+//: if I8
+const X_VECTORS: u32 = 2u;
+//: else
+const X_VECTORS: u32 = VECTORS;
+//: end
+//: end
+
+// Vector `i` of a unit.
+fn x_at(unit: u32, i: u32) -> u32 {
+//: if TILED
+  return (unit >> 3u) * (8u * X_VECTORS) + i * 8u + (unit & 7u);
+//: else
+  return unit * X_VECTORS + i;
+//: end
+}
+
 fn load_x(unit: u32) -> X {
   var x: X;
-//: if I8
-  x.v0 = xv[unit * 2u];
-  x.v1 = xv[unit * 2u + 1u];
+//: if I8|I24
+//: if I24
+//: each i 6
+  x.v$i = xv[x_at(unit, $iu)];
+//: end
+//: else
+  x.v0 = xv[x_at(unit, 0u)];
+  x.v1 = xv[x_at(unit, 1u)];
+//: end
 //: else
 //: each i VECTORS
-  x.v$i = xv[unit * VECTORS + $iu];
+  x.v$i = xv[x_at(unit, $iu)];
 //: end
 //: end
 //: if BLOCKS
@@ -57,3 +92,32 @@ fn load_x(unit: u32) -> X {
 //: end
   return x;
 }
+
+//: if BLOCKS
+// The unit's values in steps of its scale.
+//: if I8|I24
+fn whole(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(w)); }
+//: end
+fn x_floats(x: X) -> array<vec4<f32>, 8> {
+//: if I24
+  var v: array<vec4<f32>, 8>;
+//: each c 4
+  v[$c] = 65536.0 * whole(x.v0[$c]) + (256.0 * whole(x.v2[$c]) + whole(x.v4[$c]));
+  v[4 + $c] = 65536.0 * whole(x.v1[$c]) + (256.0 * whole(x.v3[$c]) + whole(x.v5[$c]));
+//: end
+  return v;
+//: else
+//: if I8
+  return array<vec4<f32>, 8>(
+    whole(x.v0.x), whole(x.v0.y), whole(x.v0.z), whole(x.v0.w),
+    whole(x.v1.x), whole(x.v1.y), whole(x.v1.z), whole(x.v1.w));
+//: else
+  return array<vec4<f32>, 8>(
+//: each i 8
+    vec4<f32>(x.v$i),
+//: end
+  );
+//: end
+//: end
+}
+//: end

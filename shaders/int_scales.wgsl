@@ -39,38 +39,53 @@ fn scales(row: u32, unit: u32) -> Scales {
 //: end
 }
 //: else
-// Head word and the 12-bit entry of a unit.
-fn entry(row: u32, unit: u32) -> vec2<u32> {
-  let bit = (unit & 7u) * 12u;
-  let shift = bit & 31u;
+// What the units of a superblock share: d and dmin, and the entries.
 //: if ALIGNED
+struct Head { d: vec2<f32>, entries: vec3<u32> }
+
+fn head(row: u32, unit: u32) -> Head {
   let s = scale_plane[((p.base.y + row * p.stride.y) >> 4u) + (unit >> 3u)];
-  // Bits 0 to 31 lie in y, to 63 in z, to 95 in w.
-  let low = select(select(s.y, s.z, bit >= 32u), s.w, bit >= 64u);
-  let high = select(s.z, s.w, bit >= 32u);
-  let head = s.x;
-//: else
-  let at = ((p.base.y + row * p.stride.y) >> 2u) + (unit >> 3u) * 4u;
-  let head = scale_plane[at];
-  let low = scale_plane[at + 1u + (bit >> 5u)];
-  let high = scale_plane[at + 1u + ((bit + 11u) >> 5u)];
-//: end
-  return vec2<u32>(head, (low >> shift) | ((high << 1u) << (31u - shift)));
+  return Head(unpack2x16float(s.x) * bitcast<f32>(p.extra.x), s.yzw);
 }
 
+// Of the unit of number `k` in its superblock.
+fn scales_under(h: Head, k: u32) -> Scales {
+  let bit = k * 12u;
+  let s = h.entries;
+  let low = select(select(s.x, s.y, bit >= 32u), s.z, bit >= 64u);
+  let high = select(s.y, s.z, bit >= 32u);
+  return expand(h.d, across(low, high, bit));
+}
+
+fn scales(row: u32, unit: u32) -> Scales { return scales_under(head(row, unit), unit & 7u); }
+//: else
 fn scales(row: u32, unit: u32) -> Scales {
-  let e = entry(row, unit);
-  let d = unpack2x16float(e.x) * bitcast<f32>(p.extra.x);
+  let bit = (unit & 7u) * 12u;
+  let at = ((p.base.y + row * p.stride.y) >> 2u) + (unit >> 3u) * 4u;
+  let d = unpack2x16float(scale_plane[at]) * bitcast<f32>(p.extra.x);
+  let low = scale_plane[at + 1u + (bit >> 5u)];
+  let high = scale_plane[at + 1u + ((bit + 11u) >> 5u)];
+  return expand(d, across(low, high, bit));
+}
+//: end
+
+// Twelve bits that begin in one word and may end in the next.
+fn across(low: u32, high: u32, bit: u32) -> u32 {
+  let shift = bit & 31u;
+  return (low >> shift) | ((high << 1u) << (31u - shift));
+}
+
+fn expand(d: vec2<f32>, e: u32) -> Scales {
   let min_bias = bitcast<f32>(p.extra.y);
   let code_bias = bitcast<f32>(p.extra.z);
 //: if FINE
-  let sc = vec2<f32>(vec2<u32>(e.y, e.y >> 6u) & vec2<u32>(7u)) + bitcast<f32>(p.extra.w);
-  let m = vec2<f32>(vec2<u32>(e.y >> 3u, e.y >> 9u) & vec2<u32>(7u)) - min_bias;
+  let sc = vec2<f32>(vec2<u32>(e, e >> 6u) & vec2<u32>(7u)) + bitcast<f32>(p.extra.w);
+  let m = vec2<f32>(vec2<u32>(e >> 3u, e >> 9u) & vec2<u32>(7u)) - min_bias;
   let s = d.x * sc;
   return Scales(s, d.y * m + code_bias * s);
 //: else
-  let s = d.x * f32(e.y & 63u);
-  let m = f32((e.y >> 6u) & 63u) - min_bias;
+  let s = d.x * f32(e & 63u);
+  let m = f32((e >> 6u) & 63u) - min_bias;
   return Scales(vec2<f32>(s), vec2<f32>(d.y * m + code_bias * s));
 //: end
 }

@@ -3,8 +3,12 @@
 
 @group(0) @binding(0) var<storage, read> code_plane: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> scale_plane: array<u32>;
+//: use dots
 
-struct Block { a: vec4<u32>, b: vec4<u32>, scale: f32 }
+struct Codes { a: vec4<u32>, b: vec4<u32> }
+struct Block { codes: Codes, scale: f32 }
+
+const CENTRE: f32 = 0.0;
 
 fn load(row: u32, unit: u32) -> Block {
   let at = ((p.base.x + row * p.stride.x) >> 4u) + unit * 2u;
@@ -14,26 +18,41 @@ fn load(row: u32, unit: u32) -> Block {
   let half = ((p.base.y + row * p.stride.y) >> 1u) + unit;
   let scale = unpack2x16float(scale_plane[half >> 1u] >> ((half & 1u) * 16u)).x;
 //: end
-  return Block(code_plane[at], code_plane[at + 1u], scale);
+  return Block(Codes(code_plane[at], code_plane[at + 1u]), scale);
 }
 
-fn codes(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(w)); }
+//: if I8|I24
+fn bytes(q: Codes) -> Bytes { return Bytes(q.a, q.b); }
+//: else
+// Signed bytes plus 128 are fields less 128.
+//: if F16
+fn signed(w: u32) -> vec4<f16> { return half_fields(w ^ 0x80808080u, 0u, 255u, 128.0h); }
+
+fn half_quads(q: Codes) -> HalfQuads {
+  return HalfQuads(
+    signed(q.a.x), signed(q.a.y), signed(q.a.z), signed(q.a.w),
+    signed(q.b.x), signed(q.b.y), signed(q.b.z), signed(q.b.w));
+}
+//: else
+fn signed(w: u32) -> vec4<f32> { return fields(w ^ 0x80808080u, 0u, 255u, 128.0); }
+
+fn quads(q: Codes) -> array<vec4<f32>, 8> {
+  return array<vec4<f32>, 8>(
+    signed(q.a.x), signed(q.a.y), signed(q.a.z), signed(q.a.w),
+    signed(q.b.x), signed(q.b.y), signed(q.b.z), signed(q.b.w));
+}
+//: end
+//: end
 
 //: if WEIGHTS
-fn weights(w: Block) -> array<vec4<f32>, 8> {
-  return array<vec4<f32>, 8>(
-    codes(w.a.x) * w.scale, codes(w.a.y) * w.scale, codes(w.a.z) * w.scale, codes(w.a.w) * w.scale,
-    codes(w.b.x) * w.scale, codes(w.b.y) * w.scale, codes(w.b.z) * w.scale, codes(w.b.w) * w.scale);
+fn weights(b: Block) -> array<vec4<f32>, 8> {
+  let q = quads(b.codes);
+  let s = b.scale;
+  return array<vec4<f32>, 8>(q[0] * s, q[1] * s, q[2] * s, q[3] * s, q[4] * s, q[5] * s, q[6] * s, q[7] * s);
 }
 //: else
-fn dot_block(w: Block, x: X) -> f32 {
-//: if I8
-  let d = dot4I8Packed(w.a.x, x.v0.x) + dot4I8Packed(w.a.y, x.v0.y) + dot4I8Packed(w.a.z, x.v0.z) + dot4I8Packed(w.a.w, x.v0.w)
-    + dot4I8Packed(w.b.x, x.v1.x) + dot4I8Packed(w.b.y, x.v1.y) + dot4I8Packed(w.b.z, x.v1.z) + dot4I8Packed(w.b.w, x.v1.w);
-  return w.scale * (x.scale * f32(d));
-//: else
-  return w.scale * (dot(codes(w.a.x), x.v0) + dot(codes(w.a.y), x.v1) + dot(codes(w.a.z), x.v2) + dot(codes(w.a.w), x.v3)
-    + dot(codes(w.b.x), x.v4) + dot(codes(w.b.y), x.v5) + dot(codes(w.b.z), x.v6) + dot(codes(w.b.w), x.v7));
-//: end
+fn dot_block(b: Block, x: X) -> f32 {
+  let d = dots(b.codes, x);
+  return b.scale * (d.x + d.y);
 }
 //: end

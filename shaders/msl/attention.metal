@@ -1,5 +1,5 @@
 // attention
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 q, 1 keys, 2 values, 3 state, 6 out (written)
 // numbers: buffer 10, 32 bytes
@@ -47,6 +47,9 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 
 metal::float4 widen(
     metal::float4 v_1

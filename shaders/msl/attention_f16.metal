@@ -1,6 +1,6 @@
 // attention
 // flags: EMIT, HALVES_OUT
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 q, 1 keys, 2 values, 3 state, 4 out_values (written), 5 out_sums (written), 6 out (written)
 // numbers: buffer 10, 32 bytes
@@ -51,6 +51,9 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 
 metal::float4 widen(
     metal::float4 v_1
@@ -130,6 +133,14 @@ float workgroup_max(
     return most_1;
 }
 
+uint place(
+    uint block,
+    uint parts,
+    uint i_4
+) {
+    return (((block >> 3u) * (8u * parts)) + (i_4 * 8u)) + (block & 7u);
+}
+
 void emit(
     uint index_3,
     uint quad_,
@@ -141,62 +152,65 @@ void emit(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float peak = 0.0;
-    uint i_4 = 0u;
-    metal::float2 sums = metal::float2(0.0);
     uint i_5 = 0u;
+    metal::float2 sums = metal::float2(0.0);
+    uint i_6 = 0u;
     emitted.inner[metal::min(unsigned(index_3), 63u)] = v_4;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     if (inside) {
         uint first = index_3 & 4294967288u;
+        uint block_1 = quad_ >> 3u;
+        uint own = quad_ & 7u;
         bool loop_init_2 = true;
         while(true) {
             if (!loop_init_2) {
-                uint _e31 = i_4;
-                i_4 = _e31 + 1u;
+                uint _e35 = i_5;
+                i_5 = _e35 + 1u;
             }
             loop_init_2 = false;
-            uint _e12 = i_4;
-            if (_e12 < 8u) {
+            uint _e16 = i_5;
+            if (_e16 < 8u) {
             } else {
                 break;
             }
             {
-                uint _e16 = i_4;
-                metal::float4 _e19 = emitted.inner[metal::min(unsigned(first + _e16), 63u)];
-                metal::float4 a = metal::abs(_e19);
-                float _e21 = peak;
-                peak = metal::max(_e21, metal::max(metal::max(a.x, a.y), metal::max(a.z, a.w)));
+                uint _e20 = i_5;
+                metal::float4 _e23 = emitted.inner[metal::min(unsigned(first + _e20), 63u)];
+                metal::float4 a = metal::abs(_e23);
+                float _e25 = peak;
+                peak = metal::max(_e25, metal::max(metal::max(a.x, a.y), metal::max(a.z, a.w)));
             }
         }
         float scale = peak;
-        float _e34 = peak;
-        float inverse = (scale > 0.000000000000000000000000000001) ? (1.0 / _e34) : 0.0;
+        float _e38 = peak;
+        float inverse = (scale > 0.000000000000000000000000000001) ? (1.0 / _e38) : 0.0;
         metal::float4 scaled = v_4 * inverse;
-        out_values[metal::min(unsigned(quad_), (_buffer_sizes.size7 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(scaled.xy)), as_type<uint>(half2(scaled.zw)));
-        if ((index_3 & 7u) == 0u) {
+        uint _e48 = place(block_1, 8u, own);
+        out_values[metal::min(unsigned(_e48), (_buffer_sizes.size7 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(scaled.xy)), as_type<uint>(half2(scaled.zw)));
+        if (own == 0u) {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e91 = i_5;
-                    i_5 = _e91 + 1u;
+                    uint _e95 = i_6;
+                    i_6 = _e95 + 1u;
                 }
                 loop_init_3 = false;
-                uint _e58 = i_5;
-                if (_e58 < 4u) {
+                uint _e62 = i_6;
+                if (_e62 < 4u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e62 = i_5;
-                    metal::float4 a_1 = emitted.inner[metal::min(unsigned(first + _e62), 63u)];
-                    uint _e69 = i_5;
-                    metal::float4 b = emitted.inner[metal::min(unsigned((first + 4u) + _e69), 63u)];
-                    metal::float2 _e73 = sums;
-                    sums = _e73 + metal::float2(((a_1.x + a_1.y) + a_1.z) + a_1.w, ((b.x + b.y) + b.z) + b.w);
+                    uint _e66 = i_6;
+                    metal::float4 c = emitted.inner[metal::min(unsigned(first + _e66), 63u)];
+                    uint _e73 = i_6;
+                    metal::float4 d = emitted.inner[metal::min(unsigned((first + 4u) + _e73), 63u)];
+                    metal::float2 _e77 = sums;
+                    sums = _e77 + metal::float2(((c.x + c.y) + c.z) + c.w, ((d.x + d.y) + d.z) + d.w);
                 }
             }
-            metal::float2 _e97 = sums;
-            out_sums[metal::min(unsigned(quad_ >> 3u), (_buffer_sizes.size8 - 0 - 16) / 16)] = metal::float4(scale, _e97, 0.0);
+            metal::float2 _e99 = sums;
+            out_sums[metal::min(unsigned(block_1), (_buffer_sizes.size8 - 0 - 16) / 16)] = metal::float4(scale, _e99, 0.0);
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -266,7 +280,7 @@ struct main_Input {
     uint cached = naga_div(head, _e31) * _e35;
     uint _e39 = p.stride;
     uint _e43 = p.dim;
-    uint own = (token * _e39) + (head * _e43);
+    uint own_1 = (token * _e39) + (head * _e43);
     i = index;
     bool loop_init_4 = true;
     while(true) {
@@ -287,7 +301,7 @@ struct main_Input {
             uint _e62 = p.dim;
             if (((4u * _e56) + 0u) < _e62) {
                 uint _e67 = i;
-                float _e73 = q[metal::min(unsigned((own + (4u * _e67)) + 0u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+                float _e73 = q[metal::min(unsigned((own_1 + (4u * _e67)) + 0u), (_buffer_sizes.size1 - 0 - 4) / 4)];
                 float _e76 = p.scale;
                 v.x = _e73 * _e76;
             }
@@ -295,7 +309,7 @@ struct main_Input {
             uint _e85 = p.dim;
             if (((4u * _e79) + 1u) < _e85) {
                 uint _e90 = i;
-                float _e96 = q[metal::min(unsigned((own + (4u * _e90)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+                float _e96 = q[metal::min(unsigned((own_1 + (4u * _e90)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
                 float _e99 = p.scale;
                 v.y = _e96 * _e99;
             }
@@ -303,7 +317,7 @@ struct main_Input {
             uint _e108 = p.dim;
             if (((4u * _e102) + 2u) < _e108) {
                 uint _e113 = i;
-                float _e119 = q[metal::min(unsigned((own + (4u * _e113)) + 2u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+                float _e119 = q[metal::min(unsigned((own_1 + (4u * _e113)) + 2u), (_buffer_sizes.size1 - 0 - 4) / 4)];
                 float _e122 = p.scale;
                 v.z = _e119 * _e122;
             }
@@ -311,7 +325,7 @@ struct main_Input {
             uint _e131 = p.dim;
             if (((4u * _e125) + 3u) < _e131) {
                 uint _e136 = i;
-                float _e142 = q[metal::min(unsigned((own + (4u * _e136)) + 3u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+                float _e142 = q[metal::min(unsigned((own_1 + (4u * _e136)) + 3u), (_buffer_sizes.size1 - 0 - 4) / 4)];
                 float _e145 = p.scale;
                 v.w = _e142 * _e145;
             }
@@ -322,7 +336,7 @@ struct main_Input {
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     uint _e157 = p.quads;
-    uint parts = naga_div(WG, _e157);
+    uint parts_1 = naga_div(WG, _e157);
     uint _e161 = p.quads;
     uint quad_1 = naga_mod(index, _e161);
     uint _e165 = p.quads;
@@ -394,7 +408,7 @@ struct main_Input {
             most = highest;
             metal::float4 _e233 = sum;
             sum = _e233 * shrink;
-            if (part < parts) {
+            if (part < parts_1) {
                 uint _e237 = base;
                 uint count = metal::min(WG, end - _e237);
                 i_2 = part;
@@ -402,7 +416,7 @@ struct main_Input {
                 while(true) {
                     if (!loop_init_7) {
                         uint _e263 = i_2;
-                        i_2 = _e263 + parts;
+                        i_2 = _e263 + parts_1;
                     }
                     loop_init_7 = false;
                     uint _e241 = i_2;
@@ -440,7 +454,7 @@ struct main_Input {
             }
             loop_init_8 = false;
             uint _e280 = i_3;
-            if (_e280 < parts) {
+            if (_e280 < parts_1) {
             } else {
                 break;
             }
@@ -458,25 +472,25 @@ struct main_Input {
         uint _e306 = p.dim;
         if (((4u * index) + 0u) < _e306) {
             float _e316 = all.x;
-            out[metal::min(unsigned((own + (4u * index)) + 0u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e316;
+            out[metal::min(unsigned((own_1 + (4u * index)) + 0u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e316;
         }
         uint _e323 = p.dim;
         if (((4u * index) + 1u) < _e323) {
             float _e333 = all.y;
-            out[metal::min(unsigned((own + (4u * index)) + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e333;
+            out[metal::min(unsigned((own_1 + (4u * index)) + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e333;
         }
         uint _e340 = p.dim;
         if (((4u * index) + 2u) < _e340) {
             float _e350 = all.z;
-            out[metal::min(unsigned((own + (4u * index)) + 2u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e350;
+            out[metal::min(unsigned((own_1 + (4u * index)) + 2u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e350;
         }
         uint _e357 = p.dim;
         if (((4u * index) + 3u) < _e357) {
             float _e367 = all.w;
-            out[metal::min(unsigned((own + (4u * index)) + 3u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e367;
+            out[metal::min(unsigned((own_1 + (4u * index)) + 3u), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e367;
         }
     }
     metal::float4 _e371 = all;
-    emit(index, naga_div(own, 4u) + index, inside_1, _e371, out_values, out_sums, emitted, _buffer_sizes);
+    emit(index, naga_div(own_1, 4u) + index, inside_1, _e371, out_values, out_sums, emitted, _buffer_sizes);
     return;
 }

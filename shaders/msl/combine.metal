@@ -1,5 +1,5 @@
 // combine
-// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 256
 // buffers: 0 results, 1 weights, 2 x (written)
 // numbers: buffer 10, 12 bytes
@@ -29,6 +29,9 @@ constant uint WG = 256u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }

@@ -1,6 +1,6 @@
 // fused_int4_gemv
-// flags: BLOCKS, SUBGROUP, F16
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// flags: BLOCKS, TILED, SUBGROUP, F16
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -38,8 +38,8 @@ struct Params {
     uint expert_rows;
     char _pad13[8];
 };
-typedef metal::half4 type_4[1];
-typedef metal::float4 type_6[1];
+typedef metal::half4 type_5[1];
+typedef metal::float4 type_7[1];
 struct X {
     metal::half4 v0_;
     metal::half4 v1_;
@@ -53,204 +53,282 @@ struct X {
     char _pad9[4];
     metal::float2 sums;
 };
-typedef metal::uint4 type_8[1];
-typedef uint type_9[1];
+struct type_9 {
+    metal::float4 inner[8];
+};
+typedef metal::uint4 type_10[1];
+typedef uint type_11[1];
 struct Scales {
     metal::float2 scale;
     metal::float2 minus;
 };
+struct HalfQuads {
+    metal::half4 v0_;
+    metal::half4 v1_;
+    metal::half4 v2_;
+    metal::half4 v3_;
+    metal::half4 v4_;
+    metal::half4 v5_;
+    metal::half4 v6_;
+    metal::half4 v7_;
+};
+struct Codes {
+    metal::uint4 words;
+};
 struct Block {
-    metal::uint4 codes;
+    Codes codes;
     Scales scales;
 };
-typedef float type_12[1];
+typedef float type_13[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_13 {
+struct type_14 {
     float inner[64];
 };
-struct type_14 {
-    type_13 inner[2];
+struct type_15 {
+    type_14 inner[2];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
+constant uint CLUSTER = 8u;
+constant uint SHARE = 128u;
+constant uint HEIGHT = 16u;
+constant uint RATE = 17u;
+constant uint SPAN = 10u;
+constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
+constant uint X_VECTORS = 8u;
 constant float CENTRE = 8.0;
+
+uint x_at(
+    uint unit,
+    uint i_1
+) {
+    return (((unit >> 3u) * 64u) + (i_1 * 8u)) + (unit & 7u);
+}
 
 X load_x(
     uint unit_1,
-    device type_4 const& xv,
-    device type_6 const& xs,
+    device type_5 const& xv,
+    device type_7 const& xs,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    metal::half4 _e9 = xv[metal::min(unsigned((unit_1 * VECTORS) + 0u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v0_ = _e9;
-    metal::half4 _e17 = xv[metal::min(unsigned((unit_1 * VECTORS) + 1u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v1_ = _e17;
-    metal::half4 _e25 = xv[metal::min(unsigned((unit_1 * VECTORS) + 2u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v2_ = _e25;
-    metal::half4 _e33 = xv[metal::min(unsigned((unit_1 * VECTORS) + 3u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v3_ = _e33;
-    metal::half4 _e41 = xv[metal::min(unsigned((unit_1 * VECTORS) + 4u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v4_ = _e41;
-    metal::half4 _e49 = xv[metal::min(unsigned((unit_1 * VECTORS) + 5u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v5_ = _e49;
-    metal::half4 _e57 = xv[metal::min(unsigned((unit_1 * VECTORS) + 6u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v6_ = _e57;
-    metal::half4 _e65 = xv[metal::min(unsigned((unit_1 * VECTORS) + 7u), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v7_ = _e65;
+    uint _e5 = x_at(unit_1, 0u);
+    metal::half4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v0_ = _e7;
+    uint _e11 = x_at(unit_1, 1u);
+    metal::half4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v1_ = _e13;
+    uint _e17 = x_at(unit_1, 2u);
+    metal::half4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v2_ = _e19;
+    uint _e23 = x_at(unit_1, 3u);
+    metal::half4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v3_ = _e25;
+    uint _e29 = x_at(unit_1, 4u);
+    metal::half4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v4_ = _e31;
+    uint _e35 = x_at(unit_1, 5u);
+    metal::half4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v5_ = _e37;
+    uint _e41 = x_at(unit_1, 6u);
+    metal::half4 _e43 = xv[metal::min(unsigned(_e41), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v6_ = _e43;
+    uint _e47 = x_at(unit_1, 7u);
+    metal::half4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v7_ = _e49;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
     x.scale = s.x;
     x.sums = s.yz;
-    X _e73 = x;
-    return _e73;
+    X _e57 = x;
+    return _e57;
 }
 
-metal::uint2 entry(
-    uint row,
-    uint unit_2,
-    constant Params& p,
-    device type_9 const& scale_plane,
-    constant _mslBufferSizes& _buffer_sizes
+type_9 x_floats(
+    X x_1
 ) {
-    uint bit = (unit_2 & 7u) * 12u;
+    return type_9 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+}
+
+Scales expand(
+    metal::float2 d,
+    uint e,
+    constant Params& p
+) {
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    uint _e10 = p.extra.z;
+    float code_bias = as_type<float>(_e10);
+    float s_1 = d.x * static_cast<float>(e & 63u);
+    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
+    return Scales {metal::float2(s_1), metal::float2((d.y * m) + (code_bias * s_1))};
+}
+
+uint across(
+    uint low,
+    uint high,
+    uint bit
+) {
     uint shift = bit & 31u;
-    uint _e11 = p.base.y;
-    uint _e15 = p.stride.y;
-    uint at_2 = ((_e11 + (row * _e15)) >> 2u) + ((unit_2 >> 3u) * 4u);
-    uint head = scale_plane[metal::min(unsigned(at_2), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint low_1 = scale_plane[metal::min(unsigned((at_2 + 1u) + (bit >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint high_1 = scale_plane[metal::min(unsigned((at_2 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    return metal::uint2(head, (low_1 >> shift) | ((high_1 << 1u) << (31u - shift)));
+    return (low >> shift) | ((high << 1u) << (31u - shift));
 }
 
 Scales scales(
+    uint row,
+    uint unit_2,
+    constant Params& p,
+    device type_11 const& scale_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint bit_1 = (unit_2 & 7u) * 12u;
+    uint _e9 = p.base.y;
+    uint _e13 = p.stride.y;
+    uint at_4 = ((_e9 + (row * _e13)) >> 2u) + ((unit_2 >> 3u) * 4u);
+    uint _e25 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e30 = p.extra.x;
+    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
+    uint low_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint high_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e51 = across(low_2, high_2, bit_1);
+    Scales _e52 = expand(d_1, _e51, p);
+    return _e52;
+}
+
+metal::float4 fields(
+    uint w,
+    uint at,
+    uint mask,
+    float centre
+) {
+    uint h = w >> 16u;
+    uint m_1 = mask << at;
+    uint one = (150u - at) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+}
+
+metal::half2 as_halves(
+    uint u
+) {
+    return static_cast<metal::half2>(float2(as_type<half2>(u)));
+}
+
+metal::half4 half_fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    half centre_1
+) {
+    uint m_2 = (mask_1 << at_1) * 65537u;
+    uint one_1 = ((25u - at_1) << 10u) * 65537u;
+    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_1) + centre_1);
+    metal::half2 _e20 = as_halves((w_1 & m_2) | one_1);
+    metal::half2 _e26 = as_halves(((w_1 >> 8u) & m_2) | one_1);
+    return metal::half4(_e20 - less_1, _e26 - less_1);
+}
+
+metal::half4 low_1(
+    uint w_2
+) {
+    metal::half4 _e4 = half_fields(w_2, 0u, 15u, 8.0h);
+    return _e4;
+}
+
+metal::half4 high_1(
+    uint w_3
+) {
+    metal::half4 _e4 = half_fields(w_3, 4u, 15u, 8.0h);
+    return _e4;
+}
+
+HalfQuads half_quads(
+    Codes q
+) {
+    metal::uint4 w_4 = q.words;
+    metal::half4 _e3 = low_1(q.words.x);
+    metal::half4 _e5 = low_1(q.words.y);
+    metal::half4 _e7 = low_1(q.words.z);
+    metal::half4 _e9 = low_1(q.words.w);
+    metal::half4 _e11 = high_1(q.words.x);
+    metal::half4 _e13 = high_1(q.words.y);
+    metal::half4 _e15 = high_1(q.words.z);
+    metal::half4 _e17 = high_1(q.words.w);
+    return HalfQuads {_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17};
+}
+
+metal::float2 dots(
+    Codes q_1,
+    X x_2
+) {
+    HalfQuads _e2 = half_quads(q_1);
+    metal::half4 first = metal::fma(_e2.v3_, x_2.v3_.xzyw, metal::fma(_e2.v2_, x_2.v2_.xzyw, metal::fma(_e2.v1_, x_2.v1_.xzyw, _e2.v0_ * x_2.v0_.xzyw)));
+    metal::half4 second = metal::fma(_e2.v7_, x_2.v7_.xzyw, metal::fma(_e2.v6_, x_2.v6_.xzyw, metal::fma(_e2.v5_, x_2.v5_.xzyw, _e2.v4_ * x_2.v4_.xzyw)));
+    metal::float4 f = static_cast<metal::float4>(first);
+    metal::float4 s_2 = static_cast<metal::float4>(second);
+    return x_2.scale * metal::float2(((f.x + f.y) + f.z) + f.w, ((s_2.x + s_2.y) + s_2.z) + s_2.w);
+}
+
+Codes load_codes(
     uint row_1,
     uint unit_3,
     constant Params& p,
-    device type_9 const& scale_plane,
+    device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    metal::uint2 _e2 = entry(row_1, unit_3, p, scale_plane, _buffer_sizes);
-    uint _e8 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e2.x)) * as_type<float>(_e8);
-    uint _e14 = p.extra.y;
-    float min_bias = as_type<float>(_e14);
-    uint _e19 = p.extra.z;
-    float code_bias = as_type<float>(_e19);
-    float s_1 = d_1.x * static_cast<float>(_e2.y & 63u);
-    float m = static_cast<float>((_e2.y >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s_1), metal::float2((d_1.y * m) + (code_bias * s_1))};
+    uint _e6 = p.base.x;
+    uint _e10 = p.stride.x;
+    metal::uint4 _e17 = code_plane[metal::min(unsigned(((_e6 + (row_1 * _e10)) >> 4u) + unit_3), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Codes {_e17};
 }
 
 Block load(
     uint row_2,
     uint unit_4,
     constant Params& p,
-    device type_8 const& code_plane,
-    device type_9 const& scale_plane,
+    device type_10 const& code_plane,
+    device type_11 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e6 = p.base.x;
-    uint _e10 = p.stride.x;
-    metal::uint4 _e17 = code_plane[metal::min(unsigned(((_e6 + (row_2 * _e10)) >> 4u) + unit_4), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    Scales _e18 = scales(row_2, unit_4, p, scale_plane, _buffer_sizes);
-    return Block {_e17, _e18};
-}
-
-metal::float4 low(
-    uint w
-) {
-    return static_cast<metal::float4>(uint4(as_type<packed_uchar4>(w & 252645135u)));
-}
-
-metal::float4 high(
-    uint w_1
-) {
-    return static_cast<metal::float4>(uint4(as_type<packed_uchar4>((w_1 >> 4u) & 252645135u)));
-}
-
-metal::half2 halves(
-    uint u
-) {
-    return static_cast<metal::half2>(float2(as_type<half2>(u)));
-}
-
-metal::half4 word_dots(
-    uint w_2,
-    metal::half4 a,
-    metal::half4 b,
-    metal::half4 sums
-) {
-    metal::half2 first = {};
-    metal::half2 second = {};
-    metal::half2 bias = metal::half2(-1032.0h);
-    uint w8_ = w_2 >> 8u;
-    metal::half2 sixteenth = metal::half2(0.0625h);
-    metal::half2 high_bias = metal::half2(-72.0h);
-    metal::half2 _e16 = halves((w_2 & 983055u) | 1677747200u);
-    first = metal::fma(_e16 + bias, a.xz, sums.xy);
-    metal::half2 _e26 = halves((w8_ & 983055u) | 1677747200u);
-    metal::half2 _e29 = first;
-    first = metal::fma(_e26 + bias, a.yw, _e29);
-    metal::half2 _e35 = halves((w_2 & 15728880u) | 1677747200u);
-    second = metal::fma(metal::fma(_e35, sixteenth, high_bias), b.xz, sums.zw);
-    metal::half2 _e45 = halves((w8_ & 15728880u) | 1677747200u);
-    metal::half2 _e48 = second;
-    second = metal::fma(metal::fma(_e45, sixteenth, high_bias), b.yw, _e48);
-    metal::half2 _e50 = first;
-    metal::half2 _e51 = second;
-    return metal::half4(_e50, _e51);
-}
-
-metal::float2 dots(
-    metal::uint4 q,
-    X x_1
-) {
-    metal::half4 d = {};
-    metal::half4 _e7 = word_dots(q.x, x_1.v0_, x_1.v4_, metal::half4(0.0h));
-    d = _e7;
-    metal::half4 _e12 = d;
-    metal::half4 _e13 = word_dots(q.y, x_1.v1_, x_1.v5_, _e12);
-    d = _e13;
-    metal::half4 _e17 = d;
-    metal::half4 _e18 = word_dots(q.z, x_1.v2_, x_1.v6_, _e17);
-    d = _e18;
-    metal::half4 _e22 = d;
-    metal::half4 _e23 = word_dots(q.w, x_1.v3_, x_1.v7_, _e22);
-    d = _e23;
-    metal::half4 _e24 = d;
-    metal::float4 f = static_cast<metal::float4>(_e24);
-    return metal::float2(f.x + f.y, f.z + f.w) * x_1.scale;
+    Codes _e2 = load_codes(row_2, unit_4, p, code_plane, _buffer_sizes);
+    Scales _e3 = scales(row_2, unit_4, p, scale_plane, _buffer_sizes);
+    return Block {_e2, _e3};
 }
 
 float dot_block(
-    Block b_1,
-    X x_2
+    Block b,
+    X x_3
 ) {
-    metal::float2 _e3 = dots(b_1.codes, x_2);
-    metal::float2 minus = b_1.scales.minus - (CENTRE * b_1.scales.scale);
-    return (b_1.scales.scale.x * (_e3.x + _e3.y)) - (minus.x * (x_2.sums.x + x_2.sums.y));
+    metal::float2 _e3 = dots(b.codes, x_3);
+    metal::float2 minus = b.scales.minus - (CENTRE * b.scales.scale);
+    return (b.scales.scale.x * (_e3.x + _e3.y)) - (minus.x * (x_3.sums.x + x_3.sums.y));
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 void put(
-    uint at,
+    uint at_2,
     uint row_3,
     float sum,
-    device type_12& y,
+    device type_13& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -265,34 +343,34 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v,
     uint slot,
-    Place at_1,
-    threadgroup type_14& partial
+    Place at_3,
+    threadgroup type_15& partial
 ) {
     float total = 0.0;
-    uint i = 0u;
+    uint i_3 = 0u;
     float unnamed = metal::simd_sum(v);
-    uint mine = naga_div(at_1.index, at_1.subgroup);
-    if (naga_mod(at_1.index, at_1.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_1.subgroup);
+    uint count = naga_div(LANES, at_3.subgroup);
     uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i;
-            i = _e39 + 1u;
+            uint _e39 = i_3;
+            i_3 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i;
+        uint _e26 = i_3;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i;
+            uint _e33 = i_3;
             float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first_1 + _e33), 63u)];
             total = _e28 + _e36;
         }
@@ -311,25 +389,25 @@ struct main_Input {
 , uint subgroup_size [[threads_per_simdgroup]]
 , uint index [[thread_index_in_threadgroup]]
 , constant Params& p [[buffer(10)]]
-, device type_4 const& xv [[buffer(4)]]
-, device type_6 const& xs [[buffer(5)]]
-, device type_8 const& code_plane [[buffer(0)]]
-, device type_9 const& scale_plane [[buffer(1)]]
-, device type_12& y [[buffer(6)]]
-, threadgroup type_14& partial
+, device type_5 const& xv [[buffer(4)]]
+, device type_7 const& xs [[buffer(5)]]
+, device type_10 const& code_plane [[buffer(0)]]
+, device type_11 const& scale_plane [[buffer(1)]]
+, device type_13& y [[buffer(6)]]
+, threadgroup type_15& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     float sum2_ = 0.0;
     float sum3_ = 0.0;
-    uint unit = {};
+    uint i = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_3 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_3.index, LANES);
+    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_5.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -339,131 +417,124 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_3.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
+    uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
     uint row2_ = 0u + metal::min(first_2 + 2u, rows - 1u);
     uint row3_ = 0u + metal::min(first_2 + 3u, rows - 1u);
-    unit = lane;
+    i = lane;
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e120 = unit;
-            unit = _e120 + 64u;
+            uint _e109 = i;
+            i = _e109 + 64u;
         }
         loop_init_1 = false;
-        uint _e80 = unit;
-        uint _e85 = p.units;
-        if ((_e80 + 0u) < _e85) {
+        uint _e83 = i;
+        if ((_e83 + 0u) < units) {
         } else {
             break;
         }
         {
-            uint _e87 = unit;
-            Block _e90 = load(row0_, _e87 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e91 = unit;
-            Block _e94 = load(row1_, _e91 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e95 = unit;
-            Block _e98 = load(row2_, _e95 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e99 = unit;
-            Block _e102 = load(row3_, _e99 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e103 = unit;
-            X _e107 = load_x((x_first + _e103) + 0u, xv, xs, _buffer_sizes);
-            float _e108 = sum0_;
-            float _e109 = dot_block(_e90, _e107);
-            sum0_ = _e108 + _e109;
-            float _e111 = sum1_;
-            float _e112 = dot_block(_e94, _e107);
-            sum1_ = _e111 + _e112;
-            float _e114 = sum2_;
-            float _e115 = dot_block(_e98, _e107);
-            sum2_ = _e114 + _e115;
-            float _e117 = sum3_;
-            float _e118 = dot_block(_e102, _e107);
-            sum3_ = _e117 + _e118;
+            uint _e87 = i;
+            uint _e90 = unit_of(_e87 + 0u);
+            Block _e91 = load(row0_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e92 = load(row1_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e93 = load(row2_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e94 = load(row3_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            X _e96 = load_x(x_first + _e90, xv, xs, _buffer_sizes);
+            float _e97 = sum0_;
+            float _e98 = dot_block(_e91, _e96);
+            sum0_ = _e97 + _e98;
+            float _e100 = sum1_;
+            float _e101 = dot_block(_e92, _e96);
+            sum1_ = _e100 + _e101;
+            float _e103 = sum2_;
+            float _e104 = dot_block(_e93, _e96);
+            sum2_ = _e103 + _e104;
+            float _e106 = sum3_;
+            float _e107 = dot_block(_e94, _e96);
+            sum3_ = _e106 + _e107;
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e151 = unit;
-            unit = _e151 + LANES;
+            uint _e134 = i;
+            i = _e134 + LANES;
         }
         loop_init_2 = false;
-        uint _e123 = unit;
-        uint _e126 = p.units;
-        if (_e123 < _e126) {
+        uint _e112 = i;
+        if (_e112 < units) {
         } else {
             break;
         }
         {
-            uint _e128 = unit;
-            Block _e129 = load(row0_, _e128, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e130 = unit;
-            Block _e131 = load(row1_, _e130, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e132 = unit;
-            Block _e133 = load(row2_, _e132, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e134 = unit;
-            Block _e135 = load(row3_, _e134, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e136 = unit;
-            X _e138 = load_x(x_first + _e136, xv, xs, _buffer_sizes);
-            float _e139 = sum0_;
-            float _e140 = dot_block(_e129, _e138);
-            sum0_ = _e139 + _e140;
-            float _e142 = sum1_;
-            float _e143 = dot_block(_e131, _e138);
-            sum1_ = _e142 + _e143;
-            float _e145 = sum2_;
-            float _e146 = dot_block(_e133, _e138);
-            sum2_ = _e145 + _e146;
-            float _e148 = sum3_;
-            float _e149 = dot_block(_e135, _e138);
-            sum3_ = _e148 + _e149;
+            uint _e114 = i;
+            uint _e115 = unit_of(_e114);
+            Block _e116 = load(row0_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e117 = load(row1_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e118 = load(row2_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e119 = load(row3_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            X _e121 = load_x(x_first + _e115, xv, xs, _buffer_sizes);
+            float _e122 = sum0_;
+            float _e123 = dot_block(_e116, _e121);
+            sum0_ = _e122 + _e123;
+            float _e125 = sum1_;
+            float _e126 = dot_block(_e117, _e121);
+            sum1_ = _e125 + _e126;
+            float _e128 = sum2_;
+            float _e129 = dot_block(_e118, _e121);
+            sum2_ = _e128 + _e129;
+            float _e131 = sum3_;
+            float _e132 = dot_block(_e119, _e121);
+            sum3_ = _e131 + _e132;
         }
     }
-    float _e154 = sum0_;
-    float _e156 = reduce(_e154, 0u, at_3, partial);
+    float _e137 = sum0_;
+    float _e139 = reduce(_e137, 0u, at_5, partial);
     if (lane == 0u) {
         local = (first_2 + 0u) < rows;
     } else {
         local = false;
     }
-    bool _e165 = local;
-    if (_e165) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e156, y, _buffer_sizes);
+    bool _e148 = local;
+    if (_e148) {
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e139, y, _buffer_sizes);
     }
-    float _e173 = sum1_;
-    float _e175 = reduce(_e173, 1u, at_3, partial);
+    float _e156 = sum1_;
+    float _e158 = reduce(_e156, 1u, at_5, partial);
     if (lane == 1u) {
         local_1 = (first_2 + 1u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e184 = local_1;
-    if (_e184) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e175, y, _buffer_sizes);
+    bool _e167 = local_1;
+    if (_e167) {
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e158, y, _buffer_sizes);
     }
-    float _e192 = sum2_;
-    float _e194 = reduce(_e192, 2u, at_3, partial);
+    float _e175 = sum2_;
+    float _e177 = reduce(_e175, 2u, at_5, partial);
     if (lane == 2u) {
         local_2 = (first_2 + 2u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e203 = local_2;
-    if (_e203) {
-        put(((y_first + output) + first_2) + 2u, (output + first_2) + 2u, _e194, y, _buffer_sizes);
+    bool _e186 = local_2;
+    if (_e186) {
+        put(((y_first + output) + first_2) + 2u, (output + first_2) + 2u, _e177, y, _buffer_sizes);
     }
-    float _e211 = sum3_;
-    float _e213 = reduce(_e211, 3u, at_3, partial);
+    float _e194 = sum3_;
+    float _e196 = reduce(_e194, 3u, at_5, partial);
     if (lane == 3u) {
         local_3 = (first_2 + 3u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e222 = local_3;
-    if (_e222) {
-        put(((y_first + output) + first_2) + 3u, (output + first_2) + 3u, _e213, y, _buffer_sizes);
+    bool _e205 = local_3;
+    if (_e205) {
+        put(((y_first + output) + first_2) + 3u, (output + first_2) + 3u, _e196, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // gated
 // flags: EMIT, HALVES_OUT
-// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 256
 // buffers: 0 gate, 1 up, 2 out (written), 4 out_values (written), 5 out_sums (written)
 // numbers: buffer 10, 4 bytes
@@ -34,6 +34,17 @@ constant uint WG = 256u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
+
+uint place(
+    uint block,
+    uint parts,
+    uint i
+) {
+    return (((block >> 3u) * (8u * parts)) + (i * 8u)) + (block & 7u);
+}
 
 void emit(
     uint index_1,
@@ -46,62 +57,65 @@ void emit(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float peak = 0.0;
-    uint i = 0u;
-    metal::float2 sums = metal::float2(0.0);
     uint i_1 = 0u;
+    metal::float2 sums = metal::float2(0.0);
+    uint i_2 = 0u;
     emitted.inner[metal::min(unsigned(index_1), 255u)] = v_1;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     if (inside) {
         uint first = index_1 & 4294967288u;
+        uint block_1 = quad_ >> 3u;
+        uint own = quad_ & 7u;
         bool loop_init = true;
         while(true) {
             if (!loop_init) {
-                uint _e31 = i;
-                i = _e31 + 1u;
+                uint _e35 = i_1;
+                i_1 = _e35 + 1u;
             }
             loop_init = false;
-            uint _e12 = i;
-            if (_e12 < 8u) {
+            uint _e16 = i_1;
+            if (_e16 < 8u) {
             } else {
                 break;
             }
             {
-                uint _e16 = i;
-                metal::float4 _e19 = emitted.inner[metal::min(unsigned(first + _e16), 255u)];
-                metal::float4 a = metal::abs(_e19);
-                float _e21 = peak;
-                peak = metal::max(_e21, metal::max(metal::max(a.x, a.y), metal::max(a.z, a.w)));
+                uint _e20 = i_1;
+                metal::float4 _e23 = emitted.inner[metal::min(unsigned(first + _e20), 255u)];
+                metal::float4 a = metal::abs(_e23);
+                float _e25 = peak;
+                peak = metal::max(_e25, metal::max(metal::max(a.x, a.y), metal::max(a.z, a.w)));
             }
         }
         float scale = peak;
-        float _e34 = peak;
-        float inverse = (scale > 0.000000000000000000000000000001) ? (1.0 / _e34) : 0.0;
+        float _e38 = peak;
+        float inverse = (scale > 0.000000000000000000000000000001) ? (1.0 / _e38) : 0.0;
         metal::float4 scaled = v_1 * inverse;
-        out_values[metal::min(unsigned(quad_), (_buffer_sizes.size4 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(scaled.xy)), as_type<uint>(half2(scaled.zw)));
-        if ((index_1 & 7u) == 0u) {
+        uint _e48 = place(block_1, 8u, own);
+        out_values[metal::min(unsigned(_e48), (_buffer_sizes.size4 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(scaled.xy)), as_type<uint>(half2(scaled.zw)));
+        if (own == 0u) {
             bool loop_init_1 = true;
             while(true) {
                 if (!loop_init_1) {
-                    uint _e91 = i_1;
-                    i_1 = _e91 + 1u;
+                    uint _e95 = i_2;
+                    i_2 = _e95 + 1u;
                 }
                 loop_init_1 = false;
-                uint _e58 = i_1;
-                if (_e58 < 4u) {
+                uint _e62 = i_2;
+                if (_e62 < 4u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e62 = i_1;
-                    metal::float4 a_1 = emitted.inner[metal::min(unsigned(first + _e62), 255u)];
-                    uint _e69 = i_1;
-                    metal::float4 b = emitted.inner[metal::min(unsigned((first + 4u) + _e69), 255u)];
-                    metal::float2 _e73 = sums;
-                    sums = _e73 + metal::float2(((a_1.x + a_1.y) + a_1.z) + a_1.w, ((b.x + b.y) + b.z) + b.w);
+                    uint _e66 = i_2;
+                    metal::float4 c = emitted.inner[metal::min(unsigned(first + _e66), 255u)];
+                    uint _e73 = i_2;
+                    metal::float4 d = emitted.inner[metal::min(unsigned((first + 4u) + _e73), 255u)];
+                    metal::float2 _e77 = sums;
+                    sums = _e77 + metal::float2(((c.x + c.y) + c.z) + c.w, ((d.x + d.y) + d.z) + d.w);
                 }
             }
-            metal::float2 _e97 = sums;
-            out_sums[metal::min(unsigned(quad_ >> 3u), (_buffer_sizes.size5 - 0 - 16) / 16)] = metal::float4(scale, _e97, 0.0);
+            metal::float2 _e99 = sums;
+            out_sums[metal::min(unsigned(block_1), (_buffer_sizes.size5 - 0 - 16) / 16)] = metal::float4(scale, _e99, 0.0);
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -133,18 +147,18 @@ struct main_Input {
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     metal::float4 v = metal::float4(0.0);
-    uint i_2 = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint i_3 = ((group.x + (group.y * groups.x)) * WG) + index;
     uint _e13 = p.quads;
-    bool inside_1 = i_2 < _e13;
+    bool inside_1 = i_3 < _e13;
     if (inside_1) {
-        metal::float4 _e20 = gate[metal::min(unsigned(i_2), (_buffer_sizes.size1 - 0 - 16) / 16)];
+        metal::float4 _e20 = gate[metal::min(unsigned(i_3), (_buffer_sizes.size1 - 0 - 16) / 16)];
         metal::float4 _e21 = activation(_e20);
-        metal::float4 _e24 = up[metal::min(unsigned(i_2), (_buffer_sizes.size2 - 0 - 16) / 16)];
+        metal::float4 _e24 = up[metal::min(unsigned(i_3), (_buffer_sizes.size2 - 0 - 16) / 16)];
         v = _e21 * _e24;
         metal::float4 _e28 = v;
-        out[metal::min(unsigned(i_2), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e28;
+        out[metal::min(unsigned(i_3), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e28;
     }
     metal::float4 _e29 = v;
-    emit(index, i_2, inside_1, _e29, out_values, out_sums, emitted, _buffer_sizes);
+    emit(index, i_3, inside_1, _e29, out_values, out_sums, emitted, _buffer_sizes);
     return;
 }

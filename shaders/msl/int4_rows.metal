@@ -1,6 +1,6 @@
 // int4_rows
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, WG = 64
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -42,54 +42,99 @@ struct Scales {
     metal::float2 scale;
     metal::float2 minus;
 };
+struct Codes {
+    metal::uint4 words;
+};
 struct Block {
-    metal::uint4 codes;
+    Codes codes;
     Scales scales;
 };
-struct type_8 {
+struct type_7 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_9[1];
+typedef metal::float4 type_8[1];
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
+constant uint CLUSTER = 8u;
+constant uint SHARE = 128u;
+constant uint HEIGHT = 16u;
+constant uint RATE = 17u;
+constant uint SPAN = 10u;
+constant uint STREAM = 5u;
 constant uint WG = 64u;
+constant float CENTRE = 8.0;
 
-metal::uint2 entry(
+Scales expand(
+    metal::float2 d,
+    uint e,
+    constant Params& p
+) {
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    uint _e10 = p.extra.z;
+    float code_bias = as_type<float>(_e10);
+    float s = d.x * static_cast<float>(e & 63u);
+    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
+    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
+}
+
+uint across(
+    uint low,
+    uint high,
+    uint bit
+) {
+    uint shift = bit & 31u;
+    return (low >> shift) | ((high << 1u) << (31u - shift));
+}
+
+Scales scales(
     uint row,
     uint unit,
     constant Params& p,
     device type_4 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit = (unit & 7u) * 12u;
-    uint shift = bit & 31u;
-    uint _e11 = p.base.y;
-    uint _e15 = p.stride.y;
-    uint at = ((_e11 + (row * _e15)) >> 2u) + ((unit >> 3u) * 4u);
-    uint head = scale_plane[metal::min(unsigned(at), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint low_1 = scale_plane[metal::min(unsigned((at + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_1 = scale_plane[metal::min(unsigned((at + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    return metal::uint2(head, (low_1 >> shift) | ((high_1 << 1u) << (31u - shift)));
+    uint bit_1 = (unit & 7u) * 12u;
+    uint _e9 = p.base.y;
+    uint _e13 = p.stride.y;
+    uint at_1 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
+    uint _e25 = scale_plane[metal::min(unsigned(at_1), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e30 = p.extra.x;
+    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
+    uint low_2 = scale_plane[metal::min(unsigned((at_1 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint high_2 = scale_plane[metal::min(unsigned((at_1 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e51 = across(low_2, high_2, bit_1);
+    Scales _e52 = expand(d_1, _e51, p);
+    return _e52;
 }
 
-Scales scales(
+metal::float4 fields(
+    uint w,
+    uint at,
+    uint mask,
+    float centre
+) {
+    uint h = w >> 16u;
+    uint m_1 = mask << at;
+    uint one = (150u - at) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+}
+
+Codes load_codes(
     uint row_1,
     uint unit_1,
     constant Params& p,
-    device type_4 const& scale_plane,
+    device type_3 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    metal::uint2 _e2 = entry(row_1, unit_1, p, scale_plane, _buffer_sizes);
-    uint _e8 = p.extra.x;
-    metal::float2 d = float2(as_type<half2>(_e2.x)) * as_type<float>(_e8);
-    uint _e14 = p.extra.y;
-    float min_bias = as_type<float>(_e14);
-    uint _e19 = p.extra.z;
-    float code_bias = as_type<float>(_e19);
-    float s = d.x * static_cast<float>(_e2.y & 63u);
-    float m = static_cast<float>((_e2.y >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
+    uint _e6 = p.base.x;
+    uint _e10 = p.stride.x;
+    metal::uint4 _e17 = code_plane[metal::min(unsigned(((_e6 + (row_1 * _e10)) >> 4u) + unit_1), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Codes {_e17};
 }
 
 Block load(
@@ -100,39 +145,47 @@ Block load(
     device type_4 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e6 = p.base.x;
-    uint _e10 = p.stride.x;
-    metal::uint4 _e17 = code_plane[metal::min(unsigned(((_e6 + (row_2 * _e10)) >> 4u) + unit_2), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    Scales _e18 = scales(row_2, unit_2, p, scale_plane, _buffer_sizes);
-    return Block {_e17, _e18};
+    Codes _e2 = load_codes(row_2, unit_2, p, code_plane, _buffer_sizes);
+    Scales _e3 = scales(row_2, unit_2, p, scale_plane, _buffer_sizes);
+    return Block {_e2, _e3};
 }
 
-metal::float4 low(
-    uint w
-) {
-    return static_cast<metal::float4>(uint4(as_type<packed_uchar4>(w & 252645135u)));
-}
-
-metal::float4 high(
+metal::float4 low_1(
     uint w_1
 ) {
-    return static_cast<metal::float4>(uint4(as_type<packed_uchar4>((w_1 >> 4u) & 252645135u)));
+    metal::float4 _e4 = fields(w_1, 0u, 15u, CENTRE);
+    return _e4;
 }
 
-type_8 weights(
+metal::float4 high_1(
+    uint w_2
+) {
+    metal::float4 _e4 = fields(w_2, 4u, 15u, CENTRE);
+    return _e4;
+}
+
+type_7 quads(
+    Codes q
+) {
+    metal::uint4 w_3 = q.words;
+    metal::float4 _e3 = low_1(q.words.x);
+    metal::float4 _e5 = low_1(q.words.y);
+    metal::float4 _e7 = low_1(q.words.z);
+    metal::float4 _e9 = low_1(q.words.w);
+    metal::float4 _e11 = high_1(q.words.x);
+    metal::float4 _e13 = high_1(q.words.y);
+    metal::float4 _e15 = high_1(q.words.z);
+    metal::float4 _e17 = high_1(q.words.w);
+    return type_7 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+}
+
+type_7 weights(
     Block b
 ) {
+    type_7 _e2 = quads(b.codes);
     metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_1 = b.scales.minus;
-    metal::float4 _e7 = low(b.codes.x);
-    metal::float4 _e15 = low(b.codes.y);
-    metal::float4 _e23 = low(b.codes.z);
-    metal::float4 _e31 = low(b.codes.w);
-    metal::float4 _e39 = high(b.codes.x);
-    metal::float4 _e47 = high(b.codes.y);
-    metal::float4 _e55 = high(b.codes.z);
-    metal::float4 _e63 = high(b.codes.w);
-    return type_8 {{(_e7 * b.scales.scale.x) - metal::float4(b.scales.minus.x), (_e15 * b.scales.scale.x) - metal::float4(b.scales.minus.x), (_e23 * b.scales.scale.x) - metal::float4(b.scales.minus.x), (_e31 * b.scales.scale.x) - metal::float4(b.scales.minus.x), (_e39 * b.scales.scale.y) - metal::float4(b.scales.minus.y), (_e47 * b.scales.scale.y) - metal::float4(b.scales.minus.y), (_e55 * b.scales.scale.y) - metal::float4(b.scales.minus.y), (_e63 * b.scales.scale.y) - metal::float4(b.scales.minus.y)}};
+    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
+    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
 }
 
 metal::float4 keep(
@@ -161,14 +214,14 @@ struct main_Input {
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
 , device type_4 const& ids [[buffer(4)]]
-, device type_9& y [[buffer(6)]]
+, device type_8& y [[buffer(6)]]
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     uint _e5 = p.y_stride;
     uint units = naga_div(_e5, 32u);
-    uint at_1 = ((group.x + (group.y * groups.x)) * WG) + index;
-    uint token = naga_div(at_1, units);
-    uint unit_3 = naga_mod(at_1, units);
+    uint at_2 = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint token = naga_div(at_2, units);
+    uint unit_3 = naga_mod(at_2, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
@@ -195,7 +248,7 @@ struct main_Input {
         return;
     }
     Block _e94 = load(row_3, unit_3, p, code_plane, scale_plane, _buffer_sizes);
-    type_8 _e95 = weights(_e94);
+    type_7 _e95 = weights(_e94);
     float _e103 = p.factor;
     metal::float4 _e109 = keep((unit_3 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size4 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;

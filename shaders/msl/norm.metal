@@ -1,5 +1,5 @@
 // norm
-// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 256
 // buffers: 0 x, 1 gain, 2 out (written)
 // numbers: buffer 10, 16 bytes
@@ -33,6 +33,9 @@ constant uint WG = 256u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 
 float workgroup_sum(
     float v_1,

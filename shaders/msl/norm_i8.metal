@@ -1,6 +1,6 @@
 // norm
 // flags: EMIT, I8
-// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 256
 // buffers: 0 x, 1 gain, 2 out (written), 4 out_values (written), 5 out_sums (written)
 // numbers: buffer 10, 16 bytes
@@ -40,6 +40,9 @@ constant uint WG = 256u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 
 float workgroup_sum(
     float v_1,
@@ -113,6 +116,14 @@ float workgroup_max(
     return most;
 }
 
+uint place(
+    uint block,
+    uint parts,
+    uint i_1
+) {
+    return (((block >> 3u) * (8u * parts)) + (i_1 * 8u)) + (block & 7u);
+}
+
 metal::int4 naga_f2i32(metal::float4 value) {
     return static_cast<metal::int4>(metal::clamp(value, -2147483600.0, 2147483500.0));
 }
@@ -128,66 +139,69 @@ void emit(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float peak = 0.0;
-    uint i_1 = 0u;
-    metal::float2 sums = metal::float2(0.0);
     uint i_2 = 0u;
+    metal::float2 sums = metal::float2(0.0);
+    uint i_3 = 0u;
     emitted.inner[metal::min(unsigned(index_3), 255u)] = v_3;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     if (inside) {
         uint first = index_3 & 4294967288u;
+        uint block_1 = quad_ >> 3u;
+        uint own = quad_ & 7u;
         bool loop_init_2 = true;
         while(true) {
             if (!loop_init_2) {
-                uint _e31 = i_1;
-                i_1 = _e31 + 1u;
+                uint _e35 = i_2;
+                i_2 = _e35 + 1u;
             }
             loop_init_2 = false;
-            uint _e12 = i_1;
-            if (_e12 < 8u) {
+            uint _e16 = i_2;
+            if (_e16 < 8u) {
             } else {
                 break;
             }
             {
-                uint _e16 = i_1;
-                metal::float4 _e19 = emitted.inner[metal::min(unsigned(first + _e16), 255u)];
-                metal::float4 a = metal::abs(_e19);
-                float _e21 = peak;
-                peak = metal::max(_e21, metal::max(metal::max(a.x, a.y), metal::max(a.z, a.w)));
+                uint _e20 = i_2;
+                metal::float4 _e23 = emitted.inner[metal::min(unsigned(first + _e20), 255u)];
+                metal::float4 a = metal::abs(_e23);
+                float _e25 = peak;
+                peak = metal::max(_e25, metal::max(metal::max(a.x, a.y), metal::max(a.z, a.w)));
             }
         }
-        float _e33 = peak;
-        float scale = _e33 / 127.0;
-        float _e36 = peak;
-        float inverse = (scale > 0.000000000000000000000000000001) ? (127.0 / _e36) : 0.0;
-        out_values[metal::min(unsigned(quad_), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(naga_f2i32(metal::rint(v_3 * inverse))));
-        if ((index_3 & 7u) == 0u) {
+        float _e37 = peak;
+        float scale = _e37 / 127.0;
+        float _e40 = peak;
+        float inverse = (scale > 0.000000000000000000000000000001) ? (127.0 / _e40) : 0.0;
+        uint _e51 = place(block_1, 2u, own >> 2u);
+        out_values[metal::min(unsigned((_e51 * 4u) + (own & 3u)), (_buffer_sizes.size5 - 0 - 4) / 4)] = as_type<uint>(packed_char4(naga_f2i32(metal::rint(v_3 * inverse))));
+        if (own == 0u) {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e95 = i_2;
-                    i_2 = _e95 + 1u;
+                    uint _e106 = i_3;
+                    i_3 = _e106 + 1u;
                 }
                 loop_init_3 = false;
-                uint _e58 = i_2;
-                if (_e58 < 4u) {
+                uint _e69 = i_3;
+                if (_e69 < 4u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e62 = i_2;
-                    metal::float4 a_1 = emitted.inner[metal::min(unsigned(first + _e62), 255u)];
-                    uint _e69 = i_2;
-                    metal::float4 b = emitted.inner[metal::min(unsigned((first + 4u) + _e69), 255u)];
-                    metal::float4 c = metal::rint(a_1 * inverse);
-                    metal::float4 d = metal::rint(b * inverse);
-                    metal::float2 _e77 = sums;
-                    sums = _e77 + metal::float2(((c.x + c.y) + c.z) + c.w, ((d.x + d.y) + d.z) + d.w);
+                    uint _e73 = i_3;
+                    metal::float4 _e76 = emitted.inner[metal::min(unsigned(first + _e73), 255u)];
+                    metal::float4 c = metal::rint(_e76 * inverse);
+                    uint _e82 = i_3;
+                    metal::float4 _e85 = emitted.inner[metal::min(unsigned((first + 4u) + _e82), 255u)];
+                    metal::float4 d = metal::rint(_e85 * inverse);
+                    metal::float2 _e88 = sums;
+                    sums = _e88 + metal::float2(((c.x + c.y) + c.z) + c.w, ((d.x + d.y) + d.z) + d.w);
                 }
             }
-            metal::float2 _e97 = sums;
-            sums = _e97 * scale;
-            metal::float2 _e103 = sums;
-            out_sums[metal::min(unsigned(quad_ >> 3u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(scale, _e103, 0.0);
+            metal::float2 _e108 = sums;
+            sums = _e108 * scale;
+            metal::float2 _e112 = sums;
+            out_sums[metal::min(unsigned(block_1), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(scale, _e112, 0.0);
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -261,19 +275,19 @@ struct main_Input {
         }
         {
             uint _e59 = base;
-            uint i_3 = _e59 + index;
+            uint i_4 = _e59 + index;
             uint _e63 = p.quads;
-            bool inside_1 = i_3 < _e63;
+            bool inside_1 = i_4 < _e63;
             v = metal::float4(0.0);
             if (inside_1) {
-                metal::float4 _e71 = x[metal::min(unsigned(source + i_3), (_buffer_sizes.size1 - 0 - 16) / 16)];
-                metal::float4 _e75 = gain[metal::min(unsigned(i_3), (_buffer_sizes.size2 - 0 - 16) / 16)];
+                metal::float4 _e71 = x[metal::min(unsigned(source + i_4), (_buffer_sizes.size1 - 0 - 16) / 16)];
+                metal::float4 _e75 = gain[metal::min(unsigned(i_4), (_buffer_sizes.size2 - 0 - 16) / 16)];
                 v = (_e71 * factor) * _e75;
                 metal::float4 _e80 = v;
-                out[metal::min(unsigned(to + i_3), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e80;
+                out[metal::min(unsigned(to + i_4), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e80;
             }
             metal::float4 _e82 = v;
-            emit(index, to + i_3, inside_1, _e82, out_values, out_sums, emitted, _buffer_sizes);
+            emit(index, to + i_4, inside_1, _e82, out_values, out_sums, emitted, _buffer_sizes);
         }
     }
     return;

@@ -1,6 +1,6 @@
 // q8_gemm
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5
 // threads of a threadgroup: 256
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -39,27 +39,52 @@ struct Params {
 };
 typedef metal::uint4 type_3[1];
 typedef uint type_4[1];
-struct Block {
+struct Codes {
     metal::uint4 a;
     metal::uint4 b;
-    float scale;
-    char _pad3[12];
 };
-struct type_6 {
+struct Block {
+    Codes codes;
+    float scale;
+    char _pad2[12];
+};
+struct type_7 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_7[1];
-typedef float type_8[1];
-struct type_9 {
+typedef metal::float4 type_8[1];
+typedef float type_9[1];
+struct type_10 {
     float inner[68];
 };
-struct type_10 {
-    type_9 inner[32];
+struct type_11 {
+    type_10 inner[32];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
+constant uint CLUSTER = 8u;
+constant uint SHARE = 128u;
+constant uint HEIGHT = 16u;
+constant uint RATE = 17u;
+constant uint SPAN = 10u;
+constant uint STREAM = 5u;
+constant float CENTRE = 0.0;
 constant uint TILE_UNITS = 1u;
+
+metal::float4 fields(
+    uint w,
+    uint at,
+    uint mask,
+    float centre
+) {
+    uint h = w >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+}
 
 Block load(
     uint row,
@@ -71,48 +96,57 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_1 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
+    uint at_2 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_1), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_1 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {_e44, _e49, scale};
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e44, _e49}, scale};
 }
 
-metal::float4 codes(
-    uint w
+metal::float4 signed_(
+    uint w_1
 ) {
-    return static_cast<metal::float4>(int4(as_type<packed_char4>(w)));
+    metal::float4 _e6 = fields(w_1 ^ 2155905152u, 0u, 255u, 128.0);
+    return _e6;
 }
 
-type_6 weights(
-    Block w_1
+type_7 quads(
+    Codes q
 ) {
-    metal::float4 _e3 = codes(w_1.a.x);
-    metal::float4 _e8 = codes(w_1.a.y);
-    metal::float4 _e13 = codes(w_1.a.z);
-    metal::float4 _e18 = codes(w_1.a.w);
-    metal::float4 _e23 = codes(w_1.b.x);
-    metal::float4 _e28 = codes(w_1.b.y);
-    metal::float4 _e33 = codes(w_1.b.z);
-    metal::float4 _e38 = codes(w_1.b.w);
-    return type_6 {{_e3 * w_1.scale, _e8 * w_1.scale, _e13 * w_1.scale, _e18 * w_1.scale, _e23 * w_1.scale, _e28 * w_1.scale, _e33 * w_1.scale, _e38 * w_1.scale}};
+    metal::float4 _e3 = signed_(q.a.x);
+    metal::float4 _e6 = signed_(q.a.y);
+    metal::float4 _e9 = signed_(q.a.z);
+    metal::float4 _e12 = signed_(q.a.w);
+    metal::float4 _e15 = signed_(q.b.x);
+    metal::float4 _e18 = signed_(q.b.y);
+    metal::float4 _e21 = signed_(q.b.z);
+    metal::float4 _e24 = signed_(q.b.w);
+    return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+}
+
+type_7 weights(
+    Block b
+) {
+    type_7 _e2 = quads(b.codes);
+    float s = b.scale;
+    return type_7 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
 }
 
 void put(
-    uint at,
+    uint at_1,
     uint row_1,
     float sum,
-    device type_8& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_div(uint lhs, uint rhs) {
@@ -132,10 +166,10 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
-, device type_7 const& xv [[buffer(4)]]
-, device type_8& y [[buffer(6)]]
-, threadgroup type_10& w_tile
-, threadgroup type_10& x_tile
+, device type_8 const& xv [[buffer(4)]]
+, device type_9& y [[buffer(6)]]
+, threadgroup type_11& w_tile
+, threadgroup type_11& x_tile
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     metal::float4 sum0_ = metal::float4(0.0);
@@ -192,7 +226,7 @@ struct main_Input {
                     if (unit_1 < _e57) {
                         uint _e62 = p.rows;
                         Block _e66 = load(metal::min(row0_ + row_2, _e62 - 1u), unit_1, p, code_plane, scale_plane, _buffer_sizes);
-                        type_6 _e67 = weights(_e66);
+                        type_7 _e67 = weights(_e66);
                         w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].x;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].y;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].z;
@@ -340,120 +374,120 @@ struct main_Input {
     if (((token0_ + t) + 0u) < _e656) {
         uint _e663 = p.y_stride;
         uint _e667 = p.first;
-        uint at_2 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
+        uint at_3 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
         uint _e676 = p.rows;
         if (((row0_ + r) + 0u) < _e676) {
             uint _e682 = p.first;
             float _e688 = sum0_.x;
-            put(at_2 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
+            put(at_3 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
         }
         uint _e694 = p.rows;
         if (((row0_ + r) + 1u) < _e694) {
             uint _e700 = p.first;
             float _e706 = sum0_.y;
-            put(at_2 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
+            put(at_3 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
         }
         uint _e712 = p.rows;
         if (((row0_ + r) + 2u) < _e712) {
             uint _e718 = p.first;
             float _e724 = sum0_.z;
-            put(at_2 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
+            put(at_3 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
         }
         uint _e730 = p.rows;
         if (((row0_ + r) + 3u) < _e730) {
             uint _e736 = p.first;
             float _e742 = sum0_.w;
-            put(at_2 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
+            put(at_3 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
         }
     }
     uint _e748 = p.tokens;
     if (((token0_ + t) + 1u) < _e748) {
         uint _e755 = p.y_stride;
         uint _e759 = p.first;
-        uint at_3 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
+        uint at_4 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
         uint _e768 = p.rows;
         if (((row0_ + r) + 0u) < _e768) {
             uint _e774 = p.first;
             float _e780 = sum1_.x;
-            put(at_3 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
+            put(at_4 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
         }
         uint _e786 = p.rows;
         if (((row0_ + r) + 1u) < _e786) {
             uint _e792 = p.first;
             float _e798 = sum1_.y;
-            put(at_3 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
+            put(at_4 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
         }
         uint _e804 = p.rows;
         if (((row0_ + r) + 2u) < _e804) {
             uint _e810 = p.first;
             float _e816 = sum1_.z;
-            put(at_3 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
+            put(at_4 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
         }
         uint _e822 = p.rows;
         if (((row0_ + r) + 3u) < _e822) {
             uint _e828 = p.first;
             float _e834 = sum1_.w;
-            put(at_3 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
+            put(at_4 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
         }
     }
     uint _e840 = p.tokens;
     if (((token0_ + t) + 2u) < _e840) {
         uint _e847 = p.y_stride;
         uint _e851 = p.first;
-        uint at_4 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
+        uint at_5 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
         uint _e860 = p.rows;
         if (((row0_ + r) + 0u) < _e860) {
             uint _e866 = p.first;
             float _e872 = sum2_.x;
-            put(at_4 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
+            put(at_5 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
         }
         uint _e878 = p.rows;
         if (((row0_ + r) + 1u) < _e878) {
             uint _e884 = p.first;
             float _e890 = sum2_.y;
-            put(at_4 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
+            put(at_5 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
         }
         uint _e896 = p.rows;
         if (((row0_ + r) + 2u) < _e896) {
             uint _e902 = p.first;
             float _e908 = sum2_.z;
-            put(at_4 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
+            put(at_5 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
         }
         uint _e914 = p.rows;
         if (((row0_ + r) + 3u) < _e914) {
             uint _e920 = p.first;
             float _e926 = sum2_.w;
-            put(at_4 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
+            put(at_5 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
         }
     }
     uint _e932 = p.tokens;
     if (((token0_ + t) + 3u) < _e932) {
         uint _e939 = p.y_stride;
         uint _e943 = p.first;
-        uint at_5 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
+        uint at_6 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
         uint _e952 = p.rows;
         if (((row0_ + r) + 0u) < _e952) {
             uint _e958 = p.first;
             float _e964 = sum3_.x;
-            put(at_5 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
+            put(at_6 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
         }
         uint _e970 = p.rows;
         if (((row0_ + r) + 1u) < _e970) {
             uint _e976 = p.first;
             float _e982 = sum3_.y;
-            put(at_5 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
+            put(at_6 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
         }
         uint _e988 = p.rows;
         if (((row0_ + r) + 2u) < _e988) {
             uint _e994 = p.first;
             float _e1000 = sum3_.z;
-            put(at_5 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
+            put(at_6 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
         }
         uint _e1006 = p.rows;
         if (((row0_ + r) + 3u) < _e1006) {
             uint _e1012 = p.first;
             float _e1018 = sum3_.w;
-            put(at_5 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
+            put(at_6 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
             return;
         } else {
             return;

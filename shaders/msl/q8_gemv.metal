@@ -1,6 +1,6 @@
 // q8_gemv
 // flags: BLOCKS, SUBGROUP
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -52,32 +52,53 @@ struct X {
     char _pad9[4];
     metal::float2 sums;
 };
-typedef metal::uint4 type_6[1];
-typedef uint type_7[1];
-struct Block {
+struct type_6 {
+    metal::float4 inner[8];
+};
+typedef metal::uint4 type_7[1];
+typedef uint type_8[1];
+struct Codes {
     metal::uint4 a;
     metal::uint4 b;
-    float scale;
-    char _pad3[12];
 };
-typedef float type_8[1];
+struct Block {
+    Codes codes;
+    float scale;
+    char _pad2[12];
+};
+typedef float type_9[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_9 {
+struct type_10 {
     float inner[64];
 };
-struct type_10 {
-    type_9 inner[2];
+struct type_11 {
+    type_10 inner[2];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
+constant uint CLUSTER = 8u;
+constant uint SHARE = 128u;
+constant uint HEIGHT = 16u;
+constant uint RATE = 17u;
+constant uint SPAN = 10u;
+constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
+constant uint X_VECTORS = 8u;
+constant float CENTRE = 0.0;
+
+uint x_at(
+    uint unit,
+    uint i_1
+) {
+    return (unit * X_VECTORS) + i_1;
+}
 
 X load_x(
     uint unit_1,
@@ -86,82 +107,133 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    metal::float4 _e9 = xv[metal::min(unsigned((unit_1 * VECTORS) + 0u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v0_ = _e9;
-    metal::float4 _e17 = xv[metal::min(unsigned((unit_1 * VECTORS) + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v1_ = _e17;
-    metal::float4 _e25 = xv[metal::min(unsigned((unit_1 * VECTORS) + 2u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v2_ = _e25;
-    metal::float4 _e33 = xv[metal::min(unsigned((unit_1 * VECTORS) + 3u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v3_ = _e33;
-    metal::float4 _e41 = xv[metal::min(unsigned((unit_1 * VECTORS) + 4u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v4_ = _e41;
-    metal::float4 _e49 = xv[metal::min(unsigned((unit_1 * VECTORS) + 5u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v5_ = _e49;
-    metal::float4 _e57 = xv[metal::min(unsigned((unit_1 * VECTORS) + 6u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v6_ = _e57;
-    metal::float4 _e65 = xv[metal::min(unsigned((unit_1 * VECTORS) + 7u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v7_ = _e65;
+    uint _e5 = x_at(unit_1, 0u);
+    metal::float4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v0_ = _e7;
+    uint _e11 = x_at(unit_1, 1u);
+    metal::float4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v1_ = _e13;
+    uint _e17 = x_at(unit_1, 2u);
+    metal::float4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v2_ = _e19;
+    uint _e23 = x_at(unit_1, 3u);
+    metal::float4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v3_ = _e25;
+    uint _e29 = x_at(unit_1, 4u);
+    metal::float4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v4_ = _e31;
+    uint _e35 = x_at(unit_1, 5u);
+    metal::float4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v5_ = _e37;
+    uint _e41 = x_at(unit_1, 6u);
+    metal::float4 _e43 = xv[metal::min(unsigned(_e41), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v6_ = _e43;
+    uint _e47 = x_at(unit_1, 7u);
+    metal::float4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v7_ = _e49;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
     x.scale = s.x;
     x.sums = s.yz;
-    X _e73 = x;
-    return _e73;
+    X _e57 = x;
+    return _e57;
+}
+
+type_6 x_floats(
+    X x_1
+) {
+    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+}
+
+metal::float4 fields(
+    uint w,
+    uint at,
+    uint mask,
+    float centre
+) {
+    uint h = w >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+}
+
+metal::float4 signed_(
+    uint w_1
+) {
+    metal::float4 _e6 = fields(w_1 ^ 2155905152u, 0u, 255u, 128.0);
+    return _e6;
+}
+
+type_6 quads(
+    Codes q
+) {
+    metal::float4 _e3 = signed_(q.a.x);
+    metal::float4 _e6 = signed_(q.a.y);
+    metal::float4 _e9 = signed_(q.a.z);
+    metal::float4 _e12 = signed_(q.a.w);
+    metal::float4 _e15 = signed_(q.b.x);
+    metal::float4 _e18 = signed_(q.b.y);
+    metal::float4 _e21 = signed_(q.b.z);
+    metal::float4 _e24 = signed_(q.b.w);
+    return type_6 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+}
+
+metal::float2 dots(
+    Codes q_1,
+    X x_2
+) {
+    type_6 _e2 = quads(q_1);
+    return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
 }
 
 Block load(
     uint row,
     uint unit_2,
     constant Params& p,
-    device type_6 const& code_plane,
-    device type_7 const& scale_plane,
+    device type_7 const& code_plane,
+    device type_8 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_2 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
+    uint at_3 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit_2;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {_e44, _e49, scale};
-}
-
-metal::float4 codes(
-    uint w
-) {
-    return static_cast<metal::float4>(int4(as_type<packed_char4>(w)));
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e44, _e49}, scale};
 }
 
 float dot_block(
-    Block w_1,
-    X x_1
+    Block b,
+    X x_3
 ) {
-    metal::float4 _e5 = codes(w_1.a.x);
-    metal::float4 _e10 = codes(w_1.a.y);
-    metal::float4 _e16 = codes(w_1.a.z);
-    metal::float4 _e22 = codes(w_1.a.w);
-    metal::float4 _e28 = codes(w_1.b.x);
-    metal::float4 _e34 = codes(w_1.b.y);
-    metal::float4 _e40 = codes(w_1.b.z);
-    metal::float4 _e46 = codes(w_1.b.w);
-    return w_1.scale * (((((((metal::dot(_e5, x_1.v0_) + metal::dot(_e10, x_1.v1_)) + metal::dot(_e16, x_1.v2_)) + metal::dot(_e22, x_1.v3_)) + metal::dot(_e28, x_1.v4_)) + metal::dot(_e34, x_1.v5_)) + metal::dot(_e40, x_1.v6_)) + metal::dot(_e46, x_1.v7_));
+    metal::float2 _e3 = dots(b.codes, x_3);
+    return b.scale * (_e3.x + _e3.y);
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 void put(
-    uint at,
+    uint at_1,
     uint row_1,
     float sum,
-    device type_8& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -176,34 +248,34 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v,
     uint slot,
-    Place at_1,
-    threadgroup type_10& partial
+    Place at_2,
+    threadgroup type_11& partial
 ) {
     float total = 0.0;
-    uint i = 0u;
+    uint i_3 = 0u;
     float unnamed = metal::simd_sum(v);
-    uint mine = naga_div(at_1.index, at_1.subgroup);
-    if (naga_mod(at_1.index, at_1.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_1.subgroup);
+    uint count = naga_div(LANES, at_2.subgroup);
     uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i;
-            i = _e39 + 1u;
+            uint _e39 = i_3;
+            i_3 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i;
+        uint _e26 = i_3;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i;
+            uint _e33 = i_3;
             float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first + _e33), 63u)];
             total = _e28 + _e36;
         }
@@ -224,23 +296,23 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_4 const& xv [[buffer(4)]]
 , device type_4 const& xs [[buffer(5)]]
-, device type_6 const& code_plane [[buffer(0)]]
-, device type_7 const& scale_plane [[buffer(1)]]
-, device type_8& y [[buffer(6)]]
-, threadgroup type_10& partial
+, device type_7 const& code_plane [[buffer(0)]]
+, device type_8 const& scale_plane [[buffer(1)]]
+, device type_9& y [[buffer(6)]]
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     float sum2_ = 0.0;
     float sum3_ = 0.0;
-    uint unit = {};
+    uint i = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_3 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_3.index, LANES);
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -250,131 +322,124 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_3.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
     uint row2_ = 0u + metal::min(first_1 + 2u, rows - 1u);
     uint row3_ = 0u + metal::min(first_1 + 3u, rows - 1u);
-    unit = lane;
+    i = lane;
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e120 = unit;
-            unit = _e120 + 64u;
+            uint _e109 = i;
+            i = _e109 + 64u;
         }
         loop_init_1 = false;
-        uint _e80 = unit;
-        uint _e85 = p.units;
-        if ((_e80 + 0u) < _e85) {
+        uint _e83 = i;
+        if ((_e83 + 0u) < units) {
         } else {
             break;
         }
         {
-            uint _e87 = unit;
-            Block _e90 = load(row0_, _e87 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e91 = unit;
-            Block _e94 = load(row1_, _e91 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e95 = unit;
-            Block _e98 = load(row2_, _e95 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e99 = unit;
-            Block _e102 = load(row3_, _e99 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e103 = unit;
-            X _e107 = load_x((x_first + _e103) + 0u, xv, xs, _buffer_sizes);
-            float _e108 = sum0_;
-            float _e109 = dot_block(_e90, _e107);
-            sum0_ = _e108 + _e109;
-            float _e111 = sum1_;
-            float _e112 = dot_block(_e94, _e107);
-            sum1_ = _e111 + _e112;
-            float _e114 = sum2_;
-            float _e115 = dot_block(_e98, _e107);
-            sum2_ = _e114 + _e115;
-            float _e117 = sum3_;
-            float _e118 = dot_block(_e102, _e107);
-            sum3_ = _e117 + _e118;
+            uint _e87 = i;
+            uint _e90 = unit_of(_e87 + 0u);
+            Block _e91 = load(row0_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e92 = load(row1_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e93 = load(row2_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e94 = load(row3_, _e90, p, code_plane, scale_plane, _buffer_sizes);
+            X _e96 = load_x(x_first + _e90, xv, xs, _buffer_sizes);
+            float _e97 = sum0_;
+            float _e98 = dot_block(_e91, _e96);
+            sum0_ = _e97 + _e98;
+            float _e100 = sum1_;
+            float _e101 = dot_block(_e92, _e96);
+            sum1_ = _e100 + _e101;
+            float _e103 = sum2_;
+            float _e104 = dot_block(_e93, _e96);
+            sum2_ = _e103 + _e104;
+            float _e106 = sum3_;
+            float _e107 = dot_block(_e94, _e96);
+            sum3_ = _e106 + _e107;
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e151 = unit;
-            unit = _e151 + LANES;
+            uint _e134 = i;
+            i = _e134 + LANES;
         }
         loop_init_2 = false;
-        uint _e123 = unit;
-        uint _e126 = p.units;
-        if (_e123 < _e126) {
+        uint _e112 = i;
+        if (_e112 < units) {
         } else {
             break;
         }
         {
-            uint _e128 = unit;
-            Block _e129 = load(row0_, _e128, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e130 = unit;
-            Block _e131 = load(row1_, _e130, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e132 = unit;
-            Block _e133 = load(row2_, _e132, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e134 = unit;
-            Block _e135 = load(row3_, _e134, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e136 = unit;
-            X _e138 = load_x(x_first + _e136, xv, xs, _buffer_sizes);
-            float _e139 = sum0_;
-            float _e140 = dot_block(_e129, _e138);
-            sum0_ = _e139 + _e140;
-            float _e142 = sum1_;
-            float _e143 = dot_block(_e131, _e138);
-            sum1_ = _e142 + _e143;
-            float _e145 = sum2_;
-            float _e146 = dot_block(_e133, _e138);
-            sum2_ = _e145 + _e146;
-            float _e148 = sum3_;
-            float _e149 = dot_block(_e135, _e138);
-            sum3_ = _e148 + _e149;
+            uint _e114 = i;
+            uint _e115 = unit_of(_e114);
+            Block _e116 = load(row0_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e117 = load(row1_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e118 = load(row2_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e119 = load(row3_, _e115, p, code_plane, scale_plane, _buffer_sizes);
+            X _e121 = load_x(x_first + _e115, xv, xs, _buffer_sizes);
+            float _e122 = sum0_;
+            float _e123 = dot_block(_e116, _e121);
+            sum0_ = _e122 + _e123;
+            float _e125 = sum1_;
+            float _e126 = dot_block(_e117, _e121);
+            sum1_ = _e125 + _e126;
+            float _e128 = sum2_;
+            float _e129 = dot_block(_e118, _e121);
+            sum2_ = _e128 + _e129;
+            float _e131 = sum3_;
+            float _e132 = dot_block(_e119, _e121);
+            sum3_ = _e131 + _e132;
         }
     }
-    float _e154 = sum0_;
-    float _e156 = reduce(_e154, 0u, at_3, partial);
+    float _e137 = sum0_;
+    float _e139 = reduce(_e137, 0u, at_4, partial);
     if (lane == 0u) {
         local = (first_1 + 0u) < rows;
     } else {
         local = false;
     }
-    bool _e165 = local;
-    if (_e165) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e156, y, _buffer_sizes);
+    bool _e148 = local;
+    if (_e148) {
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e139, y, _buffer_sizes);
     }
-    float _e173 = sum1_;
-    float _e175 = reduce(_e173, 1u, at_3, partial);
+    float _e156 = sum1_;
+    float _e158 = reduce(_e156, 1u, at_4, partial);
     if (lane == 1u) {
         local_1 = (first_1 + 1u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e184 = local_1;
-    if (_e184) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e175, y, _buffer_sizes);
+    bool _e167 = local_1;
+    if (_e167) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e158, y, _buffer_sizes);
     }
-    float _e192 = sum2_;
-    float _e194 = reduce(_e192, 2u, at_3, partial);
+    float _e175 = sum2_;
+    float _e177 = reduce(_e175, 2u, at_4, partial);
     if (lane == 2u) {
         local_2 = (first_1 + 2u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e203 = local_2;
-    if (_e203) {
-        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e194, y, _buffer_sizes);
+    bool _e186 = local_2;
+    if (_e186) {
+        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e177, y, _buffer_sizes);
     }
-    float _e211 = sum3_;
-    float _e213 = reduce(_e211, 3u, at_3, partial);
+    float _e194 = sum3_;
+    float _e196 = reduce(_e194, 3u, at_4, partial);
     if (lane == 3u) {
         local_3 = (first_1 + 3u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e222 = local_3;
-    if (_e222) {
-        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e213, y, _buffer_sizes);
+    bool _e205 = local_3;
+    if (_e205) {
+        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e196, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // q8_gemv
-// flags: BLOCKS, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// flags: BLOCKS, TILED, SUBGROUP, I8
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -47,31 +47,56 @@ struct X {
     char _pad3[4];
     metal::float2 sums;
 };
-typedef uint type_7[1];
-struct Block {
+struct type_7 {
+    metal::float4 inner[8];
+};
+typedef uint type_8[1];
+struct Bytes {
     metal::uint4 a;
     metal::uint4 b;
-    float scale;
-    char _pad3[12];
 };
-typedef float type_8[1];
+struct Codes {
+    metal::uint4 a;
+    metal::uint4 b;
+};
+struct Block {
+    Codes codes;
+    float scale;
+    char _pad2[12];
+};
+typedef float type_9[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_9 {
+struct type_10 {
     float inner[64];
 };
-struct type_10 {
-    type_9 inner[2];
+struct type_11 {
+    type_10 inner[2];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
+constant uint CLUSTER = 8u;
+constant uint SHARE = 128u;
+constant uint HEIGHT = 16u;
+constant uint RATE = 17u;
+constant uint SPAN = 10u;
+constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
+constant uint X_VECTORS = 2u;
+constant float CENTRE = 0.0;
+
+uint x_at(
+    uint unit,
+    uint i_1
+) {
+    return (((unit >> 3u) * 16u) + (i_1 * 8u)) + (unit & 7u);
+}
 
 X load_x(
     uint unit_1,
@@ -80,15 +105,109 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    metal::uint4 _e7 = xv[metal::min(unsigned(unit_1 * 2u), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    uint _e5 = x_at(unit_1, 0u);
+    metal::uint4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v0_ = _e7;
-    metal::uint4 _e15 = xv[metal::min(unsigned((unit_1 * 2u) + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v1_ = _e15;
+    uint _e11 = x_at(unit_1, 1u);
+    metal::uint4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v1_ = _e13;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
     x.scale = s.x;
     x.sums = s.yz;
-    X _e23 = x;
-    return _e23;
+    X _e21 = x;
+    return _e21;
+}
+
+metal::float4 whole(
+    uint w
+) {
+    return static_cast<metal::float4>(int4(as_type<packed_char4>(w)));
+}
+
+type_7 x_floats(
+    X x_1
+) {
+    metal::float4 _e3 = whole(x_1.v0_.x);
+    metal::float4 _e6 = whole(x_1.v0_.y);
+    metal::float4 _e9 = whole(x_1.v0_.z);
+    metal::float4 _e12 = whole(x_1.v0_.w);
+    metal::float4 _e15 = whole(x_1.v1_.x);
+    metal::float4 _e18 = whole(x_1.v1_.y);
+    metal::float4 _e21 = whole(x_1.v1_.z);
+    metal::float4 _e24 = whole(x_1.v1_.w);
+    return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at,
+    uint mask,
+    float centre
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+}
+
+metal::float2 byte_dots(
+    Bytes c,
+    metal::uint4 u,
+    metal::uint4 v
+) {
+    uint _e4 = c.a.x;
+    uint _e5 = u.x;
+    packed_char4 reinterpreted_packed_char4_e4 = as_type<packed_char4>(_e4);
+    packed_char4 reinterpreted_packed_char4_e5 = as_type<packed_char4>(_e5);
+    uint _e8 = c.a.y;
+    uint _e9 = u.y;
+    packed_char4 reinterpreted_packed_char4_e8 = as_type<packed_char4>(_e8);
+    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
+    uint _e13 = c.a.z;
+    uint _e14 = u.z;
+    packed_char4 reinterpreted_packed_char4_e13 = as_type<packed_char4>(_e13);
+    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
+    uint _e18 = c.a.w;
+    uint _e19 = u.w;
+    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
+    packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
+    int first = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e18[0] * reinterpreted_packed_char4_e19[0] + reinterpreted_packed_char4_e18[1] * reinterpreted_packed_char4_e19[1] + reinterpreted_packed_char4_e18[2] * reinterpreted_packed_char4_e19[2] + reinterpreted_packed_char4_e18[3] * reinterpreted_packed_char4_e19[3])));
+    uint _e23 = c.b.x;
+    uint _e24 = v.x;
+    packed_char4 reinterpreted_packed_char4_e23 = as_type<packed_char4>(_e23);
+    packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
+    uint _e27 = c.b.y;
+    uint _e28 = v.y;
+    packed_char4 reinterpreted_packed_char4_e27 = as_type<packed_char4>(_e27);
+    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
+    uint _e32 = c.b.z;
+    uint _e33 = v.z;
+    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
+    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
+    uint _e37 = c.b.w;
+    uint _e38 = v.w;
+    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
+    packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
+    int second = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e23[0] * reinterpreted_packed_char4_e24[0] + reinterpreted_packed_char4_e23[1] * reinterpreted_packed_char4_e24[1] + reinterpreted_packed_char4_e23[2] * reinterpreted_packed_char4_e24[2] + reinterpreted_packed_char4_e23[3] * reinterpreted_packed_char4_e24[3])) + as_type<uint>(( + reinterpreted_packed_char4_e27[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e27[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e27[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e27[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])));
+    return metal::float2(static_cast<float>(first), static_cast<float>(second));
+}
+
+Bytes bytes(
+    Codes q
+) {
+    return Bytes {q.a, q.b};
+}
+
+metal::float2 dots(
+    Codes q_1,
+    X x_2
+) {
+    Bytes _e2 = bytes(q_1);
+    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
+    return x_2.scale * _e6;
 }
 
 Block load(
@@ -96,79 +215,47 @@ Block load(
     uint unit_2,
     constant Params& p,
     device type_3 const& code_plane,
-    device type_7 const& scale_plane,
+    device type_8 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_2 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
+    uint at_3 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit_2;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {_e44, _e49, scale};
-}
-
-metal::float4 codes(
-    uint w
-) {
-    return static_cast<metal::float4>(int4(as_type<packed_char4>(w)));
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e44, _e49}, scale};
 }
 
 float dot_block(
-    Block w_1,
-    X x_1
+    Block b,
+    X x_3
 ) {
-    uint _e3 = w_1.a.x;
-    uint _e5 = x_1.v0_.x;
-    packed_char4 reinterpreted_packed_char4_e3 = as_type<packed_char4>(_e3);
-    packed_char4 reinterpreted_packed_char4_e5 = as_type<packed_char4>(_e5);
-    uint _e8 = w_1.a.y;
-    uint _e10 = x_1.v0_.y;
-    packed_char4 reinterpreted_packed_char4_e8 = as_type<packed_char4>(_e8);
-    packed_char4 reinterpreted_packed_char4_e10 = as_type<packed_char4>(_e10);
-    uint _e14 = w_1.a.z;
-    uint _e16 = x_1.v0_.z;
-    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
-    packed_char4 reinterpreted_packed_char4_e16 = as_type<packed_char4>(_e16);
-    uint _e20 = w_1.a.w;
-    uint _e22 = x_1.v0_.w;
-    packed_char4 reinterpreted_packed_char4_e20 = as_type<packed_char4>(_e20);
-    packed_char4 reinterpreted_packed_char4_e22 = as_type<packed_char4>(_e22);
-    uint _e26 = w_1.b.x;
-    uint _e28 = x_1.v1_.x;
-    packed_char4 reinterpreted_packed_char4_e26 = as_type<packed_char4>(_e26);
-    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
-    uint _e32 = w_1.b.y;
-    uint _e34 = x_1.v1_.y;
-    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
-    packed_char4 reinterpreted_packed_char4_e34 = as_type<packed_char4>(_e34);
-    uint _e38 = w_1.b.z;
-    uint _e40 = x_1.v1_.z;
-    packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
-    packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
-    uint _e44 = w_1.b.w;
-    uint _e46 = x_1.v1_.w;
-    packed_char4 reinterpreted_packed_char4_e44 = as_type<packed_char4>(_e44);
-    packed_char4 reinterpreted_packed_char4_e46 = as_type<packed_char4>(_e46);
-    int d = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e3[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e3[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e3[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e3[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e10[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e10[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e10[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e10[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e14[0] * reinterpreted_packed_char4_e16[0] + reinterpreted_packed_char4_e14[1] * reinterpreted_packed_char4_e16[1] + reinterpreted_packed_char4_e14[2] * reinterpreted_packed_char4_e16[2] + reinterpreted_packed_char4_e14[3] * reinterpreted_packed_char4_e16[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e20[0] * reinterpreted_packed_char4_e22[0] + reinterpreted_packed_char4_e20[1] * reinterpreted_packed_char4_e22[1] + reinterpreted_packed_char4_e20[2] * reinterpreted_packed_char4_e22[2] + reinterpreted_packed_char4_e20[3] * reinterpreted_packed_char4_e22[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e26[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e26[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e26[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e26[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e34[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e34[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e34[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e34[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e38[0] * reinterpreted_packed_char4_e40[0] + reinterpreted_packed_char4_e38[1] * reinterpreted_packed_char4_e40[1] + reinterpreted_packed_char4_e38[2] * reinterpreted_packed_char4_e40[2] + reinterpreted_packed_char4_e38[3] * reinterpreted_packed_char4_e40[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e44[0] * reinterpreted_packed_char4_e46[0] + reinterpreted_packed_char4_e44[1] * reinterpreted_packed_char4_e46[1] + reinterpreted_packed_char4_e44[2] * reinterpreted_packed_char4_e46[2] + reinterpreted_packed_char4_e44[3] * reinterpreted_packed_char4_e46[3])));
-    return w_1.scale * (x_1.scale * static_cast<float>(d));
+    metal::float2 _e3 = dots(b.codes, x_3);
+    return b.scale * (_e3.x + _e3.y);
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 void put(
-    uint at,
+    uint at_1,
     uint row_1,
     float sum,
-    device type_8& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -181,37 +268,37 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v,
+    float v_1,
     uint slot,
-    Place at_1,
-    threadgroup type_10& partial
+    Place at_2,
+    threadgroup type_11& partial
 ) {
     float total = 0.0;
-    uint i = 0u;
-    float unnamed = metal::simd_sum(v);
-    uint mine = naga_div(at_1.index, at_1.subgroup);
-    if (naga_mod(at_1.index, at_1.subgroup) == 0u) {
+    uint i_3 = 0u;
+    float unnamed = metal::simd_sum(v_1);
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_1.subgroup);
-    uint first = naga_div(mine, count) * count;
+    uint count = naga_div(LANES, at_2.subgroup);
+    uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i;
-            i = _e39 + 1u;
+            uint _e39 = i_3;
+            i_3 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i;
+        uint _e26 = i_3;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first + _e33), 63u)];
+            uint _e33 = i_3;
+            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first_1 + _e33), 63u)];
             total = _e28 + _e36;
         }
     }
@@ -232,18 +319,18 @@ struct main_Input {
 , device type_3 const& xv [[buffer(4)]]
 , device type_5 const& xs [[buffer(5)]]
 , device type_3 const& code_plane [[buffer(0)]]
-, device type_7 const& scale_plane [[buffer(1)]]
-, device type_8& y [[buffer(6)]]
-, threadgroup type_10& partial
+, device type_8 const& scale_plane [[buffer(1)]]
+, device type_9& y [[buffer(6)]]
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
-    uint unit = {};
+    uint i = {};
     bool local = {};
     bool local_1 = {};
-    Place at_3 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_3.index, LANES);
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -253,87 +340,84 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_3.index, LANES)) * ROWS;
-    uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
-    uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
-    unit = lane;
+    uint first_2 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint units = p.units;
+    uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
+    uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
+    i = lane;
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e90 = unit;
-            unit = _e90 + 64u;
+            uint _e85 = i;
+            i = _e85 + 64u;
         }
         loop_init_1 = false;
-        uint _e64 = unit;
-        uint _e69 = p.units;
-        if ((_e64 + 0u) < _e69) {
+        uint _e67 = i;
+        if ((_e67 + 0u) < units) {
         } else {
             break;
         }
         {
-            uint _e71 = unit;
-            Block _e74 = load(row0_, _e71 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e75 = unit;
-            Block _e78 = load(row1_, _e75 + 0u, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e79 = unit;
-            X _e83 = load_x((x_first + _e79) + 0u, xv, xs, _buffer_sizes);
-            float _e84 = sum0_;
-            float _e85 = dot_block(_e74, _e83);
-            sum0_ = _e84 + _e85;
-            float _e87 = sum1_;
-            float _e88 = dot_block(_e78, _e83);
-            sum1_ = _e87 + _e88;
+            uint _e71 = i;
+            uint _e74 = unit_of(_e71 + 0u);
+            Block _e75 = load(row0_, _e74, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e76 = load(row1_, _e74, p, code_plane, scale_plane, _buffer_sizes);
+            X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
+            float _e79 = sum0_;
+            float _e80 = dot_block(_e75, _e78);
+            sum0_ = _e79 + _e80;
+            float _e82 = sum1_;
+            float _e83 = dot_block(_e76, _e78);
+            sum1_ = _e82 + _e83;
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e111 = unit;
-            unit = _e111 + LANES;
+            uint _e102 = i;
+            i = _e102 + LANES;
         }
         loop_init_2 = false;
-        uint _e93 = unit;
-        uint _e96 = p.units;
-        if (_e93 < _e96) {
+        uint _e88 = i;
+        if (_e88 < units) {
         } else {
             break;
         }
         {
-            uint _e98 = unit;
-            Block _e99 = load(row0_, _e98, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e100 = unit;
-            Block _e101 = load(row1_, _e100, p, code_plane, scale_plane, _buffer_sizes);
-            uint _e102 = unit;
-            X _e104 = load_x(x_first + _e102, xv, xs, _buffer_sizes);
-            float _e105 = sum0_;
-            float _e106 = dot_block(_e99, _e104);
-            sum0_ = _e105 + _e106;
-            float _e108 = sum1_;
-            float _e109 = dot_block(_e101, _e104);
-            sum1_ = _e108 + _e109;
+            uint _e90 = i;
+            uint _e91 = unit_of(_e90);
+            Block _e92 = load(row0_, _e91, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e93 = load(row1_, _e91, p, code_plane, scale_plane, _buffer_sizes);
+            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
+            float _e96 = sum0_;
+            float _e97 = dot_block(_e92, _e95);
+            sum0_ = _e96 + _e97;
+            float _e99 = sum1_;
+            float _e100 = dot_block(_e93, _e95);
+            sum1_ = _e99 + _e100;
         }
     }
-    float _e114 = sum0_;
-    float _e116 = reduce(_e114, 0u, at_3, partial);
+    float _e105 = sum0_;
+    float _e107 = reduce(_e105, 0u, at_4, partial);
     if (lane == 0u) {
-        local = (first_1 + 0u) < rows;
+        local = (first_2 + 0u) < rows;
     } else {
         local = false;
     }
-    bool _e125 = local;
-    if (_e125) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e116, y, _buffer_sizes);
+    bool _e116 = local;
+    if (_e116) {
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
     }
-    float _e133 = sum1_;
-    float _e135 = reduce(_e133, 1u, at_3, partial);
+    float _e124 = sum1_;
+    float _e126 = reduce(_e124, 1u, at_4, partial);
     if (lane == 1u) {
-        local_1 = (first_1 + 1u) < rows;
+        local_1 = (first_2 + 1u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e144 = local_1;
-    if (_e144) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e135, y, _buffer_sizes);
+    bool _e135 = local_1;
+    if (_e135) {
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
         return;
     } else {
         return;

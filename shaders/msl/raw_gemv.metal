@@ -1,6 +1,6 @@
 // raw_gemv
 // flags: ALIGNED, BRAIN, SUBGROUP
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, WG = 64, LANES = 64, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 0 plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -60,10 +60,24 @@ struct type_8 {
 constant uint VECTORS = 2u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
+constant uint CLUSTER = 8u;
+constant uint SHARE = 128u;
+constant uint HEIGHT = 16u;
+constant uint RATE = 17u;
+constant uint SPAN = 10u;
+constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 2u;
+constant uint X_VECTORS = 2u;
+
+uint x_at(
+    uint unit,
+    uint i_1
+) {
+    return (unit * X_VECTORS) + i_1;
+}
 
 X load_x(
     uint unit_1,
@@ -71,12 +85,14 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    metal::float4 _e9 = xv[metal::min(unsigned((unit_1 * VECTORS) + 0u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v0_ = _e9;
-    metal::float4 _e17 = xv[metal::min(unsigned((unit_1 * VECTORS) + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    x.v1_ = _e17;
-    X _e18 = x;
-    return _e18;
+    uint _e5 = x_at(unit_1, 0u);
+    metal::float4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v0_ = _e7;
+    uint _e11 = x_at(unit_1, 1u);
+    metal::float4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    x.v1_ = _e13;
+    X _e14 = x;
+    return _e14;
 }
 
 Block load(
@@ -99,6 +115,12 @@ float dot_block(
     X x_1
 ) {
     return metal::dot(w.a, x_1.v0_) + metal::dot(w.b, x_1.v1_);
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 void put(
@@ -130,7 +152,7 @@ float reduce(
     threadgroup type_8& partial
 ) {
     float total = 0.0;
-    uint i = 0u;
+    uint i_3 = 0u;
     float unnamed = metal::simd_sum(v);
     uint mine = naga_div(at_1.index, at_1.subgroup);
     if (naga_mod(at_1.index, at_1.subgroup) == 0u) {
@@ -142,18 +164,18 @@ float reduce(
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i;
-            i = _e39 + 1u;
+            uint _e39 = i_3;
+            i_3 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i;
+        uint _e26 = i_3;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i;
+            uint _e33 = i_3;
             float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first + _e33), 63u)];
             total = _e28 + _e36;
         }
@@ -182,7 +204,7 @@ struct main_Input {
     float sum1_ = 0.0;
     float sum2_ = 0.0;
     float sum3_ = 0.0;
-    uint unit = {};
+    uint i = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
@@ -199,152 +221,142 @@ struct main_Input {
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
     uint first_1 = ((number * 1u) + naga_div(at_2.index, LANES)) * ROWS;
+    uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
     uint row2_ = 0u + metal::min(first_1 + 2u, rows - 1u);
     uint row3_ = 0u + metal::min(first_1 + 3u, rows - 1u);
-    unit = lane;
+    i = lane;
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e153 = unit;
-            unit = _e153 + 128u;
+            uint _e131 = i;
+            i = _e131 + 128u;
         }
         loop_init_1 = false;
-        uint _e80 = unit;
-        uint _e85 = p.units;
-        if ((_e80 + 64u) < _e85) {
+        uint _e83 = i;
+        if ((_e83 + 64u) < units) {
         } else {
             break;
         }
         {
-            uint _e87 = unit;
-            Block _e90 = load(row0_, _e87 + 0u, p, plane, _buffer_sizes);
-            uint _e91 = unit;
-            Block _e94 = load(row1_, _e91 + 0u, p, plane, _buffer_sizes);
-            uint _e95 = unit;
-            Block _e98 = load(row2_, _e95 + 0u, p, plane, _buffer_sizes);
-            uint _e99 = unit;
-            Block _e102 = load(row3_, _e99 + 0u, p, plane, _buffer_sizes);
-            uint _e103 = unit;
-            Block _e106 = load(row0_, _e103 + 64u, p, plane, _buffer_sizes);
-            uint _e107 = unit;
-            Block _e110 = load(row1_, _e107 + 64u, p, plane, _buffer_sizes);
-            uint _e111 = unit;
-            Block _e114 = load(row2_, _e111 + 64u, p, plane, _buffer_sizes);
-            uint _e115 = unit;
-            Block _e118 = load(row3_, _e115 + 64u, p, plane, _buffer_sizes);
-            uint _e119 = unit;
-            X _e123 = load_x((x_first + _e119) + 0u, xv, _buffer_sizes);
-            float _e124 = sum0_;
-            float _e125 = dot_block(_e90, _e123);
-            sum0_ = _e124 + _e125;
-            float _e127 = sum1_;
-            float _e128 = dot_block(_e94, _e123);
-            sum1_ = _e127 + _e128;
-            float _e130 = sum2_;
-            float _e131 = dot_block(_e98, _e123);
-            sum2_ = _e130 + _e131;
-            float _e133 = sum3_;
-            float _e134 = dot_block(_e102, _e123);
-            sum3_ = _e133 + _e134;
-            uint _e136 = unit;
-            X _e140 = load_x((x_first + _e136) + 64u, xv, _buffer_sizes);
-            float _e141 = sum0_;
-            float _e142 = dot_block(_e106, _e140);
-            sum0_ = _e141 + _e142;
-            float _e144 = sum1_;
-            float _e145 = dot_block(_e110, _e140);
-            sum1_ = _e144 + _e145;
-            float _e147 = sum2_;
-            float _e148 = dot_block(_e114, _e140);
-            sum2_ = _e147 + _e148;
-            float _e150 = sum3_;
-            float _e151 = dot_block(_e118, _e140);
-            sum3_ = _e150 + _e151;
+            uint _e87 = i;
+            uint _e90 = unit_of(_e87 + 0u);
+            Block _e91 = load(row0_, _e90, p, plane, _buffer_sizes);
+            Block _e92 = load(row1_, _e90, p, plane, _buffer_sizes);
+            Block _e93 = load(row2_, _e90, p, plane, _buffer_sizes);
+            Block _e94 = load(row3_, _e90, p, plane, _buffer_sizes);
+            uint _e95 = i;
+            uint _e98 = unit_of(_e95 + 64u);
+            Block _e99 = load(row0_, _e98, p, plane, _buffer_sizes);
+            Block _e100 = load(row1_, _e98, p, plane, _buffer_sizes);
+            Block _e101 = load(row2_, _e98, p, plane, _buffer_sizes);
+            Block _e102 = load(row3_, _e98, p, plane, _buffer_sizes);
+            X _e104 = load_x(x_first + _e90, xv, _buffer_sizes);
+            float _e105 = sum0_;
+            float _e106 = dot_block(_e91, _e104);
+            sum0_ = _e105 + _e106;
+            float _e108 = sum1_;
+            float _e109 = dot_block(_e92, _e104);
+            sum1_ = _e108 + _e109;
+            float _e111 = sum2_;
+            float _e112 = dot_block(_e93, _e104);
+            sum2_ = _e111 + _e112;
+            float _e114 = sum3_;
+            float _e115 = dot_block(_e94, _e104);
+            sum3_ = _e114 + _e115;
+            X _e118 = load_x(x_first + _e98, xv, _buffer_sizes);
+            float _e119 = sum0_;
+            float _e120 = dot_block(_e99, _e118);
+            sum0_ = _e119 + _e120;
+            float _e122 = sum1_;
+            float _e123 = dot_block(_e100, _e118);
+            sum1_ = _e122 + _e123;
+            float _e125 = sum2_;
+            float _e126 = dot_block(_e101, _e118);
+            sum2_ = _e125 + _e126;
+            float _e128 = sum3_;
+            float _e129 = dot_block(_e102, _e118);
+            sum3_ = _e128 + _e129;
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e184 = unit;
-            unit = _e184 + LANES;
+            uint _e156 = i;
+            i = _e156 + LANES;
         }
         loop_init_2 = false;
-        uint _e156 = unit;
-        uint _e159 = p.units;
-        if (_e156 < _e159) {
+        uint _e134 = i;
+        if (_e134 < units) {
         } else {
             break;
         }
         {
-            uint _e161 = unit;
-            Block _e162 = load(row0_, _e161, p, plane, _buffer_sizes);
-            uint _e163 = unit;
-            Block _e164 = load(row1_, _e163, p, plane, _buffer_sizes);
-            uint _e165 = unit;
-            Block _e166 = load(row2_, _e165, p, plane, _buffer_sizes);
-            uint _e167 = unit;
-            Block _e168 = load(row3_, _e167, p, plane, _buffer_sizes);
-            uint _e169 = unit;
-            X _e171 = load_x(x_first + _e169, xv, _buffer_sizes);
-            float _e172 = sum0_;
-            float _e173 = dot_block(_e162, _e171);
-            sum0_ = _e172 + _e173;
-            float _e175 = sum1_;
-            float _e176 = dot_block(_e164, _e171);
-            sum1_ = _e175 + _e176;
-            float _e178 = sum2_;
-            float _e179 = dot_block(_e166, _e171);
-            sum2_ = _e178 + _e179;
-            float _e181 = sum3_;
-            float _e182 = dot_block(_e168, _e171);
-            sum3_ = _e181 + _e182;
+            uint _e136 = i;
+            uint _e137 = unit_of(_e136);
+            Block _e138 = load(row0_, _e137, p, plane, _buffer_sizes);
+            Block _e139 = load(row1_, _e137, p, plane, _buffer_sizes);
+            Block _e140 = load(row2_, _e137, p, plane, _buffer_sizes);
+            Block _e141 = load(row3_, _e137, p, plane, _buffer_sizes);
+            X _e143 = load_x(x_first + _e137, xv, _buffer_sizes);
+            float _e144 = sum0_;
+            float _e145 = dot_block(_e138, _e143);
+            sum0_ = _e144 + _e145;
+            float _e147 = sum1_;
+            float _e148 = dot_block(_e139, _e143);
+            sum1_ = _e147 + _e148;
+            float _e150 = sum2_;
+            float _e151 = dot_block(_e140, _e143);
+            sum2_ = _e150 + _e151;
+            float _e153 = sum3_;
+            float _e154 = dot_block(_e141, _e143);
+            sum3_ = _e153 + _e154;
         }
     }
-    float _e187 = sum0_;
-    float _e189 = reduce(_e187, 0u, at_2, partial);
+    float _e159 = sum0_;
+    float _e161 = reduce(_e159, 0u, at_2, partial);
     if (lane == 0u) {
         local = (first_1 + 0u) < rows;
     } else {
         local = false;
     }
-    bool _e198 = local;
-    if (_e198) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e189, y, _buffer_sizes);
+    bool _e170 = local;
+    if (_e170) {
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e161, y, _buffer_sizes);
     }
-    float _e206 = sum1_;
-    float _e208 = reduce(_e206, 1u, at_2, partial);
+    float _e178 = sum1_;
+    float _e180 = reduce(_e178, 1u, at_2, partial);
     if (lane == 1u) {
         local_1 = (first_1 + 1u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e217 = local_1;
-    if (_e217) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e208, y, _buffer_sizes);
+    bool _e189 = local_1;
+    if (_e189) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e180, y, _buffer_sizes);
     }
-    float _e225 = sum2_;
-    float _e227 = reduce(_e225, 2u, at_2, partial);
+    float _e197 = sum2_;
+    float _e199 = reduce(_e197, 2u, at_2, partial);
     if (lane == 2u) {
         local_2 = (first_1 + 2u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e236 = local_2;
-    if (_e236) {
-        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e227, y, _buffer_sizes);
+    bool _e208 = local_2;
+    if (_e208) {
+        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e199, y, _buffer_sizes);
     }
-    float _e244 = sum3_;
-    float _e246 = reduce(_e244, 3u, at_2, partial);
+    float _e216 = sum3_;
+    float _e218 = reduce(_e216, 3u, at_2, partial);
     if (lane == 3u) {
         local_3 = (first_1 + 3u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e255 = local_3;
-    if (_e255) {
-        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e246, y, _buffer_sizes);
+    bool _e227 = local_3;
+    if (_e227) {
+        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e218, y, _buffer_sizes);
         return;
     } else {
         return;

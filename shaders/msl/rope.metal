@@ -1,6 +1,6 @@
 // rope
 // flags: ROPE
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 qkv (written), 3 state, 4 keys (written), 5 values (written), 6 angles
 // numbers: buffer 10, 40 bytes
@@ -45,6 +45,9 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 
 float workgroup_sum(
     float v,

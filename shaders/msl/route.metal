@@ -1,5 +1,5 @@
 // route
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 scores, 1 chosen (written), 2 weights (written)
 // numbers: buffer 10, 12 bytes
@@ -39,6 +39,9 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint LOG = 5u;
+constant uint BLOCK = 32u;
+constant uint SPACE = 4096u;
 
 float workgroup_sum(
     float v,

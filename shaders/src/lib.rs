@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! //: use NAME            NAME.wgsl here, once; `CODEC` stands for the kernel's codec
-//! //: if FLAG             the lines up to `else` or `end` if the flag is set (`!FLAG`: if not)
+//! //: if FLAG             the lines up to `else` or `end` if the flag is set (`!FLAG`: if not;
+//!                         `A|B`: if any is, `!A|B`: if none is)
 //! //: else
 //! //: end
 //! //: each V COUNT        the lines up to `end`, COUNT (a constant) times; $V is the turn
@@ -31,29 +32,46 @@ macro_rules! sources {
 }
 
 sources! {
+    "active",
+    "affine",
     "argmax",
+    "astc",
     "attention",
     "combine",
     "copy_ceiling",
+    "dots",
     "emit",
+    "fields",
     "gated",
     "gemm",
     "gemv",
+    "hybrid",
     "input",
+    "int2",
+    "int3",
     "int4",
     "int_scales",
+    "mxfp4",
+    "nf2",
     "norm",
     "params",
     "prepare",
+    "put",
     "q8",
     "raw",
     "read_ceiling",
     "reduce",
     "rope",
+    "rotate",
     "route",
     "rows",
+    "shares",
     "softcap",
+    "sqint2",
+    "staged",
+    "strips",
     "total",
+    "zip",
 }
 
 /// A kernel by its name.
@@ -76,13 +94,41 @@ pub const KERNELS: &[Kernel] = &[
     kernel("fused_int4_gemv", "gemv", "int4"),
     kernel("fused_int4_gemm", "gemm", "int4"),
     kernel("int4_rows", "rows", "int4"),
+    kernel("int3_gemv", "gemv", "int3"),
+    kernel("int3_gemm", "gemm", "int3"),
+    kernel("int3_rows", "rows", "int3"),
+    kernel("lut_int2_gemv", "gemv", "int2"),
+    kernel("int2_gemm", "gemm", "int2"),
+    kernel("int2_rows", "rows", "int2"),
+    kernel("mxfp4_gemv", "gemv", "mxfp4"),
+    kernel("mxfp4_gemm", "gemm", "mxfp4"),
+    kernel("mxfp4_rows", "rows", "mxfp4"),
+    kernel("hybrid_gemv", "gemv", "hybrid"),
+    kernel("hybrid_gemm", "gemm", "hybrid"),
+    kernel("hybrid_rows", "rows", "hybrid"),
     kernel("q8_gemv", "gemv", "q8"),
     kernel("q8_gemm", "gemm", "q8"),
     kernel("q8_rows", "rows", "q8"),
     kernel("raw_gemv", "gemv", "raw"),
     kernel("raw_gemm", "gemm", "raw"),
     kernel("raw_rows", "rows", "raw"),
+    kernel("zip_gemv", "shares", "zip"),
+    kernel("zip_gemm", "gemm", "zip"),
+    kernel("zip_rows", "rows", "zip"),
+    kernel("sqint2_gemv", "strips", "sqint2"),
+    kernel("sqint2_gemm", "gemm", "sqint2"),
+    kernel("sqint2_rows", "rows", "sqint2"),
+    kernel("nf2_gemv", "gemv", "nf2"),
+    kernel("nf2_gemm", "gemm", "nf2"),
+    kernel("nf2_rows", "rows", "nf2"),
+    kernel("astc_gemv", "strips", "astc"),
+    kernel("astc_gemm", "gemm", "astc"),
+    kernel("astc_rows", "rows", "astc"),
+    // The gemv frame of any codec skips what is not listed; this is INT4's.
+    kernel("sparse_gemv", "gemv", "int4"),
+    kernel("active", "active", ""),
     kernel("prepare", "prepare", ""),
+    kernel("rotate", "rotate", ""),
     kernel("norm", "norm", ""),
     kernel("rope", "rope", ""),
     kernel("attention", "attention", ""),

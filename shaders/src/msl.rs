@@ -201,7 +201,7 @@ fn about(name: &str, options: &Options, metal: &Metal) -> String {
 /// A source of `shaders/msl/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shipped {
-    /// File name without `.metal`: the kernel's, with `_f16` or `_i8` for other
+    /// File name without `.metal`: the kernel's, with `_f16`, `_i8` or `_i24` for other
     /// forms of input than f32.
     pub stem: String,
     /// The kernel.
@@ -220,7 +220,7 @@ const PREFERRED: &[(&str, &[&str])] = &[
 ];
 
 /// Flags that say what form the input or output has.
-const FORMS: &[(&str, &str)] = &[("F16", "_f16"), ("HALVES_OUT", "_f16"), ("I8", "_i8")];
+const FORMS: &[(&str, &str)] = &[("F16", "_f16"), ("HALVES_OUT", "_f16"), ("I8", "_i8"), ("I24", "_i24")];
 
 /// The sources of `shaders/msl/`: each kernel with each form of input, in its
 /// plainest layout.
@@ -246,14 +246,23 @@ pub fn shipped() -> Vec<Shipped> {
         let options = shaped(kernel, options.clone());
         Some(Shipped { stem: format!("{}{suffix}", kernel.name), kernel: kernel.name, options })
     };
-    KERNELS.iter().flat_map(|k| ["", "_f16", "_i8"].into_iter().filter_map(move |s| of(k, s))).collect()
+    KERNELS
+        .iter()
+        .flat_map(|k| ["", "_f16", "_i8", "_i24"].into_iter().filter_map(move |s| of(k, s)))
+        .collect()
 }
 
 /// The same with workgroups that suit wide matrices.
 fn shaped(kernel: &Kernel, options: Options) -> Options {
     match kernel.frame {
         "gemv" => {
-            let rows = if options.flags.contains(&"I8") { 2 } else { 4 };
+            let mut options = options;
+            let whole = options.flags.iter().any(|f| ["I8", "I24"].contains(f));
+            let rows = if whole { 2 } else { 4 };
+            // Floats are read as callers have them, in order.
+            if !whole && !options.flags.contains(&"F16") {
+                options.flags.retain(|f| *f != "TILED");
+            }
             let unroll = if options.flags.contains(&"BLOCKS") { 1 } else { 2 };
             options.with("WG", 64).with("LANES", 64).with("ROWS", rows).with("UNROLL", unroll)
         }

@@ -118,7 +118,8 @@ impl Assembly<'_> {
                     let (inner, other, rest) = block(lines, at)?;
                     at = rest;
                     let wanted = !first.starts_with('!');
-                    let set = self.options.flags.contains(&first.trim_start_matches('!'));
+                    let mut any = first.trim_start_matches('!').split('|');
+                    let set = any.any(|flag| self.options.flags.contains(&flag));
                     self.lines(if set == wanted { inner } else { other })?;
                 }
                 "each" => {
@@ -177,8 +178,8 @@ mod tests {
     #[test]
     fn blocks_nest_and_turns_count() {
         let options = Options::default().with("N", 2).flag("A");
-        let text = "//: each i N\nx$i\n//: if A\ny$i\n//: else\nz\n//: end\n//: each k 2\n$i-$k\n//: end\n//: end\n//: if !A\nw\n//: end";
-        assert_eq!(expand(text, &options).unwrap(), "x0\ny0\n0-0\n0-1\nx1\ny1\n1-0\n1-1\n");
+        let text = "//: each i N\nx$i\n//: if A\ny$i\n//: else\nz\n//: end\n//: each k 2\n$i-$k\n//: end\n//: end\n//: if !A\nw\n//: end\n//: if B|A\nv\n//: end\n//: if !B|A\nu\n//: end";
+        assert_eq!(expand(text, &options).unwrap(), "x0\ny0\n0-0\n0-1\nx1\ny1\n1-0\n1-1\nv\n");
     }
 
     #[test]

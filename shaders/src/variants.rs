@@ -20,23 +20,97 @@ pub struct Codec {
     pub forms: &'static [&'static str],
 }
 
+/// Constants that some codecs' files ask for.
+const CODED: &[(&str, u32)] =
+    &[("CLUSTER", 8), ("SHARE", 128), ("HEIGHT", 16), ("RATE", 17), ("SPAN", 10), ("STREAM", 5)];
+
+const FORMS: &[&str] = &["F16", "I8", "I24"];
+
+/// Layouts of the integer codecs.
+const INTEGER: &[&[&str]] = &[
+    &[],
+    &["ALIGNED", "HEADS"],
+    &["FINE", "HALVES"],
+    &["FINE", "HALVES", "ALIGNED", "HEADS"],
+    &["PLAIN"],
+    &["PLAIN", "HALVES"],
+    &["PLAIN", "WIDE"],
+    &["PLAIN", "HALVES", "WIDE"],
+];
+
 /// Every codec's.
 pub const CODECS: &[Codec] = &[
+    Codec {
+        gemv: "zip_gemv",
+        gemm: "zip_gemm",
+        rows: "zip_rows",
+        unit: 8,
+        layouts: &[&[], &["ALIGNED"], &["ALIGNED", "PREFIX"], &["PREFIX"]],
+        forms: &[],
+    },
+    Codec {
+        gemv: "sqint2_gemv",
+        gemm: "sqint2_gemm",
+        rows: "sqint2_rows",
+        unit: 8,
+        layouts: &[&[], &["WIDE"], &["WHOLE", "PAIRS"], &["ODD"]],
+        forms: &[],
+    },
+    Codec {
+        gemv: "nf2_gemv",
+        gemm: "nf2_gemm",
+        rows: "nf2_rows",
+        unit: 8,
+        layouts: &[&[], &["WIDE"]],
+        forms: &[],
+    },
+    Codec {
+        gemv: "astc_gemv",
+        gemm: "astc_gemm",
+        rows: "astc_rows",
+        unit: 8,
+        layouts: &[&[], &["COLUMNS"]],
+        forms: &[],
+    },
     Codec {
         gemv: "fused_int4_gemv",
         gemm: "fused_int4_gemm",
         rows: "int4_rows",
         unit: 32,
-        layouts: &[
-            &[],
-            &["ALIGNED"],
-            &["FINE", "HALVES"],
-            &["FINE", "HALVES", "ALIGNED"],
-            &["PLAIN"],
-            &["PLAIN", "HALVES"],
-            &["PLAIN", "WIDE"],
-        ],
-        forms: &["F16", "I8"],
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "int3_gemv",
+        gemm: "int3_gemm",
+        rows: "int3_rows",
+        unit: 32,
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "lut_int2_gemv",
+        gemm: "int2_gemm",
+        rows: "int2_rows",
+        unit: 32,
+        layouts: INTEGER,
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "mxfp4_gemv",
+        gemm: "mxfp4_gemm",
+        rows: "mxfp4_rows",
+        unit: 32,
+        layouts: &[&[]],
+        forms: FORMS,
+    },
+    Codec {
+        gemv: "hybrid_gemv",
+        gemm: "hybrid_gemm",
+        rows: "hybrid_rows",
+        unit: 32,
+        layouts: &[&[]],
+        forms: FORMS,
     },
     Codec {
         gemv: "q8_gemv",
@@ -44,7 +118,7 @@ pub const CODECS: &[Codec] = &[
         rows: "q8_rows",
         unit: 32,
         layouts: &[&[], &["WIDE"]],
-        forms: &["I8"],
+        forms: FORMS,
     },
     Codec {
         gemv: "raw_gemv",
@@ -75,35 +149,60 @@ pub fn cases() -> Vec<(&'static str, Options)> {
     for codec in CODECS {
         for layout in codec.layouts {
             let base = Options::default().with("VECTORS", codec.unit / 4).with("GROUP", 32).with("BYTES", 2);
+            let base = CODED.iter().fold(base, |base, (name, value)| base.with(name, *value));
             let base = flags(base, layout);
             all.push((codec.rows, base.clone().with("WG", 64).flag("WEIGHTS")));
             for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
                 all.push((codec.gemm, flags(base.clone().flag("WEIGHTS"), out)));
             }
             let shaped = base.with("WG", 64).with("LANES", 8).with("ROWS", 4).with("UNROLL", 2);
-            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS") } else { shaped };
+            let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
-                    for out in
-                        [&[][..], &["BIAS", "ACCUMULATE"], &["EXPERTS"], &["JOINED"], &["JOINED", "BIAS"]]
-                    {
-                        let mut options = flags(flags(shaped.clone(), sums), out);
+                    for out in [
+                        &[][..],
+                        &["BIAS", "ACCUMULATE"],
+                        &["EXPERTS"],
+                        &["JOINED"],
+                        &["JOINED", "BIAS"],
+                        &["NEIGHBOURS"],
+                        &["LISTED_ROWS"],
+                        &["LISTED_UNITS"],
+                    ] {
+                        let options = flags(flags(shaped.clone(), sums), out);
+                        let mut options = form.iter().fold(options, |o, f| o.flag(f));
                         if out.contains(&"JOINED") {
                             options = options.with("PARTS", 3);
                         }
-                        all.push((codec.gemv, form.iter().fold(options, |o, f| o.flag(f))));
+                        if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {
+                            all.push(("sparse_gemv", options.clone()));
+                        }
+                        all.push((codec.gemv, options));
                     }
                 }
             }
         }
     }
     let base = Options::default().with("WG", 64).with("DIM", 64).with("QUADS", 16).with("EXPERTS", 8);
+    let base = base.with("LOG", 5).with("BLOCK", 32).with("SPACE", 4096);
     let others: &[(&str, &[&[&str]])] = &[
-        ("prepare", &[&[], &["I8"], &["HALVES_OUT"]]),
-        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        (
+            "rotate",
+            &[
+                &["MAIN"],
+                &["MAIN", "TAIL", "ODD"],
+                &["TAIL", "IN_PLACE"],
+                &["INVERSE", "MAIN", "IN_PLACE"],
+                &["INVERSE", "MAIN", "TAIL", "IN_PLACE"],
+                &["INVERSE", "TAIL", "IN_PLACE"],
+            ],
+        ),
+        ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
+        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
         ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        ("active", &[&[]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),
         ("argmax", &[&[], &["FIRST"], &["SECOND"]]),

@@ -79,17 +79,23 @@ fn prepared(program: &Program, subgroup: u32, x: &[f32], form: &str) -> X {
     let size = match form {
         "_f16" => 2,
         "_i8" => 1,
-        _ => 0,
+        "_i24" => 3,
+        _ => 4,
     };
-    buffers.insert(4, vec![0xff; x.len() * size]);
+    buffers.insert(4, vec![0xff; x.len().next_multiple_of(256) * size]);
     let grid = [(x.len() as u32 / 4).div_ceil(64), 1, 1];
     let after = program.run(&format!("prepare{form}"), subgroup, grid, &[x.len() as u32], &buffers);
     let mut values: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
     for (block, sums) in floats(&after[&5]).chunks(4).enumerate() {
         let scale = f64::from(sums[0]);
-        if form == "_i8" {
+        if ["_i8", "_i24"].contains(&form) {
             for i in block * 32..block * 32 + 32 {
-                let rounded = f64::from(after[&4][i].cast_signed()) * scale;
+                // Vectors of 16 bytes in tiles of eight blocks, high bytes first.
+                let at = |digit: usize| {
+                    16 * (block / 8 * 16 * size + (2 * digit + i % 32 / 16) * 8 + block % 8) + i % 16
+                };
+                let n = (0..size).fold(0, |n, d| 256 * n + i32::from(after[&4][at(d)].cast_signed()));
+                let rounded = f64::from(n) * scale;
                 assert!(
                     (rounded - values[i]).abs() <= 0.5001 * scale,
                     "value {i}: {rounded} for {}",
@@ -104,7 +110,8 @@ fn prepared(program: &Program, subgroup: u32, x: &[f32], form: &str) -> X {
             assert!((f64::from(sums[1 + half]) - sum).abs() < 1e-4, "sums of block {block}");
         }
     }
-    let coded = if size == 0 { bytes(x) } else { after[&4].clone() };
+    // Kernels in f32 read the floats in order.
+    let coded = if form.is_empty() { bytes(x) } else { after[&4].clone() };
     X { values, coded, sums: after[&5].clone() }
 }
 
@@ -139,7 +146,7 @@ fn gemv(stem: &str, m: &Stored, form: &str, bound: f64) {
         buffers.extend(m.planes.iter().cloned().enumerate().map(|(i, p)| (i as u8, p)));
         let stem = format!("{stem}{form}");
         // One thread group for every so many rows.
-        let rows = if form == "_i8" { 2 } else { 4 };
+        let rows = if ["_i8", "_i24"].contains(&form) { 2 } else { 4 };
         let grid = [(m.rows as u32).div_ceil(rows), 1, 1];
         let after = program.run(&stem, subgroup, grid, &params(m, 1, 0), &buffers);
         for (row, y) in floats(&after[&6]).into_iter().enumerate() {
@@ -153,6 +160,7 @@ fn int4_gemv() {
     let m = int4(13, 328);
     gemv("fused_int4_gemv", &m, "", 1e-6);
     gemv("fused_int4_gemv", &m, "_i8", 1e-6);
+    gemv("fused_int4_gemv", &m, "_i24", 1e-6);
     gemv("fused_int4_gemv", &m, "_f16", 2e-3);
 }
 

@@ -261,12 +261,16 @@ mod trial;
 mod zplanes;
 
 pub use activation::{Activation, ActivationBuffers, Precision};
+#[cfg(feature = "gpu")]
+pub(crate) use astc::device_tables;
 pub use guide::{Guide, InputMoments};
 pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use kernel::{Kernel, Operation, Unpacked};
 pub(crate) use ldlq::uncompensated;
 pub use options::{EncodeOptions, OptionKind, Quality};
+#[cfg(feature = "gpu")]
+pub(crate) use sqint2::{DeviceRotation, device_rotation, device_table};
 pub(crate) use trial::{Sample, output_error};
 
 /// Every codec, in wire order; each [`CodecId`] has exactly one.

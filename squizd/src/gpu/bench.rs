@@ -4,7 +4,7 @@
 //! anything counts; times are the device's own timestamps where it has them;
 //! medians of several rounds.
 
-use super::codec::{GPU_CODECS, GpuCodec};
+use super::codec::{GPU_CODECS, GpuCodec, Slot, Tensor, kernels as kernels_of};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
@@ -12,7 +12,9 @@ use super::matrix::{GpuMatrix, Output};
 use super::pipeline::{Span, read, write};
 use super::record::Step;
 use super::sample::{Sample, gaussian};
-use super::tuning::{Tuning, candidates};
+use super::shares;
+use super::sparse::{Axis, Clusters};
+use super::tuning::{Tuning, climb};
 use crate::codec::{EncodeOptions, IntegerLayout, codec};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -33,8 +35,10 @@ pub struct Plan {
     pub warm: Duration,
     /// Rounds, of which the median counts.
     pub rounds: u32,
-    /// Also try every shape of workgroup, and report the best.
+    /// Search for the best shape of workgroups, and report it.
     pub tune: bool,
+    /// Measure products that skip half of the clusters, too.
+    pub sparse: bool,
 }
 
 impl Plan {
@@ -55,6 +59,7 @@ impl Plan {
             warm: Duration::from_millis(60),
             rounds: 11,
             tune: false,
+            sparse: false,
         }
     }
 
@@ -67,6 +72,7 @@ impl Plan {
             warm: Duration::ZERO,
             rounds: 1,
             tune: false,
+            sparse: false,
         }
     }
 }
@@ -99,8 +105,10 @@ pub struct KernelResult {
     pub rows: u64,
     /// Columns.
     pub cols: u64,
-    /// Payload bytes.
+    /// Payload bytes that it needs.
     pub bytes: u64,
+    /// Share of the payload that it skips.
+    pub skipped: f64,
     /// Microseconds of one product.
     pub us: f64,
     /// GB/s of payload.
@@ -110,7 +118,9 @@ pub struct KernelResult {
     /// Weights per second, in thousand millions.
     pub gweights: f64,
     /// Shape of the workgroups.
-    pub tuning: String,
+    pub tuning: Tuning,
+    /// Its line of the table of tunings (`tuning.rs`), where one was searched.
+    pub tuned: Option<String>,
 }
 
 impl Gpu {
@@ -296,7 +306,7 @@ fn layouts(id: CodecId) -> Vec<(&'static str, EncodeOptions)> {
 const ENCODED_ROWS: u64 = 96;
 
 /// A matrix of `rows` rows, of which the first are repeated where the payload
-/// is planes of rows.
+/// is planes of rows or strips.
 fn large_sample(id: CodecId, rows: u64, cols: u64, options: EncodeOptions) -> Result<Sample> {
     let codec =
         codec(id).ok_or_else(|| Error::unsupported(format!("codec {id} has no encoder in this build")))?;
@@ -307,18 +317,31 @@ fn large_sample(id: CodecId, rows: u64, cols: u64, options: EncodeOptions) -> Re
         |matrix| id.geometry(matrix, &small.params).map_err(|e| Error::invalid(format!("codec {id}: {e:?}")));
     let matrix = squizd_spec::Matrix { rows, cols };
     let (from, to) = (of(small.matrix)?, of(matrix)?);
-    let planes = &to.planes[..to.plane_count];
-    let (PayloadLength::Exact(length), true) = (to.length, planes.iter().all(|p| p.row_stride > 0)) else {
+    let PayloadLength::Exact(length) = to.length else {
         return Sample::encode(codec, cols, values(rows), options);
     };
     let mut data = vec![0; length as usize];
-    for (from, to) in from.planes.iter().zip(planes) {
-        let stride = to.row_stride as usize;
+    let slots = |matrix, geometry, length| -> Result<Vec<Slot>> {
+        let tensor = Tensor { matrix, params: &small.params, geometry, length };
+        let kernels = kernels_of(id, &small.params).ok_or_else(|| Error::unsupported("no kernels"))?;
+        Ok((kernels.describe)(&tensor)?.slots)
+    };
+    let from = slots(small.matrix, from, small.data.len() as u64)?;
+    for (from, to) in from.iter().zip(slots(matrix, to, length)?) {
         let source = small.data.get(from.offset as usize..).unwrap_or_default();
         let target = data.get_mut(to.offset as usize..).unwrap_or_default();
-        for (i, row) in target.chunks_exact_mut(stride).take(rows as usize).enumerate() {
-            if let Some(source) = source.chunks_exact(stride).nth(i % some as usize) {
-                row.copy_from_slice(source);
+        // What does not depend on rows comes last.
+        if to.row_stride == 0 {
+            if let Some(target) = target.get_mut(..source.len()) {
+                target.copy_from_slice(source);
+            }
+            continue;
+        }
+        let runs = |rows: u64| rows.div_ceil(to.rows_per_run) as usize;
+        let (stride, count) = (to.row_stride as usize, runs(rows));
+        for (i, run) in target.chunks_exact_mut(stride).take(count).enumerate() {
+            if let Some(source) = source.chunks_exact(stride).nth(i % runs(some)) {
+                run.copy_from_slice(source);
             }
         }
     }
@@ -356,35 +379,66 @@ impl One<'_> {
             let values = gaussian(sample.matrix.cols as usize, 3);
             gpu.write(&x.values, zerocopy::IntoBytes::as_bytes(&values[..]));
             gpu.submit(&[x.prepare(gpu)?]);
+            gpu.submit(&x.rotate(gpu, matrices.first(), 1)?);
             let y = gpu.storage(4 * sample.matrix.rows)?;
-            let mut best: Option<KernelResult> = None;
-            let Some(chosen) = matrices.first().map(|m| m.tuning(math)) else { continue };
-            let tried = if plan.tune { candidates(chosen) } else { vec![chosen] };
-            for tuning in tried {
+            let Some(first) = matrices.first() else { continue };
+            let repeats = (1e-3 / (bytes as f64 * copies as f64 / self.ceilings.read_gbs / 1e9)).ceil();
+            let repeats = (repeats as u32).clamp(1, 64);
+            let time = |tuning: Tuning, warm: Duration, rounds: u32| -> Result<f64> {
                 let steps = matrices
                     .iter()
                     .map(|m| m.gemv_tuned(gpu, &x, Output::to(&y, 0), tuning))
                     .collect::<Result<Vec<_>>>()?
                     .concat();
-                let repeats = (1e-3 / (bytes as f64 * copies as f64 / self.ceilings.read_gbs / 1e9)).ceil();
-                let repeats = (repeats as u32).clamp(1, 64);
-                let seconds = gpu.time(&steps, repeats, plan.warm, plan.rounds)? / copies as f64;
-                let result = self.result(math, tuning, seconds);
-                if best.as_ref().is_none_or(|b| result.us < b.us) {
-                    best = Some(result);
+                Ok(gpu.time(&steps, repeats, warm, rounds)? / copies as f64)
+            };
+            let mut tuning = first.tuning(math);
+            let mut tuned = None;
+            if plan.tune {
+                // Clocks are warm after the first.
+                let trial = |t| time(t, plan.warm / 6, plan.rounds.min(5));
+                let shares = shares::candidates(first.recipe());
+                if shares.is_empty() {
+                    (tuning, _) = climb(tuning, trial)?;
+                    tuned = Some(first.kind().line(math, tuning));
+                } else {
+                    // Few: all of them.
+                    let mut best = trial(tuning)?;
+                    for other in shares {
+                        let seconds = trial(other)?;
+                        if seconds < best {
+                            (best, tuning) = (seconds, other);
+                        }
+                    }
                 }
             }
-            if let Some(best) = best {
-                each(&best);
-                results.push(best);
+            let seconds = time(tuning, plan.warm, plan.rounds)?;
+            let dense = KernelResult { tuned, ..self.result(math, tuning, seconds, 0.0) };
+            each(&dense);
+            results.push(dense);
+            for axis in [Axis::Rows, Axis::Columns].into_iter().filter(|_| plan.sparse && first.skips()) {
+                let (clusters, skipped) = half_of_the_clusters(gpu, first, axis)?;
+                let (listed, list) = clusters.list(gpu, first, axis)?;
+                gpu.submit(&[list]);
+                let steps = matrices
+                    .iter()
+                    .map(|m| m.sparse_gemv(gpu, &x, Output::to(&y, 0), &listed))
+                    .collect::<Result<Vec<_>>>()?
+                    .concat();
+                let seconds = gpu.time(&steps, repeats, plan.warm, plan.rounds)? / copies as f64;
+                let sparse = self.result(math, first.tuning(math).apart(), seconds, skipped);
+                let side = if axis == Axis::Rows { "rows" } else { "columns" };
+                let sparse = KernelResult { codec: format!("{}, half the {side}", self.label), ..sparse };
+                each(&sparse);
+                results.push(sparse);
             }
         }
         Ok(results)
     }
 
-    fn result(&self, math: Math, tuning: Tuning, seconds: f64) -> KernelResult {
+    fn result(&self, math: Math, tuning: Tuning, seconds: f64, skipped: f64) -> KernelResult {
         let squizd_spec::Matrix { rows, cols } = self.sample.matrix;
-        let bytes = self.sample.data.len() as u64;
+        let bytes = (self.sample.data.len() as f64 * (1.0 - skipped)) as u64;
         let gbs = bytes as f64 / seconds / 1e9;
         KernelResult {
             kernel: self.gpu_codec.gemv,
@@ -393,13 +447,33 @@ impl One<'_> {
             rows,
             cols,
             bytes,
+            skipped,
             us: seconds * 1e6,
             gbs,
             share: gbs / self.ceilings.read_gbs,
             gweights: (rows * cols) as f64 / seconds / 1e9,
-            tuning: tuning.to_string(),
+            tuning,
+            tuned: None,
         }
     }
+}
+
+/// Clusters of a layer in the bench.
+const CLUSTERS: u32 = 64;
+
+/// Every second of 64 clusters, which begin at multiples of 256 neurons (less
+/// where there are fewer), and the share of neurons in the others.
+fn half_of_the_clusters(gpu: &Gpu, matrix: &GpuMatrix, axis: Axis) -> Result<(Clusters, f64)> {
+    let neurons = if axis == Axis::Rows { matrix.rows() } else { matrix.cols() };
+    let size = (neurons / CLUSTERS).max(1).next_multiple_of(256);
+    let mut boundaries: Vec<u32> = (0..neurons).step_by(size as usize).collect();
+    boundaries.push(neurons);
+    let mask: Vec<u32> = (1..boundaries.len() as u32).map(|c| c % 2).collect();
+    let idle = boundaries.windows(2).zip(&mask).filter(|(_, m)| **m == 0);
+    let idle: u32 = idle.filter_map(|(b, _)| b.last()?.checked_sub(*b.first()?)).sum();
+    let clusters = Clusters::new(gpu, &boundaries)?;
+    clusters.set(gpu, &mask);
+    Ok((clusters, f64::from(idle) / f64::from(neurons.max(1))))
 }
 
 fn random_bytes(count: usize) -> Vec<u8> {

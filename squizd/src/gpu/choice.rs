@@ -1,7 +1,7 @@
 //! The device's rows of the table of kernels (`crate::dispatch`).
 
 use super::adapter::all;
-use super::codec::{GpuCodec, gpu_codec};
+use super::codec::{GpuCodec, serving};
 use super::device::{Abilities, Gpu};
 use super::math::Math;
 use crate::codec::{Precision, codec};
@@ -38,11 +38,11 @@ impl Backend for GpuKernels {
     }
 
     fn kernel(&self, tensor: &Subject<'_>, stage: Stage) -> Result<KernelChoice, String> {
-        let kernels =
-            gpu_codec(tensor.codec).ok_or_else(|| format!("codec {} has no kernels", tensor.codec))?;
-        let family = match codec(tensor.codec).map(|c| c.layout(tensor.params)) {
-            Some(layout) if !layout.is_empty() => format!("{}-{layout}", tensor.codec),
-            _ => tensor.codec.to_string(),
+        let (kernels, id, params) =
+            serving(tensor).ok_or_else(|| format!("codec {} has no kernels", tensor.codec))?;
+        let family = match codec(id).map(|c| c.layout(&params)) {
+            Some(layout) if !layout.is_empty() => format!("{id}-{layout}"),
+            _ => id.to_string(),
         };
         let (kernel, reason) = match stage {
             Stage::Prefill => {
@@ -50,7 +50,11 @@ impl Backend for GpuKernels {
             }
             Stage::Decode => (
                 format!("{family}/{}/{}", kernels.gemv, self.math(kernels)),
-                "reads the stored blocks in place",
+                if (id, &params) == (tensor.codec, tensor.params) {
+                    "reads the stored blocks in place"
+                } else {
+                    "reads what loading made of the stored blocks"
+                },
             ),
         };
         let fallback = self.abilities.software.then(|| "the adapter computes on the CPU".to_owned());

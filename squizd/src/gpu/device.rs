@@ -3,6 +3,7 @@
 use super::adapter::{ADAPTER_VARIABLE, AdapterSummary, choose};
 use super::pipeline::Pipelines;
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What an opened adapter can do, as far as kernels care.
@@ -35,6 +36,8 @@ pub struct Gpu {
     pub(super) pipelines: Pipelines,
     /// The buffer that was read from last.
     pub(super) staging: Mutex<Option<wgpu::Buffer>>,
+    /// Tables that kernels share, by name.
+    pub(super) tables: Mutex<HashMap<String, wgpu::Buffer>>,
     summary: AdapterSummary,
     abilities: Abilities,
     failure: Arc<Mutex<Option<String>>>,
@@ -44,6 +47,8 @@ pub struct Gpu {
 const ADDRESSABLE: u64 = 1 << 31;
 /// Bytes of immediate data that kernels use.
 const IMMEDIATES: u32 = 128;
+/// Bytes of workgroup memory that a kernel takes at most.
+const WORKGROUP_MEMORY: u32 = 20 << 10;
 /// Storage bindings of a kernel, at most.
 pub(super) const BINDINGS: u32 = 8;
 
@@ -77,6 +82,10 @@ impl Gpu {
         if limits.max_immediate_size < IMMEDIATES {
             return lacks("the size of immediate data", limits.max_immediate_size, IMMEDIATES);
         }
+        if limits.max_compute_workgroup_storage_size < WORKGROUP_MEMORY {
+            let found = limits.max_compute_workgroup_storage_size;
+            return lacks("the size of workgroup memory", found, WORKGROUP_MEMORY);
+        }
         if limits.max_storage_buffers_per_shader_stage < BINDINGS {
             let found = limits.max_storage_buffers_per_shader_stage;
             return lacks("the number of storage buffers", found, BINDINGS);
@@ -104,8 +113,8 @@ impl Gpu {
                 note(&first, format!("the device was lost: {message}"));
             }
         });
-        let (pipelines, staging) = (Pipelines::default(), Mutex::new(None));
-        Ok(Self { device, queue, pipelines, staging, summary, abilities, failure })
+        let (pipelines, staging, tables) = (Pipelines::default(), Mutex::new(None), Mutex::default());
+        Ok(Self { device, queue, pipelines, staging, tables, summary, abilities, failure })
     }
 
     /// The adapter.

@@ -9,7 +9,6 @@ pub(super) use buffers::{Buffers, LOGIT_ROWS};
 
 use super::device::Gpu;
 use super::input::Input;
-use super::math::Math;
 use super::matrix::Output;
 use super::model::{GpuLinear, GpuModel};
 use super::pipeline::{Port, Span, read, write};
@@ -108,6 +107,7 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let b = &self.buffers;
+        steps.extend(x.rotate(&model.gpu, [&linear.matrix], n)?);
         let Some(gain) = gain else {
             let out = Output { accumulate: true, ..Output::to(&b.x, b.normed.stride) };
             steps.extend(product(&model.gpu, linear, x, n, out)?);
@@ -129,6 +129,7 @@ impl Forward {
         let vocab = narrow(model.model.vocab_size())?;
         let bias = model.output.as_ref().and_then(|o| o.bias.as_ref());
         let out = Output { bias, ..Output::to(&b.logits, vocab) };
+        steps.extend(b.last.rotate(gpu, [model.head()], count)?);
         steps.extend(match count {
             1 => model.head().gemv(gpu, &b.last, out)?,
             _ => model.head().gemm(gpu, &b.last, count, out)?,
@@ -212,15 +213,11 @@ enum NormTo<'a> {
 
 /// The options and ports with which a kernel writes an input's coded form.
 fn emit_to(input: &Input, options: Options, ports: &mut Vec<(Port, Span)>) -> Options {
+    ports.extend([(write(4), Span::from(&input.coded)), (write(5), Span::from(&input.sums))]);
     let options = options.flag("EMIT");
-    if input.math != Math::F32 {
-        ports.push((write(4), Span::from(&input.coded)));
-    }
-    ports.push((write(5), Span::from(&input.sums)));
-    match input.math {
-        Math::F32 => options,
-        Math::F16 => options.flag("HALVES_OUT"),
-        Math::I8 => options.flag("I8"),
+    match input.math.emitted() {
+        Some(flag) => options.flag(flag),
+        None => options,
     }
 }
 

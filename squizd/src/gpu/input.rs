@@ -2,14 +2,20 @@
 
 use super::device::Gpu;
 use super::math::Math;
+use super::matrix::GpuMatrix;
 use super::pipeline::{Span, read, write};
 use super::record::Step;
+use super::rotation::RotationKey;
 use crate::Result;
 use squizd_shaders::Options;
+use std::cell::RefCell;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Invocations of a workgroup of `prepare`.
 const WORKGROUP: u64 = 64;
+
+/// Values of a tile of the coded form (`input.wgsl`).
+const TILE: u64 = 256;
 
 /// Vectors of one width as kernels read them: floats, padded with zeros to a
 /// multiple of 32, and what `prepare` makes of them.
@@ -22,10 +28,12 @@ pub(super) struct Input {
     pub(super) count: u32,
     /// The floats.
     pub(super) values: wgpu::Buffer,
-    /// Halves or bytes; the floats again for [`Math::F32`].
+    /// The form of `math`, blocks of 32 in tiles of eight.
     pub(super) coded: wgpu::Buffer,
     /// Scale and sums of each block of 32.
     pub(super) sums: wgpu::Buffer,
+    /// The floats under the rotations that were asked for.
+    rotated: RefCell<Vec<(RotationKey, wgpu::Buffer)>>,
 }
 
 #[derive(Clone, Copy, IntoBytes, Immutable)]
@@ -39,31 +47,64 @@ impl Input {
     pub(super) fn new(gpu: &Gpu, math: Math, width: u32, count: u32) -> Result<Self> {
         let stride = width.next_multiple_of(32);
         let length = u64::from(stride) * u64::from(count);
-        let values = gpu.storage(4 * length)?;
-        let coded = match math {
-            Math::F32 => values.clone(),
-            Math::F16 => gpu.storage(2 * length)?,
-            Math::I8 => gpu.storage(length)?,
-        };
-        Ok(Self { math, stride, count, values, coded, sums: gpu.storage(length / 2)? })
+        Ok(Self {
+            math,
+            stride,
+            count,
+            values: gpu.storage(4 * length)?,
+            coded: gpu.storage(math.bytes() * length.next_multiple_of(TILE))?,
+            sums: gpu.storage(length / 2)?,
+            rotated: RefCell::default(),
+        })
+    }
+
+    /// Makes, of the floats of the first `count` vectors, what `matrices` take
+    /// under their rotations: each rotation once.
+    pub(super) fn rotate<'m>(
+        &self,
+        gpu: &Gpu,
+        matrices: impl IntoIterator<Item = &'m GpuMatrix>,
+        count: u32,
+    ) -> Result<Vec<Step>> {
+        let (mut steps, mut done) = (Vec::new(), Vec::new());
+        for rotation in matrices.into_iter().filter_map(GpuMatrix::rotation) {
+            if done.contains(&rotation.key) {
+                continue;
+            }
+            done.push(rotation.key);
+            let buffer = if let Some(buffer) = self.rotated(rotation.key) {
+                buffer
+            } else {
+                let buffer = gpu.storage(4 * u64::from(self.stride) * u64::from(self.count))?;
+                self.rotated.borrow_mut().push((rotation.key, buffer.clone()));
+                buffer
+            };
+            steps.extend(rotation.forward(gpu, &self.values, &buffer, self.stride, count)?);
+        }
+        Ok(steps)
+    }
+
+    fn rotated(&self, key: RotationKey) -> Option<wgpu::Buffer> {
+        self.rotated.borrow().iter().find(|(k, _)| *k == key).map(|(_, buffer)| buffer.clone())
+    }
+
+    /// The floats as `matrix` takes them.
+    ///
+    /// # Errors
+    /// If [`Input::rotate`] was not asked for its rotation.
+    pub(super) fn floats(&self, gpu: &Gpu, matrix: &GpuMatrix) -> Result<wgpu::Buffer> {
+        let Some(rotation) = matrix.rotation() else { return Ok(self.values.clone()) };
+        self.rotated(rotation.key).ok_or_else(|| gpu.error("an input has not been rotated"))
     }
 
     /// Makes the coded form and the sums from the floats.
     pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Step> {
         let mut options = Options::default().with("WG", WORKGROUP as u32);
-        let mut ports = vec![read(0), write(5)];
-        let mut spans = vec![Span::from(&self.values), Span::from(&self.sums)];
-        if let Some(flag) = self.math.flag() {
+        if let Some(flag) = self.math.emitted() {
             options = options.flag(flag);
-            ports.insert(1, write(4));
-            spans.insert(1, Span::from(&self.coded));
         }
-        // The shader packs halves; it computes with none.
-        if self.math == Math::F16 {
-            options.flags.retain(|f| *f != "F16");
-            options = options.flag("HALVES_OUT");
-        }
-        let pipeline = gpu.pipeline("prepare", &options, &ports)?;
+        let spans = [Span::from(&self.values), Span::from(&self.coded), Span::from(&self.sums)];
+        let pipeline = gpu.pipeline("prepare", &options, &[read(0), write(4), write(5)])?;
         let length = self.stride * self.count;
         Step::new(
             gpu,

@@ -13,6 +13,10 @@ pub enum Math {
     F16,
     /// Inputs as signed bytes with one scale per 32, integer dot products.
     I8,
+    /// Inputs as whole numbers of 24 bits with one scale per 32, integer dot
+    /// products with each of their three bytes: as exact as [`Math::F32`], and
+    /// faster where products of bytes are.
+    I24,
 }
 
 impl Math {
@@ -21,7 +25,27 @@ impl Math {
         match precision {
             Precision::Q8 if abilities.dot8 => Self::I8,
             Precision::Q8 if abilities.f16 => Self::F16,
+            Precision::F32 if abilities.dot8 => Self::I24,
             Precision::F32 | Precision::Q8 => Self::F32,
+        }
+    }
+
+    /// The flag with which `emit.wgsl` writes it.
+    pub(super) const fn emitted(self) -> Option<&'static str> {
+        match self {
+            // The shader packs halves; it computes with none.
+            Self::F16 => Some("HALVES_OUT"),
+            other => other.flag(),
+        }
+    }
+
+    /// Bytes of a value.
+    pub(super) const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::I8 => 1,
+            Self::I24 => 3,
         }
     }
 
@@ -31,6 +55,7 @@ impl Math {
             Self::F32 => None,
             Self::F16 => Some("F16"),
             Self::I8 => Some("I8"),
+            Self::I24 => Some("I24"),
         }
     }
 }
@@ -41,6 +66,7 @@ impl std::fmt::Display for Math {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::I8 => "i8",
+            Self::I24 => "i24",
         })
     }
 }

@@ -4,13 +4,15 @@ mod joined;
 
 pub(super) use joined::{Joined, PART_ALIGN};
 
-use super::codec::{GpuCodec, Recipe, Tensor, gpu_codec};
+use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
 use super::pipeline::{Port, Span, read, write};
 use super::record::{Step, over_two};
-use super::tuning::{Tuning, gemv_tuning};
+use super::rotation::Rotation;
+use super::shares;
+use super::tuning::{Kind, Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
 use squizd_shaders::Options;
@@ -109,24 +111,29 @@ pub(super) struct GpuMatrix {
     rows: u32,
     cols: u32,
     pieces: Vec<Piece>,
+    /// Tables of the codec, bound behind the slots.
+    tables: Option<wgpu::Buffer>,
+    /// What inputs take before.
+    rotation: Option<Rotation>,
 }
 
 impl GpuMatrix {
     /// The matrix of a tensor whose payload lies in `payload` (an offset that
     /// is a multiple of 256, and room up to the next multiple behind it).
     pub(super) fn new(gpu: &Gpu, id: CodecId, tensor: &Encoded<'_>, payload: &Span) -> Result<Self> {
-        Self::in_bindings_of(id, tensor, payload, gpu.abilities().max_binding)
+        Self::in_bindings_of(gpu, id, tensor, payload, gpu.abilities().max_binding)
     }
 
     /// The same with bindings of at most `limit` bytes.
     pub(super) fn in_bindings_of(
+        gpu: &Gpu,
         id: CodecId,
         tensor: &Encoded<'_>,
         payload: &Span,
         limit: u64,
     ) -> Result<Self> {
         let name = tensor.name;
-        let codec = gpu_codec(id)
+        let codec = kernels(id, tensor.params)
             .ok_or_else(|| Error::unsupported(format!("tensor {name}: codec {id} has no GPU kernels")))?;
         let tensor = Tensor::new(id, tensor)?;
         let recipe = (codec.describe)(&tensor)?;
@@ -136,7 +143,11 @@ impl GpuMatrix {
         let pieces = pieces(&tensor, &recipe, payload, limit).ok_or_else(|| {
             Error::unsupported(format!("tensor {name}: a row does not fit bindings of {limit} bytes"))
         })?;
-        Ok(Self { codec, recipe, rows, cols, pieces })
+        let tables = tables(id, tensor.params)
+            .map(|(name, make)| gpu.shared(name, || make(tensor.params)))
+            .transpose()?;
+        let rotation = rotation(id, &tensor).map(|r| Rotation::new(gpu, &r, cols)).transpose()?;
+        Ok(Self { codec, recipe, rows, cols, pieces, tables, rotation })
     }
 
     /// Output width.
@@ -156,13 +167,45 @@ impl GpuMatrix {
         if able && self.codec.forms.contains(&wanted) { wanted } else { Math::F32 }
     }
 
+    /// Whether rows and units can be left out: where a lane takes whole units, of
+    /// columns that are the input's own.
+    pub(super) fn skips(&self) -> bool {
+        self.recipe.options.constant("SHARE").is_none() && self.rotation.is_none()
+    }
+
+    /// The rotation that inputs take before.
+    pub(super) fn rotation(&self) -> Option<&Rotation> {
+        self.rotation.as_ref()
+    }
+
     /// Whether kernels read scales and sums of the inputs' blocks.
     pub(super) fn blocks(&self) -> bool {
         self.recipe.unit == 32
     }
 
-    fn units(&self) -> u32 {
+    /// Input width.
+    pub(super) fn cols(&self) -> u32 {
+        self.cols
+    }
+
+    /// Columns of a unit.
+    pub(super) fn unit(&self) -> u32 {
+        self.recipe.unit
+    }
+
+    /// Units of a row.
+    pub(super) fn units(&self) -> u32 {
         self.cols.div_ceil(self.recipe.unit)
+    }
+
+    /// What lanes of `gemv` take at a time, along a row.
+    fn turns(&self) -> u32 {
+        self.cols.div_ceil(self.recipe.share())
+    }
+
+    /// How the matrix is bound and its kernels are assembled.
+    pub(super) fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     /// The product with the first vector of `x`; one step per piece.
@@ -188,8 +231,8 @@ impl GpuMatrix {
             return Err(gpu.error("a stack of experts is larger than a binding"));
         }
         let rows = stack.expert_rows;
-        let tuning = gemv_tuning(self.effective(x.math), self.recipe.unit, rows, self.units());
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning);
+        let tuning = self.tuning_of(x.math, rows);
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
         tail.push((read(7), Span::from(stack.experts)));
         self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
             let params = Params {
@@ -197,9 +240,39 @@ impl GpuMatrix {
                 expert_rows: rows,
                 x_stride: x.stride,
                 y_stride: out.stride,
+                units: self.turns(),
                 ..params
             };
-            (params, [u64::from(rows).div_ceil(tuning.rows_per_workgroup()), 0, u64::from(stack.count)])
+            // An expert's rows may begin within a strip.
+            let height = u64::from(self.recipe.height().unwrap_or(1));
+            let before = if u64::from(rows).is_multiple_of(height) { 0 } else { height - 1 };
+            let groups = (u64::from(rows) + before).div_ceil(tuning.rows_per_workgroup());
+            (params, [groups, 0, u64::from(stack.count)])
+        })
+    }
+
+    /// The product over the rows or units that `listed` holds, as `flag` says
+    /// (`sparse_gemv`).
+    pub(super) fn listed_gemv(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        out: Output<'_>,
+        flag: &'static str,
+        listed: &wgpu::Buffer,
+    ) -> Result<Vec<Step>> {
+        if self.pieces.len() > 1 {
+            return Err(gpu.error("a sparse matrix is larger than a binding"));
+        }
+        if !self.skips() {
+            return Err(gpu.error(format!("{} skips nothing", self.codec.gemv)));
+        }
+        let tuning = self.tuning(x.math).apart();
+        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
+        tail.push((read(7), Span::from(listed)));
+        self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
+            let params = Params { share: 1, ..params };
+            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
     }
 
@@ -209,7 +282,17 @@ impl GpuMatrix {
 
     /// The shape of the workgroups for inputs prepared as `math`.
     pub(super) fn tuning(&self, math: Math) -> Tuning {
-        gemv_tuning(self.effective(math), self.recipe.unit, self.rows, self.units())
+        self.tuning_of(math, self.rows)
+    }
+
+    fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
+        shares::tuning(&self.recipe, rows, self.turns())
+            .unwrap_or_else(|| gemv_tuning(self.kind(), self.effective(math), rows, self.units()))
+    }
+
+    /// What tunings are found by.
+    pub(super) fn kind(&self) -> Kind {
+        Kind::of(self.codec.gemv, &self.recipe.options, self.recipe.unit)
     }
 
     /// The same as `tuning` says.
@@ -220,9 +303,9 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
-        let (options, tail) = self.gemv_parts(gpu, x, out, tuning);
+        let (options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
-            let params = Params { share: 1, ..params };
+            let params = Params { share: 1, units: self.turns(), ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
     }
@@ -234,30 +317,34 @@ impl GpuMatrix {
         x: &Input,
         out: Output<'_>,
         tuning: Tuning,
-    ) -> (Options, Vec<(Port, Span)>) {
+    ) -> Result<(Options, Vec<(Port, Span)>)> {
         let mut options = self.recipe.options.clone();
         options = options.with("VECTORS", self.recipe.unit / 4);
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
-        let math = self.effective(x.math);
-        let coded = math != Math::F32;
-        if let Some(flag) = math.flag() {
-            options = options.flag(flag);
+        // Codecs without the input's form read its floats.
+        let coded = self.blocks() && self.effective(x.math) == x.math;
+        if coded {
+            options = options.flag("TILED");
+            if let Some(flag) = x.math.flag() {
+                options = options.flag(flag);
+            }
         }
-        let options = tuning.apply(out.apply(options), gpu.abilities());
-        let mut tail = vec![(read(4), Span::from(if coded { &x.coded } else { &x.values }))];
+        let options = shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities());
+        let values = if coded { x.coded.clone() } else { x.floats(gpu, self)? };
+        let mut tail = vec![(read(4), Span::from(&values))];
         if self.blocks() {
             tail.push((read(5), Span::from(&x.sums)));
         }
         tail.extend(out.ports());
-        (options, tail)
+        Ok((options, tail))
     }
 
     /// The products with the first `count` vectors of `x`, from their floats.
     pub(super) fn gemm(&self, gpu: &Gpu, x: &Input, count: u32, out: Output<'_>) -> Result<Vec<Step>> {
         let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4).flag("WEIGHTS");
-        let mut tail = vec![(read(4), Span::from(&x.values))];
+        let mut tail = vec![(read(4), Span::from(&x.floats(gpu, self)?))];
         tail.extend(out.ports());
         self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
             let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
@@ -285,10 +372,14 @@ impl GpuMatrix {
             .flag("WEIGHTS");
         let tail = [(read(4), Span::from(ids)), (write(6), Span::from(y))];
         let units = u64::from(y_stride / self.recipe.unit);
-        self.steps(gpu, self.codec.rows, &options, &tail, |params| {
+        let mut steps = self.steps(gpu, self.codec.rows, &options, &tail, |params| {
             let params = Params { tokens: count, y_stride, factor, ..params };
             (params, [(units * u64::from(count)).div_ceil(ROWS_WORKGROUP), 0, 1])
-        })
+        })?;
+        if let Some(rotation) = &self.rotation {
+            steps.extend(rotation.inverse(gpu, y, y_stride, count)?);
+        }
+        Ok(steps)
     }
 
     /// A step for each piece; `grid` completes its parameters and says how many
@@ -302,6 +393,8 @@ impl GpuMatrix {
         grid: impl Fn(Params) -> (Params, [u64; 3]),
     ) -> Result<Vec<Step>> {
         let mut ports: Vec<_> = (0..self.recipe.slots.len()).map(|i| read(i as u32)).collect();
+        let tables = self.tables.as_ref().map(|t| (read(TABLES), Span::from(t)));
+        let tail: Vec<_> = tables.iter().chain(tail).collect();
         ports.extend(tail.iter().map(|(port, _)| *port));
         let pipeline = gpu.pipeline(name, options, &ports)?;
         self.pieces

@@ -76,6 +76,17 @@ impl Gpu {
         self.queue.submit([encoder.finish()]);
     }
 
+    /// The table `name`, which `make` makes the first time.
+    pub(super) fn shared(&self, name: String, make: impl FnOnce() -> Vec<u8>) -> Result<wgpu::Buffer> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = tables.get(&name) {
+            return Ok(table.clone());
+        }
+        let table = self.upload(&make(), &mut |_| {})?;
+        tables.insert(name, table.clone());
+        Ok(table)
+    }
+
     /// Writes `bytes`, a multiple of four of them, to the beginning of a buffer.
     pub(super) fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
         self.queue.write_buffer(buffer, 0, bytes);

@@ -11,6 +11,8 @@
 //! See `docs/gpu.md` for the contract between a codec and the frames.
 
 mod adapter;
+#[cfg(test)]
+mod astc_tests;
 pub mod bench;
 mod choice;
 mod codec;
@@ -29,14 +31,21 @@ mod need;
 mod pick;
 mod pipeline;
 mod record;
+mod rotation;
 mod sample;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod shares;
+mod sparse;
+#[cfg(test)]
+mod sparse_tests;
 #[cfg(test)]
 mod tests;
 mod tuning;
 mod weights;
+#[cfg(test)]
+mod zip_tests;
 
 pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely};
 pub use choice::GpuKernels;

@@ -1,5 +1,6 @@
 //! A model's weights on the device.
 
+use super::codec::readable;
 use super::device::Gpu;
 use super::math::Math;
 use super::matrix::GpuMatrix;
@@ -177,8 +178,9 @@ fn map<'w>(
 
 fn matrix(payloads: &mut Payloads<'_, '_>, linear: &Linear<'_>) -> Result<GpuMatrix> {
     let tensor = linear.tensor();
-    let span = payloads.place(tensor.data)?;
-    GpuMatrix::new(payloads.gpu(), linear.codec.id(), &tensor, &span)
+    let readable = readable(linear.codec.id(), &tensor)?;
+    let span = payloads.place(&readable.data)?;
+    GpuMatrix::new(payloads.gpu(), readable.id, &readable.tensor(&tensor), &span)
 }
 
 fn linear(payloads: &mut Payloads<'_, '_>, linear: &Linear<'_>) -> Result<GpuLinear> {

@@ -96,8 +96,8 @@ pub(super) fn predict<'a>(
     });
     let (hidden, queries, wide) =
         (hidden.next_multiple_of(32), queries.next_multiple_of(32), u64::from(wide).next_multiple_of(32));
-    // Inputs: floats, at most halves beside them, sums of blocks.
-    let input = |values: u64| values.saturating_mul(13) / 2;
+    // Inputs: floats, at most as many bytes in the coded form, sums of blocks.
+    let input = |values: u64| values.saturating_mul(17) / 2;
     let inputs = input(batch * (hidden + queries + wide * routes) + rows * hidden);
     let scores = experts + if experts > 0 { routes * (2 + hidden) } else { 0 };
     // Outputs of matrices that share a buffer begin at multiples of 64.

@@ -32,14 +32,27 @@ impl Sample {
             }
         }
         let rows = Memory { matrix, dtype, values };
-        let request = Request::from(options);
-        let params = codec.plan(&rows, &request)?;
+        let params = codec.plan(&rows, &Request::from(options))?;
+        Self::coded(codec, &rows, params, options)
+    }
+
+    /// BF16 words (whole rows of `cols`) as `codec` stores them with `params`.
+    #[cfg(test)]
+    pub(super) fn of_words(codec: &dyn Codec, cols: u64, words: &[u16], params: Params) -> Result<Self> {
+        let matrix = Matrix { rows: words.len() as u64 / cols.max(1), cols };
+        let values = words.iter().map(|w| f32::from_bits(u32::from(*w) << 16)).collect();
+        let rows = Memory { matrix, dtype: DType::BF16, values };
+        Self::coded(codec, &rows, params, EncodeOptions::NONE)
+    }
+
+    fn coded(codec: &dyn Codec, rows: &Memory, params: Params, options: EncodeOptions) -> Result<Self> {
+        let (matrix, request) = (rows.matrix, Request::from(options));
         let geometry = codec
             .id()
             .geometry(matrix, &params)
             .map_err(|e| Error::invalid(format!("codec {}: {e:?}", codec.id())))?;
         let sink = Payload(Mutex::new(vec![0; geometry.length.max() as usize]));
-        let (length, _): (u64, EncodeStats) = codec.encode(&rows, &params, &request, &sink)?;
+        let (length, _): (u64, EncodeStats) = codec.encode(rows, &params, &request, &sink)?;
         let mut data = sink.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         data.truncate(length as usize);
         Ok(Self { id: codec.id(), matrix, params, data })

@@ -1,16 +1,18 @@
 //! Kernels against the CPU's decoders, in f64.
 
-use super::codec::{GPU_CODECS, gpu_codec};
+use super::codec::{GPU_CODECS, gpu_codec, readable};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
-use super::matrix::{GpuMatrix, Output};
+use super::matrix::{GpuMatrix, Output, Stack};
 use super::pipeline::Span;
 use super::sample::{Sample, gaussian};
+use super::shares;
 use super::tuning::Tuning;
 use super::weights::{Mapping, Payloads};
-use crate::codec::{CODECS, Codec, EncodeOptions, IntegerLayout, codec};
-use squizd_spec::CodecId;
+use crate::codec::tca_tbe::Profile;
+use crate::codec::{CODECS, Codec, EncodeOptions, IntegerLayout, Quality, codec};
+use squizd_spec::{CodecId, hybrid_layout};
 use std::sync::{Arc, OnceLock};
 
 /// The device of all tests. Without an adapter they skip with a message, unless
@@ -46,9 +48,24 @@ impl Case {
         factor: f32,
         options: EncodeOptions,
     ) -> Self {
+        Self::shifted(codec, rows, cols, factor, 0.0, options)
+    }
+
+    /// Normal values times `factor`, plus `shift`.
+    fn shifted(
+        codec: &dyn Codec,
+        rows: usize,
+        cols: usize,
+        factor: f32,
+        shift: f32,
+        options: EncodeOptions,
+    ) -> Self {
         let mut values = gaussian(rows * cols, (rows * 1000 + cols) as u64);
         for v in &mut values {
-            *v *= factor;
+            *v = *v * factor + shift;
+        }
+        if codec.id() == CodecId::HYBRID {
+            uneven(&mut values, cols);
         }
         let sample = Sample::encode(codec, cols as u64, values, options).unwrap();
         let mut decoded = vec![f32::NAN; rows * cols];
@@ -58,21 +75,34 @@ impl Case {
 
     /// The matrix on the device.
     pub(super) fn load(&self, gpu: &Gpu) -> GpuMatrix {
-        let buffer = gpu.upload(&self.sample.data, &mut |_| {}).unwrap();
-        GpuMatrix::new(gpu, self.sample.id, &self.sample.view(), &Span::from(&buffer)).unwrap()
+        let stored = self.sample.view();
+        let readable = readable(self.sample.id, &stored).unwrap();
+        let buffer = gpu.upload(&readable.data, &mut |_| {}).unwrap();
+        GpuMatrix::new(gpu, readable.id, &readable.tensor(&stored), &Span::from(&buffer)).unwrap()
     }
 
     /// `W x` in f64.
-    fn product(&self, x: &[f64]) -> Vec<f64> {
+    pub(super) fn product(&self, x: &[f64]) -> Vec<f64> {
         let rows = self.decoded.chunks(self.sample.matrix.cols as usize);
         rows.map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
+    }
+}
+
+/// Blocks of HYBRID at four sizes of weights, so that it takes several rates.
+fn uneven(values: &mut [f32], cols: usize) {
+    for (r, row) in values.chunks_mut(cols).enumerate() {
+        for (b, block) in row.chunks_mut(64).enumerate() {
+            for v in block {
+                *v *= [1.0, 4.0, 16.0, 64.0][(r / 16 + b) % 4];
+            }
+        }
     }
 }
 
 /// `|y - W x|` over the larger of `|W x|` and what that is on average over the
 /// signs of `x`, `|W| |x| / sqrt(cols)` (a single product may cancel by chance);
 /// infinite if a number is not finite.
-fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
+pub(super) fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
     let want = case.product(x);
     assert_eq!(y.len(), want.len());
     let difference: f64 = y.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
@@ -84,7 +114,7 @@ fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
 
 /// The inputs on the device, prepared, and as the kernels of their form see
 /// them.
-fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64>>) {
+pub(super) fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64>>) {
     let count = x.len() / width;
     let input = Input::new(gpu, math, width as u32, count as u32).unwrap();
     let stride = input.stride as usize;
@@ -97,21 +127,31 @@ fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64
     gpu.submit(&[input.prepare(gpu).unwrap()]);
     let seen = match math {
         Math::F32 | Math::F16 => padded.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),
-        Math::I8 => {
-            let codes = gpu.read(&input.coded, 0..padded.len() as u64).unwrap();
-            let sums = gpu.read_f32(&input.sums, padded.len() / 8).unwrap();
-            let codes = codes.chunks(32).zip(sums.chunks(4));
-            codes.flat_map(|(c, s)| c.iter().map(|c| f64::from(c.cast_signed()) * f64::from(s[0]))).collect()
-        }
+        Math::I8 | Math::I24 => whole_numbers(gpu, &input, padded.len()),
     };
     (input, seen.chunks(stride).map(<[f64]>::to_vec).collect())
 }
 
+/// What the bytes of an input's coded form say: a block's vectors of 16 lie in
+/// tiles of eight blocks, those of the high bytes first.
+fn whole_numbers(gpu: &Gpu, input: &Input, length: usize) -> Vec<f64> {
+    let digits = input.math.bytes() as usize;
+    let coded = gpu.read(&input.coded, 0..(digits * length.next_multiple_of(256)) as u64).unwrap();
+    let sums = gpu.read_f32(&input.sums, length / 8).unwrap();
+    let value = |i: usize| {
+        let (block, vector, byte) = (i / 32, i % 32 / 16, i % 16);
+        let at = |digit: usize| 16 * (block / 8 * 16 * digits + (2 * digit + vector) * 8 + block % 8) + byte;
+        let n = (0..digits).fold(0, |n, d| 256 * n + i32::from(coded[at(d)].cast_signed()));
+        f64::from(n) * f64::from(sums[4 * block])
+    };
+    (0..length).map(value).collect()
+}
+
 /// Largest relative error: of halves against the exact product, else against
 /// the product of the inputs as rounded.
-fn bound(math: Math) -> f64 {
+pub(super) fn bound(math: Math) -> f64 {
     match math {
-        Math::F32 | Math::I8 => 1e-6,
+        Math::F32 | Math::I8 | Math::I24 => 1e-6,
         Math::F16 => 2e-3,
     }
 }
@@ -121,6 +161,7 @@ fn check_gemv(gpu: &Gpu, case: &Case, math: Math, tuning: Option<Tuning>) {
     let x = gaussian(case.sample.matrix.cols as usize, 5);
     let (input, seen) = inputs(gpu, math, x.len(), &x);
     let y = gpu.storage(4 * u64::from(matrix.rows())).unwrap();
+    gpu.submit(&input.rotate(gpu, [&matrix], 1).unwrap());
     let steps = match tuning {
         Some(tuning) => matrix.gemv_tuned(gpu, &input, Output::to(&y, 0), tuning),
         None => matrix.gemv(gpu, &input, Output::to(&y, 0)),
@@ -134,12 +175,12 @@ fn check_gemv(gpu: &Gpu, case: &Case, math: Math, tuning: Option<Tuning>) {
 }
 
 /// Odd sizes, one row, partial blocks and superblocks, wide rows.
-const SHAPES: [(usize, usize); 7] =
-    [(1, 64), (3, 100), (5, 576), (7, 1536), (2, 28_672), (33, 288), (70, 256)];
+const SHAPES: [(usize, usize); 9] =
+    [(1, 64), (3, 100), (5, 576), (7, 1536), (2, 28_672), (33, 288), (70, 256), (3, 1), (2, 1057)];
 
 /// Layouts of each codec that its kernels tell apart, with a factor for the
 /// weights that brings forth wide scales.
-fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
+pub(super) fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
     let none = EncodeOptions::NONE;
     match id {
         CodecId::Q8 => vec![(none, 1.0), (none, 1e9)],
@@ -150,16 +191,43 @@ fn layouts(id: CodecId) -> Vec<(EncodeOptions, f32)> {
                 layout(IntegerLayout::Compact),
                 layout(IntegerLayout::Fine),
                 (group(16), 1.0),
+                (group(16), 1e9),
                 (group(32), 1.0),
                 (group(64), 1.0),
+                (group(128), 1.0),
                 (group(128), 1e9),
             ]
+        }
+        CodecId::ASTC => {
+            let quality = |q| EncodeOptions { quality: Some(q), ..none };
+            vec![(quality(Quality::Fast), 1.0), (quality(Quality::Default), 1e-6)]
+        }
+        // Rates with windows at any bit and at whole bytes, all window lengths.
+        CodecId::SQINT2 => {
+            let rate = |r, q| EncodeOptions { rate: Some(r), quality: Some(q), ..none };
+            vec![
+                (none, 1.0),
+                (rate(2000, Quality::Fast), 1.0),
+                (rate(2125, Quality::Fast), 1.0),
+                (rate(2875, Quality::Default), 1.0),
+                (rate(3000, Quality::Max), 1.0),
+                (rate(4000, Quality::Fast), 1.0),
+                (EncodeOptions { nf2: true, ..none }, 1.0),
+            ]
+        }
+        CodecId::TCA_TBE => {
+            let profile = |p| (EncodeOptions { profile: Some(p), ..none }, 1.0);
+            vec![profile(Profile::Tbe3), profile(Profile::Tbe2)]
+        }
+        CodecId::HYBRID => {
+            let rate = |r| EncodeOptions { rate: Some(r), ..none };
+            vec![(rate(3300), 1.0), (rate(6000), 1e-3)]
         }
         _ => vec![(none, 1.0)],
     }
 }
 
-fn maths(id: CodecId) -> Vec<Math> {
+pub(super) fn maths(id: CodecId) -> Vec<Math> {
     let gpu_codec = gpu_codec(id).unwrap();
     std::iter::once(Math::F32).chain(gpu_codec.forms.iter().copied()).collect()
 }
@@ -182,15 +250,62 @@ fn every_gemv_agrees_with_the_decoder() {
     }
 }
 
+/// Products of stacked matrices with one input for two of them. Experts begin
+/// and end anywhere, within strips, too.
+#[test]
+fn every_stack_of_experts_agrees_with_the_decoder() {
+    let Some(gpu) = gpu() else { return };
+    let (expert_rows, experts, cols) = (21, 4, 352);
+    let chosen = [2u32, 0, 3, 3];
+    for gpu_codec in GPU_CODECS {
+        let stacked =
+            Case::new(codec(gpu_codec.id).unwrap(), experts * expert_rows, cols, 1.0, EncodeOptions::NONE);
+        let matrix = stacked.load(gpu);
+        for math in maths(gpu_codec.id).into_iter().filter(|m| *m != Math::F16 || gpu.abilities().f16) {
+            let (input, seen) = inputs(gpu, math, cols, &gaussian(2 * cols, 9));
+            let list = gpu.upload(&chosen.map(u32::to_le_bytes).concat(), &mut |_| {}).unwrap();
+            let stack = Stack { expert_rows: expert_rows as u32, experts: &list, count: 4, share: 2 };
+            let stride = expert_rows + 3;
+            let y = gpu.storage(4 * 4 * stride as u64).unwrap();
+            let out = Output::to(&y, stride as u32);
+            gpu.submit(&input.rotate(gpu, [&matrix], 2).unwrap());
+            gpu.submit(&matrix.expert_gemv(gpu, &input, out, stack).unwrap());
+            let y = gpu.read_f32(&y, 4 * stride).unwrap();
+            for (i, (y, expert)) in y.chunks(stride).zip(chosen).enumerate() {
+                let first = expert as usize * expert_rows;
+                let decoded = stacked.decoded[first * cols..][..expert_rows * cols].to_vec();
+                let case = Case { sample: stacked.sample.clone(), decoded };
+                let error = relative_error(&y[..expert_rows], &case, &seen[i / 2]);
+                assert!(error <= bound(math), "{} {math}, output {i}: {error:e}", gpu_codec.id);
+                assert!(y[expert_rows..].iter().all(|v| *v == 0.0), "{}", gpu_codec.id);
+            }
+        }
+    }
+}
+
 /// Every way to sum over lanes, and every shape of a workgroup.
 #[test]
 fn every_tuning_gives_the_same() {
     let Some(gpu) = gpu() else { return };
     let case = Case::new(codec(CodecId::INT4).unwrap(), 37, 1056, 1.0, EncodeOptions::NONE);
+    let whole = Case::new(codec(CodecId::INT3).unwrap(), 21, 1280, 1.0, EncodeOptions::NONE);
+    let shapes = [(1, 2), (2, 4), (1, 8), (3, 2)];
+    for case in [&case, &whole] {
+        for (lanes, (rows, unroll)) in [8, 4, 2, 64].into_iter().zip(shapes) {
+            let tuning = Tuning { workgroup: 64, lanes, rows, unroll, neighbours: true };
+            check_gemv(gpu, case, Math::F32, Some(tuning));
+            check_gemv(gpu, case, Math::I8, Some(tuning));
+        }
+    }
     for (workgroup, lanes) in [(64, 1), (64, 2), (64, 4), (64, 8), (64, 32), (64, 64), (256, 128), (256, 256)]
     {
         for (rows, unroll) in [(1, 1), (4, 2), (3, 1)] {
-            check_gemv(gpu, &case, Math::F32, Some(Tuning { workgroup, lanes, rows, unroll }));
+            check_gemv(
+                gpu,
+                &case,
+                Math::F32,
+                Some(Tuning { workgroup, lanes, rows, unroll, neighbours: false }),
+            );
         }
     }
 }
@@ -207,6 +322,7 @@ fn every_gemm_agrees_with_the_decoder() {
             let (input, seen) = inputs(gpu, Math::F32, cols, &x);
             let y_stride = rows + 3;
             let y = gpu.storage(4 * (count * y_stride) as u64).unwrap();
+            gpu.submit(&input.rotate(gpu, [&matrix], count as u32).unwrap());
             gpu.submit(&matrix.gemm(gpu, &input, count as u32, Output::to(&y, y_stride as u32)).unwrap());
             let y = gpu.read_f32(&y, count * y_stride).unwrap();
             for (y, x) in y.chunks(y_stride).zip(&seen) {
@@ -243,22 +359,78 @@ fn every_lookup_agrees_with_the_decoder() {
     }
 }
 
-/// A tensor beyond the binding limit is bound in pieces.
+/// Every lane count for codecs whose lanes work together or share strips, with
+/// and without subgroups' help.
+#[test]
+fn every_tuning_of_shares_gives_the_same() {
+    let Some(gpu) = gpu() else { return };
+    for gpu_codec in GPU_CODECS {
+        let case = Case::new(codec(gpu_codec.id).unwrap(), 37, 2304, 1.0, EncodeOptions::NONE);
+        let matrix = case.load(gpu);
+        for tuning in shares::candidates(matrix.recipe()) {
+            check_gemv(gpu, &case, Math::F32, Some(tuning));
+        }
+    }
+}
+
+/// Compact scales with unsigned and with signed mins, the latter where the
+/// weights are not all above zero.
+#[test]
+fn both_biases_of_compact_mins_agree_with_the_decoder() {
+    let Some(gpu) = gpu() else { return };
+    let options = EncodeOptions { layout: Some(IntegerLayout::Compact), ..EncodeOptions::NONE };
+    for id in [CodecId::INT4, CodecId::INT3, CodecId::INT2] {
+        let mut biases = Vec::new();
+        for shift in [-4.0, 0.0, 4.0] {
+            let case = Case::shifted(codec(id).unwrap(), 6, 608, 1.0, shift, options);
+            biases.push(case.sample.params[3]);
+            for math in maths(id) {
+                if math != Math::F16 || gpu.abilities().f16 {
+                    check_gemv(gpu, &case, math, None);
+                }
+            }
+        }
+        assert!(biases.contains(&0) && biases.contains(&32), "{id}: {biases:?}");
+    }
+}
+
+/// The samples of HYBRID have blocks of every rate, and a low last strip.
+#[test]
+fn hybrid_samples_have_every_rate() {
+    let mut seen = [false; 5];
+    for (options, factor) in layouts(CodecId::HYBRID) {
+        let case = Case::new(codec(CodecId::HYBRID).unwrap(), 33, 576, factor, options);
+        let parts = hybrid_layout::parts(case.sample.matrix).unwrap();
+        for strip in 0..parts.strips {
+            for block in 0..parts.blocks {
+                let record = parts.map + strip * parts.map_stride + block / 8 * 8;
+                let byte = case.sample.data[(record + block % 8 / 2) as usize];
+                seen[usize::from(byte >> (block % 2 * 4) & 15)] = true;
+            }
+        }
+    }
+    assert_eq!(seen, [true; 5]);
+}
+
+/// A tensor beyond the binding limit is bound in pieces. HYBRID's codes, whose
+/// rows are of different lengths, are not.
 #[test]
 fn pieces_give_the_same_as_the_whole() {
     let Some(gpu) = gpu() else { return };
-    for codec in CODECS.iter().filter(|c| gpu_codec(c.id()).is_some()) {
+    let planes = CODECS.iter().filter(|c| gpu_codec(c.id()).is_some() && c.id() != CodecId::HYBRID);
+    for codec in planes {
         let case = Case::new(*codec, 61, 200, 1.0, EncodeOptions::NONE);
         let buffer = gpu.upload(&case.sample.data, &mut |_| {}).unwrap();
-        let id = case.sample.id;
-        let matrix = GpuMatrix::in_bindings_of(id, &case.sample.view(), &Span::from(&buffer), 3072).unwrap();
+        let (id, view, span) = (case.sample.id, case.sample.view(), Span::from(&buffer));
+        let matrix = GpuMatrix::in_bindings_of(gpu, id, &view, &span, 3072).unwrap();
         assert!(matrix.pieces() > 1, "{id}");
         let (input, seen) = inputs(gpu, Math::F32, 200, &gaussian(200, 5));
         let y = gpu.storage(4 * 61).unwrap();
+        gpu.submit(&input.rotate(gpu, [&matrix], 1).unwrap());
         gpu.submit(&matrix.gemv(gpu, &input, Output::to(&y, 0)).unwrap());
         let error = relative_error(&gpu.read_f32(&y, 61).unwrap(), &case, &seen[0]);
         assert!(error <= 1e-6, "{id}: {error:e}");
-        let too_small = GpuMatrix::in_bindings_of(id, &case.sample.view(), &Span::from(&buffer), 512);
+        let too_small = GpuMatrix::in_bindings_of(gpu, id, &view, &span, 512);
         assert!(too_small.unwrap_err().to_string().contains("does not fit"));
     }
 }

@@ -2,10 +2,11 @@
 
 use super::device::Abilities;
 use super::math::Math;
+use serde::Serialize;
 use squizd_shaders::Options;
 
 /// Shape of a `gemv` workgroup: see `shaders/gemv.wgsl`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Tuning {
     /// Invocations of a workgroup; never 32, which an Apple compiler miscounts.
     pub workgroup: u32,
@@ -13,9 +14,53 @@ pub struct Tuning {
     pub lanes: u32,
     /// Rows that they have.
     pub rows: u32,
-    /// Units that an invocation has under way.
+    /// Units that an invocation has under way; a divisor of 8 if neighbours.
     pub unroll: u32,
+    /// Whether those are neighbours, and share what a codec stores for several.
+    pub neighbours: bool,
 }
+
+/// What tunings are found by, besides the form of the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// The kernel.
+    pub(super) kernel: &'static str,
+    /// The flag of the codec's layout, empty for the one without a flag.
+    pub(super) layout: &'static str,
+    /// Columns of a unit.
+    pub(super) unit: u32,
+}
+
+/// Layouts with tunings of their own.
+const LAYOUTS: [&str; 2] = ["PLAIN", "FINE"];
+
+impl Kind {
+    /// That of a kernel with its codec's options.
+    pub(super) fn of(kernel: &'static str, options: &Options, unit: u32) -> Self {
+        let layout = LAYOUTS.into_iter().find(|l| options.flags.contains(l)).unwrap_or("");
+        Self { kernel, layout, unit }
+    }
+
+    /// Its line of the table [`TUNED`].
+    pub(super) fn line(self, math: Math, tuning: Tuning) -> String {
+        let Tuning { workgroup, lanes, rows, unroll, neighbours } = tuning;
+        let Self { kernel, layout, .. } = self;
+        format!(
+            "    ({kernel:?}, {layout:?}, Math::{math:?}, [{workgroup}, {lanes}, {rows}, {unroll}], {neighbours}),"
+        )
+    }
+}
+
+/// A kernel, its layout's flag, the form of the input, and `[workgroup, lanes,
+/// rows, unroll]` and `neighbours`.
+type Line = (&'static str, &'static str, Math, [u32; 4], bool);
+
+/// The best for large matrices, measured: `bench kernels --tune` prints these
+/// lines. What is not here goes by [`rule`].
+const TUNED: &[Line] = &[];
+
+/// Weights from which a matrix is large enough for [`TUNED`].
+const LARGE: u64 = 1 << 23;
 
 impl Tuning {
     /// Rows of a workgroup.
@@ -23,14 +68,22 @@ impl Tuning {
         u64::from(self.workgroup / self.lanes * self.rows)
     }
 
+    /// The same without neighbours: units of a list are none.
+    pub(super) fn apart(self) -> Self {
+        Self { neighbours: false, unroll: 1, ..self }
+    }
+
     /// The options of the shader. Sums over lanes by subgroup operations only
     /// where lanes and subgroups of every possible size go together.
     pub(super) fn apply(self, options: Options, abilities: Abilities) -> Options {
-        let options = options
+        let mut options = options
             .with("WG", self.workgroup)
             .with("LANES", self.lanes)
             .with("ROWS", self.rows)
             .with("UNROLL", self.unroll);
+        if self.neighbours {
+            options = options.flag("NEIGHBOURS");
+        }
         match abilities.subgroup {
             Some((min, _)) if self.lanes <= min => options.flag("SUBGROUP").flag("SHUFFLE"),
             Some((_, max)) if self.lanes >= max => options.flag("SUBGROUP"),
@@ -40,38 +93,129 @@ impl Tuning {
 }
 
 /// The tuning for a matrix of `rows` rows of `units` units.
-pub(super) fn gemv_tuning(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
+pub(super) fn gemv_tuning(kind: Kind, math: Math, rows: u32, units: u32) -> Tuning {
+    let large = u64::from(rows) * u64::from(units) * u64::from(kind.unit) >= LARGE;
+    TUNED
+        .iter()
+        .find(|(kernel, layout, m, ..)| {
+            large && *kernel == kind.kernel && *layout == kind.layout && *m == math
+        })
+        .map_or_else(
+            || rule(math, kind.unit, rows, units),
+            |(.., [workgroup, lanes, rows, unroll], neighbours)| Tuning {
+                workgroup: *workgroup,
+                lanes: *lanes,
+                rows: *rows,
+                unroll: *unroll,
+                neighbours: *neighbours,
+            },
+        )
+}
+
+fn rule(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
     let workgroup = 64;
     // As many lanes as have something to do, in whole turns where possible.
     let lanes = units.div_ceil(2).next_power_of_two().clamp(8, workgroup);
     let wide = match math {
         Math::F32 | Math::F16 => 4,
-        Math::I8 => 2,
+        Math::I8 | Math::I24 => 2,
     };
     let busy = rows / (workgroup / lanes) >= 1024;
     let rows = if busy { wide } else { wide.min(2) };
     let unroll = if unit == 8 && units >= 4 * lanes { 2 } else { 1 };
-    Tuning { workgroup, lanes, rows, unroll }
+    Tuning { workgroup, lanes, rows, unroll, neighbours: false }
 }
 
 impl std::fmt::Display for Tuning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { workgroup, lanes, rows, unroll } = self;
-        write!(f, "wg{workgroup} lanes{lanes} rows{rows} unroll{unroll}")
+        let Self { workgroup, lanes, rows, unroll, neighbours } = self;
+        let neighbours = if *neighbours { " neighbours" } else { "" };
+        write!(f, "wg{workgroup} lanes{lanes} rows{rows} unroll{unroll}{neighbours}")
     }
 }
 
-/// Tunings to try, the one given first.
-pub(super) fn candidates(chosen: Tuning) -> Vec<Tuning> {
-    let mut all = vec![chosen];
-    for workgroup in [64, 128, 256] {
-        for lanes in [16, 32, 64, 128, 256].into_iter().filter(|l| *l <= workgroup) {
-            for rows in [1, 2, 4, 8] {
-                for unroll in [1, 2, 4].into_iter().filter(|u| u * rows <= 8) {
-                    all.push(Tuning { workgroup, lanes, rows, unroll });
+/// Units that an invocation has under way at most, of all its rows.
+const MOST_UNITS: u32 = 16;
+/// Rounds of [`climb`]: each tries every value of every side once.
+const ROUNDS: usize = 2;
+
+/// A search from `start` along one side of the shape at a time, keeping the
+/// best: `time` says how long a tuning takes, `None` if it cannot be.
+pub(super) fn climb<E>(
+    start: Tuning,
+    mut time: impl FnMut(Tuning) -> Result<f64, E>,
+) -> Result<(Tuning, f64), E> {
+    let mut tried = vec![start];
+    let mut best = (start, time(start)?);
+    for _ in 0..ROUNDS {
+        let before = best.0;
+        for side in [by_rows, by_unroll, by_lanes] {
+            // Few registers: few units under way.
+            for tuning in side(best.0).into_iter().filter(|t| t.unroll * t.rows <= MOST_UNITS) {
+                if !tried.contains(&tuning) {
+                    tried.push(tuning);
+                    let seconds = time(tuning)?;
+                    if seconds < best.1 {
+                        best = (tuning, seconds);
+                    }
                 }
             }
         }
+        if best.0 == before {
+            break;
+        }
     }
-    all
+    Ok(best)
+}
+
+fn by_rows(t: Tuning) -> Vec<Tuning> {
+    [1, 2, 4, 8].map(|rows| Tuning { rows, ..t }).to_vec()
+}
+
+fn by_unroll(t: Tuning) -> Vec<Tuning> {
+    [(1, false), (2, false), (4, false), (2, true), (4, true), (8, true)]
+        .map(|(unroll, neighbours)| Tuning { unroll, neighbours, ..t })
+        .to_vec()
+}
+
+fn by_lanes(t: Tuning) -> Vec<Tuning> {
+    [(64, 16), (64, 32), (64, 64), (128, 32), (128, 64), (128, 128), (256, 32), (256, 64), (256, 256)]
+        .map(|(workgroup, lanes)| Tuning { workgroup, lanes, ..t })
+        .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_climb_finds_the_best_shape() {
+        let best = Tuning { workgroup: 256, lanes: 64, rows: 2, unroll: 8, neighbours: true };
+        let off = |a: u32, b: u32| f64::from(a.max(b)) / f64::from(a.min(b));
+        let time = |t: Tuning| {
+            assert!(t.unroll * t.rows <= MOST_UNITS && t.lanes <= t.workgroup, "{t}");
+            let apart = if t.neighbours == best.neighbours { 0.0 } else { 1.0 };
+            Ok::<_, ()>(
+                off(t.workgroup, best.workgroup)
+                    + off(t.lanes, best.lanes)
+                    + off(t.rows, best.rows)
+                    + off(t.unroll, best.unroll)
+                    + apart,
+            )
+        };
+        let start = rule(Math::I8, 32, 8192, 896);
+        assert_eq!(climb(start, time), Ok((best, 4.0)));
+    }
+
+    #[test]
+    fn tuned_shapes_can_be() {
+        for (kernel, layout, math, [workgroup, lanes, rows, unroll], neighbours) in TUNED {
+            let about = format!("{kernel} {layout} {math}");
+            assert!([64, 128, 256].contains(workgroup), "{about}");
+            assert!(lanes.is_power_of_two() && lanes <= workgroup && *rows > 0, "{about}");
+            assert!(*unroll > 0 && (!neighbours || 8 % unroll == 0), "{about}");
+            assert!(squizd_shaders::KERNELS.iter().any(|k| k.name == *kernel), "{about}");
+            assert!(layout.is_empty() || LAYOUTS.contains(layout), "{about}");
+        }
+    }
 }

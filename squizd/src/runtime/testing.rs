@@ -42,15 +42,24 @@ impl MemoryTensor {
             return self.clone();
         }
         let codec = codec::codec(id).unwrap();
-        let rows = Values(Matrix::of(&self.dims).unwrap(), self.values());
+        let (mut values, mut dtype) = (self.values(), DType::F32);
+        if codec.accepts_dtype(dtype).is_err() {
+            dtype = DType::BF16;
+            for v in &mut values {
+                *v = f32::from_bits(v.to_bits() & 0xffff_0000);
+            }
+        }
+        let rows = Values(Matrix::of(&self.dims).unwrap(), dtype, values);
         let params = codec.plan(&rows, &Request::default()).unwrap();
         let payload = Payload::default();
-        codec.encode(&rows, &params, &Request::default(), &payload).unwrap();
-        Self { codec: id, params, data: payload.0.into_inner().unwrap(), ..self.clone() }
+        let (length, _) = codec.encode(&rows, &params, &Request::default(), &payload).unwrap();
+        let mut data = payload.0.into_inner().unwrap();
+        data.resize(length as usize, 0);
+        Self { codec: id, params, data, ..self.clone() }
     }
 }
 
-struct Values(Matrix, Vec<f32>);
+struct Values(Matrix, DType, Vec<f32>);
 
 impl Rows for Values {
     fn name(&self) -> &'static str {
@@ -60,10 +69,10 @@ impl Rows for Values {
         self.0
     }
     fn dtype(&self) -> DType {
-        DType::F32
+        self.1
     }
     fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> crate::Result<()> {
-        out.copy_from_slice(&self.1[(rows.start * self.0.cols) as usize..(rows.end * self.0.cols) as usize]);
+        out.copy_from_slice(&self.2[(rows.start * self.0.cols) as usize..(rows.end * self.0.cols) as usize]);
         Ok(())
     }
     fn read_native(&self, _: Range<u64>) -> crate::Result<Option<Cow<'_, [u8]>>> {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use squizd::gpu::bench::{Ceilings, KernelResult, Plan, ceilings, kernels};
 use squizd::gpu::{AdapterSummary, Gpu, GpuModel, GpuSession};
 use squizd::runtime::SessionOptions;
+use std::collections::BTreeMap;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -21,9 +22,12 @@ pub(super) struct Args {
     /// Shape to measure; repeatable [default: 4096x4096 to 8192x28672, and small models' widths]
     #[arg(long, value_name = "ROWSxCOLS", value_parser = shape)]
     shape: Vec<(u64, u64)>,
-    /// Also try every shape of workgroup, and report the best
+    /// Search for the best shape of workgroups, and report it
     #[arg(long)]
     tune: bool,
+    /// Measure products that skip half of the clusters of neurons, too
+    #[arg(long)]
+    sparse: bool,
     /// Only see whether everything runs: little data, one round
     #[arg(long)]
     small: bool,
@@ -42,6 +46,7 @@ impl Args {
         let mut plan = if self.small { Plan::small() } else { Plan::full() };
         plan.codecs.clone_from(&self.codec);
         plan.tune = self.tune;
+        plan.sparse = self.sparse;
         if !self.shape.is_empty() {
             plan.shapes.clone_from(&self.shape);
         }
@@ -64,13 +69,29 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     output::line(head(&gpu, &limits))?;
     let metal = is_metal(gpu.adapter());
     let mut printed = Ok(());
-    kernels(&gpu, &plan, &limits, &mut |result| {
+    let results = kernels(&gpu, &plan, &limits, &mut |result| {
         if printed.is_ok() {
             printed = output::line(row(result, metal));
         }
     })?;
     printed?;
+    if plan.tune {
+        output::line(table_of_tunings(&results))?;
+    }
     Ok(Exit::Done)
+}
+
+/// The lines of the table of tunings, each of the largest matrix.
+fn table_of_tunings(results: &[KernelResult]) -> String {
+    let mut best: BTreeMap<(&str, &str), &KernelResult> = BTreeMap::new();
+    for result in results.iter().filter(|r| r.tuned.is_some()) {
+        let kept = best.entry((&result.codec, &result.math)).or_insert(result);
+        if result.rows * result.cols > kept.rows * kept.cols {
+            *kept = result;
+        }
+    }
+    let lines: Vec<&str> = best.values().filter_map(|r| r.tuned.as_deref()).collect();
+    format!("\nFor `TUNED` in squizd/src/gpu/tuning.rs:\n\n```rust\n{}\n```", lines.join("\n"))
 }
 
 /// What bounds decoding on a model's device.

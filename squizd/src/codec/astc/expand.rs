@@ -43,18 +43,18 @@ impl Expanded {
 
 /// How blocks of some number of levels and partitions are laid out.
 #[derive(Debug)]
-struct Mode {
+pub(super) struct Mode {
     /// Levels less 2.
-    levels: usize,
+    pub(super) levels: usize,
     /// Steps of the levels in 64ths.
-    steps: [u32; 8],
-    partitions: usize,
-    range: Range,
+    pub(super) steps: [u32; 8],
+    pub(super) partitions: usize,
+    pub(super) range: Range,
     /// 8-bit values of endpoint codes.
-    values: [u8; 256],
+    pub(super) values: [u8; 256],
     /// Where endpoints begin, and the bits between them and the levels.
     start: u32,
-    spare: u128,
+    pub(super) spare: u128,
 }
 
 /// Everything looked up.
@@ -87,7 +87,8 @@ impl Tables {
     }
 }
 
-fn mode(bits: u32, partitions: usize) -> Option<Mode> {
+/// The mode of three range bits and so many partitions, if there is one.
+pub(super) fn mode(bits: u32, partitions: usize) -> Option<Mode> {
     let count = (2..7).find(|n| Levels::of(*n).mode == bits)?;
     let levels = Levels::of(count);
     let range = endpoint_range(levels, partitions)?;
@@ -104,7 +105,7 @@ fn mode(bits: u32, partitions: usize) -> Option<Mode> {
 }
 
 /// The levels of `digits` numbers for each value of their bits, highest first.
-fn group<const ENTRIES: usize>(levels: usize, digits: usize) -> [u64; ENTRIES] {
+pub(super) fn group<const ENTRIES: usize>(levels: usize, digits: usize) -> [u64; ENTRIES] {
     let levels = Levels::of(levels);
     std::array::from_fn(|stored| {
         let bits = (stored as u32).reverse_bits() >> (u32::BITS - ENTRIES.ilog2());

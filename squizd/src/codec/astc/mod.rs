@@ -11,6 +11,8 @@ mod alphabet;
 mod block;
 mod check;
 mod decode;
+#[cfg(feature = "gpu")]
+mod device;
 mod encode;
 mod expand;
 mod fit;
@@ -39,6 +41,9 @@ use norm::Columns;
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, astc};
 use std::ops::Range;
 use strip::{Buffers, Plan};
+
+#[cfg(feature = "gpu")]
+pub(crate) use device::device_tables;
 
 /// The codec.
 pub(super) const CODEC: &dyn Codec = &Astc;

@@ -9,6 +9,8 @@
 
 mod check;
 mod decode;
+#[cfg(feature = "gpu")]
+mod device;
 mod encode;
 mod factor;
 mod form;
@@ -45,6 +47,9 @@ use form::{Coding, Form, Scales};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
 use tile::SIDE;
+
+#[cfg(feature = "gpu")]
+pub(crate) use device::{DeviceRotation, device_rotation, device_table};
 
 /// The codec.
 pub(super) const CODEC: &dyn Codec = &Sqint2;

@@ -26,7 +26,7 @@ pub(super) struct Rotation {
     cols: usize,
     block: usize,
     /// c.
-    unit: f32,
+    pub(super) unit: f32,
     seed: u64,
 }
 
@@ -59,6 +59,16 @@ impl Rotation {
     /// Columns.
     pub(super) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Sign bits, 0 or 1 << 31, of all columns, and of the tail block's, of which
+    /// there are none where the block divides the width.
+    pub(super) fn all_signs(&self) -> [Vec<u32>; 2] {
+        let bits = |first: u64, count: usize| {
+            let bit = |j: usize| signs(self.seed, first + (j / 64) as u64) >> (j % 64) & 1;
+            (0..count).map(|j| (bit(j) as u32) << 31).collect()
+        };
+        [bits(0, self.cols), bits(TAIL_WORDS, self.cols - self.tail_start())]
     }
 
     /// `R x` in place.

@@ -1,24 +1,44 @@
-//! The integer codecs, whose kernels share `int_scales.wgsl`.
+//! The integer codecs, whose kernels share `affine.wgsl`.
 
 use super::super::math::Math;
 use super::{GpuCodec, Recipe, Tensor};
 use squizd_shaders::Options;
 use squizd_spec::{CodecId, int_layout};
 
+const FORMS: &[Math] = &[Math::F16, Math::I8, Math::I24];
+
 pub(super) const INT4: GpuCodec = GpuCodec {
     id: CodecId::INT4,
     gemv: "fused_int4_gemv",
     gemm: "fused_int4_gemm",
     rows: "int4_rows",
-    forms: &[Math::F16, Math::I8],
+    forms: FORMS,
     describe: |tensor| Ok(describe(tensor, 4)),
+};
+
+pub(super) const INT3: GpuCodec = GpuCodec {
+    id: CodecId::INT3,
+    gemv: "int3_gemv",
+    gemm: "int3_gemm",
+    rows: "int3_rows",
+    forms: FORMS,
+    describe: |tensor| Ok(describe(tensor, 3)),
+};
+
+pub(super) const INT2: GpuCodec = GpuCodec {
+    id: CodecId::INT2,
+    gemv: "lut_int2_gemv",
+    gemm: "int2_gemm",
+    rows: "int2_rows",
+    forms: FORMS,
+    describe: |tensor| Ok(describe(tensor, 2)),
 };
 
 /// What is taken off the mins of the fine layout.
 const FINE_MIN_BIAS: f32 = 3.5;
 
 /// Planes and scales of a codec of `bits`.
-pub(super) fn describe(tensor: &Tensor<'_>, bits: u32) -> Recipe {
+fn describe(tensor: &Tensor<'_>, bits: u32) -> Recipe {
     let [layout, group, format, bias, exponent, ..] = *tensor.params;
     let mut options = Options::default();
     let mut extra = [0; 4];
@@ -49,7 +69,7 @@ pub(super) fn describe(tensor: &Tensor<'_>, bits: u32) -> Recipe {
                 options = options.flag("FINE").flag("HALVES");
             }
             if tensor.matrix.cols.is_multiple_of(256) {
-                options = options.flag("ALIGNED");
+                options = options.flag("ALIGNED").flag("HEADS");
             }
         }
     }

@@ -6,15 +6,23 @@
 //! tensor is bound, and its line in [`GPU_CODECS`]. `docs/gpu.md` says what the
 //! WGSL file must define.
 
+mod astc;
+mod forms;
+mod hybrid;
 mod integer;
+mod mxfp4;
 mod q8;
 mod raw;
+mod sqint2;
+mod zip;
 
 use super::math::Math;
-use crate::codec::Encoded;
+use crate::codec::{DeviceRotation, Encoded, device_rotation, device_tables};
 use crate::{Error, Result};
 use squizd_shaders::Options;
-use squizd_spec::{CodecId, Geometry, Matrix, Params};
+use squizd_spec::{CodecId, Geometry, Matrix, Params, sqint, tbe};
+
+pub(super) use forms::{readable, serving};
 
 /// Kernels of one codec.
 #[derive(Debug)]
@@ -34,12 +42,59 @@ pub(super) struct GpuCodec {
 }
 
 /// Every codec with kernels, in wire order.
-pub(super) const GPU_CODECS: &[GpuCodec] = &[raw::F32, raw::F16, raw::BF16, raw::I8, q8::Q8, integer::INT4];
+pub(super) const GPU_CODECS: &[GpuCodec] = &[
+    raw::F32,
+    raw::F16,
+    raw::BF16,
+    raw::I8,
+    q8::Q8,
+    integer::INT4,
+    integer::INT3,
+    integer::INT2,
+    astc::ASTC,
+    zip::ZIP,
+    mxfp4::MXFP4,
+    hybrid::HYBRID,
+    sqint2::TRELLIS,
+];
 
 /// The kernels of a codec.
 pub(super) fn gpu_codec(id: CodecId) -> Option<&'static GpuCodec> {
     GPU_CODECS.iter().find(|c| c.id == id)
 }
+
+/// The kernels that read payloads of `id` with these parameters as they lie.
+pub(super) fn kernels(id: CodecId, params: &Params) -> Option<&'static GpuCodec> {
+    match (id, params[0]) {
+        (CodecId::TCA_TBE, tbe::PLAIN | tbe::TBE2) => None,
+        (CodecId::SQINT2, sqint::LEVELS) => Some(&sqint2::LEVELS),
+        _ => gpu_codec(id),
+    }
+}
+
+/// The rotation that inputs of a matrix take before its products, and looked-up
+/// rows after.
+pub(super) fn rotation(id: CodecId, tensor: &Tensor<'_>) -> Option<DeviceRotation> {
+    (id == CodecId::SQINT2).then(|| device_rotation(tensor.params, tensor.matrix.cols as usize))
+}
+
+/// What makes a table's bytes.
+type MakeTable = fn(&Params) -> Vec<u8>;
+
+/// Tables that kernels of a codec read at binding [`TABLES`], by a name that
+/// tells them apart.
+pub(super) fn tables(id: CodecId, params: &Params) -> Option<(String, MakeTable)> {
+    match (id, params[0]) {
+        (CodecId::SQINT2, sqint::TRELLIS) => Some((sqint2::table_name(params), sqint2::table)),
+        (CodecId::ASTC, _) => {
+            Some(("astc".to_owned(), |_| device_tables().iter().flat_map(|w| w.to_le_bytes()).collect()))
+        }
+        _ => None,
+    }
+}
+
+/// Where tables are bound: codecs that have some have at most three slots.
+pub(super) const TABLES: u32 = 3;
 
 /// A tensor to be bound: geometry already checked.
 #[derive(Clone, Copy, Debug)]
@@ -97,4 +152,17 @@ pub(super) struct Recipe {
     pub(super) slots: Vec<Slot>,
     /// Numbers of the codec, `p.extra`.
     pub(super) extra: [u32; 4],
+}
+
+impl Recipe {
+    /// Columns that a lane of `gemv` takes at a time: a unit, or what the
+    /// codec's constant SHARE says.
+    pub(super) fn share(&self) -> u32 {
+        self.options.constant("SHARE").unwrap_or(self.unit)
+    }
+
+    /// Rows of a strip, for codecs whose gemv has the frame `strips`.
+    pub(super) fn height(&self) -> Option<u32> {
+        self.options.constant("HEIGHT")
+    }
 }

@@ -10,7 +10,7 @@ pub(super) const Q8: GpuCodec = GpuCodec {
     gemv: "q8_gemv",
     gemm: "q8_gemm",
     rows: "q8_rows",
-    forms: &[Math::I8],
+    forms: &[Math::F16, Math::I8, Math::I24],
     describe: |tensor| {
         let mut options = Options::default();
         if tensor.params[1] != 0 {

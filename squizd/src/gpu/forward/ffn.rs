@@ -40,6 +40,7 @@ impl Forward {
             outputs = n * router.active;
             self.route(model, router, experts, n, steps)?;
         }
+        steps.extend(b.normed.rotate(gpu, [&layer.gate.matrix, &layer.up.matrix], n)?);
         let up_first = outputs * part(b.gated.stride);
         let to = Regions { y: &b.gate_up, firsts: [0, up_first], strides: [b.gated.stride; 2] };
         match routed {
@@ -67,6 +68,7 @@ impl Forward {
             share: 1,
         };
         let out = Output::to(&experts.results, b.normed.stride);
+        steps.extend(b.gated.rotate(gpu, [&layer.down.matrix], outputs)?);
         steps.extend(layer.down.matrix.expert_gemv(gpu, &b.gated, out, stack)?);
         let ports = [
             (read(0), Span::from(&experts.results)),
@@ -111,6 +113,7 @@ impl Forward {
     ) -> Result<()> {
         let gpu = &model.gpu;
         let count = router.matrix.rows();
+        steps.extend(self.buffers.normed.rotate(gpu, [&router.matrix], n)?);
         let out = Output::to(&experts.scores, count);
         steps.extend(match n {
             1 => router.matrix.gemv(gpu, &self.buffers.normed, out)?,

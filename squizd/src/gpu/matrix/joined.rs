@@ -50,8 +50,10 @@ impl<'a> Joined<'a> {
     pub(in super::super) fn new(gpu: &Gpu, math: Math, matrices: &[(&'a GpuMatrix, u32)]) -> Option<Self> {
         let (first, _) = matrices.first()?;
         let whole = first.pieces.first()?;
+        // Lanes of the frame take units, of an input that all read.
         let alike = matrices.iter().all(|(m, _)| {
-            m.codec.id == first.codec.id
+            m.skips()
+                && m.codec.id == first.codec.id
                 && m.cols == first.cols
                 && m.recipe.unit == first.recipe.unit
                 && m.recipe.options == first.recipe.options
@@ -64,7 +66,7 @@ impl<'a> Joined<'a> {
             return None;
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
-        let tuning = gemv_tuning(first.effective(math), first.recipe.unit, rows, first.units());
+        let tuning = gemv_tuning(first.kind(), first.effective(math), rows, first.units());
         let mut parts = Vec::new();
         for (matrix, y) in matrices {
             let workgroups = u64::from(matrix.rows).div_ceil(tuning.rows_per_workgroup());
@@ -108,7 +110,7 @@ impl<'a> Joined<'a> {
     ) -> Result<Step> {
         let first = self.matrices.first().ok_or_else(|| gpu.error("no matrices to join"))?;
         let out = Output { bias, ..Output::to(y, 0) };
-        let (options, tail) = first.gemv_parts(gpu, x, out, self.tuning);
+        let (options, tail) = first.gemv_parts(gpu, x, out, self.tuning)?;
         let options = options.flag("JOINED").with("PARTS", self.parts.len() as u32);
         let mut ports: Vec<_> = (0..self.spans.len()).map(|i| read(i as u32)).collect();
         let mut spans = self.spans.clone();

@@ -1,0 +1,113 @@
+// The rotation of SQINT2, R = T M, on one vector for each y of the grid: signs,
+// then Hadamard blocks of BLOCK = 2^LOG columns (M); where BLOCK does not divide
+// the columns, signs and a Hadamard matrix of the last BLOCK of them (T).
+//
+//   MAIN, TAIL: M, T. Both in one dispatch where a workgroup holds the vector,
+//               else T follows M (with INVERSE M follows T).
+//   INVERSE:    R^T.
+//   IN_PLACE:   reads what it overwrites.
+//
+// A workgroup has SPACE floats: M is done by segments of so many columns.
+
+struct Rotate {
+  // Columns, and floats from vector to vector; BLOCK^-1/2.
+  cols: u32, stride: u32, unit: f32,
+}
+var<immediate> p: Rotate;
+
+//: if !IN_PLACE
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+//: end
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+// A bit for each column, then, from a whole word on, for each of the tail.
+@group(0) @binding(2) var<storage, read> signs: array<u32>;
+
+var<workgroup> values: array<f32, SPACE>;
+
+// Negates `count` values from `first` on; the first one's bit is number `bit`.
+fn flip(index: u32, first: u32, count: u32, bit: u32) {
+  for (var i = index; i < count; i += WG) {
+    let sign = (signs[(bit + i) >> 5u] >> ((bit + i) & 31u)) << 31u;
+    values[first + i] = bitcast<f32>(bitcast<u32>(values[first + i]) ^ sign);
+  }
+  workgroupBarrier();
+}
+
+// Hadamard matrices of order BLOCK on `count` values from `first` on.
+fn hadamard(index: u32, first: u32, count: u32) {
+//: if ODD
+  let factor = select(1.0, p.unit, LOG == 1u);
+  for (var i = index; i < count / 2u; i += WG) {
+    let a = values[first + 2u * i];
+    let b = values[first + 2u * i + 1u];
+    values[first + 2u * i] = factor * (a + b);
+    values[first + 2u * i + 1u] = factor * (a - b);
+  }
+  workgroupBarrier();
+//: end
+  for (var step = LOG & 1u; step + 1u < LOG; step += 2u) {
+    let h = 1u << step;
+    let factor = select(1.0, p.unit, step + 2u == LOG);
+    for (var i = index; i < count / 4u; i += WG) {
+      let at = first + (i >> step) * 4u * h + (i & (h - 1u));
+      let a = values[at] + values[at + h];
+      let b = values[at] - values[at + h];
+      let c = values[at + 2u * h] + values[at + 3u * h];
+      let d = values[at + 2u * h] - values[at + 3u * h];
+      values[at] = factor * (a + c);
+      values[at + h] = factor * (b + d);
+      values[at + 2u * h] = factor * (a - c);
+      values[at + 3u * h] = factor * (b - d);
+    }
+    workgroupBarrier();
+  }
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+//: if MAIN
+  let start = group.x * SPACE;
+  let count = min(p.cols - start, SPACE);
+  let covered = count / BLOCK * BLOCK;
+//: else
+  let start = p.cols - BLOCK;
+  let count = BLOCK;
+//: end
+  let tail = count - BLOCK;
+  let tail_bit = (p.cols + 31u) / 32u * 32u;
+  let at = group.y * p.stride + start;
+  for (var i = index; i < count; i += WG) {
+//: if IN_PLACE
+    values[i] = y[at + i];
+//: else
+    values[i] = x[at + i];
+//: end
+  }
+  workgroupBarrier();
+//: if INVERSE
+//: if TAIL
+  hadamard(index, tail, BLOCK);
+  flip(index, tail, BLOCK, tail_bit);
+//: end
+//: if MAIN
+  hadamard(index, 0u, covered);
+  flip(index, 0u, count, start);
+//: end
+//: else
+//: if MAIN
+  flip(index, 0u, count, start);
+  hadamard(index, 0u, covered);
+//: end
+//: if TAIL
+  flip(index, tail, BLOCK, tail_bit);
+  hadamard(index, tail, BLOCK);
+//: end
+//: end
+  for (var i = index; i < count; i += WG) { y[at + i] = values[i]; }
+//: if !IN_PLACE
+  // Padding is zero.
+  if (start + count == p.cols) {
+    for (var i = p.cols + index; i < p.stride; i += WG) { y[group.y * p.stride + i] = 0.0; }
+  }
+//: end
+}
