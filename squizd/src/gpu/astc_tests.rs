@@ -35,7 +35,7 @@ fn blocks(count: usize) -> Vec<u128> {
         let endpoint_mode = if partitions == 0 { 15 << 13 } else { 63 << 23 };
         let block = word & !0x1fff & !endpoint_mode | u128::from(mode) | partitions << 11;
         let grey = word & 0xffff;
-        let constant = 0xffff_ffff_ffff_fdfc | (grey * 0x1_0001_0001 | 0xffff << 48) << 64;
+        let constant = 0xffff_ffff_ffff_fdfc | ((grey * 0x1_0001_0001) | (0xffff << 48)) << 64;
         blocks.push(match i % 37 {
             0 => constant,
             1 => constant ^ 1 << (word >> 100 & 127),
