@@ -2,7 +2,7 @@
 """squizd beside llama.cpp on the same machine, in the same run.
 
   quantize: a synthetic BF16 GGUF with 256-divisible widths, converted by
-            `squizd convert --threads 1` (INT4, 4.5 bits) and by llama.cpp's
+            `squizd convert --codec int4:compact --threads 1` (Q4_K's geometry, 4.5 bits) and by llama.cpp's
             quantizer (Q4_K, pure, one thread); Mweights/s of process CPU time.
   decode:   tokens/s of one-token steps, two threads, on a GGUF (for instance
             SmolLM2 Q4_1) as it is in llama.cpp and converted by squizd.
@@ -129,7 +129,7 @@ def quantize(args, folder: str) -> None:
     for _ in range(args.runs):
         out = os.path.join(folder, "out")
         ours.append(weights / 1e6 / cpu_seconds(
-            [args.squizd, "convert", source, "-o", out + ".squizd", "--threads", "1", "--quiet"]))
+            [args.squizd, "convert", source, "-o", out + ".squizd", "--codec", "int4:compact", "--threads", "1", "--quiet"]))
         theirs.append(weights / 1e6 / cpu_seconds(
             [sys.executable, "-c", LLAMA_QUANTIZE, source, out + ".gguf"]))
     report("quantize, Mweights/s of CPU time, 1 thread", ours, theirs)

@@ -12,24 +12,35 @@ tokenizer and metadata excluded).
 
 Every measurement is kept in WORK/results-MODEL.json as soon as it is made and
 not made again for the same protocol and squizd binary, so that the command can
-be stopped and repeated; --minutes stops it, --reuse takes rows that other
-builds made. The documents are written from what there is, and name what is
-missing. The most telling rows come first.
+be stopped and repeated, and its file carried to another machine: the protocol
+names texts by their digest. --minutes stops it, --reuse takes rows that other
+builds made, --only measures some rows and shows the others as they are kept.
+The documents are written from what there is, and name what is missing. The
+most telling rows come first; --jobs measures several at once, each with its
+share of the threads.
 
     scripts/results_table.py natural=shared/models/natural-qwen3-28m:8192 smollm2=SmolLM2.gguf:4096 \\
-        --text heldout.txt --calibration-range 131072:655360 [--squizd target/release/squizd]
+        --text heldout.txt --calibration-range 131072:655360 [--squizd target/release/squizd] [--jobs 8]
 
-Needs the PyPI packages numpy, gguf, llama-cpp-python.
+Needs the PyPI packages numpy, gguf, llama-cpp-python; without the last one,
+llama.cpp's rows are those that are kept.
 """
 import argparse
+import concurrent.futures
 import csv
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import math
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 # Recipes by importance; with calibration the second list is added.
@@ -71,10 +82,16 @@ sys.exit(l.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(p
 """
 
 
-def run(arguments, check=True):
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
+class Failed(Exception):
+    """A command that should have worked did not."""
+
+
+def run(arguments, check=True, deadline=None):
+    """Runs a command; past the deadline it is killed and `TimeoutExpired` raised."""
+    left = None if deadline is None else max(deadline - time.monotonic(), 0.1)
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=left)
     if check and done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, arguments))}: {done.stderr.strip()}")
+        raise Failed(f"{' '.join(map(str, arguments))}: {done.stderr.strip()}")
     return done
 
 
@@ -165,117 +182,151 @@ def imatrix(calibration, path):
 
 
 class Bench:
+    """The measurements of one model."""
+
     def __init__(self, arguments, name, source, length):
         self.a, self.name, self.source, self.bytes = arguments, name, source, length
-        self.missing = []
+        self.missing, self.failed = [], []
         self.folder = os.path.join(arguments.work, name)
         os.makedirs(self.folder, exist_ok=True)
         self.squizd = os.path.abspath(arguments.squizd)
         self.build = hashlib.sha256(open(self.squizd, "rb").read()).hexdigest()[:12]
+        # Rows measured at once share the threads evenly.
+        self.threads = arguments.threads
+        self.lock = threading.Lock()
         self.cache_path = os.path.join(arguments.work, f"results-{name}.json")
         kept = {} if arguments.fresh or not os.path.exists(self.cache_path) else json.load(open(self.cache_path))
         self.cache = kept
+        end = int((arguments.calibration_range or "0:0").split(":")[1])
+        with open(arguments.text, "rb") as text:
+            self.text_digest = hashlib.sha256(text.read(max(length, end))).hexdigest()
         self.unquantized = os.path.join(self.folder, "reference.squizd")
         self.reference = os.path.join(self.folder, "reference.safetensors")
-        run([self.squizd, "convert", source, "-o", self.unquantized, "--codec", "raw", "-q"])
-        self.cached("reference", [], lambda: run(self.eval("logits", self.unquantized) + ["-o", self.reference]).stdout)
-        self.calibration = None
-        if arguments.calibration_range:
-            self.calibration = os.path.join(self.folder, "model.calib")
-            self.cached("calibrate", [], self.calibrate)
+        self.calibration = os.path.join(self.folder, "model.calib") if arguments.calibration_range else None
+        self.ready = self.prepare()
+
+    def prepare(self):
+        """The files that rows need, as far as time allows; whether all are there."""
+        try:
+            self.run_squizd("convert", self.source, "-o", self.unquantized, "--codec", "raw")
+            logits = lambda: self.run_squizd(*self.eval("logits", self.unquantized), "-o", self.reference).stdout
+            calibrated = lambda: not self.calibration or self.cached("calibrate", [], self.calibrate, self.calibration)
+            return self.cached("reference", [], logits, self.reference) is not None and calibrated() is not None
+        except subprocess.TimeoutExpired:
+            return False
+
+    def run_squizd(self, *arguments, check=True):
+        return run([self.squizd, *arguments, "-q", "--threads", self.threads], check, self.a.deadline)
 
     def eval(self, what, file):
-        return [self.squizd, "eval", what, file, "--text", self.a.text, "--bytes", self.bytes, "--ctx", self.a.ctx, "-q"]
+        return ["eval", what, file, "--text", self.a.text, "--bytes", self.bytes, "--ctx", self.a.ctx]
 
-    def cached(self, label, key, make):
-        """The result of `make`, kept for this protocol and key; None when time is up."""
-        protocol = [key, self.a.text, self.bytes, self.a.ctx, self.a.calibration_range, self.a.calibration_tokens]
-        digest = hashlib.sha256(json.dumps(protocol).encode()).hexdigest()
+    def key(self, parts):
+        """What a measurement depends on, besides the build: never where files lie."""
+        protocol = [parts, self.text_digest, self.bytes, self.a.ctx, self.a.calibration_range, self.a.calibration_tokens]
+        return hashlib.sha256(json.dumps(protocol).encode()).hexdigest()
+
+    def valid(self, label, parts):
         old = self.cache.get(label, {})
-        if old.get("key") != digest or not (self.a.reuse or old["build"] == self.build):
+        same_build = old.get("build") == self.build or any(re.search(r, label) for r in self.a.reuse or [])
+        return old.get("key") == self.key(parts) and same_build
+
+    def cached(self, label, parts, make, file=None):
+        """The result of `make`, kept for this protocol and key; None when time is up.
+
+        With `file`, the result is that file, which must be there.
+        """
+        if not self.valid(label, parts) or (file and not os.path.exists(file)):
             if time.monotonic() > self.a.deadline:
-                self.missing.append(label)
-                return None
+                return self.late(label)
             print(f"{time.strftime('%H:%M:%S')} {self.name}: {label}", file=sys.stderr, flush=True)
-            self.cache[label] = {"key": digest, "build": self.build, "row": make()}
-            with open(self.cache_path + ".part", "w") as file:
-                json.dump(self.cache, file, indent=1)
-            os.replace(self.cache_path + ".part", self.cache_path)
-        row = self.cache[label]["row"]
-        return {**row, "build": self.cache[label]["build"]} if isinstance(row, dict) else row
+            try:
+                row = make()
+            except subprocess.TimeoutExpired:
+                return self.late(label)
+            except Failed as failed:
+                print(f"{label}: {failed}", file=sys.stderr)
+                self.failed.append(label)
+                return self.late(label)
+            with self.lock:
+                self.cache[label] = {"key": self.key(parts), "build": self.build, "machine": machine(), "row": row}
+                with open(self.cache_path + ".part", "w") as kept:
+                    json.dump(self.cache, kept, indent=1)
+                os.replace(self.cache_path + ".part", self.cache_path)
+        return self.kept(label)
+
+    def kept(self, label):
+        entry = self.cache[label]
+        row = entry["row"]
+        return {**row, "build": entry["build"], "machine": entry["machine"]} if isinstance(row, dict) else row
+
+    def late(self, label):
+        with self.lock:
+            self.missing.append(label)
 
     def calibrate(self):
         start, end = map(int, self.a.calibration_range.split(":"))
         text = os.path.join(self.folder, "calibration.txt")
         with open(self.a.text, "rb") as source, open(text, "w") as target:
             target.write(source.read()[start:end].decode(errors="ignore"))
-        done = run([self.squizd, "calibrate", self.unquantized, "--text", text, "-o", self.calibration,
-                    "--tokens", self.a.calibration_tokens, "--ctx", self.a.ctx, "--json", "-q"])
+        done = self.run_squizd("calibrate", self.unquantized, "--text", text, "-o", self.calibration,
+                               "--tokens", self.a.calibration_tokens, "--ctx", self.a.ctx, "--json")
         return json.loads(done.stdout)
 
     def judge(self, file):
-        return json.loads(run(self.eval("kld", file) + ["--reference", self.reference, "--json"]).stdout)
+        return json.loads(self.run_squizd(*self.eval("kld", file), "--reference", self.reference, "--json").stdout)
 
     def ours(self, wish, calibrated):
         """One of our recipes; None where this build lacks a codec."""
-        def make():
-            file = os.path.join(self.folder, "ours.squizd")
-            arguments = [self.squizd, "convert", self.source, "-o", file, "--codec", *wish, "--force",
-                         "--allow-requantize", "--json", "-q"]
-            if calibrated:
-                arguments += ["--calibration", self.calibration]
-            done = run(arguments, check=False)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            file = os.path.join(folder, "ours.squizd")
+            extra = ["--calibration", self.calibration] if calibrated else []
+            done = self.run_squizd("convert", self.source, "-o", file, "--codec", *wish, "--force",
+                                   "--allow-requantize", "--json", *extra, check=False)
             if done.returncode != 0:
                 lacking = "unknown codec" in done.stderr or "needs codec" in done.stderr or "unknown option" in done.stderr
                 if not lacking:
-                    sys.exit(f"{wish}: {done.stderr.strip()}")
+                    raise Failed(f"{wish}: {done.stderr.strip()}")
                 print(f"  skipped: {done.stderr.strip()}", file=sys.stderr)
                 return None
             summary = json.loads(done.stdout)
-            row = {"label": " ".join(w.removeprefix("--") for w in wish), "side": "squizd", "calibrated": calibrated,
-                   "bytes": round(summary["bpw"] * self.weights() / 8), "bpw": summary["bpw"], "snr_db": summary["mean_snr_db"],
-                   "seconds": summary["seconds"], **self.judge(file)}
-            os.remove(file)
-            return row
-        label = " ".join(wish).replace("--", "") + (" +calibration" if calibrated else "")
-        return self.cached(label, [wish, calibrated], make)
+            return {"label": " ".join(w.removeprefix("--") for w in wish), "side": "squizd", "calibrated": calibrated,
+                    "bytes": round(summary["bpw"] * self.weights() / 8), "bpw": summary["bpw"], "snr_db": summary["mean_snr_db"],
+                    "seconds": summary["seconds"], **self.judge(file)}
 
     def llama(self, kind, calibrated):
         """One of llama.cpp's types; None where it cannot make it."""
-        def make():
-            import gguf
+        import gguf
 
-            source = self.gguf()
-            quantized = os.path.join(self.folder, "llama.gguf")
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            quantized, back = os.path.join(folder, "llama.gguf"), os.path.join(folder, "back.squizd")
             matrix = "-"
             if calibrated:
-                matrix = os.path.join(self.folder, "imatrix.npz")
+                matrix = os.path.join(folder, "imatrix.npz")
                 imatrix(self.calibration, matrix)
-            done = run([sys.executable, "-c", QUANTIZE, source, quantized, kind, self.a.threads, matrix], check=False)
+            done = run([sys.executable, "-c", QUANTIZE, self.gguf(), quantized, kind, self.threads, matrix],
+                       False, self.a.deadline)
             if done.returncode != 0:
                 print(f"  skipped: llama.cpp does not make {kind}: {done.stderr.strip()[-200:]}", file=sys.stderr)
                 return None
             reader = gguf.GGUFReader(quantized)
             data = sum(int(t.n_bytes) for t in reader.tensors)
             weights = sum(int(t.n_elements) for t in reader.tensors)
-            back = os.path.join(self.folder, "back.squizd")
-            run([self.squizd, "convert", quantized, "-o", back, "--codec", "raw", "-q"])
-            diff = run([self.squizd, "diff", self.unquantized, back, "--json"], check=False)
+            self.run_squizd("convert", quantized, "-o", back, "--codec", "raw")
+            diff = self.run_squizd("diff", self.unquantized, back, "--json", check=False)
             snr = [t["distance"]["snr_db"] for t in json.loads(diff.stdout)["tensors"]
                    if t.get("distance") and t["distance"].get("snr_db") is not None]
-            row = {"label": kind, "side": "llama.cpp", "calibrated": calibrated, "bytes": data,
-                   "bpw": data * 8 / weights, "snr_db": sum(snr) / len(snr) if snr else None, **self.judge(back)}
-            os.remove(back)
-            os.remove(quantized)
-            return row
-        return self.cached(f"llama {kind}" + (" +imatrix" if calibrated else ""), [kind, calibrated], make)
+            return {"label": kind, "side": "llama.cpp", "calibrated": calibrated, "bytes": data,
+                    "bpw": data * 8 / weights, "snr_db": sum(snr) / len(snr) if snr else None, **self.judge(back)}
 
     def gguf(self):
         if not os.path.isdir(self.source):
             return self.source
         path = os.path.join(self.folder, "source.gguf")
-        if not os.path.exists(path):
-            write_gguf(self.source, path)
+        with self.lock:
+            if not os.path.exists(path):
+                write_gguf(self.source, path + ".part")
+                os.replace(path + ".part", path)
         return path
 
     def weights(self):
@@ -283,21 +334,44 @@ class Bench:
         tensors = json.loads(run([self.squizd, "inspect", self.unquantized, "--json"]).stdout)["tensors"]
         return sum(math.prod(t["dims"]) for t in tensors)
 
-    def rows(self):
-        only = self.a.only
-        wanted = lambda label: only is None or any(o in label for o in only)
-        kinds = [k for k in LLAMA if wanted(k)]
-        autos = [["auto", "--target-bpw", t] for t in AUTO] if wanted("auto") else []
-        plain = [lambda k=k: self.llama(k, False) for k in kinds if k not in IMATRIX_ONLY]
-        ours = [w for w in PLAIN if wanted(w[0])]
-        plain_ours = [lambda w=w: self.ours(w, False) for w in ours[:8] + autos + ours[8:]]
-        tasks = interleave(plain, plain_ours)
+    def tasks(self):
+        """Label, key and measurement of every row, the most telling first."""
+        def theirs(kind, calibrated):
+            label = f"llama {kind}" + (" +imatrix" if calibrated else "")
+            return label, [kind, calibrated], lambda: self.llama(kind, calibrated)
+
+        def ours(wish, calibrated):
+            label = " ".join(wish).replace("--", "") + (" +calibration" if calibrated else "")
+            return label, [wish, calibrated], lambda: self.ours(wish, calibrated)
+
+        autos = [["auto", "--target-bpw", t] for t in AUTO]
+        tasks = interleave([theirs(k, False) for k in LLAMA if k not in IMATRIX_ONLY],
+                           [ours(w, False) for w in PLAIN[:8] + autos + PLAIN[8:]])
         if self.calibration:
-            theirs = [lambda k=k: self.llama(k, True) for k in kinds if k != "Q8_0"]
-            calibrated = [w for w in CALIBRATED if wanted(w[0])]
-            tasks = interleave(tasks, interleave(theirs, [lambda w=w: self.ours(w, True) for w in calibrated[:6] + autos + calibrated[6:]]))
-        rows = [task() for task in tasks]
-        return sorted((r for r in rows if r), key=lambda r: -r["bpw"])
+            with_imatrix = [theirs(k, True) for k in LLAMA if k != "Q8_0"]
+            calibrated = [ours(w, True) for w in CALIBRATED[:6] + autos + CALIBRATED[6:]]
+            tasks = interleave(tasks, interleave(with_imatrix, calibrated))
+        return tasks
+
+    def rows(self):
+        """Every row that is kept or that there is time for."""
+        def wanted(label):
+            possible = not label.startswith("llama") or importlib.util.find_spec("llama_cpp")
+            return self.ready and possible and (not self.a.only or any(re.search(o, label) for o in self.a.only))
+
+        def row(task):
+            label, parts, make = task
+            if wanted(label):
+                return self.cached(label, parts, make)
+            return self.kept(label) if self.valid(label, parts) else self.late(label)
+
+        self.threads = max(1, self.a.threads // self.a.jobs)
+        tasks = self.tasks()
+        with concurrent.futures.ThreadPoolExecutor(self.a.jobs) as pool:
+            rows = [r for r in pool.map(row, tasks) if r]
+        order = {label: i for i, (label, _, _) in enumerate(tasks)}
+        self.missing = sorted((m for m in self.missing if m in order), key=order.get)
+        return sorted(rows, key=lambda r: -r["bpw"])
 
 
 def interleave(a, b):
@@ -363,15 +437,21 @@ def marks(rows, complete):
 def machine():
     with open("/proc/cpuinfo") as info:
         model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
-    from importlib.metadata import version
-    return (f"{os.cpu_count()} cores of {model}; Python {platform.python_version()}, "
-            f"llama-cpp-python {version('llama-cpp-python')}, gguf {version('gguf')}")
+    packages = [p for p in ("llama-cpp-python", "gguf") if importlib.util.find_spec(p.replace("-python", "").replace("-", "_"))]
+    versions = "".join(f", {p} {importlib.metadata.version(p)}" for p in packages)
+    return f"{os.cpu_count()} cores of {model}; Python {platform.python_version()}{versions}"
+
+
+def shown(argument):
+    """An argument as the document shows it: no path of this machine."""
+    return re.sub(r"(^|=)/(?:[^/:]+/)*", r"\1", argument)
 
 
 def document(arguments, results, missing):
     """The text of quality.md."""
+    machines = sorted({r["machine"] for rows, _ in results.values() for r in rows}) or [machine()]
     text = ["# Quality of every codec, measured", "", "Written by the command", "", "```text",
-            "scripts/results_table.py " + " ".join(sys.argv[1:]), "```", "", f"on {machine()}.", "",
+            "scripts/results_table.py " + shlex.join(map(shown, sys.argv[1:])), "```", "", f"on {', and on '.join(machines)}.", "",
             "Both sides by one protocol: perplexity and KL divergence from the unquantized model over the start of "
             f"`{os.path.basename(arguments.text)}` in windows of {arguments.ctx} tokens (lengths below), computed by "
             "`squizd eval kld`; llama.cpp's files were made by `llama_model_quantize` from the same source and converted back by "
@@ -392,7 +472,7 @@ def document(arguments, results, missing):
                  "### Against llama.cpp", "", "Ours of least divergence at no more bits; \"better\" asks for a smaller ratio and "
                  "at most 0.9 of the divergence.", "", *duel(rows), "", "### Marks", "", *marks(rows, not missing[name])]
         if missing[name]:
-            text += ["", "Not measured in the time given: " + ", ".join(missing[name]) + "."]
+            text += ["", "Not measured: " + ", ".join(missing[name]) + "."]
     return "\n".join(text) + "\n"
 
 
@@ -417,16 +497,21 @@ def main():
     parser.add_argument("--squizd", default="target/release/squizd")
     parser.add_argument("--work", default="target/results")
     parser.add_argument("--output", default="docs/results", help="folder of quality.md and quality.csv")
-    parser.add_argument("--only", nargs="+", help="only rows whose label contains one of these")
-    parser.add_argument("--minutes", type=float, default=600, help="begin no measurement after so long")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--reuse", action="store_true", help="take rows that other builds made")
+    parser.add_argument("--only", nargs="+", metavar="REGEX", help="measure only rows whose label one of these is found in; "
+                        "labels are like 'sqint2:3 +calibration', 'auto target-bpw 4.6', 'llama Q4_K_M +imatrix'")
+    parser.add_argument("--minutes", type=float, default=600, help="stop what is being measured after so long")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of all rows together")
+    parser.add_argument("--jobs", type=int, default=1, help="rows measured at once")
+    parser.add_argument("--reuse", nargs="*", metavar="REGEX",
+                        help="take rows that other builds made: all, or those whose label one of these is found in")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     arguments = parser.parse_args()
+    arguments.jobs = max(1, arguments.jobs)
+    arguments.reuse = [""] if arguments.reuse == [] else arguments.reuse
     arguments.deadline = time.monotonic() + 60 * arguments.minutes
     os.makedirs(arguments.work, exist_ok=True)
     os.makedirs(arguments.output, exist_ok=True)
-    results, missing = {}, {}
+    results, missing, failed = {}, {}, []
     for model in arguments.models:
         name, _, rest = model.partition("=")
         source, _, length = rest.rpartition(":")
@@ -436,10 +521,16 @@ def main():
             parser.error(f"{model!r}: the calibration range begins inside the text that is judged")
         bench = Bench(arguments, name, source, int(length))
         results[name], missing[name] = (bench.rows(), int(length)), bench.missing
+        failed += bench.failed
         with open(os.path.join(arguments.output, "quality.md"), "w") as file:
             file.write(document(arguments, results, missing))
         write_csv(os.path.join(arguments.output, "quality.csv"), results)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as failed:
+        sys.exit(str(failed))

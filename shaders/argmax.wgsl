@@ -1,25 +1,50 @@
-// The index of the largest number, the first of equals: where the next token's
-// embedding is looked up, and appended to a list. One workgroup.
+// The index of the largest number, the first of equals; NaN counts as impossible.
+// It goes where the next token's embedding is looked up, and onto a list.
+//
+//   FIRST:   many workgroups, each finds the best of its share,
+//   SECOND:  one workgroup, takes the best of those;
+//   neither: one workgroup for all numbers.
 
 struct Argmax { count: u32 }
 var<immediate> p: Argmax;
 
+//: if SECOND
+@group(0) @binding(0) var<storage, read> candidates: array<vec2<u32>>;
+//: else
 @group(0) @binding(0) var<storage, read> x: array<f32>;
+//: end
+//: if FIRST
+// The bits of a number, and its index.
+@group(0) @binding(4) var<storage, read_write> found: array<vec2<u32>>;
+//: else
 @group(0) @binding(1) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(2) var<storage, read> state: array<u32>;
 @group(0) @binding(3) var<storage, read_write> list: array<u32>;
+//: end
 
 var<workgroup> best: array<f32, WG>;
 var<workgroup> place: array<u32, WG>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(local_invocation_index) index: u32) {
-  var most = -3.4e38;
-  var at = min(index, p.count - 1u);
-  for (var i = index; i < p.count; i += WG) {
-    if (x[i] > most) {
-      most = x[i];
-      at = i;
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let first = group.x * WG + index;
+  var most = -3.4028234e38;
+  var at = 0xffffffffu;
+  for (var i = first; i < p.count; i += WG * groups.x) {
+//: if SECOND
+    let value = bitcast<f32>(candidates[i].x);
+    let number = candidates[i].y;
+//: else
+    let value = x[i];
+    let number = i;
+//: end
+    if (value > most || (value == most && number < at)) {
+      most = value;
+      at = number;
     }
   }
   best[index] = most;
@@ -36,7 +61,13 @@ fn main(@builtin(local_invocation_index) index: u32) {
     workgroupBarrier();
   }
   if (index == 0u) {
-    ids[0] = place[0];
-    list[state[1]] = place[0];
+//: if FIRST
+    found[group.x] = vec2<u32>(bitcast<u32>(best[0]), place[0]);
+//: else
+    // Nothing possible: id 0.
+    let winner = select(place[0], 0u, place[0] == 0xffffffffu);
+    ids[0] = winner;
+    list[state[1]] = winner;
+//: end
   }
 }

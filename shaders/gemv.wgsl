@@ -1,6 +1,7 @@
 // y = W x (+ bias) (+ y): the product of a stored matrix with a vector, or with
 // one for each layer of the grid. With EXPERTS the matrix is many stacked ones
-// of `expert_rows` rows, of which every layer takes the one that is listed.
+// of `expert_rows` rows, of which every layer takes the one that is listed. With
+// JOINED there are PARTS matrices with one input, each with workgroups of its own.
 //
 // WG invocations form groups of LANES, each with ROWS rows. The lanes of a
 // group stride through the row's units of UNIT columns; a unit's input is read
@@ -17,6 +18,12 @@
 //: end
 //: if BIAS
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
+//: end
+//: if JOINED
+// A matrix of several: its workgroups and rows, and where its outputs and biases
+// begin.
+struct Part { workgroups: u32, rows: u32, y: u32, base: vec4<u32>, extra: vec4<u32> }
+@group(0) @binding(8) var<storage, read> parts: array<Part, PARTS>;
 //: end
 
 // What becomes of the sum of output `row`, to be written at `at`.
@@ -51,6 +58,24 @@ fn main(
 //: end
   let lane = at.index % LANES;
   let layer = group.z;
+//: if JOINED
+  var number = group.x + group.y * groups.x;
+  var part = parts[0];
+//: each i PARTS
+  if ($iu + 1u < PARTS && number >= part.workgroups) {
+    number -= part.workgroups;
+    part = parts[min($iu + 1u, PARTS - 1u)];
+  }
+//: end
+  p = told;
+  p.rows = part.rows;
+  p.base = part.base;
+  p.extra = part.extra;
+  let output = part.y;
+//: else
+  let number = group.x + group.y * groups.x;
+  let output = p.first;
+//: end
 //: if EXPERTS
   let rows = p.expert_rows;
   let start = experts[layer] * rows;
@@ -60,7 +85,7 @@ fn main(
 //: end
   let x_first = layer / p.share * (p.x_stride / (4u * VECTORS));
   let y_first = layer * p.y_stride;
-  let first = ((group.x + group.y * groups.x) * (WG / LANES) + at.index / LANES) * ROWS;
+  let first = (number * (WG / LANES) + at.index / LANES) * ROWS;
 //: each r ROWS
   let row$r = start + min(first + $ru, rows - 1u);
   var sum$r = 0.0;
@@ -91,7 +116,7 @@ fn main(
 //: each r ROWS
   let total$r = reduce(sum$r, $ru, at);
   if (lane == $ru % LANES && first + $ru < rows) {
-    put(y_first + p.first + first + $ru, p.first + first + $ru, total$r);
+    put(y_first + output + first + $ru, output + first + $ru, total$r);
   }
 //: end
 }

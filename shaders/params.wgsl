@@ -13,4 +13,10 @@ struct Params {
   // Layers of the grid that share an input, and rows of a stacked matrix.
   share: u32, expert_rows: u32,
 }
+//: if JOINED
+var<immediate> told: Params;
+// Of the matrix that the workgroup takes part in.
+var<private> p: Params;
+//: else
 var<immediate> p: Params;
+//: end

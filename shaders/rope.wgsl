@@ -9,13 +9,14 @@ struct Rope {
   heads: u32, kv_heads: u32, dim: u32, pairs: u32,
   // Numbers from position to position.
   q_stride: u32, kv_stride: u32,
+  // Where keys and values begin.
+  k_first: u32, v_first: u32,
   capacity: u32, eps: f32,
 }
 var<immediate> p: Rope;
 
-@group(0) @binding(0) var<storage, read_write> q: array<f32>;
-@group(0) @binding(1) var<storage, read> k: array<f32>;
-@group(0) @binding(2) var<storage, read> v: array<f32>;
+// Queries of every position, keys of every one, values of every one.
+@group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
 // Positions before these.
 @group(0) @binding(3) var<storage, read> state: array<u32>;
 //: if KV_HALVES
@@ -50,11 +51,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var i = index; i < p.dim; i += WG) {
     var value = 0.0;
     if (is_query) {
-      value = q[token * p.q_stride + number * p.dim + i];
+      value = qkv[token * p.q_stride + number * p.dim + i];
     } else if (is_value) {
-      value = v[token * p.kv_stride + kv * p.dim + i];
+      value = qkv[p.v_first + token * p.kv_stride + kv * p.dim + i];
     } else {
-      value = k[token * p.kv_stride + kv * p.dim + i];
+      value = qkv[p.k_first + token * p.kv_stride + kv * p.dim + i];
     }
     head[i] = value;
     squares += value * value;
@@ -83,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //: end
   if (is_query) {
     for (var i = index; i < p.dim; i += WG) {
-      q[token * p.q_stride + number * p.dim + i] = head[i];
+      qkv[token * p.q_stride + number * p.dim + i] = head[i];
     }
   } else {
     let quads = DIM / 4u;

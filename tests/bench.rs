@@ -56,6 +56,7 @@ fn numbers_are_those_of_the_files() {
         assert!((model["bits_per_weight"].as_f64().unwrap() - bits).abs() < 1e-9);
         for key in [
             "load_ms",
+            "forward_ms",
             "first_token_ms",
             "prefill_tok_s",
             "decode_tok_s",
@@ -75,6 +76,7 @@ fn numbers_are_those_of_the_files() {
                     && value("mean") <= interval[1].as_f64().unwrap()
             );
         }
+        assert!(model["served_first_token_ms"].is_null() && model["llama_cpp"] == Value::Array(vec![]));
         // The first token needs the whole prompt.
         let prefill_ms = 8.0 / model["prefill_tok_s"]["max"].as_f64().unwrap() * 1e3;
         assert!(model["first_token_ms"]["min"].as_f64().unwrap() >= prefill_ms);
@@ -128,7 +130,7 @@ fn llama_bench_is_run_beside() {
         .success();
     let report: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
     let model = &report["models"][0];
-    let llama = &model["llama_cpp"];
+    let llama = &model["llama_cpp"][0];
     assert_eq!((&llama["quantization"], &llama["bits_per_weight"]), (&"qwen3 Q4_0".into(), &5.0.into()));
     assert_eq!((&llama["prefill_tok_s"]["mean"], &llama["decode_tok_s"]["mean"]), (&2.0.into(), &0.5.into()));
     let ratio = llama["decode_ratio"]["max"].as_f64().unwrap();
@@ -136,6 +138,58 @@ fn llama_bench_is_run_beside() {
     let log = std::fs::read_to_string(folder.path().join("llama-bench.log")).unwrap();
     assert_eq!(log.lines().count(), 4, "once to see the model, once a trial");
     assert!(log.lines().all(|l| l == "-m model.gguf -p 8 -n 4 -t 1 -r 1 -o json"), "{log}");
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn a_client_of_the_server_waits_for_the_forward_pass() {
+    let folder = TempDir::new().unwrap();
+    let file = convert(&folder, "int4");
+    let json = output(&["-n", "1", "--through-server", "--threads", "2", "-o", "json"], &[&file]);
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let model = &report["models"][0];
+    let number =
+        |key: &str, of: &str| model[key][of].as_f64().unwrap_or_else(|| panic!("{key} {of}: {model}"));
+    assert_eq!(model["served_lag_ms"]["n"], 3);
+    assert!(number("served_lag_ms", "min") >= 0.0);
+    assert!(number("served_lag_ms", "max") < number("served_first_token_ms", "max"));
+    let md = output(&["-n", "1", "--through-server"], &[&file]);
+    assert!(
+        md.contains("first token through `serve`, ms") && md.contains("of that not its forward pass"),
+        "{md}"
+    );
+}
+
+#[test]
+fn opening_alone_is_measured() {
+    let folder = TempDir::new().unwrap();
+    let file = convert(&folder, "int4");
+    let twice = [file.as_path(), &file];
+    let report: Value = serde_json::from_str(&output(&["--open-only", "-o", "json"], &twice)).unwrap();
+    let files = report["files"].as_array().unwrap();
+    assert_eq!(files.len(), 2);
+    for one in files {
+        assert_eq!(one["disk_bytes"], std::fs::metadata(&file).unwrap().len());
+        assert!(one["tensors"].as_u64().unwrap() > 10 && one["first_ms"].as_f64().unwrap() > 0.0);
+        assert_eq!(one["open_ms"]["n"], 3);
+    }
+    let csv = output(&["--open-only", "-o", "csv"], &twice);
+    assert!(csv.lines().count() == 3 && csv.lines().all(|l| l.split(',').count() == 8), "{csv}");
+    assert_eq!(output(&["--open-only", "-o", "jsonl"], &twice).lines().count(), 2);
+    assert_eq!(output(&["--open-only"], &twice).matches("| tiny-int4.squizd |").count(), 2);
+}
+
+#[test]
+fn a_time_limit_ends_the_trials() {
+    let folder = TempDir::new().unwrap();
+    let file = convert(&folder, "int4");
+    let report: Value =
+        serde_json::from_str(&output(&["-n", "1", "--time-limit", "0", "-o", "json"], &[&file])).unwrap();
+    assert_eq!(
+        (&report["workload"]["trials"], &report["models"][0]["decode_tok_s"]["n"]),
+        (&3.into(), &1.into())
+    );
+    assert!(output(&["-n", "1", "--time-limit", "0"], &[&file]).contains("1 trials (of 3 asked for"));
 }
 
 #[test]
@@ -149,6 +203,8 @@ fn what_cannot_be_measured_is_refused() {
         (&["--bandwidth-buffer", "99999999G"], "--bandwidth-buffer"),
         (&["--gguf", "x.gguf", "--llama-cpp", "/does/not/exist"], "/does/not/exist"),
         (&["--llama-cpp", "/does/not/exist"], "--gguf"),
+        (&["--open-only", "-r", "0"], "nothing to measure"),
+        (&["--open-only", "--time-limit", "3"], "--time-limit"),
     ] {
         let done = squizd(&["bench"]).args(args).arg(&file).assert().code(2);
         let text = String::from_utf8_lossy(&done.get_output().stderr).into_owned();

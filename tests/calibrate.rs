@@ -259,3 +259,62 @@ fn wrong_usage_is_said() {
     let run = squizd(&[&kld[..], &[text(&other)]].concat()).output().unwrap();
     assert!(!run.status.success());
 }
+
+/// Megabytes that a refusal says are needed.
+fn needed(args: &[&str]) -> f64 {
+    let run = squizd(args).env("SQUIZD_MEMORY", "1k").output().unwrap();
+    let message = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(2), "{args:?}: {message}");
+    let line = message.lines().find(|l| l.contains("of memory are needed")).expect(&message);
+    assert!(line.contains("0.0 MB are free") && line.contains("--force"), "{line}");
+    line.strip_prefix("error: ").unwrap().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn two_models_need_the_memory_of_both() {
+    let ready = Ready::new();
+    let (raw, corpus) = (text(&ready.raw), text(&ready.corpus));
+    let int4 = ready.path("int4.squizd");
+    squizd(&["convert", text(&tiny()), "-o", text(&int4)]).assert().success();
+    let judged = ["--text", corpus, "--bytes", "400", "--ctx", "64"];
+    let of = |command: &[&str]| needed(&[&["eval"], command, &judged].concat());
+    let (one, other) = (of(&["ppl", raw]), of(&["ppl", text(&int4)]));
+    let kld = ["kld", text(&int4), "--reference", raw];
+    let both = of(&kld);
+    assert!((both - one - other).abs() < 0.2 && other < one, "{one} and {other}, together {both}");
+
+    // Room for one of them.
+    let memory = format!("{}M", one + other / 2.0);
+    let run = |command: &[&str], extra: &[&str]| {
+        let args = [&["eval"], command, &judged, extra].concat();
+        squizd(&args).env("SQUIZD_MEMORY", &memory).output().unwrap().status.code()
+    };
+    assert_eq!(run(&["ppl", raw], &[]), Some(0));
+    assert_eq!((run(&kld, &[]), run(&kld, &["--force"])), (Some(2), Some(0)));
+}
+
+#[test]
+fn calibration_begins_only_with_memory_for_its_sums() {
+    let ready = Ready::new();
+    let out = ready.path("calibration.safetensors");
+    let base = ["calibrate", text(&ready.raw), "--text", text(&ready.corpus), "-o", text(&out)];
+    let args = |extra: &[&'static str]| -> Vec<&str> {
+        [&base[..], &["--ctx", "128", "--tokens", "600"], extra].concat()
+    };
+    let (hessians, diagonal) = (needed(&args(&[])), needed(&args(&["--diagonal"])));
+    assert!(hessians > diagonal, "{hessians} {diagonal}");
+    let memory = format!("{}M", f64::midpoint(hessians, diagonal));
+    let run = |extra| squizd(&args(extra)).env("SQUIZD_MEMORY", &memory).output().unwrap();
+    let refusal = run(&[]);
+    assert_eq!(refusal.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refusal.stderr).contains("--diagonal needs far less"));
+    assert!(!out.exists());
+    assert!(run(&["--diagonal"]).status.success());
+    assert!(run(&["--force"]).status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&squizd(&args(&[])).env("SQUIZD_MEMORY", "much").output().unwrap().stderr)
+            .matches("SQUIZD_MEMORY is \"much\"")
+            .count(),
+        1
+    );
+}

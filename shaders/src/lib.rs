@@ -16,7 +16,10 @@
 //! Constants become `const NAME: u32 = value;` before the text, and the flag
 //! `F16` becomes `enable f16;`.
 
+#[cfg(feature = "msl")]
+pub mod msl;
 mod template;
+pub mod variants;
 
 pub use template::{Options, TemplateError, assemble};
 

@@ -5,15 +5,13 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use squizd::codec::{
-    Activation, CODECS, Codec, EncodeOptions, Encoded, PayloadSink, Precision, Request, Rows, matmul,
+    Activation, CODECS, Codec, EncodeOptions, Encoded, PayloadSink, Precision, Request, Rows,
 };
 use squizd_spec::{DType, Matrix, Params};
 use std::{borrow::Cow, hint::black_box, ops::Range, time::Duration};
 
 /// 4 Mi weights: payloads beyond the L2 cache, runs of milliseconds.
 const MATRIX: Matrix = Matrix { rows: 4096, cols: 1024 };
-/// Inputs of a prefill.
-const INPUTS: usize = 64;
 
 struct Weights(Vec<f32>);
 
@@ -104,7 +102,7 @@ fn benches(c: &mut Criterion) {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
     let weights = weights();
     let cols = MATRIX.cols as usize;
-    let x: Vec<f32> = (0..INPUTS * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+    let x: Vec<f32> = (0..cols).map(|i| (i as f32 * 0.37).sin()).collect();
     let stored: Vec<_> = variants()
         .into_iter()
         .filter_map(|(name, codec, options)| {
@@ -129,7 +127,7 @@ fn benches(c: &mut Criterion) {
 
     let mut y = vec![0.0; MATRIX.rows as usize];
     for precision in [Precision::Q8, Precision::F32] {
-        let x = Activation::new(&x[..cols], precision);
+        let x = Activation::new(&x, precision);
         for (name, codec, _, params, data) in &stored {
             let mut g = group(c, &format!("matvec-{precision:?}"), Throughput::Bytes(data.len() as u64));
             g.bench_function(name, |b| {
@@ -138,15 +136,6 @@ fn benches(c: &mut Criterion) {
             g.finish();
         }
     }
-
-    let mut y = vec![0.0; INPUTS * MATRIX.rows as usize];
-    let mut g = group(c, "matmul-64 (flop)", Throughput::Elements(2 * INPUTS as u64 * MATRIX.elements()));
-    for (name, codec, _, params, data) in &stored {
-        g.bench_function(name, |b| {
-            b.iter(|| matmul(*codec, &view(params, data), &x, INPUTS, 0..MATRIX.rows, &mut y));
-        });
-    }
-    g.finish();
 }
 
 criterion_group!(codec, benches);

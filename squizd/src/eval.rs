@@ -5,7 +5,7 @@ mod divergence;
 
 pub use divergence::{Divergence, Reference, Spread, divergence};
 
-use crate::runtime::{Model, Session, SessionOptions};
+use crate::runtime::{Sequence, Sequences, SessionOptions};
 use crate::{Error, Result};
 
 /// Perplexity of a text.
@@ -32,7 +32,7 @@ pub struct Perplexity {
 /// If `ctx` is below 2, nothing would be scored, or an id is outside the
 /// vocabulary.
 pub fn perplexity(
-    model: &Model<'_>,
+    model: &dyn Sequences,
     ids: &[u32],
     ctx: usize,
     bos: Option<u32>,
@@ -46,7 +46,7 @@ pub fn perplexity(
     let mut done = 0;
     for (inputs, targets) in windows {
         session.truncate(0);
-        session.forward_all(inputs, |i, logits| {
+        session.forward_all(inputs, &mut |i, logits| {
             total += nll(logits, targets[i])?;
             Ok(())
         })?;
@@ -82,9 +82,9 @@ fn summary(total: f64, tokens: u64) -> Perplexity {
 ///
 /// # Errors
 /// If `ids` is empty or holds an id outside the vocabulary.
-pub fn logits(model: &Model<'_>, ids: &[u32]) -> Result<Vec<f32>> {
+pub fn logits(model: &dyn Sequences, ids: &[u32]) -> Result<Vec<f32>> {
     let mut out = Vec::new();
-    session(model, ids.len())?.forward_all(ids, |_, row| {
+    session(model, ids.len())?.forward_all(ids, &mut |_, row| {
         out.extend_from_slice(row);
         Ok(())
     })?;
@@ -97,7 +97,7 @@ pub fn logits(model: &Model<'_>, ids: &[u32]) -> Result<Vec<f32>> {
 /// # Errors
 /// As [`perplexity`], and whatever `sink` answers.
 pub fn scored_logits(
-    model: &Model<'_>,
+    model: &dyn Sequences,
     ids: &[u32],
     ctx: usize,
     bos: Option<u32>,
@@ -109,7 +109,7 @@ pub fn scored_logits(
         session.truncate(0);
         // In the pieces that a model is compared in, so that the bits are the same.
         for piece in inputs.chunks(divergence::BATCH) {
-            session.forward_all(piece, |_, row| sink(row))?;
+            session.forward_all(piece, &mut |_, row| sink(row))?;
         }
     }
     Ok(())
@@ -122,8 +122,8 @@ pub fn scored_positions(ids: usize, ctx: usize) -> usize {
     ids / ctx * (ctx - 1) + (ids % ctx).saturating_sub(1)
 }
 
-fn session<'m, 'w>(model: &'m Model<'w>, context: usize) -> Result<Session<'m, 'w>> {
-    Session::new(model, SessionOptions { context: context.max(1), ..SessionOptions::default() })
+fn session(model: &dyn Sequences, context: usize) -> Result<Box<dyn Sequence + Send + '_>> {
+    model.begin(SessionOptions { context: context.max(1), ..SessionOptions::default() })
 }
 
 /// `log sum_j e^(l_j) - l_target`, in f64.

@@ -4,21 +4,22 @@
 #![allow(unsafe_code, reason = "a counting allocator is one")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
-use squizd::codec::{EncodeOptions, PayloadSink, Precision, Request, Rows, codec};
+mod synthetic;
+
+use squizd::calibration::{Collected, CollectedSink, Detail, collect, memory, session_options};
+use squizd::codec::{CODECS, Precision, codec};
 use squizd::dispatch::Subject;
 use squizd::model::ModelConfig;
-use squizd::runtime::{KvType, MemoryNeed, Model, Run, Session, SessionOptions, Stored, StoredSize, Weights};
-use squizd_spec::{CodecId, DType, Matrix, Params, Part, Role};
+use squizd::runtime::{InputShape, KvType, MemoryNeed, Model, Run, Session, SessionOptions, StoredSize};
+use squizd_spec::{CodecId, Matrix};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    borrow::Cow,
-    collections::HashMap,
-    ops::Range,
     sync::{
         Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
+use synthetic::{Shape, Synthetic};
 
 /// The system's allocator, counting.
 struct Counting;
@@ -69,115 +70,15 @@ static ALLOCATOR: Counting = Counting;
 /// The counters are the process's: one measurement at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-struct Random(Matrix);
-
-impl Rows for Random {
-    fn name(&self) -> &'static str {
-        "random"
-    }
-
-    fn matrix(&self) -> Matrix {
-        self.0
-    }
-
-    fn dtype(&self) -> DType {
-        DType::BF16
-    }
-
-    fn read_f32(&self, rows: Range<u64>, out: &mut [f32]) -> squizd::Result<()> {
-        for (i, v) in out.iter_mut().enumerate() {
-            let x = ((rows.start * self.0.cols) as f32 + i as f32) * 0.37;
-            *v = f32::from_bits((x.sin() * 0.1).to_bits() & 0xffff_0000);
-        }
-        Ok(())
-    }
-
-    fn read_native(&self, _: Range<u64>) -> squizd::Result<Option<Cow<'_, [u8]>>> {
-        Ok(None)
-    }
-
-    fn release(&self, _: Range<u64>) {}
-}
-
-#[derive(Default)]
-struct Payload(Mutex<Vec<u8>>);
-
-impl PayloadSink for Payload {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> squizd::Result<()> {
-        let mut data = self.0.lock().unwrap();
-        let end = (offset as usize + bytes.len()).max(data.len());
-        data.resize(end, 0);
-        data[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-        Ok(())
-    }
-}
-
-struct Tensor {
-    dims: Vec<u64>,
-    codec: CodecId,
-    params: Params,
-    data: Vec<u8>,
-}
-
-#[derive(Default)]
-struct Synthetic(HashMap<(Role, Option<u16>), Tensor>);
-
-impl<'w> Weights<'w> for &'w Synthetic {
-    fn get(&self, role: Role, layer: Option<u16>, part: Part) -> Option<Stored<'w>> {
-        let tensor = self.0.get(&(role, layer)).filter(|_| part == Part::WEIGHT)?;
-        Some(Stored {
-            name: "random",
-            dims: tensor.dims.clone(),
-            codec: tensor.codec,
-            params: &tensor.params,
-            data: &tensor.data,
-        })
-    }
-}
-
-const HIDDEN: u64 = 256;
-const FFN: u64 = 512;
-const KV: u64 = 64;
-const VOCAB: u64 = 1000;
-const LAYERS: u16 = 2;
+const SHAPE: Shape =
+    Shape { hidden: 256, ffn: 512, heads: 8, kv_heads: 2, head_dim: 32, vocab: 1000, layers: 2 };
 
 fn config() -> ModelConfig {
-    serde_json::from_value(serde_json::json!({
-        "family": "llama", "hidden_size": HIDDEN, "num_layers": LAYERS, "num_heads": 8, "num_kv_heads": 2,
-        "head_dim": 32, "ffn_size": FFN, "vocab_size": VOCAB, "max_positions": 4096, "norm_eps": 1e-5,
-        "activation": "silu", "tie_embeddings": true, "rope": { "theta": 1e4, "dim": 32 }, "tokens": {},
-    }))
-    .unwrap()
+    SHAPE.config().unwrap()
 }
 
 fn synthetic(id: CodecId) -> Synthetic {
-    let mut model = Synthetic::default();
-    let mut add = |role, layer, dims: &[u64]| {
-        let id = if dims.len() == 1 { CodecId::RAW_BF16 } else { id };
-        let codec = codec(id).unwrap();
-        let rows = Random(Matrix::of(dims).unwrap());
-        let request = Request::from(EncodeOptions::default());
-        let params = codec.plan(&rows, &request).unwrap();
-        let payload = Payload::default();
-        let (length, _) = codec.encode(&rows, &params, &request, &payload).unwrap();
-        let mut data = payload.0.into_inner().unwrap();
-        data.resize(length as usize, 0);
-        model.0.insert((role, layer), Tensor { dims: dims.to_vec(), codec: id, params, data });
-    };
-    add(Role::TOKEN_EMBD, None, &[VOCAB, HIDDEN]);
-    add(Role::OUTPUT_NORM, None, &[HIDDEN]);
-    for layer in (0..LAYERS).map(Some) {
-        add(Role::ATTN_NORM, layer, &[HIDDEN]);
-        add(Role::FFN_NORM, layer, &[HIDDEN]);
-        add(Role::ATTN_Q, layer, &[HIDDEN, HIDDEN]);
-        add(Role::ATTN_K, layer, &[KV, HIDDEN]);
-        add(Role::ATTN_V, layer, &[KV, HIDDEN]);
-        add(Role::ATTN_OUTPUT, layer, &[HIDDEN, HIDDEN]);
-        add(Role::FFN_GATE, layer, &[FFN, HIDDEN]);
-        add(Role::FFN_UP, layer, &[FFN, HIDDEN]);
-        add(Role::FFN_DOWN, layer, &[HIDDEN, FFN]);
-    }
-    model
+    SHAPE.weights(codec(id).unwrap()).unwrap()
 }
 
 fn sizes(weights: &Synthetic) -> impl Iterator<Item = StoredSize<'_>> {
@@ -188,28 +89,14 @@ fn sizes(weights: &Synthetic) -> impl Iterator<Item = StoredSize<'_>> {
     })
 }
 
-/// Codecs whose kernels have no memory of their own.
-const STEADY: [CodecId; 10] = [
-    CodecId::RAW_F32,
-    CodecId::RAW_F16,
-    CodecId::RAW_BF16,
-    CodecId::ZPLANES,
-    CodecId::Q8,
-    CodecId::INT4,
-    CodecId::INT3,
-    CodecId::INT2,
-    CodecId::MXFP4,
-    CodecId::TCA_TBE,
-];
-
 #[test]
 fn a_token_allocates_nothing() {
     let _alone = ALONE.lock();
     // On a thread of the pool: handing it work from outside takes a queue block
     // of rayon's every 63 times.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    for id in STEADY.into_iter().chain([CodecId::HYBRID]) {
-        let weights = synthetic(id);
+    for codec in CODECS {
+        let (id, weights) = (codec.id(), SHAPE.weights(*codec).unwrap());
         let model = Model::new(&config(), &&weights).unwrap();
         for (kv, precision) in
             [(KvType::F32, Precision::F32), (KvType::F16, Precision::Q8), (KvType::Q8, Precision::Q8)]
@@ -272,6 +159,41 @@ fn memory_is_what_was_predicted() {
             let (low, high) = (predicted * 7 / 10, predicted + need.scratch as i64 / 4 + slack);
             assert!((low..=high).contains(&used), "{id} {kv}: {used}, predicted {predicted}: {need:?}");
         }
+    }
+}
+
+/// Forgets what is collected.
+struct Nowhere;
+
+impl CollectedSink for Nowhere {
+    fn input(&mut self, _: &InputShape, _: &[Collected]) -> squizd::Result<()> {
+        Ok(())
+    }
+
+    fn window_done(&mut self) -> squizd::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn calibration_takes_what_was_predicted() {
+    let _alone = ALONE.lock();
+    let threads = 2;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {});
+    let weights = synthetic(CodecId::INT4);
+    let model = Model::new(&config(), &&weights).unwrap();
+    let windows: Vec<Vec<u32>> = (0..6).map(|i| (i..i + 200).collect()).collect();
+    let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
+    for detail in [Detail::Hessian, Detail::Importance] {
+        let run = Run { session: session_options(200), sessions: 1, logits: 1, threads };
+        let need = MemoryNeed::predict(&config(), sizes(&weights), &run);
+        let predicted = need.kv_cache + need.scratch + memory(&config(), detail, 1200);
+        let before = LIVE.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        pool.install(|| collect(&model, &windows, detail, &mut Nowhere)).unwrap();
+        let used = (PEAK.load(Relaxed) - before) as u64;
+        assert!((predicted / 2..=predicted + (64 << 10)).contains(&used), "{detail:?}: {used}, {predicted}");
     }
 }
 

@@ -17,6 +17,9 @@ TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "
 BITS = {"BF16": 16.0, "F16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.67, "Q5_0": 5.5, "Q4_K_M": 4.83, "Q4_1": 5.0,
         "Q4_0": 4.5, "Q3_K_M": 3.89, "Q2_K": 3.16}
 
+# What llama-quantize takes these names for.
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
 silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
 
 
@@ -51,6 +54,7 @@ def main():
     l.llama_backend_init()
     model = load(source)
     own = kind(model)
+    wish = ALIASES.get(wish, wish)
     if wish == "-":
         wish = min({own, *TYPES} & BITS.keys(), key=lambda t: (abs(BITS[t] - bits), t != own))
     if wish != own:
@@ -65,10 +69,6 @@ def main():
     session = l.llama_init_from_model(model, parameters)
     if not session:
         sys.exit("llama.cpp makes no context")
-    size, weights = l.llama_model_size(model), l.llama_model_n_params(model)
-    print(json.dumps({"quantization": wish, "bits_per_weight": size * 8 / weights,
-                      "version": f"llama-cpp-python {l.__version__}"}), flush=True)
-
     vocabulary = l.llama_vocab_n_tokens(l.llama_model_get_vocab(model))
     ids = [(i * 7919 + 13) % vocabulary for i in range(max(prompt, 1))]
     tokens = (l.llama_token * len(ids))(*ids)
@@ -91,7 +91,11 @@ def main():
         return {"prefill": len(ids) / (middle - start) if prompt > 0 else None,
                 "decode": steps / (end - middle) if steps > 0 else None}
 
+    # A build that cannot compute here shows before anything else is set up.
     trial()
+    size, weights = l.llama_model_size(model), l.llama_model_n_params(model)
+    print(json.dumps({"quantization": wish, "bits_per_weight": size * 8 / weights,
+                      "version": f"llama-cpp-python {l.__version__}"}), flush=True)
     for _ in sys.stdin:
         print(json.dumps(trial()), flush=True)
 

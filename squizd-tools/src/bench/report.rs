@@ -1,9 +1,8 @@
 //! What a benchmark reports, and the forms it is printed in.
 
-use super::{LlamaModel, Machine, Reading, Summary};
+use super::{LlamaModel, Machine, Reading, Summary, markdown::markdown};
 use crate::{Failure, output};
 use serde::Serialize;
-use std::fmt::Write;
 
 /// What every trial does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -14,7 +13,8 @@ pub struct Workload {
     pub steps: usize,
     /// Positions reserved.
     pub context: usize,
-    /// Trials that count; one more warms up.
+    /// Trials asked for; one more warms up. How many a number has is in its
+    /// summary: a time limit may end them earlier.
     pub trials: usize,
     /// Worker threads, of squizd, llama.cpp and the bandwidth measurement.
     pub threads: usize,
@@ -41,6 +41,24 @@ pub struct LlamaReport {
     pub decode_ratio: Option<Summary>,
 }
 
+/// What bounds decoding on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Device {
+    /// Bytes per second that a kernel reads at most.
+    pub read_bandwidth: f64,
+    /// Microseconds of a dispatch that waits for the one before.
+    pub dispatch_us: f64,
+    /// Dispatches of one token.
+    pub dispatches_per_token: usize,
+}
+
+impl Device {
+    /// Tokens per second if dispatches took no longer than empty ones.
+    pub fn dispatch_bound(&self) -> f64 {
+        1e6 / (self.dispatch_us * self.dispatches_per_token as f64)
+    }
+}
+
 /// What was measured of one file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
@@ -48,6 +66,10 @@ pub struct Measured {
     pub file: String,
     /// Model family.
     pub family: String,
+    /// Where it was computed: `cpu`, or the adapter.
+    pub backend: String,
+    /// What bounds decoding there, on a GPU.
+    pub device: Option<Device>,
     /// Codec the file was converted with.
     pub codec: String,
     /// Bytes of the file.
@@ -61,10 +83,18 @@ pub struct Measured {
     /// Most resident memory of a process that maps the file and answers once,
     /// mapped pages included; `None` where the system does not count it.
     pub peak_rss_bytes: Option<u64>,
-    /// Milliseconds to map, parse and resolve the file, from the page cache.
+    /// Milliseconds to open the file, from the page cache: see [`super::Opening`].
     pub load_ms: Summary,
-    /// Milliseconds from the request to the first token, prompt included.
+    /// Milliseconds of the prompt's forward pass.
+    pub forward_ms: Summary,
+    /// Milliseconds from the request to the first token, prompt included, in this
+    /// process.
     pub first_token_ms: Summary,
+    /// The same for a client of `squizd serve`, from connecting to the first event
+    /// of the stream.
+    pub served_first_token_ms: Option<Summary>,
+    /// What of that is not the forward pass of the prompt, trial by trial.
+    pub served_lag_ms: Option<Summary>,
     /// Prompt tokens per second.
     pub prefill_tok_s: Option<Summary>,
     /// Decoding steps per second.
@@ -72,10 +102,10 @@ pub struct Measured {
     /// Bytes per second of memory read, once per trial.
     pub read_bandwidth: Summary,
     /// `bytes_per_token` times decoding steps per second over the bandwidth of the
-    /// same trial. A file that fits a cache can exceed 1.
+    /// same trial, or on a GPU over the device's. A file that fits a cache can exceed 1.
     pub bandwidth_share: Option<Summary>,
-    /// The same model in llama.cpp.
-    pub llama_cpp: Option<LlamaReport>,
+    /// The same model in llama.cpp, once for each quantization.
+    pub llama_cpp: Vec<LlamaReport>,
 }
 
 /// A whole run.
@@ -95,40 +125,62 @@ pub struct Report {
     pub models: Vec<Measured>,
 }
 
-impl Measured {
-    /// Adds how llama.cpp did in the same trials.
-    pub(super) fn compare(&mut self, model: &LlamaModel, rates: [Vec<[f64; 2]>; 2]) {
+impl LlamaReport {
+    /// How llama.cpp did in the trials of a file of `bits` per weight; `rates` are
+    /// squizd's and llama.cpp's of each trial, of the prompt and of decoding.
+    pub(super) fn new(model: &LlamaModel, bits: f64, rates: &[Vec<[f64; 2]>; 2]) -> Self {
         let column = |pairs: &[[f64; 2]], f: fn(&[f64; 2]) -> f64| -> Option<Summary> {
             Summary::of(&pairs.iter().map(f).collect::<Vec<_>>())
         };
-        let [prefill, decode] = &rates;
-        self.llama_cpp = Some(LlamaReport {
+        let [prefill, decode] = rates;
+        Self {
             quantization: model.quantization.clone(),
             bits_per_weight: model.bits_per_weight,
-            bits_ratio: model.bits_per_weight / self.bits_per_weight,
+            bits_ratio: model.bits_per_weight / bits,
             version: model.version.clone(),
             prefill_tok_s: column(prefill, |p| p[1]),
             decode_tok_s: column(decode, |p| p[1]),
             prefill_ratio: column(prefill, |p| p[0] / p[1]),
             decode_ratio: column(decode, |p| p[0] / p[1]),
-        });
+        }
     }
+}
 
-    /// Every number's name and summary, for the flat forms.
-    fn summaries(&self) -> [(&'static str, Option<Summary>); 10] {
-        let llama = self.llama_cpp.as_ref();
-        [
+impl Measured {
+    /// Every number's name and summary, for the flat form.
+    fn summaries(&self) -> Vec<(String, Option<Summary>)> {
+        let own = [
             ("load_ms", Some(self.load_ms)),
+            ("forward_ms", Some(self.forward_ms)),
             ("first_token_ms", Some(self.first_token_ms)),
+            ("served_first_token_ms", self.served_first_token_ms),
+            ("served_lag_ms", self.served_lag_ms),
             ("prefill_tok_s", self.prefill_tok_s),
             ("decode_tok_s", self.decode_tok_s),
             ("read_bandwidth", Some(self.read_bandwidth)),
             ("bandwidth_share", self.bandwidth_share),
-            ("llama_prefill_tok_s", llama.and_then(|l| l.prefill_tok_s)),
-            ("llama_decode_tok_s", llama.and_then(|l| l.decode_tok_s)),
-            ("prefill_ratio", llama.and_then(|l| l.prefill_ratio)),
-            ("decode_ratio", llama.and_then(|l| l.decode_ratio)),
-        ]
+        ];
+        let mut all: Vec<_> = own.into_iter().map(|(name, s)| (name.to_owned(), s)).collect();
+        for l in &self.llama_cpp {
+            let quantization = l.quantization.replace([' ', ',', '"'], "_");
+            let theirs = [
+                ("prefill_tok_s", l.prefill_tok_s),
+                ("decode_tok_s", l.decode_tok_s),
+                ("prefill_ratio", l.prefill_ratio),
+                ("decode_ratio", l.decode_ratio),
+            ];
+            all.extend(theirs.map(|(name, s)| (format!("llama_{quantization}_{name}"), s)));
+        }
+        all
+    }
+
+    /// The least ratio to llama.cpp over its quantizations, by the median of the
+    /// trials: prefill, decode.
+    pub(super) fn least_ratios(&self) -> [Option<f64>; 2] {
+        let least = |ratio: fn(&LlamaReport) -> Option<Summary>| {
+            self.llama_cpp.iter().filter_map(ratio).map(|s| s.p50).min_by(f64::total_cmp)
+        };
+        [least(|l| l.prefill_ratio), least(|l| l.decode_ratio)]
     }
 }
 
@@ -155,7 +207,7 @@ impl Report {
             Format::Json => output::json(self),
             Format::Jsonl => self.models.iter().try_for_each(output::json),
             Format::Csv => output::line(self.csv().trim_end()),
-            Format::Md => output::line(self.markdown().trim_end()),
+            Format::Md => output::line(markdown(self).trim_end()),
         }
     }
 
@@ -163,11 +215,18 @@ impl Report {
         let w = &self.workload;
         let mut out = String::new();
         for (i, model) in self.models.iter().enumerate() {
-            let llama = model.llama_cpp.as_ref();
+            let device = model.device;
             let mut fields: Vec<(String, String)> = [
                 ("file", quoted(&model.file)),
                 ("family", quoted(&model.family)),
+                ("backend", quoted(&model.backend)),
                 ("codec", quoted(&model.codec)),
+                ("device_read_bandwidth", device.map(|d| d.read_bandwidth.to_string()).unwrap_or_default()),
+                ("dispatch_us", device.map(|d| d.dispatch_us.to_string()).unwrap_or_default()),
+                (
+                    "dispatches_per_token",
+                    device.map(|d| d.dispatches_per_token.to_string()).unwrap_or_default(),
+                ),
                 ("disk_bytes", model.disk_bytes.to_string()),
                 ("weights", model.weights.to_string()),
                 ("bits_per_weight", model.bits_per_weight.to_string()),
@@ -177,11 +236,13 @@ impl Report {
                 ("steps", w.steps.to_string()),
                 ("threads", w.threads.to_string()),
                 ("trials", w.trials.to_string()),
-                ("llama_quantization", llama.map(|l| quoted(&l.quantization)).unwrap_or_default()),
-                ("llama_bits_per_weight", llama.map(|l| l.bits_per_weight.to_string()).unwrap_or_default()),
             ]
             .map(|(name, value)| (name.to_owned(), value))
             .into();
+            for l in &model.llama_cpp {
+                let name = format!("llama_{}_bits_per_weight", l.quantization.replace([' ', ',', '"'], "_"));
+                fields.push((name, l.bits_per_weight.to_string()));
+            }
             for (name, summary) in model.summaries() {
                 let number = |f: fn(&Summary) -> f64| summary.as_ref().map(|s| f(s).to_string());
                 let bound =
@@ -208,98 +269,15 @@ impl Report {
         }
         out
     }
-
-    fn markdown(&self) -> String {
-        let mut out = String::new();
-        let (m, w, b) = (&self.machine, &self.workload, &self.bandwidth);
-        let cache = b.cache_bytes.map_or_else(|| "of unknown size".into(), output::bytes);
-        let load = m.load.map_or_else(|| "unknown".into(), |l| format!("{l:.1}"));
-        let _ = write!(
-            out,
-            "squizd {}, {} ({} processors, {}), load average {load} at the start. {} trials of {} prompt tokens and {} \
-             steps on {} threads, one more to warm up. Read bandwidth: {} read once per trial by {} threads, \
-             last-level cache {cache}. Intervals: 95 % of the mean, Student's t.\n\n",
-            self.version,
-            m.processor,
-            m.processors,
-            m.system,
-            w.trials,
-            w.prompt,
-            w.steps,
-            w.threads,
-            output::bytes(b.buffer_bytes),
-            w.threads,
-        );
-        if let Some(why) = &self.llama_cpp_absent {
-            let _ = write!(out, "llama.cpp was not run: {why}.\n\n");
-        }
-        out += "| file | codec | size | bits/weight | peak memory | load ms | bandwidth GB/s | share |\n\
-                |---|---|---|---|---|---|---|---|\n";
-        for model in &self.models {
-            let _ = writeln!(
-                out,
-                "| {} | {} | {} | {:.3} | {} | {:.2} | {:.1} | {} |",
-                name(&model.file),
-                model.codec,
-                output::bytes(model.disk_bytes),
-                model.bits_per_weight,
-                model.peak_rss_bytes.map(output::bytes).unwrap_or_default(),
-                model.load_ms.p50,
-                model.read_bandwidth.p50 / 1e9,
-                model.bandwidth_share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s.p50)),
-            );
-        }
-        out +=
-            "\n| file | number | mean | 95 % interval | P50 | P95 | P99 |\n|---|---|---|---|---|---|---|\n";
-        for model in &self.models {
-            let llama = model.llama_cpp.as_ref();
-            let theirs = llama.map_or_else(String::new, |l| {
-                format!(
-                    "llama.cpp {} ({:.2} bits/weight, {:.2} of ours)",
-                    l.quantization, l.bits_per_weight, l.bits_ratio
-                )
-            });
-            let rows = [
-                ("first token, ms".to_owned(), Some(model.first_token_ms)),
-                ("prefill, tok/s".to_owned(), model.prefill_tok_s),
-                ("decode, tok/s".to_owned(), model.decode_tok_s),
-                (format!("prefill, {theirs}, tok/s"), llama.and_then(|l| l.prefill_tok_s)),
-                (format!("decode, {theirs}, tok/s"), llama.and_then(|l| l.decode_tok_s)),
-                ("prefill, squizd over llama.cpp".to_owned(), llama.and_then(|l| l.prefill_ratio)),
-                ("decode, squizd over llama.cpp".to_owned(), llama.and_then(|l| l.decode_ratio)),
-            ];
-            for (what, summary) in rows {
-                let Some(s) = summary else { continue };
-                let interval =
-                    s.ci95.map_or_else(String::new, |[a, b]| format!("{} to {}", short(a), short(b)));
-                let _ = writeln!(
-                    out,
-                    "| {} | {what} | {} | {interval} | {} | {} | {} |",
-                    name(&model.file),
-                    short(s.mean),
-                    short(s.p50),
-                    short(s.p95),
-                    short(s.p99)
-                );
-            }
-        }
-        out
-    }
 }
 
 /// The last part of a path.
-fn name(path: &str) -> &str {
+pub(super) fn name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// A number for people: four significant digits, no exponent.
-fn short(x: f64) -> String {
-    let digits = if x == 0.0 { 0 } else { (3 - x.abs().log10().floor() as i32).clamp(0, 6) };
-    format!("{x:.*}", digits as usize)
-}
-
 /// A field of RFC 4180.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
@@ -316,9 +294,16 @@ mod tests {
     }
 
     fn measured() -> Measured {
-        let mut measured = Measured {
+        let theirs = |name: &str, bits| LlamaModel {
+            quantization: name.into(),
+            bits_per_weight: bits,
+            version: "x".into(),
+        };
+        Measured {
             file: "models/a,b.squizd".into(),
             family: "qwen3".into(),
+            backend: "cpu".into(),
+            device: None,
             codec: "int4".into(),
             disk_bytes: 1000,
             weights: 2000,
@@ -326,25 +311,35 @@ mod tests {
             bytes_per_token: 900,
             peak_rss_bytes: Some(5_000_000),
             load_ms: summary(0.5),
+            forward_ms: summary(11.0),
             first_token_ms: summary(12.0),
+            served_first_token_ms: Some(summary(13.0)),
+            served_lag_ms: Some(summary(2.0)),
             prefill_tok_s: Some(summary(1000.0)),
             decode_tok_s: None,
             read_bandwidth: summary(1e10),
             bandwidth_share: None,
-            llama_cpp: None,
-        };
-        let theirs = LlamaModel { quantization: "Q4_0".into(), bits_per_weight: 5.0, version: "x".into() };
-        measured.compare(&theirs, [vec![[30.0, 10.0], [20.0, 10.0]], vec![]]);
-        measured
+            llama_cpp: vec![
+                LlamaReport::new(&theirs("Q4_0", 5.0), 4.0, &[vec![[30.0, 10.0], [20.0, 10.0]], vec![]]),
+                LlamaReport::new(
+                    &theirs("llama Q4_K", 6.0),
+                    4.0,
+                    &[vec![[30.0, 20.0], [20.0, 20.0]], vec![]],
+                ),
+            ],
+        }
     }
 
     #[test]
     fn comparisons_are_by_trial() {
-        let llama = measured().llama_cpp.unwrap();
+        let measured = measured();
+        let llama = &measured.llama_cpp[0];
         assert!((llama.bits_ratio - 1.25).abs() < 1e-12);
         let ratio = llama.prefill_ratio.unwrap();
         assert_eq!((ratio.min, ratio.max, ratio.n), (2.0, 3.0, 2));
         assert_eq!((llama.prefill_tok_s.unwrap().mean, llama.decode_ratio), (10.0, None));
+        // Of the medians 2.5 and 1.25.
+        assert_eq!(measured.least_ratios(), [Some(1.25), None]);
     }
 
     #[test]
@@ -352,7 +347,7 @@ mod tests {
         let report = Report {
             version: "0",
             machine: Machine::this(),
-            workload: Workload { prompt: 4, steps: 0, context: 5, trials: 2, threads: 1 },
+            workload: Workload { prompt: 4, steps: 0, context: 5, trials: 30, threads: 1 },
             bandwidth: Reading { buffer_bytes: 1 << 20, cache_bytes: None },
             llama_cpp_absent: Some("it is not there".into()),
             models: vec![measured(), measured()],
@@ -361,22 +356,36 @@ mod tests {
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(
-            lines[0].starts_with("file,family,codec,")
-                && lines[1].starts_with("\"models/a,b.squizd\",qwen3,")
+            lines[0].starts_with("file,family,backend,codec,")
+                && lines[1].starts_with("\"models/a,b.squizd\",qwen3,cpu,")
         );
+        for column in
+            ["llama_Q4_0_bits_per_weight", "llama_llama_Q4_K_prefill_ratio_p50", "served_lag_ms_p99"]
+        {
+            assert!(lines[0].split(',').any(|c| c == column), "{column}");
+        }
         assert_eq!(lines[0].split(',').count() + 1, lines[1].split(',').count());
-        let text = report.markdown();
+        let text = markdown(&report);
+        for part in [
+            "it is not there",
+            "2 trials (of 30 asked for; time was up)",
+            "| a,b.squizd | first token, ms | 15.00 |",
+            "| a,b.squizd | of that not its forward pass, ms | 2.500 |",
+            "| Q4_0, 5.00 bits/weight (x) | prefill, tok/s | 10.00 |",
+            "| a,b.squizd | 4.000 | Q4_0 | 1.25 | 2.500 | -",
+            "| a,b.squizd | 4.000 | the fastest of these | | 1.250 | |  | |",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        assert!(!text.contains("decode, tok/s") && !text.contains("dispatches"));
+        let mut on_gpu = report;
+        on_gpu.models[0].device =
+            Some(Device { read_bandwidth: 3e12, dispatch_us: 2.0, dispatches_per_token: 250 });
+        let text = markdown(&on_gpu);
         assert!(
-            text.contains("it is not there") && text.contains("| a,b.squizd | first token, ms | 15.00 |"),
-            "{text}"
+            text.contains("a,b.squizd: 250 dispatches a token, 2.00 us each at least: at most 2000 tok/s")
         );
-        assert!(text.contains("llama.cpp Q4_0 (5.00 bits/weight, 1.25 of ours)"), "{text}");
-        assert!(!text.contains("decode, tok/s"));
-    }
-
-    #[test]
-    fn numbers_for_people() {
-        let texts = [0.0, 0.012_345, 1.234_56, 123.456, 12345.6].map(short);
-        assert_eq!(texts, ["0", "0.01235", "1.235", "123.5", "12346"]);
+        assert!(text.contains("| 3000.0 |"), "{text}");
+        assert_eq!(on_gpu.csv().lines().next(), Some(lines[0]));
     }
 }

@@ -3,13 +3,11 @@
 use crate::Failure;
 use squizd::{
     metadata::Metadata,
-    runtime::{GenerateOptions, Model, Session, generate},
-    text::{Sampler, SamplerOptions},
+    runtime::{GenerateOptions, MemoryNeed, Model, Run, Sequence, generate_greedy},
 };
 use squizd_spec::{FileBytes, Limits, Role, SectionKind, SquizdRef, section_bytes};
 use std::{
     ops::ControlFlow,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -26,6 +24,7 @@ pub struct Loaded<'a> {
     pub bits_per_weight: f64,
     /// Payload bytes that one step of one token reads.
     pub bytes_per_token: u64,
+    pub(super) file: SquizdRef<'a>,
 }
 
 impl<'a> Loaded<'a> {
@@ -48,21 +47,13 @@ impl<'a> Loaded<'a> {
             metadata,
             weights,
             bits_per_weight: stored as f64 * 8.0 / weights.max(1) as f64,
+            file,
         })
     }
 
-    /// Maps, parses and resolves a file once; how long that takes. The tokenizer
-    /// is not part of it.
-    ///
-    /// # Errors
-    /// As [`Loaded::new`].
-    pub fn time(path: &Path) -> Result<Duration, Failure> {
-        let started = Instant::now();
-        let bytes = FileBytes::map(path)?;
-        let loaded = Loaded::new(&bytes)?;
-        let elapsed = started.elapsed();
-        drop(loaded);
-        Ok(elapsed)
+    /// Memory that a run needs.
+    pub fn memory(&self, run: &Run) -> MemoryNeed {
+        MemoryNeed::of_file(&self.file, &self.metadata.model, run)
     }
 }
 
@@ -82,6 +73,10 @@ fn bytes_per_token(file: &SquizdRef<'_>, metadata: &Metadata) -> u64 {
         .sum()
 }
 
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 /// `count` ids of a vocabulary, spread evenly and the same every time.
 pub fn prompt(vocab: usize, count: usize) -> Vec<u32> {
     let step = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -93,9 +88,9 @@ pub fn prompt(vocab: usize, count: usize) -> Vec<u32> {
 pub struct Trial {
     /// From the request, prompt not yet processed, to the first token in hand.
     pub first_token: Duration,
-    /// Processing the prompt.
+    /// The forward pass of the prompt.
     pub prefill: Duration,
-    /// All decoding steps: forward pass, sampling.
+    /// All decoding steps: forward pass, picking the token.
     pub decode: Duration,
 }
 
@@ -105,22 +100,15 @@ impl Trial {
     ///
     /// # Errors
     /// If prompt and steps do not fit the session, or a payload cannot be decoded.
-    pub fn run(session: &mut Session<'_, '_>, prompt: &[u32], steps: usize) -> Result<Self, Failure> {
+    pub fn run(session: &mut dyn Sequence, prompt: &[u32], steps: usize) -> Result<Self, Failure> {
         session.truncate(0);
-        let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..SamplerOptions::default() })?;
         let options = GenerateOptions { max_tokens: steps + 1, stop: &[] };
         let started = Instant::now();
         let mut first_token = None;
-        let done = generate(
-            session,
-            prompt,
-            &options,
-            |logits| sampler.sample(logits),
-            |_| {
-                first_token.get_or_insert_with(|| started.elapsed());
-                ControlFlow::Continue(())
-            },
-        )?;
+        let done = generate_greedy(session, prompt, &options, |_| {
+            first_token.get_or_insert_with(|| started.elapsed());
+            ControlFlow::Continue(())
+        })?;
         if done.decode_steps != steps {
             return Err(Failure::usage(format!(
                 "generation ended after {} of {steps} steps ({:?}); use a larger --ctx-size",

@@ -1,15 +1,36 @@
-//! `squizd bench FILE...`.
+//! `squizd bench FILE...` and `squizd bench kernels`.
 
-use super::{Common, interrupt, model::Compute, progress};
+#[cfg(feature = "gpu")]
+mod kernels;
+
+use super::{
+    Common,
+    backend::{self, BackendArgs, Wanted},
+    interrupt,
+    model::{Compute, Opened},
+    progress,
+};
 use crate::{
     Exit, Failure,
-    bench::{Format, Llama, Machine, Progress, Reading, Report, Setup, Workload, measure},
+    bench::{
+        Device, Format, Llama, Machine, Placed, Placement, Progress, Reading, Report, Setup, Workload,
+        measure, opening, print_openings,
+    },
 };
 use indicatif::ProgressBar;
-use std::path::PathBuf;
+use squizd::runtime::{Model, Run, Sequences, SessionOptions};
+use squizd_spec::FileBytes;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
+    #[cfg(feature = "gpu")]
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Model files
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -22,11 +43,22 @@ pub(super) struct Args {
     /// Trials; one more warms up
     #[arg(short = 'r', long, value_name = "N", default_value_t = 30)]
     repetitions: usize,
+    /// Begin no further trial after this time
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u32>,
+    /// Only open each file, -r times, up to where its first token could be computed
+    #[arg(long, conflicts_with_all = ["gguf", "through_server", "time_limit"])]
+    open_only: bool,
+    /// Time the first token through `squizd serve` too, in a process of its own
+    #[arg(long)]
+    through_server: bool,
     /// Positions to reserve [default: what -p and -n need]
     #[arg(long, value_name = "N")]
     ctx_size: Option<usize>,
     #[command(flatten)]
     compute: Compute,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Memory read to measure the bandwidth [default: 4 times the last-level cache, 256 MiB to 2 GiB]
     #[arg(long, value_name = "N(M|G)", value_parser = super::convert::size)]
     bandwidth_buffer: Option<u64>,
@@ -37,15 +69,27 @@ pub(super) struct Args {
     /// Python with llama-cpp-python, which runs the GGUF at the quantization nearest to squizd's bits per weight
     #[arg(long, value_name = "PYTHON", requires = "gguf")]
     llama_cpp: Option<PathBuf>,
-    /// Quantization for llama.cpp instead of the nearest, such as Q4_0
-    #[arg(long, value_name = "TYPE", requires = "llama_cpp")]
-    llama_type: Option<String>,
+    /// Quantizations for llama.cpp instead of the nearest, such as Q4_0,Q4_1,Q4_K_M
+    #[arg(long, value_name = "TYPE", requires = "llama_cpp", value_delimiter = ',')]
+    llama_type: Vec<String>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     output: Format,
 }
 
+/// What can be measured besides models.
+#[cfg(feature = "gpu")]
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Measure each GPU kernel's share of the read ceiling; SQUIZD_ADAPTER picks a GPU by a part of its name
+    Kernels(kernels::Args),
+}
+
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
+    #[cfg(feature = "gpu")]
+    if let Some(Part::Kernels(args)) = &args.part {
+        return kernels::run(args);
+    }
     let needed = args.n_prompt.max(1).saturating_add(args.n_gen);
     let context = args.ctx_size.unwrap_or(needed);
     if args.repetitions == 0 || args.n_prompt == 0 && args.n_gen == 0 {
@@ -55,6 +99,13 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!("--ctx-size is {context}, -p and -n need {needed}")));
     }
     interrupt::watch();
+    if args.open_only {
+        let options = SessionOptions { context, ..args.compute.options() };
+        let files = args.files.iter().map(|f| opening(f, options, args.repetitions));
+        print_openings(&files.collect::<Result<Vec<_>, _>>()?, args.output)?;
+        return Ok(Exit::Done);
+    }
+    let started = Instant::now();
     let llama = Llama::find(args.llama_cpp.as_deref());
     let llama_cpp_absent = match (&llama, &args.gguf) {
         (None, _) => Some("llama-bench is not on the PATH and --llama-cpp was not given".to_owned()),
@@ -68,16 +119,27 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         trials: args.repetitions,
         threads: rayon::current_num_threads(),
     };
+    if args.through_server && !cfg!(feature = "serve") {
+        return Err(squizd::Error::unsupported("this build has no server (feature serve)").into());
+    }
+    let server = args.through_server.then(std::env::current_exe).transpose();
+    let server = server.map_err(|e| Failure::usage(format!("--through-server: {e}")))?;
+    let session = args.compute.options();
+    let options = SessionOptions { context, ..session };
+    let placement = There { backend: args.backend, options, force: args.compute.force, common };
     let setup = Setup {
         workload,
-        session: args.compute.options(),
+        session,
+        placement: &placement,
         llama: llama.as_ref().zip(args.gguf.as_deref()),
+        quantizations: &args.llama_type,
+        server: server.as_deref(),
         reading: Reading::of(args.bandwidth_buffer),
-        quantization: args.llama_type.as_deref(),
+        until: args.time_limit.map(|s| started + Duration::from_secs(s.into())),
     };
     let machine = Machine::this();
-    let bar = Bar(progress::bar(common, (args.files.len() * args.repetitions) as u64, "trials"));
-    let models = args.files.iter().map(|file| measure(file, &setup, &bar)).collect::<Result<_, _>>();
+    let bar = Bar(progress::bar(common, args.repetitions as u64, "trials"));
+    let models = measure(&args.files, &setup, &bar);
     bar.0.finish_and_clear();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -89,6 +151,49 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     };
     report.print(args.output)?;
     Ok(Exit::Done)
+}
+
+/// Where `--backend` says.
+struct There {
+    backend: BackendArgs,
+    options: SessionOptions,
+    force: bool,
+    common: Common,
+}
+
+impl Placement for There {
+    fn flag(&self) -> &'static str {
+        self.backend.flag()
+    }
+
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Box<dyn Placed + 'm>, Failure> {
+        let opened = Opened::new(file, false)?;
+        let run = Run::generating(self.options);
+        let wanted = Wanted { opened: &opened, file, run, force: self.force };
+        Ok(Box::new(self.backend.place(model, &wanted, self.common)?))
+    }
+}
+
+impl Placed for backend::Placed<'_, '_> {
+    fn sequences(&self) -> &dyn Sequences {
+        self.sequences()
+    }
+
+    fn backend(&self) -> String {
+        self.name()
+    }
+
+    fn device(&self) -> Result<Option<Device>, Failure> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(model) => kernels::device(model).map(Some),
+        }
+    }
 }
 
 /// Progress over trials; watches for interruption.

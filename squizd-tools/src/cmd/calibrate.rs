@@ -4,7 +4,7 @@ use super::{
     Common,
     convert::free_bytes,
     interrupt,
-    model::{Opened, read_text},
+    model::{Opened, check_memory, read_text},
     progress,
 };
 use crate::{
@@ -15,7 +15,8 @@ use crate::{
 use serde_json::json;
 use squizd::{
     Error,
-    calibration::{Detail, collect, memory},
+    calibration::{Detail, collect, memory, session_options},
+    runtime::{MemoryNeed, Run},
 };
 use squizd_spec::{Hex, digest::sha256};
 use std::{
@@ -45,6 +46,9 @@ pub(super) struct Args {
     /// Show what would be collected, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Begin even if it needs more memory than is free
+    #[arg(long)]
+    force: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -71,8 +75,20 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         .collect();
     let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
 
-    let model = opened.model()?;
     let detail = if args.diagonal { Detail::Importance } else { Detail::Hessian };
+    // What is wrong with the model comes before what it would need.
+    opened.check()?;
+    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(1);
+    let run = Run::generating(session_options(longest));
+    let peak = memory(config, detail, windows.iter().map(|w| w.len()).sum());
+    let sums = MemoryNeed { scratch: peak, ..MemoryNeed::default() };
+    check_memory(&opened.memory(&run).and(sums), args.force || args.dry_run).map_err(|mut failure| {
+        if detail == Detail::Hessian {
+            failure.message += "; --diagonal needs far less";
+        }
+        failure
+    })?;
+    let model = opened.model()?;
     let inputs = model.inputs();
     let origin = Origin {
         model: config.name.clone().unwrap_or_default(),
@@ -90,7 +106,6 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
             ids.len()
         );
     }
-    let peak = memory(&model, detail, windows.iter().map(|w| w.len()).sum());
     forecast(args, layout.length, peak)?;
     if args.dry_run {
         return Ok(Exit::Done);

@@ -65,7 +65,7 @@ pub(super) struct Args {
     /// Size of the file, which auto stays below
     #[arg(long, value_name = "N(M|G)", conflicts_with = "target_bpw", value_parser = wish::size)]
     target_size: Option<u64>,
-    /// Codecs that auto chooses from, comma-separated [default: sqint2 at several rates, int3, int4, q8, bf16]
+    /// Codecs that auto chooses from, comma-separated [default: sqint2 and hybrid at several rates, int4, q8, bf16]
     #[arg(long, value_name = "CODECS", value_delimiter = ',')]
     candidates: Vec<String>,
     /// Write the rate-distortion curves of tensors stored as hybrid, each and all together, to this CSV file, and a

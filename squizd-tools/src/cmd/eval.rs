@@ -3,8 +3,9 @@
 mod kept;
 
 use super::{
-    Common, kernels,
-    model::{Opened, read_text},
+    Common,
+    backend::{BackendArgs, Placed, Wanted},
+    model::{Opened, check_memory, read_text},
     progress,
 };
 use crate::{Exit, Failure, output};
@@ -13,8 +14,9 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 use squizd::{
     eval::{self, Reference},
-    runtime::{Model, Run, SessionOptions},
+    runtime::{Model, Run, Sequences, SessionOptions},
 };
+use squizd_spec::FileBytes;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -32,6 +34,8 @@ pub(super) enum Eval {
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
@@ -58,6 +62,8 @@ pub(super) enum Eval {
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES")]
         bytes: Option<usize>,
@@ -87,6 +93,8 @@ pub(super) enum Eval {
         /// Load the model even if it needs more memory than is free
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        backend: BackendArgs,
         /// Use only the first BYTES of the text (cut at a character)
         #[arg(long, value_name = "BYTES", requires = "text")]
         bytes: Option<usize>,
@@ -98,19 +106,21 @@ pub(super) enum Eval {
 
 pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     match command {
-        Eval::Ppl { file, text, ctx, force, bytes, in_memory, json } => {
+        Eval::Ppl { file, text, ctx, force, backend, bytes, in_memory, json } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let text = read(&opened, text, *bytes, *ctx)?;
-            perplexity(&load(&opened, *ctx, *force)?, &text, *json, common)?;
+            let model = load(&opened, *ctx, *force)?;
+            let there = There { backend: *backend, context: *ctx, force: *force, common };
+            perplexity(there.place(&model, &opened, &mapped)?.sequences(), &text, *json, common)?;
         }
-        Eval::Kld { file, reference, text, ctx, force, bytes, in_memory, json } => {
+        Eval::Kld { file, reference, text, ctx, force, backend, bytes, in_memory, json } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let content = start_of(text, *bytes)?;
             let text = encode(&opened, &content, *ctx)?;
-            let model = load(&opened, *ctx, *force)?;
             let (path, other) = (reference, super::open(reference, *in_memory)?);
+            let there = There { backend: *backend, context: *ctx, force: *force, common };
             if other.starts_with(b"SQZD") {
                 let reference = Opened::new(&other, false)?;
                 if encode(&reference, &content, *ctx)?.ids != text.ids {
@@ -120,27 +130,40 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                         path.display()
                     )));
                 }
-                let reference = load(&reference, *ctx, *force)?;
-                divergence(&model, &Reference::Model(&reference), &text, *json, common)?;
+                // Both run side by side.
+                for opened in [&opened, &reference] {
+                    opened.check()?;
+                }
+                let need = opened.memory(&scoring(*ctx)).and(reference.memory(&scoring(*ctx)));
+                check_memory(&need, *force)?;
+                let (model, theirs) = (load(&opened, *ctx, true)?, load(&reference, *ctx, true)?);
+                let model = there.place(&model, &opened, &mapped)?;
+                let theirs = there.place(&theirs, &reference, &other)?;
+                divergence(model.sequences(), &Reference::Model(theirs.sequences()), &text, *json, common)?;
             } else {
+                let model = load(&opened, *ctx, *force)?;
                 let logits = kept::read(path, &other, &text, model.vocab_size())?;
-                divergence(&model, &Reference::Logits(logits), &text, *json, common)?;
+                let model = there.place(&model, &opened, &mapped)?;
+                divergence(model.sequences(), &Reference::Logits(logits), &text, *json, common)?;
             }
         }
-        Eval::Logits { file, ids, text, ctx, force, bytes, in_memory, output: target } => {
+        Eval::Logits { file, ids, text, ctx, force, backend, bytes, in_memory, output: target } => {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let context = if text.is_some() { *ctx } else { ids.len() };
             let model = load(&opened, context, *force)?;
+            let text = text.as_ref().map(|text| read(&opened, text, *bytes, *ctx)).transpose()?;
+            let there = There { backend: *backend, context, force: *force, common };
+            let placed = there.place(&model, &opened, &mapped)?;
             let shape = match text {
                 Some(text) => {
-                    let text = read(&opened, text, *bytes, *ctx)?;
                     let bar = progress::bar(common, text.ids.len() as u64, "running");
-                    let shape = kept::write(target, &model, &text, |done| bar.set_position(done as u64))?;
+                    let done = |done| bar.set_position(done as u64);
+                    let shape = kept::write(target, placed.sequences(), &text, done)?;
                     bar.finish_and_clear();
                     shape
                 }
-                None => after_every_id(&model, ids, target)?,
+                None => after_every_id(placed.sequences(), ids, target)?,
             };
             output::line(json!({ "schema_version": output::SCHEMA_VERSION, "shape": shape }))?;
         }
@@ -148,15 +171,37 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The model, if scoring windows of `context` tokens fits the free memory.
-fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
-    let run = Run::scoring(SessionOptions { context, ..SessionOptions::default() });
-    let model = opened.model_for(&run, force)?;
-    kernels::tell_fallbacks(&model, run.session.precision)?;
-    Ok(model)
+/// Scoring windows of `context` tokens, in f32.
+fn scoring(context: usize) -> Run {
+    Run::scoring(SessionOptions { context, ..SessionOptions::default() })
 }
 
-fn perplexity(model: &Model<'_>, text: &Text, json: bool, common: Common) -> Result<(), Failure> {
+/// The model, if scoring windows of `context` tokens fits the free memory.
+fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
+    opened.model_for(&scoring(context), force)
+}
+
+/// Where `--backend` says.
+struct There {
+    backend: BackendArgs,
+    context: usize,
+    force: bool,
+    common: Common,
+}
+
+impl There {
+    fn place<'m, 'w>(
+        &self,
+        model: &'m Model<'w>,
+        opened: &Opened<'w>,
+        file: &'w FileBytes,
+    ) -> Result<Placed<'m, 'w>, Failure> {
+        let wanted = Wanted { opened, file, run: scoring(self.context), force: self.force };
+        self.backend.place(model, &wanted, self.common)
+    }
+}
+
+fn perplexity(model: &dyn Sequences, text: &Text, json: bool, common: Common) -> Result<(), Failure> {
     let bar = progress::bar(common, text.ids.len() as u64, "scoring");
     let result = eval::perplexity(model, &text.ids, text.ctx, text.bos, |done, so_far| {
         bar.set_position(done as u64);
@@ -173,8 +218,8 @@ fn perplexity(model: &Model<'_>, text: &Text, json: bool, common: Common) -> Res
 }
 
 fn divergence(
-    model: &Model<'_>,
-    reference: &Reference<'_, '_>,
+    model: &dyn Sequences,
+    reference: &Reference<'_>,
     text: &Text,
     json: bool,
     common: Common,
@@ -205,7 +250,7 @@ fn divergence(
     ))
 }
 
-fn after_every_id(model: &Model<'_>, ids: &[u32], target: &Path) -> Result<[usize; 2], Failure> {
+fn after_every_id(model: &dyn Sequences, ids: &[u32], target: &Path) -> Result<[usize; 2], Failure> {
     let shape = [ids.len(), model.vocab_size()];
     let bytes: Vec<u8> = eval::logits(model, ids)?.iter().flat_map(|v| v.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)

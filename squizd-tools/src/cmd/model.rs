@@ -50,13 +50,20 @@ impl<'a> Opened<'a> {
     /// (`force`: in any case).
     pub(super) fn model_for(&self, run: &Run, force: bool) -> Result<Model<'a>, Failure> {
         // What is wrong with the model comes before what it would need.
-        Model::check(&self.metadata.model)?;
-        let free = MemoryInfo::probe().available;
-        if !force && free > 0 {
-            let need = MemoryNeed::of_file(&self.file, &self.metadata.model, run);
-            need.check(free).map_err(|e| Failure::usage(e.to_string()))?;
-        }
+        self.check()?;
+        check_memory(&self.memory(run), force)?;
         self.model()
+    }
+
+    /// Refuses a model that the runtime does not run, from its metadata alone.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        Ok(Model::check(&self.metadata.model)?)
+    }
+
+    /// Memory of a GPU that a run needs.
+    #[cfg(feature = "gpu")]
+    pub(super) fn device_memory(&self, run: &Run) -> MemoryNeed {
+        squizd::gpu::device_need(&self.file, &self.metadata.model, run)
     }
 
     /// The table of kernels, without loading the model.
@@ -105,6 +112,24 @@ impl<'a> Opened<'a> {
         let (bos, eos) = (text_of(tokens.bos), text_of(tokens.eos.first().copied()));
         Ok(Some(ChatTemplate::new(source, &bos, &eos)?))
     }
+}
+
+/// Names the memory that may be taken, in place of what the system says is free.
+const MEMORY: &str = "SQUIZD_MEMORY";
+
+/// Refuses what does not fit the free memory; `force` lets it pass, and so does a
+/// system that does not tell what is free.
+pub(super) fn check_memory(need: &MemoryNeed, force: bool) -> Result<(), Failure> {
+    let free = match std::env::var(MEMORY) {
+        Ok(text) if !text.is_empty() => {
+            super::convert::size(&text).map_err(|e| Failure::usage(format!("{MEMORY} is {text:?}: {e}")))?
+        }
+        _ => MemoryInfo::probe().available,
+    };
+    if force || free == 0 {
+        return Ok(());
+    }
+    need.check(free).map_err(|e| Failure::usage(e.to_string()))
 }
 
 /// The context where none is asked for: what the model was trained for, at most

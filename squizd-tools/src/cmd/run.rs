@@ -2,13 +2,13 @@
 
 use super::{
     Common,
-    backend::BackendArgs,
+    backend::{BackendArgs, Wanted},
     kernels,
     model::{Compute, Opened, read_text},
 };
 use crate::{Exit, Failure, output};
 use squizd::{
-    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate},
+    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate, generate_greedy},
     text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
@@ -94,8 +94,10 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         context: args.ctx_size.unwrap_or(ids.len() + args.max_tokens),
         ..args.compute.options()
     };
-    let model = opened.model_for(&Run::generating(options), args.compute.force)?;
-    let placed = args.backend.place(&model, &bytes, options.precision, common)?;
+    let run = Run::generating(options);
+    let model = opened.model_for(&run, args.compute.force)?;
+    let wanted = Wanted { opened: &opened, file: &bytes, run, force: args.compute.force };
+    let placed = args.backend.place(&model, &wanted, common)?;
     let mut session = placed.sequences().begin(options)?;
     if args.compute.warm_up {
         session.warm_up()?;
@@ -114,16 +116,15 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     }
     let eos = &opened.metadata.model.tokens.eos;
     let stop = GenerateOptions { max_tokens: args.max_tokens, stop: if args.ignore_eos { &[] } else { eos } };
-    let generated = generate(
-        &mut *session,
-        &ids,
-        &stop,
-        |logits| sampler.sample(logits),
-        |id| {
-            decoder.push(id, &mut text);
-            flush(&mut text)
-        },
-    )?;
+    let on_token = |id| {
+        decoder.push(id, &mut text);
+        flush(&mut text)
+    };
+    let generated = if sampler.is_greedy() {
+        generate_greedy(&mut *session, &ids, &stop, on_token)?
+    } else {
+        generate(&mut *session, &ids, &stop, |logits| sampler.sample(logits), on_token)?
+    };
     decoder.finish(&mut text);
     text.push('\n');
     let _ = flush(&mut text);
@@ -137,9 +138,13 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
 fn explain(args: &Args, opened: &Opened<'_>) -> Result<Exit, Failure> {
     let default = opened.context();
     let options = SessionOptions { context: args.ctx_size.unwrap_or(default), ..args.compute.options() };
-    kernels::print(&args.backend.kernels(opened, options.precision)?)?;
-    let need = opened.memory(&Run::generating(options));
-    output::line(format!("memory {}", kernels::memory(&need, &options)))?;
+    let run = Run::generating(options);
+    let (groups, device) = args.backend.kernels(opened, &run)?;
+    kernels::print(&groups)?;
+    output::line(format!("memory {}", kernels::memory(&opened.memory(&run), &options)))?;
+    if let Some(device) = device {
+        output::line(device)?;
+    }
     Ok(Exit::Done)
 }
 

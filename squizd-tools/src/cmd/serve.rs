@@ -2,7 +2,7 @@
 
 use super::{
     Common,
-    backend::BackendArgs,
+    backend::{BackendArgs, Wanted},
     model::{Compute, Opened, default_context},
 };
 use crate::{
@@ -93,7 +93,8 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let digest = Hex(&opened.root_digest()).to_string();
     let fingerprint = format!("squizd-{}", digest.get(..16).unwrap_or(&digest));
     let announced = name.clone();
-    let placed = args.backend.place(&model, &bytes, options.session.precision, common)?;
+    let wanted = Wanted { opened: &opened, file: &bytes, run, force: args.compute.force };
+    let placed = args.backend.place(&model, &wanted, common)?;
     let sequences = placed.sequences();
     if args.compute.warm_up {
         sequences.begin(SessionOptions { context: 8, ..options.session })?.warm_up()?;

@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     pub(crate) generated_tokens: Number,
     /// Requests that hold a slot.
     pub(crate) active: Number,
+    /// Forward passes of a request's prompt.
+    pub(crate) prompt_forward: Histogram,
     pub(crate) first_token: Histogram,
     pub(crate) next_token: Histogram,
 }
@@ -151,6 +153,11 @@ impl Metrics {
             header(&mut out, name, help, kind);
             let _ = writeln!(out, "{name} {value}");
         }
+        self.prompt_forward.render(
+            &mut out,
+            "squizd_prompt_forward_seconds",
+            "Forward passes of a request's prompt, cached tokens not among them",
+        );
         self.first_token.render(
             &mut out,
             "squizd_time_to_first_token_seconds",

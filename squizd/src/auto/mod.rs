@@ -1,43 +1,50 @@
 //! Choosing each tensor's codec under a budget.
 //!
-//! Every candidate codec is tried on sampled rows of every matrix. Its error is
-//! that of the outputs relative to the outputs: with importance `h`,
-//! `sum h e^2 / sum h w^2` (arXiv 2411.17525 finds a model's loss to grow
-//! linearly with the tensors' relative squared errors). The choice minimises
-//! the sum over all matrices, each weighted by how far its errors reach
-//! ([`hull`] and [`solve`]), for at most the budget's bytes.
+//! Every candidate codec is tried on sampled rows of every matrix ([`trial`]).
+//! Its error is that of the outputs relative to the weights' size; a model's
+//! divergence grows linearly with these errors, by as much for each matrix as
+//! its errors reach ([`reach`]). The choice minimises the sum over all matrices
+//! ([`hull`]) for at most the budget's bytes.
 
 mod hull;
+mod reach;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use crate::{
     Error, Result,
     calibration::{Calibration, Shared},
-    codec::{InputMoments, Sample, codec, output_error},
     plan::{CodecChoice, Plan, Reason, Recipe},
     source::{TensorInfo, TensorSource},
 };
 use hull::{Choice, solve};
-use squizd_spec::Role;
+use rayon::prelude::*;
+use reach::reach;
 use std::collections::BTreeMap;
+use trial::{Left, Outcome, Planned, Trial};
 
-/// Candidates by default, as far as this build has them.
+/// Candidates by default, as far as this build has them: the trellis codes up
+/// to 4 bits, INT4 (which also takes over a source's 4-bit blocks), HYBRID up to
+/// its 5-bit codes, and what is nearly lossless.
 pub const CANDIDATES: &[&str] = &[
     "sqint2:2",
     "sqint2:2.125",
+    "sqint2:2.25",
     "sqint2:2.5",
+    "sqint2:2.75",
     "sqint2:3",
+    "sqint2:3.25",
     "sqint2:3.5",
+    "sqint2:3.75",
     "sqint2:4",
-    "int3",
     "int4",
+    "hybrid:4.5",
+    "hybrid:5",
+    "hybrid:5.53",
     "q8",
     "bf16",
 ];
-
-/// Rows of a tensor that are tried.
-const ROWS: u64 = 128;
 
 /// How large the payloads of all tensors together may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,45 +89,54 @@ pub fn choose(
     let Some(first) = plans.first() else {
         return Err(Error::invalid("no candidate codec is given"));
     };
-    let tied = source.model().tie_embeddings;
+    let gaussian = trial::gaussian_errors(candidates)?;
+    let (tied, layers) = (source.model().tie_embeddings, source.model().num_layers);
     let shared = calibration.map(|c| Shared::new(c, tied));
     let size = |bytes: u64| match budget {
         Budget::BitsPerWeight(_) => bytes,
         Budget::Bytes(_) => bytes.next_multiple_of(squizd_spec::layout::TENSOR_ALIGN),
     };
     let mut fixed = 0u64;
-    let mut open = Vec::new();
+    let mut open: Vec<(&TensorInfo, Vec<Planned<'_>>)> = Vec::new();
     for (index, info) in source.tensors().iter().enumerate() {
-        let planned = plans.iter().map(|p| p.tensors.get(index));
-        let mut options: Vec<(Choice, CodecChoice)> = Vec::new();
-        let mut trial = None;
-        for (choice, planned) in candidates.iter().zip(planned) {
-            let Some(planned) = planned.filter(|p| is_candidate(p.reason, p.codec, choice)) else { continue };
-            let (sample, moments) = match &trial {
-                Some(trial) => trial,
-                None => trial.insert(read(source, index, info, shared.as_ref())?),
-            };
-            // What is imported or kept exactly has no error.
-            let error = match planned.reason {
-                Reason::Imported => 0.0,
-                _ => relative_error(sample, planned, moments.as_ref())?,
-            };
-            let cost = error * reach(info.role, tied);
-            options.push((Choice { bytes: size(planned.length.max()), cost }, *choice));
-        }
-        if options.is_empty() {
+        let planned = plans.iter().map(|p| p.tensors.get(index)).zip(candidates).enumerate();
+        let own: Vec<Planned<'_>> = planned
+            .filter_map(|(i, (p, choice))| Some((i, p.filter(|p| is_candidate(p.reason, p.codec, choice))?)))
+            .collect();
+        if own.is_empty() {
             fixed = fixed.saturating_add(first.tensors.get(index).map_or(0, |p| size(p.length.max())));
-            continue;
+        } else {
+            open.push((info, own));
         }
-        open.push((info.name.clone(), options));
-        done(info)?;
+    }
+    // Samples are read in order, so that tensors with one input read its
+    // moments once, and tried side by side.
+    let mut tables: Vec<Vec<Choice>> = Vec::with_capacity(open.len());
+    let mut left = Left::default();
+    for batch in open.chunks(4 * rayon::current_num_threads()) {
+        let mut trials = Vec::with_capacity(batch.len());
+        for (info, own) in batch {
+            let moments = shared.as_ref().map(|s| s.moments(info)).transpose()?.flatten();
+            let index = own.first().map_or(0, |(_, p)| p.index);
+            trials.push(Trial::read(source, index, info, moments.as_ref(), &mut left)?);
+        }
+        let outcomes: Vec<Vec<Outcome>> = trials
+            .par_iter()
+            .zip(batch)
+            .map(|(trial, (_, own))| trial.outcomes(own, &gaussian))
+            .collect::<Result<_>>()?;
+        for (((info, _), trial), outcomes) in batch.iter().zip(&trials).zip(outcomes) {
+            let reach = reach(info, layers, tied) * trial.left;
+            let choice = |o: Outcome| Choice { bytes: size(o.bytes), cost: o.error * reach };
+            tables.push(outcomes.into_iter().map(choice).collect());
+            done(info)?;
+        }
     }
     let weights: u64 = source.tensors().iter().map(TensorInfo::elements).sum();
     let bytes = match budget {
         Budget::Bytes(bytes) => bytes,
         Budget::BitsPerWeight(bits) => (bits * weights as f64 / 8.0) as u64,
     };
-    let tables: Vec<Vec<Choice>> = open.iter().map(|(_, o)| o.iter().map(|(o, _)| *o).collect()).collect();
     let Some(picks) = solve(&tables, bytes.saturating_sub(fixed)).filter(|_| bytes >= fixed) else {
         let least = tables.iter().filter_map(|t| t.iter().map(|o| o.bytes).min()).sum::<u64>() + fixed;
         return Err(Error::invalid(format!(
@@ -131,10 +147,11 @@ pub fn choose(
         )));
     };
     let mut chosen = Chosen::default();
-    for ((name, options), pick) in open.into_iter().zip(picks) {
-        if let Some((option, choice)) = options.get(pick) {
+    for (((info, own), table), pick) in open.into_iter().zip(tables).zip(picks) {
+        let choice = own.get(pick).and_then(|(i, _)| candidates.get(*i));
+        if let (Some(choice), Some(option)) = (choice, table.get(pick)) {
             chosen.error += option.cost;
-            chosen.codecs.insert(name, *choice);
+            chosen.codecs.insert(info.name.clone(), *choice);
         }
     }
     Ok(chosen)
@@ -143,48 +160,4 @@ pub fn choose(
 /// Whether a plan's entry is the candidate itself, or its exact import.
 fn is_candidate(reason: Reason, planned: squizd_spec::CodecId, choice: &CodecChoice) -> bool {
     matches!(reason, Reason::Recipe | Reason::Imported) && Some(planned) == choice.codec
-}
-
-fn read(
-    source: &dyn TensorSource,
-    index: usize,
-    info: &TensorInfo,
-    shared: Option<&Shared<'_>>,
-) -> Result<(Sample, Option<InputMoments>)> {
-    let sample = Sample::read(source, index, info, 0..info.rows(), ROWS)?;
-    let moments = shared.map(|s| s.moments(info)).transpose()?.flatten();
-    // One importance for a whole stack: the mean of its experts'.
-    let mean = moments.and_then(|moments| {
-        let mut mean = vec![0.0f32; moments.first()?.importance.len()];
-        for m in moments.iter() {
-            mean.iter_mut().zip(&m.importance).for_each(|(a, b)| *a += *b / moments.len() as f32);
-        }
-        (mean.len() == sample.cols()).then_some(InputMoments { importance: mean, hessian: Vec::new() })
-    });
-    Ok((sample, mean))
-}
-
-fn relative_error(
-    sample: &Sample,
-    planned: &crate::plan::PlannedTensor,
-    moments: Option<&InputMoments>,
-) -> Result<f64> {
-    let codec = codec(planned.codec)
-        .ok_or_else(|| Error::unsupported(format!("this build has no codec {}", planned.codec)))?;
-    let mut errors = sample.round_trip(codec, planned.options, moments)?;
-    errors.iter_mut().zip(&sample.values).for_each(|(e, w)| *e -= w);
-    let energy = output_error(&sample.values, sample.cols(), moments);
-    let error = output_error(&errors, sample.cols(), moments);
-    Ok(if energy > 0.0 { error / energy } else { error })
-}
-
-/// How far a matrix' relative error reaches, against that of a projection in
-/// the middle of the stack: the head acts on the logits without a residual
-/// stream that dilutes it.
-fn reach(role: Role, tied: bool) -> f64 {
-    match role {
-        Role::OUTPUT => 2.0,
-        Role::TOKEN_EMBD if tied => 2.0,
-        _ => 1.0,
-    }
 }

@@ -1,11 +1,12 @@
 //! Budgets on a small model.
 
 use super::*;
+use crate::codec::InputMoments;
 use crate::source::testing::MemorySource;
 use serde_json::json;
-use squizd_spec::CodecId;
+use squizd_spec::{CodecId, Role};
 
-/// Projections of which one has outliers, a norm, and an embedding.
+/// Projections of which the last has outliers, a norm, and an embedding.
 fn source() -> MemorySource {
     let mut source = MemorySource::new(json!({ "tie_embeddings": false }));
     source.add_gaussian(Role::TOKEN_EMBD, None, &[64, 256]);
@@ -13,7 +14,7 @@ fn source() -> MemorySource {
     for role in [Role::ATTN_Q, Role::ATTN_OUTPUT, Role::FFN_GATE] {
         source.add_gaussian(role, Some(0), &[128, 256]);
     }
-    source.add_gaussian(Role::FFN_DOWN, Some(0), &[128, 256]);
+    source.add_gaussian(Role::FFN_UP, Some(0), &[128, 256]);
     // One weight of eight deviations in 64 widens the steps of all of them.
     for v in source.values.last_mut().unwrap().iter_mut().step_by(64) {
         *v = 1.0;
@@ -72,7 +73,8 @@ fn the_hard_tensor_gets_the_bits() {
         let index = source.infos.iter().position(|t| t.name == name).unwrap();
         plan.tensors[index].length.max()
     };
-    assert!(bytes("blk.0.ffn_down.weight") > bytes("blk.0.attn_q.weight"));
+    // Gate and up reach equally far.
+    assert!(bytes("blk.0.ffn_up.weight") > bytes("blk.0.ffn_gate.weight"));
 }
 
 /// Loud where the outliers are not.
@@ -106,4 +108,55 @@ fn overrides_and_importance_count() {
         Err(Error::Cancelled)
     });
     assert!(matches!(cancelled, Err(Error::Cancelled)));
+}
+
+#[test]
+fn errors_that_reach_far_cost_more() {
+    // Alike matrices of different roles: room for one of them at 8 bits.
+    let mut source = MemorySource::new(json!({ "tie_embeddings": false, "num_layers": 3 }));
+    for role in [Role::ATTN_Q, Role::ATTN_V, Role::ATTN_OUTPUT, Role::FFN_UP] {
+        source.add_gaussian(role, Some(1), &[128, 256]);
+    }
+    let recipe = Recipe::new("int4".parse().unwrap());
+    let (_, chosen) = plan(&source, &recipe, Budget::BitsPerWeight(5.6)).unwrap();
+    let at_eight: Vec<_> = chosen
+        .codecs
+        .iter()
+        .filter(|(_, c)| c.codec == Some(CodecId::Q8))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(at_eight, ["blk.1.attn_v.weight"]);
+}
+
+/// Inputs that all run in one direction, so that one column takes back the
+/// errors of all others, for one role.
+struct OneDirection(Role);
+impl Calibration for OneDirection {
+    fn moments(&self, tensor: &TensorInfo) -> Result<Option<Vec<InputMoments>>> {
+        let cols = tensor.cols() as usize;
+        let between = if tensor.role == self.0 { 1.0 } else { 0.0 };
+        let mut hessian = vec![between; cols * cols];
+        hessian.iter_mut().step_by(cols + 1).for_each(|h| *h = 1.0);
+        Ok(Some(vec![InputMoments { importance: vec![1.0; cols], hessian }]))
+    }
+    fn sha256(&self, _: &dyn Fn() -> bool) -> Result<[u8; 32]> {
+        Ok([0; 32])
+    }
+}
+
+#[test]
+fn what_compensation_takes_back_costs_less() {
+    let mut source = MemorySource::new(json!({ "tie_embeddings": false, "num_layers": 3 }));
+    for role in [Role::FFN_GATE, Role::ATTN_Q] {
+        source.add_gaussian(role, Some(1), &[128, 256]);
+    }
+    let recipe = Recipe::new("int4".parse().unwrap());
+    let at_eight = |calibration: Option<&dyn Calibration>| {
+        let list = candidates(&["int4:g64", "q8"]);
+        let chosen =
+            choose(&source, &recipe, &list, Budget::BitsPerWeight(6.6), calibration, |_| Ok(())).unwrap();
+        chosen.codecs.into_iter().find(|(_, c)| c.codec == Some(CodecId::Q8)).map(|(name, _)| name).unwrap()
+    };
+    assert_eq!(at_eight(None), "blk.1.ffn_gate.weight");
+    assert_eq!(at_eight(Some(&OneDirection(Role::FFN_GATE))), "blk.1.attn_q.weight");
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    model::ModelConfig,
     runtime::{InputShape, Model, Observer, Session, SessionOptions, gram::Gram},
 };
 use squizd_spec::Role;
@@ -37,21 +38,33 @@ pub trait CollectedSink: Send {
     fn window_done(&mut self) -> Result<()>;
 }
 
+/// Bytes of packed inputs for each channel.
+const PACKED: u64 = 4 * crate::runtime::gram::CHUNK as u64;
+
+/// How the session that collects computes: windows of up to `longest` tokens pass
+/// a layer whole.
+pub fn session_options(longest: usize) -> SessionOptions {
+    SessionOptions { context: longest, batch: longest, ..SessionOptions::default() }
+}
+
 /// Bytes of memory that collecting takes beyond the model: the running sums of
 /// the largest layer, and the residual streams of `tokens` tokens.
-pub fn memory(model: &Model<'_>, detail: Detail, tokens: usize) -> u64 {
-    let mut layers: BTreeMap<Option<u16>, u64> = BTreeMap::new();
-    for input in model.inputs() {
-        let width = input.width as u64;
-        let sums = match detail {
-            Detail::Importance => 8 * width,
-            // The sums in f64, and the finished triangle in f32.
-            Detail::Hessian => 6 * width * (width + 16),
-        };
-        *layers.entry(input.layer).or_default() += sums * u64::from(input.experts.max(1));
-    }
-    let streams = 4 * tokens as u64 * u64::from(model.config().hidden_size);
-    layers.values().max().copied().unwrap_or(0) + streams
+pub fn memory(config: &ModelConfig, detail: Detail, tokens: usize) -> u64 {
+    let sums = |width: u64| match detail {
+        Detail::Importance => 8 * width,
+        // The sums in f64, the finished triangle in f32, inputs packed for one sum.
+        Detail::Hessian => (6 * width).saturating_mul(width + 16) + PACKED * width,
+    };
+    let hidden = u64::from(config.hidden_size);
+    let attended = u64::from(config.num_heads) * u64::from(config.head_dim);
+    // A layer is dense or one of experts.
+    let dense = sums(hidden).saturating_add(sums(config.ffn_size.into()));
+    let experts = config.moe.as_ref().map_or(0, |moe| {
+        let each = sums(hidden).saturating_add(sums(moe.expert_ffn_size.into()));
+        each.saturating_mul(moe.num_experts.into())
+    });
+    let layer = sums(hidden).saturating_add(sums(attended)).saturating_add(dense.max(experts));
+    layer.saturating_add((4 * tokens as u64).saturating_mul(hidden))
 }
 
 /// Runs `model` over independent `windows` of ids and hands `sink` the moments
@@ -67,9 +80,8 @@ pub fn collect(
     sink: &mut dyn CollectedSink,
 ) -> Result<()> {
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(1);
-    let options = SessionOptions { context: longest, batch: longest, ..SessionOptions::default() };
     let mut collector = Collector { inputs: model.inputs(), detail, sums: BTreeMap::new(), sink };
-    Session::new(model, options)?.observe(windows, &mut collector)
+    Session::new(model, session_options(longest))?.observe(windows, &mut collector)
 }
 
 /// Running sums of the layer being passed.

@@ -8,7 +8,7 @@
 mod collect;
 mod shared;
 
-pub use collect::{Collected, CollectedSink, Detail, collect, memory};
+pub use collect::{Collected, CollectedSink, Detail, collect, memory, session_options};
 pub use shared::{Moments, Shared};
 
 use crate::{Result, codec::InputMoments, source::TensorInfo};

@@ -53,14 +53,20 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// An embedding that is also the head is read in two ways: its rows as they
-/// are, where each channel counts the same, and as a matrix times the head's
-/// input. Its importance is the mean of both; compensating errors for one use
-/// would add to them in the other, so its Hessian is left out.
+/// Share of a tied embedding's reach that its use as a table has (measured:
+/// docs/results/sensitivity.md).
+const TABLE: f32 = 0.25;
+
+/// An embedding that is also the head is read in two ways: as a matrix times
+/// the head's input, and row by row, where each channel counts the same and no
+/// error takes back another. Its moments are the mean of the head's and of
+/// equal, independent channels, by the share of each use.
 fn soften(moments: &mut InputMoments) {
-    let mean = moments.importance.iter().sum::<f32>() / moments.importance.len().max(1) as f32;
-    moments.importance.iter_mut().for_each(|h| *h = f32::midpoint(*h, mean));
-    moments.hessian.clear();
+    let cols = moments.importance.len().max(1);
+    let equal = TABLE * moments.importance.iter().sum::<f32>() / cols as f32;
+    moments.importance.iter_mut().for_each(|h| *h = (1.0 - TABLE) * *h + equal);
+    moments.hessian.iter_mut().for_each(|h| *h *= 1.0 - TABLE);
+    moments.hessian.iter_mut().step_by(cols + 1).for_each(|h| *h += equal);
 }
 
 #[cfg(test)]
@@ -103,7 +109,8 @@ mod tests {
             assert_eq!(moments[0], moments[1]);
             assert_eq!(moments[4].as_ref().unwrap()[0].hessian.len(), 4);
             let embedding = moments[3].as_ref().map(|m| m[0].clone());
-            let softened = InputMoments { importance: vec![1.5, 2.5], hessian: Vec::new() };
+            let softened =
+                InputMoments { importance: vec![1.25, 2.75], hessian: vec![1.25, 0.375, 0.375, 2.75] };
             assert_eq!(embedding, tied.then_some(softened));
         }
     }

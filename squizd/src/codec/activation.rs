@@ -4,7 +4,10 @@ use super::kernels::OCTET;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::kernels::PAIR_ORDER;
 use crate::simd::multiversion;
-use std::{borrow::Cow, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 /// How a kernel may read the activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -32,27 +35,37 @@ pub struct Activation<'a> {
     quantized: Quantized,
     /// The values under the rotation of the first tensor that had one.
     rotated: OnceLock<((u64, u8), Rotated)>,
+    /// Memory for them.
+    spare: Mutex<Rotated>,
 }
 
 /// Values under a rotation, zero-padded to whole groups of 64.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rotated {
     pub(super) floats: Vec<f32>,
     /// `value ~ scale * code` per 32; empty for [`Precision::F32`].
     pub(super) codes: Vec<i8>,
     pub(super) scales: Vec<f32>,
+    /// Sums of 16 values.
+    sums: Vec<f32>,
 }
 
 impl Rotated {
-    fn new(mut floats: Vec<f32>, precision: Precision) -> Self {
+    /// `x` as `rotate` leaves it, in used memory.
+    fn new(x: &[f32], precision: Precision, memory: Self, rotate: impl Fn(&mut [f32])) -> Self {
+        let Self { mut floats, mut codes, mut scales, mut sums } = memory;
+        floats.clear();
+        floats.extend_from_slice(x);
+        rotate(&mut floats);
         floats.resize(floats.len().next_multiple_of(64), 0.0);
-        let (mut codes, mut scales) = (Vec::new(), Vec::new());
-        if precision == Precision::Q8 {
-            codes.resize(floats.len(), 0);
-            scales.resize(floats.len() / 32, 0.0);
-            quantize(&floats, &mut codes, &mut scales, &mut vec![0.0; floats.len() / 16]);
+        let quantized = if precision == Precision::Q8 { floats.len() } else { 0 };
+        zeroed(&mut codes, quantized);
+        zeroed(&mut scales, quantized / 32);
+        zeroed(&mut sums, quantized / 16);
+        if quantized > 0 {
+            quantize(&floats, &mut codes, &mut scales, &mut sums);
         }
-        Self { floats, codes, scales }
+        Self { floats, codes, scales, sums }
     }
 }
 
@@ -63,6 +76,7 @@ pub struct ActivationBuffers {
     #[cfg(any(target_arch = "x86_64", test))]
     octets: Vec<Octet>,
     quantized: Quantized,
+    rotated: Rotated,
 }
 
 /// `x ~ scale * code` per block of 32, zero-padded to whole octets (eight
@@ -106,7 +120,7 @@ impl<'a> Activation<'a> {
 
     /// The same in memory that an earlier one of at least this width has left.
     pub fn with_buffers(x: &'a [f32], precision: Precision, buffers: ActivationBuffers) -> Self {
-        let ActivationBuffers { mut sums, mut quantized, .. } = buffers;
+        let ActivationBuffers { mut sums, mut quantized, rotated, .. } = buffers;
         let length = x.len().next_multiple_of(OCTET);
         zeroed(&mut sums, length / 16);
         match precision {
@@ -130,12 +144,15 @@ impl<'a> Activation<'a> {
             sums,
             quantized,
             rotated: OnceLock::new(),
+            spare: Mutex::new(rotated),
         }
     }
 
     /// Its memory.
     pub fn into_buffers(self) -> ActivationBuffers {
+        let spare = || self.spare.into_inner().unwrap_or_else(PoisonError::into_inner);
         ActivationBuffers {
+            rotated: self.rotated.into_inner().map_or_else(spare, |(_, rotated)| rotated),
             sums: self.sums,
             #[cfg(any(target_arch = "x86_64", test))]
             octets: self.octets,
@@ -148,13 +165,15 @@ impl<'a> Activation<'a> {
         self.x
     }
 
-    /// The values rotated by `rotate`, which `key` identifies: kept for the
-    /// first key asked for, so that matrices that share input and rotation, and
+    /// The values rotated by `rotate`, in place, which `key` identifies: kept for
+    /// the first key asked for, so that matrices that share input and rotation, and
     /// all the tasks of each, rotate once.
-    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&[f32]) -> Vec<f32>) -> Cow<'_, Rotated> {
-        let rotate = || Rotated::new(rotate(self.x), self.precision);
-        let (first, kept) = self.rotated.get_or_init(|| (key, rotate()));
-        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(rotate()) }
+    pub(super) fn rotated(&self, key: (u64, u8), rotate: impl Fn(&mut [f32])) -> Cow<'_, Rotated> {
+        let new = |memory| Rotated::new(self.x, self.precision, memory, &rotate);
+        let (first, kept) = self.rotated.get_or_init(|| {
+            (key, new(std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))))
+        });
+        if *first == key { Cow::Borrowed(kept) } else { Cow::Owned(new(Rotated::default())) }
     }
 
     /// How kernels read the values.
@@ -318,6 +337,25 @@ mod tests {
                 (Activation::with_buffers(&long[..70], then, used), Activation::new(&long[..70], then));
             assert_eq!(format!("{again:?}"), format!("{new:?}"));
         }
+    }
+
+    #[test]
+    fn a_rotation_is_kept_and_so_is_its_memory() {
+        let x: Vec<f32> = (0..100).map(|i| i as f32 - 50.0).collect();
+        let negate = |x: &mut [f32]| x.iter_mut().for_each(|x| *x = -*x);
+        let a = Activation::new(&x, Precision::Q8);
+        let kept = a.rotated((1, 2), negate);
+        assert_eq!(
+            (kept.floats[0], kept.floats.len(), kept.codes[0], kept.scales.len()),
+            (50.0, 128, 127, 4)
+        );
+        assert!(std::ptr::eq(&*kept, &*a.rotated((1, 2), |_| panic!("rotated twice"))));
+        assert_eq!(a.rotated((2, 2), |_| ()).floats[..1], [-50.0]);
+        let memory = kept.floats.as_ptr();
+        let b = Activation::with_buffers(&x[..70], Precision::F32, a.into_buffers());
+        let again = b.rotated((3, 4), |_| ());
+        assert_eq!((again.floats.as_ptr(), again.floats.len(), again.codes.len()), (memory, 128, 0));
+        assert_eq!(again.floats[69..71], [19.0, 0.0]);
     }
 
     #[test]

@@ -145,6 +145,14 @@ pub trait Codec: Sync {
         true
     }
 
+    /// Whether the encoder makes weights Gaussian, whatever they were, before it
+    /// quantizes them: then errors on Gaussian weights tell those on any
+    /// tensor's, but for a factor that all rates share.
+    fn gaussianizes(&self, options: &EncodeOptions) -> bool {
+        let _ = options;
+        false
+    }
+
     /// Whether a tensor of this shape can be stored with this codec, and why not.
     fn accepts(&self, matrix: Matrix) -> std::result::Result<(), String>;
 
@@ -237,7 +245,6 @@ mod kernel;
 mod kernels;
 mod lanes;
 mod ldlq;
-mod matmul;
 mod mxfp4;
 mod options;
 mod q8;
@@ -260,7 +267,7 @@ pub use guide::{Guide, InputMoments};
 pub use hybrid::Allocation;
 pub use integer::IntegerLayout;
 pub use kernel::{Kernel, Operation, Unpacked};
-pub use matmul::matmul;
+pub(crate) use ldlq::uncompensated;
 pub use options::{EncodeOptions, OptionKind, Quality};
 #[cfg(feature = "gpu")]
 pub(crate) use sqint2::{DeviceRotation, device_rotation, device_table};

@@ -1,7 +1,7 @@
 //! What holds for every codec.
 
 use super::testing::{MemoryRows, encode, gaussian};
-use super::{Activation, CODECS, Codec, Precision, codec, matmul};
+use super::{Activation, CODECS, Codec, Precision, codec};
 use squizd_spec::{CodecId, DType};
 
 #[test]
@@ -89,31 +89,6 @@ fn mismatched_matvec_sizes_give_nan() {
             codec.matvec(&stored.view(), &Activation::new(&x[..width], Precision::F32), rows, &mut y);
             assert!(y.iter().all(|y| y.is_nan()), "{}", codec.id());
         }
-    }
-}
-
-#[test]
-fn matmul_agrees_with_decode_for_any_number_of_inputs() {
-    for codec in CODECS {
-        for (rows, cols, n) in [(1, 1, 1), (70, 300, 3), (70, 300, 7), (131, 64, 33)] {
-            let w = gaussian((rows * cols) as usize, 9);
-            let x = gaussian(n * cols as usize, 10);
-            let stored = encode(*codec, &MemoryRows::for_codec(*codec, rows, cols, w), None).unwrap();
-            let decoded = stored.decode(*codec);
-            let range = rows / 3..rows;
-            let width = (range.end - range.start) as usize;
-            let mut y = vec![f32::NAN; n * width];
-            matmul(*codec, &stored.view(), &x, n, range.clone(), &mut y).unwrap();
-            for (y, x) in y.chunks(width).zip(x.chunks(cols as usize)) {
-                let expected = reference(&decoded[(range.start * cols) as usize..], x);
-                for (y, e) in y.iter().zip(&expected) {
-                    assert!((f64::from(*y) - e).abs() < 1e-3, "{}: {y} {e}", codec.id());
-                }
-            }
-        }
-        let stored = encode(*codec, &MemoryRows::for_codec(*codec, 2, 8, vec![1.0; 16]), None).unwrap();
-        assert!(matmul(*codec, &stored.view(), &[0.0; 15], 2, 0..2, &mut [0.0; 4]).is_err());
-        assert!(matmul(*codec, &stored.view(), &[0.0; 16], 2, 1..3, &mut [0.0; 4]).is_err());
     }
 }
 

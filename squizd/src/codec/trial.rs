@@ -4,7 +4,7 @@ use super::{Codec, EncodeOptions, Encoded, Guide, InputMoments, PayloadSink, Req
 use crate::source::{TensorInfo, TensorSource};
 use crate::{Error, Result};
 use rayon::prelude::*;
-use squizd_spec::{DType, Matrix};
+use squizd_spec::{DType, Matrix, Params};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -58,6 +58,28 @@ impl Sample {
         Ok(Self { name: info.name.clone(), matrix: Matrix { rows: sampled, cols }, dtype, values })
     }
 
+    /// `rows` rows of independent weights, normal but for the far tails, always
+    /// the same.
+    pub(crate) fn gaussian(rows: u64, cols: u64) -> Self {
+        let mut state = 0u64;
+        // Three words hold twelve uniform numbers of 16 bits; their sum has the
+        // variance 1 in units of 2^16. Exact, so the same on every machine.
+        let mut normal = || {
+            let sum: u64 = (0..3)
+                .map(|_| {
+                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                    z ^= z >> 31;
+                    (0..4).map(|i| z >> (16 * i) & 0xffff).sum::<u64>()
+                })
+                .sum();
+            (sum as f32 - 6.0 * 65_535.0) / 65_536.0
+        };
+        let values = (0..rows * cols).map(|_| normal()).collect();
+        Self { name: "gaussian".to_owned(), matrix: Matrix { rows, cols }, dtype: DType::F32, values }
+    }
+
     /// Columns of the sample.
     pub(crate) fn cols(&self) -> usize {
         self.matrix.cols as usize
@@ -82,6 +104,19 @@ impl Sample {
         options: EncodeOptions,
         moments: Option<&InputMoments>,
     ) -> Result<Vec<f32>> {
+        self.stored(codec, options, moments).map(|(_, values)| values)
+    }
+
+    /// The same, and the parameters that the codec chose for these rows.
+    ///
+    /// # Errors
+    /// As [`Self::round_trip`].
+    pub(crate) fn stored(
+        &self,
+        codec: &dyn Codec,
+        options: EncodeOptions,
+        moments: Option<&InputMoments>,
+    ) -> Result<(Params, Vec<f32>)> {
         let parts: Vec<&InputMoments> = moments.into_iter().collect();
         let guide = Guide::new(&parts, self.matrix.rows, self.matrix.cols).unwrap_or_default();
         let request = Request { options, guide };
@@ -94,7 +129,7 @@ impl Sample {
         let encoded = Encoded { name: &self.name, matrix: self.matrix, params: &params, data: &data };
         let mut out = vec![0.0; self.values.len()];
         codec.decode(&encoded, 0..self.matrix.rows, &mut out)?;
-        Ok(out)
+        Ok((params, out))
     }
 }
 

@@ -1,7 +1,7 @@
 //! How far a model's predictions lie from a reference model's.
 
 use super::{Perplexity, session, summary, windows};
-use crate::runtime::{Model, Session};
+use crate::runtime::{Sequence, Sequences};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -62,15 +62,15 @@ impl Spread {
 }
 
 /// What a model is compared with.
-pub enum Reference<'r, 'w> {
+pub enum Reference<'r> {
     /// A model, run side by side.
-    Model(&'r Model<'w>),
+    Model(&'r dyn Sequences),
     /// Little-endian `f32` logits as [`super::scored_logits`] gives them, of
     /// the same ids, context and vocabulary.
     Logits(&'r [u8]),
 }
 
-impl Reference<'_, '_> {
+impl Reference<'_> {
     /// Refuses what belongs to another vocabulary or text.
     fn check(&self, vocab: usize, positions: usize) -> Result<()> {
         match self {
@@ -101,8 +101,8 @@ impl Reference<'_, '_> {
 /// As [`super::perplexity`], and if the vocabularies differ in size or logits
 /// are not finite.
 pub fn divergence(
-    model: &Model<'_>,
-    reference: &Reference<'_, '_>,
+    model: &dyn Sequences,
+    reference: &Reference<'_>,
     ids: &[u32],
     ctx: usize,
     bos: Option<u32>,
@@ -114,7 +114,7 @@ pub fn divergence(
     reference.check(vocab, windows.iter().map(|(_, targets)| targets.len()).sum())?;
     let mut ours = session(model, ctx.min(ids.len()))?;
     let mut theirs = match reference {
-        Reference::Model(other) => Theirs::Run(Box::new(session(other, ctx.min(ids.len()))?)),
+        Reference::Model(other) => Theirs::Run(session(*other, ctx.min(ids.len()))?),
         Reference::Logits(bytes) => Theirs::Read(bytes),
     };
     let mut positions = Vec::new();
@@ -124,7 +124,7 @@ pub fn divergence(
         ours.truncate(0);
         theirs.begin();
         for (inputs, targets) in inputs.chunks(BATCH).zip(targets.chunks(BATCH)) {
-            let (q, p) = (batch_logits(&mut ours, inputs)?, theirs.next(inputs, vocab)?);
+            let (q, p) = (batch_logits(&mut *ours, inputs, vocab)?, theirs.next(inputs, vocab)?);
             let compared: Vec<Position> = q
                 .par_chunks_exact(vocab)
                 .zip(p.par_chunks_exact(vocab))
@@ -155,13 +155,13 @@ pub fn divergence(
 }
 
 /// The reference under way.
-enum Theirs<'r, 'm, 'w> {
-    Run(Box<Session<'m, 'w>>),
+enum Theirs<'r> {
+    Run(Box<dyn Sequence + Send + 'r>),
     /// What has not been read yet.
     Read(&'r [u8]),
 }
 
-impl Theirs<'_, '_, '_> {
+impl Theirs<'_> {
     /// A window begins.
     fn begin(&mut self) {
         if let Self::Run(session) = self {
@@ -172,7 +172,7 @@ impl Theirs<'_, '_, '_> {
     /// The logits after each of the next `inputs`.
     fn next(&mut self, inputs: &[u32], vocab: usize) -> Result<Vec<f32>> {
         match self {
-            Self::Run(session) => batch_logits(session, inputs),
+            Self::Run(session) => batch_logits(&mut **session, inputs, vocab),
             Self::Read(rest) => {
                 let (bytes, after) = rest.split_at_checked(4 * vocab * inputs.len()).ok_or_else(|| {
                     Error::invalid("the reference has fewer logits than the text positions")
@@ -184,9 +184,9 @@ impl Theirs<'_, '_, '_> {
     }
 }
 
-fn batch_logits(session: &mut Session<'_, '_>, inputs: &[u32]) -> Result<Vec<f32>> {
-    let mut out = Vec::with_capacity(inputs.len() * session.model().vocab_size());
-    session.forward_all(inputs, |_, logits| {
+fn batch_logits(session: &mut dyn Sequence, inputs: &[u32], vocab: usize) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(inputs.len() * vocab);
+    session.forward_all(inputs, &mut |_, logits| {
         out.extend_from_slice(logits);
         Ok(())
     })?;
@@ -245,6 +245,7 @@ fn normaliser(logits: &[f32]) -> Result<(f64, usize)> {
 mod tests {
     use super::*;
     use crate::eval::{perplexity, scored_logits};
+    use crate::runtime::Model;
     use crate::runtime::testing::Trained;
     use squizd_spec::CodecId;
 

@@ -19,6 +19,8 @@ pub struct Abilities {
     pub timestamps: bool,
     /// It computes on the CPU.
     pub software: bool,
+    /// It has memory of its own.
+    pub discrete: bool,
     /// Bytes that one binding reaches at most.
     pub max_binding: u64,
     /// Bytes of the largest buffer.
@@ -47,8 +49,8 @@ const ADDRESSABLE: u64 = 1 << 31;
 const IMMEDIATES: u32 = 128;
 /// Bytes of workgroup memory that a kernel takes at most.
 const WORKGROUP_MEMORY: u32 = 20 << 10;
-/// Storage bindings of a kernel.
-const BINDINGS: u32 = 8;
+/// Storage bindings of a kernel, at most.
+pub(super) const BINDINGS: u32 = 8;
 
 impl Gpu {
     /// Opens the adapter that `SQUIZD_ADAPTER` names, or the best.
@@ -199,6 +201,7 @@ fn abilities(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::
         dot8: info.backend == wgpu::Backend::Vulkan && !software,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         software,
+        discrete: info.device_type == wgpu::DeviceType::DiscreteGpu,
         max_binding: limits.max_storage_buffer_binding_size.min(ADDRESSABLE),
         max_buffer: limits.max_buffer_size,
     }

@@ -1,5 +1,9 @@
 //! Stored matrices on the device, and the products with them.
 
+mod joined;
+
+pub(super) use joined::{Joined, PART_ALIGN};
+
 use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
 use super::input::Input;
@@ -67,6 +71,8 @@ struct Piece {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output<'a> {
     pub(super) y: &'a wgpu::Buffer,
+    /// Where in it, in bytes: a multiple of 256.
+    pub(super) offset: u64,
     /// Numbers from one output vector to the next.
     pub(super) stride: u32,
     /// Added to every output vector.
@@ -78,7 +84,7 @@ pub(super) struct Output<'a> {
 impl<'a> Output<'a> {
     /// Output vectors `stride` apart, and nothing added.
     pub(super) fn to(y: &'a wgpu::Buffer, stride: u32) -> Self {
-        Self { y, stride, bias: None, accumulate: false }
+        Self { y, offset: 0, stride, bias: None, accumulate: false }
     }
 
     fn apply(self, mut options: Options) -> Options {
@@ -92,7 +98,8 @@ impl<'a> Output<'a> {
     }
 
     fn ports(self) -> impl Iterator<Item = (Port, Span)> {
-        std::iter::once((write(6), Span::from(self.y))).chain(self.bias.map(|b| (read(7), Span::from(b))))
+        let y = Span { offset: self.offset, ..Span::from(self.y) };
+        std::iter::once((write(6), y)).chain(self.bias.map(|b| (read(7), Span::from(b))))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, mpsc};
 use std::time::Duration;
 
 /// Time for a callback to be called once its work is done.
-const CALLBACK: Duration = Duration::from_mins(1);
+pub(super) const CALLBACK: Duration = Duration::from_mins(1);
 /// Bytes that go to the device at a time.
 const CHUNK: usize = 32 << 20;
 
@@ -36,15 +36,27 @@ impl Gpu {
     /// how many have gone to the device.
     pub(super) fn upload(&self, bytes: &[u8], progress: &mut dyn FnMut(u64)) -> Result<wgpu::Buffer> {
         let buffer = self.storage(bytes.len() as u64)?;
+        self.fill(&buffer, 0, bytes, progress)?;
+        Ok(buffer)
+    }
+
+    /// Writes `bytes` to a buffer from `offset` on, a multiple of four.
+    pub(super) fn fill(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: &[u8],
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let mut done = 0;
         for chunk in bytes.chunks(CHUNK) {
             let whole = chunk.len() / 4 * 4;
             let (words, rest) = chunk.split_at(whole);
-            self.queue.write_buffer(&buffer, done, words);
+            self.queue.write_buffer(buffer, offset + done, words);
             if !rest.is_empty() {
                 let mut word = [0; 4];
                 word[..rest.len()].copy_from_slice(rest);
-                self.queue.write_buffer(&buffer, done + whole as u64, &word);
+                self.queue.write_buffer(buffer, offset + done + whole as u64, &word);
             }
             done += chunk.len() as u64;
             if bytes.len() > CHUNK {
@@ -54,7 +66,14 @@ impl Gpu {
             }
             progress(done);
         }
-        Ok(buffer)
+        Ok(())
+    }
+
+    /// Copies the first `bytes` bytes of `from` to `to`, from `offset` on.
+    pub(super) fn copy(&self, from: &wgpu::Buffer, to: &wgpu::Buffer, offset: u64, bytes: u64) {
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(from, 0, to, offset, bytes);
+        self.queue.submit([encoder.finish()]);
     }
 
     /// The table `name`, which `make` makes the first time.
@@ -105,15 +124,20 @@ impl Gpu {
         let kept = self.staging.lock().unwrap_or_else(PoisonError::into_inner).take();
         match kept.filter(|b| b.size() >= size) {
             Some(buffer) => Ok(buffer),
-            None => self.scoped("a buffer to read from", || {
-                self.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: None,
-                    size: size.next_power_of_two().max(256),
-                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                })
-            }),
+            None => self.read_buffer(size),
         }
+    }
+
+    /// A new buffer of at least `size` bytes that the CPU reads from.
+    pub(super) fn read_buffer(&self, size: u64) -> Result<wgpu::Buffer> {
+        self.scoped("a buffer to read from", || {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: size.next_power_of_two().max(256),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })
     }
 
     /// Floats from the beginning of a buffer.

@@ -139,6 +139,16 @@ impl<'m, 'w> GpuModel<'m, 'w> {
         self.output.as_ref().map_or(&self.embedding, |o| &o.matrix)
     }
 
+    /// Widest inner width of a feed-forward block, of one expert where there are
+    /// experts.
+    pub(super) fn ffn_width(&self) -> u32 {
+        let width = |layer: &GpuLayer| {
+            let experts = layer.router.as_ref().map_or(1, |r| r.matrix.rows().max(1));
+            layer.gate.matrix.rows() / experts
+        };
+        self.layers.iter().map(width).fold(0, u32::max)
+    }
+
     fn matrices(&self) -> impl Iterator<Item = &GpuMatrix> {
         let layers = self
             .layers
@@ -174,8 +184,30 @@ fn matrix(payloads: &mut Payloads<'_, '_>, linear: &Linear<'_>) -> Result<GpuMat
 }
 
 fn linear(payloads: &mut Payloads<'_, '_>, linear: &Linear<'_>) -> Result<GpuLinear> {
-    let bias = linear.bias.as_ref().map(|b| vector(payloads.gpu(), b)).transpose()?;
-    Ok(GpuLinear { matrix: matrix(payloads, linear)?, bias })
+    let [linear] = linears(payloads, [linear])?;
+    Ok(linear)
+}
+
+/// Matrices that lie in one buffer where they can, so that one dispatch takes
+/// them all.
+fn linears<const N: usize>(
+    payloads: &mut Payloads<'_, '_>,
+    linears: [&Linear<'_>; N],
+) -> Result<[GpuLinear; N]> {
+    let mut forms = Vec::with_capacity(N);
+    for linear in linears {
+        forms.push(readable(linear.codec.id(), &linear.tensor())?);
+    }
+    let data: [&[u8]; N] = std::array::from_fn(|i| forms.get(i).map_or(&[][..], |f| &f.data));
+    let spans = payloads.place_together(data)?;
+    let gpu = payloads.gpu();
+    let mut placed = Vec::with_capacity(N);
+    for ((linear, form), span) in linears.into_iter().zip(&forms).zip(spans) {
+        let matrix = GpuMatrix::new(gpu, form.id, &form.tensor(&linear.tensor()), &span)?;
+        let bias = linear.bias.as_ref().map(|b| vector(gpu, b)).transpose()?;
+        placed.push(GpuLinear { matrix, bias });
+    }
+    placed.try_into().map_err(|_| gpu.error("as many matrices as tensors"))
 }
 
 /// Floats, zero-padded to whole blocks of 32.
@@ -192,17 +224,19 @@ fn layer(payloads: &mut Payloads<'_, '_>, layer: &Layer<'_>) -> Result<GpuLayer>
     };
     let gpu = payloads.gpu();
     let optional = |v: &Option<Vec<f32>>| v.as_ref().map(|v| vector(gpu, v)).transpose();
+    let [q, k, v] = linears(payloads, [&layer.q, &layer.k, &layer.v])?;
+    let [gate, up] = linears(payloads, [gate, up])?;
     Ok(GpuLayer {
         attn_norm: vector(gpu, &layer.attn_norm)?,
-        q: linear(payloads, &layer.q)?,
-        k: linear(payloads, &layer.k)?,
-        v: linear(payloads, &layer.v)?,
+        q,
+        k,
+        v,
         attn_output: linear(payloads, &layer.attn_output)?,
         qk_norm: layer.qk_norm.as_ref().map(|(q, k)| vector(gpu, &[&q[..], &k[..]].concat())).transpose()?,
         attn_post_norm: optional(&layer.attn_post_norm)?,
         ffn_norm: vector(gpu, &layer.ffn_norm)?,
-        gate: linear(payloads, gate)?,
-        up: linear(payloads, up)?,
+        gate,
+        up,
         down: linear(payloads, down)?,
         router: router
             .map(|e| {

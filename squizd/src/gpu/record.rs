@@ -70,6 +70,11 @@ impl Step {
 impl Gpu {
     /// Submits `steps`, one after the other: each sees what those before wrote.
     pub(super) fn submit<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) {
+        self.queue.submit([self.record(steps).finish()]);
+    }
+
+    /// Commands that run `steps`.
+    pub(super) fn record<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) -> wgpu::CommandEncoder {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -77,6 +82,6 @@ impl Gpu {
                 step.record(&mut pass);
             }
         }
-        self.queue.submit([encoder.finish()]);
+        encoder
     }
 }

@@ -41,12 +41,8 @@ struct RotateParams {
 impl Rotation {
     pub(super) fn new(gpu: &Gpu, rotation: &DeviceRotation, cols: u32) -> Result<Self> {
         let DeviceRotation { seed, log_block, unit, .. } = *rotation;
-        let signs = gpu.shared(format!("rotation {seed} {log_block} {cols}"), || {
-            let words = |bits: &[u32]| -> Vec<u32> {
-                bits.chunks(32).map(|c| c.iter().rev().fold(0, |word, sign| word << 1 | sign >> 31)).collect()
-            };
-            [words(&rotation.signs), words(&rotation.tail_signs)].concat().as_bytes().to_vec()
-        })?;
+        let name = format!("rotation {seed} {log_block} {cols}");
+        let signs = gpu.shared(name, || rotation.signs.as_bytes().to_vec())?;
         Ok(Self { key: (seed, log_block), cols, block: 1 << log_block, unit, signs })
     }
 

@@ -2,14 +2,16 @@
 
 use super::forward::{Buffers, Forward};
 use super::model::GpuModel;
+use super::pick::Pick;
 use super::record::Step;
-use crate::runtime::{EachLogits, Frequencies, KvType, Sequence, Sequences, SessionOptions};
+use crate::runtime::{EachId, EachLogits, Frequencies, KvType, Sequence, Sequences, SessionOptions};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// Tokens of a prompt that are processed together, at most.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// A sequence of tokens with its cache on the device: the interface of
 /// [`crate::runtime::Session`].
@@ -23,6 +25,10 @@ pub struct GpuSession<'g, 'm, 'w> {
     forward: Forward,
     /// Dispatches for a number of tokens, with those of the last one's logits.
     steps: HashMap<(usize, bool), Vec<Step>>,
+    /// What picks the likeliest token.
+    picking: Vec<Step>,
+    /// Buffers that picked ids come back in.
+    staging: Vec<wgpu::Buffer>,
     logits: Vec<f32>,
 }
 
@@ -50,6 +56,8 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             frequencies,
             forward: Forward::new(buffers),
             steps: HashMap::new(),
+            picking: Vec::new(),
+            staging: Vec::new(),
             logits: Vec::new(),
         })
     }
@@ -129,43 +137,89 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         Ok(())
     }
 
-    /// Generates `count` tokens after `first`, each the likeliest, without
-    /// waiting for the device in between; ids come back together.
+    /// Processes `tokens` and picks the likeliest next one on the device: its id
+    /// is all that comes back.
     ///
     /// # Errors
     /// As [`GpuSession::forward`].
-    pub fn greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
-        self.check(&[first])?;
-        if count > self.remaining() || count > self.forward.buffers.list_length {
-            return Err(Error::invalid(format!(
-                "{count} tokens after {} do not fit the context of {}",
-                self.tokens.len(),
-                self.context
-            )));
-        }
-        let on_gpu = self.model;
-        let mut pick = self.forward.argmax(on_gpu)?;
+    pub fn likeliest(&mut self, tokens: &[u32]) -> Result<u32> {
+        let pick = self.begin_pick(tokens, 0)?;
+        self.picked(pick)
+    }
+
+    /// Continues after `first`, each token the likeliest, and hands every id to
+    /// `each` until it breaks, `count` were handed out or the context is full.
+    /// While an id comes back, the device computes the next one.
+    ///
+    /// # Errors
+    /// As [`GpuSession::forward`].
+    pub fn greedy(
+        &mut self,
+        first: u32,
+        count: usize,
+        each: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut id = first;
+        let mut ahead: Option<Pick> = None;
+        let count = count.min(self.remaining());
         for i in 0..count {
-            // A frequency change that concerns past keys needs the ids here.
-            let past = self.tokens.len() + i;
-            let model = self.model.model;
-            let same = model.ropes.iter().zip(&self.frequencies).all(|(r, f)| r.epoch(past + 1) == f.epoch);
-            if !same {
-                return Err(Error::unsupported(
-                    "tokens beyond the trained context, generated without a round trip",
-                ));
+            let pick = if let Some(pick) = ahead.take() {
+                self.tokens.push(id);
+                pick
+            } else {
+                self.begin_pick(&[id], i % 2)?
+            };
+            let past = self.tokens.len();
+            if i + 1 < count && self.steady(past + 1) {
+                ahead = Some(self.pick(None, 1, past, (i + 1) % 2)?);
             }
-            let id = (i == 0).then_some(&first);
-            self.forward.tell(self.model, &self.frequencies, id.map(std::slice::from_ref), past, i, 1)?;
-            let steps = self.steps_for(1, true)?;
-            steps.append(&mut pick);
-            on_gpu.gpu.submit(&*steps);
-            pick = steps.split_off(steps.len() - 1);
+            id = self.picked(pick)?;
+            if each(id).is_break() {
+                // What is under way writes a position that no token counts.
+                break;
+            }
         }
-        let ids = self.forward.read_list(self.model, count)?;
-        self.tokens.push(first);
-        self.tokens.extend(ids.iter().take(count - 1));
-        Ok(ids)
+        Ok(())
+    }
+
+    /// Whether the frequencies hold for `length` positions.
+    fn steady(&self, length: usize) -> bool {
+        self.model.model.ropes.iter().zip(&self.frequencies).all(|(r, f)| r.epoch(length) == f.epoch)
+    }
+
+    /// Processes `tokens`, the likeliest next one being picked in turn `slot`.
+    fn begin_pick(&mut self, tokens: &[u32], slot: usize) -> Result<Pick> {
+        let (input, _) = self.begin(tokens)?;
+        let last = (input.len() - 1) / self.batch * self.batch;
+        let (before, last) = input.split_at(last);
+        for batch in before.chunks(self.batch) {
+            self.run(batch, false)?;
+        }
+        let pick = self.pick(Some(last), last.len(), self.tokens.len(), slot)?;
+        self.tokens.extend_from_slice(last);
+        Ok(pick)
+    }
+
+    /// Submits `n` tokens after `past`, by their ids or the one the device has
+    /// picked, and what picks the next one.
+    fn pick(&mut self, ids: Option<&[u32]>, n: usize, past: usize, slot: usize) -> Result<Pick> {
+        self.forward.tell(self.model, &self.frequencies, ids, past, slot, n)?;
+        if self.picking.is_empty() {
+            self.picking = self.forward.argmax(self.model)?;
+        }
+        self.forget_odd(n);
+        self.steps_for(n, true)?;
+        let gpu = &self.model.gpu;
+        let staging = self.staging.pop();
+        let steps = self.steps.get(&(n, true)).into_iter().flatten().chain(&self.picking);
+        gpu.submit_for_word(steps, &self.forward.buffers.list, 4 * slot as u64, staging)
+    }
+
+    /// The id that comes back.
+    fn picked(&mut self, pick: Pick) -> Result<u32> {
+        let (id, staging) = self.model.gpu.word(pick)?;
+        self.staging.push(staging);
+        Ok(id)
     }
 
     /// Dispatches of one token with its logits.
@@ -190,13 +244,17 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         }
     }
 
+    /// Other lengths than one token and whole batches come once.
+    fn forget_odd(&mut self, n: usize) {
+        if n != 1 && n != self.batch {
+            self.steps.retain(|(n, _), _| *n == 1 || *n == self.batch);
+        }
+    }
+
     fn run(&mut self, batch: &[u32], logits: bool) -> Result<()> {
         let past = self.tokens.len();
         self.forward.tell(self.model, &self.frequencies, Some(batch), past, 0, batch.len())?;
-        // Other lengths than one token and whole batches come once.
-        if batch.len() != 1 && batch.len() != self.batch {
-            self.steps.retain(|(n, _), _| *n == 1 || *n == self.batch);
-        }
+        self.forget_odd(batch.len());
         let gpu = &self.model.gpu;
         gpu.submit(&*self.steps_for(batch.len(), logits)?);
         gpu.check()?;
@@ -266,6 +324,14 @@ impl Sequence for GpuSession<'_, '_, '_> {
 
     fn forward_all(&mut self, tokens: &[u32], each: EachLogits<'_>) -> Result<()> {
         GpuSession::forward_all(self, tokens, each)
+    }
+
+    fn likeliest(&mut self, tokens: &[u32]) -> Result<u32> {
+        GpuSession::likeliest(self, tokens)
+    }
+
+    fn greedy(&mut self, first: u32, count: usize, each: EachId<'_>) -> Result<()> {
+        GpuSession::greedy(self, first, count, each)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::runtime::family_tests::{Case, FAMILIES};
 use crate::runtime::testing::{Trained, argmax, max_difference};
 use crate::runtime::{KvType, Model, Session, SessionOptions};
 use squizd_spec::CodecId;
+use std::ops::ControlFlow;
 
 /// Bound on the largest difference of a logit, f32 throughout.
 const BOUND: f32 = 2e-4;
@@ -58,10 +59,22 @@ fn tiny_text_and_logits_are_those_of_the_cpu() {
         while ids.len() < 12 {
             ids.push(argmax(session.forward(&ids[ids.len() - 1..]).unwrap()));
         }
-        let rest = session.greedy(ids[11], 12).unwrap();
+        ids.push(session.likeliest(&ids[11..]).unwrap());
+        let mut rest = Vec::new();
+        let take = |id: u32, rest: &mut Vec<u32>, most: usize| {
+            rest.push(id);
+            if rest.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        // Broken off with a token under way, and on again.
+        session.greedy(ids[12], 11, &mut |id| take(id, &mut rest, 4)).unwrap();
+        assert_eq!(session.tokens().len(), prompt.len() + 16);
+        session.greedy(rest[3], 7, &mut |id| take(id, &mut rest, 99)).unwrap();
         ids.extend(rest);
         assert_eq!(ids, want, "{codec:?}");
-        let (mut per_layer, mut others) = (12, 3);
+        // Queries, keys and values in one dispatch, and gate and up, where lanes
+        // take units and payloads lie in one buffer.
+        let joined = matches!(codec, None | Some(CodecId::INT4 | CodecId::Q8 | CodecId::ZPLANES));
+        let (mut per_layer, mut others) = (if joined { 9 } else { 12 }, 3);
         if on_gpu.blocks && !trained.config.head_dim.is_multiple_of(32) {
             per_layer += 1;
         }

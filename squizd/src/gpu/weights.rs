@@ -3,10 +3,17 @@
 #![allow(unsafe_code, reason = "importing the mapping, whose lifetime the type here watches over")]
 
 use super::device::Gpu;
+#[cfg(not(target_vendor = "apple"))]
+use super::host_memory as memory;
+#[cfg(target_vendor = "apple")]
+use super::metal_memory as memory;
 use super::pipeline::Span;
 use crate::Result;
 use std::marker::PhantomData;
 use std::sync::Arc;
+
+/// Payloads begin at multiples of this.
+const ALIGN: u64 = 256;
 
 /// How a model's payloads reached the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,31 +101,19 @@ impl Drop for Mapping<'_> {
     }
 }
 
-#[cfg(not(target_vendor = "apple"))]
 fn alignment(gpu: &Gpu) -> std::result::Result<usize, String> {
-    super::host_memory::alignment(&gpu.device)
+    memory::alignment(&gpu.device)
         .map(|a| a as usize)
-        .ok_or_else(|| "the driver has no VK_EXT_external_memory_host".to_owned())
+        .ok_or_else(|| "the driver does not import host memory".to_owned())
 }
 
-#[cfg(not(target_vendor = "apple"))]
 fn import(gpu: &Gpu, part: &[u8]) -> std::result::Result<wgpu::Buffer, String> {
     // SAFETY: only `Mapping::new` calls this, with a part of what it borrows for
     // its own lifetime; its buffer is bound to read-only ports alone (the slots
     // of a codec), and `Mapping::drop` waits for the device and destroys it
     // before the borrow ends. The file does not change: the mapping's owner
     // promises that of every mapped file (`squizd_spec::FileBytes`).
-    unsafe { super::host_memory::import(&gpu.device, part) }
-}
-
-#[cfg(target_vendor = "apple")]
-fn alignment(_: &Gpu) -> std::result::Result<usize, String> {
-    Err("this build copies on Apple systems".to_owned())
-}
-
-#[cfg(target_vendor = "apple")]
-fn import(_: &Gpu, _: &[u8]) -> std::result::Result<wgpu::Buffer, String> {
-    Err("this build copies on Apple systems".to_owned())
+    unsafe { memory::import(&gpu.device, part) }
 }
 
 /// Puts payloads on the device, one after the other.
@@ -145,14 +140,34 @@ impl<'a, 'w> Payloads<'a, 'w> {
 
     /// Where `data` lies.
     pub(super) fn place(&mut self, data: &[u8]) -> Result<Span> {
-        let before = self.done;
-        self.done += data.len() as u64;
-        let progress = &mut *self.progress;
-        if let Some(span) = self.mapping.and_then(|m| m.find(data)) {
-            progress(self.done);
-            return Ok(span);
+        let [span] = self.place_together([data])?;
+        Ok(span)
+    }
+
+    /// Where several payloads lie, in one buffer if one can be that large.
+    pub(super) fn place_together<const N: usize>(&mut self, payloads: [&[u8]; N]) -> Result<[Span; N]> {
+        let size = |data: &[u8]| (data.len() as u64).next_multiple_of(ALIGN);
+        let total: u64 = payloads.iter().map(|data| size(data)).sum();
+        let room = total <= self.gpu.abilities().max_buffer;
+        let mut shared: Option<(wgpu::Buffer, u64)> = None;
+        let mut spans = Vec::with_capacity(N);
+        for data in payloads {
+            let before = self.done;
+            self.done += data.len() as u64;
+            let progress = &mut *self.progress;
+            if let Some(span) = self.mapping.and_then(|m| m.find(data)) {
+                progress(self.done);
+                spans.push(span);
+                continue;
+            }
+            let (buffer, offset) = match shared.take().filter(|_| room) {
+                Some(shared) => shared,
+                None => (self.gpu.storage(if room { total } else { size(data) })?, 0),
+            };
+            self.gpu.fill(&buffer, offset, data, &mut |bytes| progress(before + bytes))?;
+            spans.push(Span { buffer: buffer.clone(), offset, size: size(data) });
+            shared = Some((buffer, offset + size(data)));
         }
-        let buffer = self.gpu.upload(data, &mut |bytes| progress(before + bytes))?;
-        Ok(Span::from(&buffer))
+        spans.try_into().map_err(|_| self.gpu.error("as many places as payloads"))
     }
 }

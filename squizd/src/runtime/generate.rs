@@ -114,3 +114,52 @@ pub fn generate(
         decode_steps,
     })
 }
+
+/// As [`generate`], each token the [`super::likeliest`]: the backend picks them, and
+/// may compute the next one while a token is handed out.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_greedy(
+    session: &mut (impl Sequence + ?Sized),
+    prompt: &[u32],
+    options: &GenerateOptions<'_>,
+    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generated> {
+    let start = Instant::now();
+    let first = session.likeliest(prompt)?;
+    let prefill = start.elapsed();
+    let start = Instant::now();
+    let mut tokens = Vec::new();
+    let mut take = |id: u32, tokens: &mut Vec<u32>| {
+        if tokens.len() >= options.max_tokens {
+            return Some(StopReason::MaxTokens);
+        }
+        if options.stop.contains(&id) {
+            return Some(StopReason::Stop(id));
+        }
+        tokens.push(id);
+        if on_token(id).is_break() {
+            return Some(StopReason::Cancelled);
+        }
+        (tokens.len() >= options.max_tokens).then_some(StopReason::MaxTokens)
+    };
+    let mut decode_steps = 0;
+    let mut reason = take(first, &mut tokens);
+    if reason.is_none() {
+        let most = options.max_tokens - tokens.len();
+        session.greedy(first, most, &mut |id| {
+            decode_steps += 1;
+            reason = take(id, &mut tokens);
+            if reason.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+    }
+    Ok(Generated {
+        tokens,
+        reason: reason.unwrap_or(StopReason::ContextFull),
+        prompt_tokens: prompt.len(),
+        prefill,
+        decode: start.elapsed(),
+        decode_steps,
+    })
+}

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 /// Channels of a panel, and side of a block.
 const PANEL: usize = 16;
 /// Inputs summed in `f32`: two panels of them fill a first-level cache.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 /// Values of a block.
 const BLOCK: usize = PANEL * PANEL;
 

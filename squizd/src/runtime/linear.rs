@@ -188,3 +188,45 @@ fn multiply_rows(linear: &Linear<'_>, first_row: usize, y: &mut [f32], x: &Activ
         add(y, &bias[first_row..first_row + rows]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::CODECS;
+    use crate::codec::testing::{MemoryRows, encode, gaussian};
+
+    #[test]
+    fn batches_agree_with_decoded_weights_for_any_number_of_inputs() {
+        for codec in CODECS {
+            for (rows, cols, n) in [(1, 1, 1), (70, 300, 3), (70, 300, 7), (131, 64, 33)] {
+                let w = gaussian((rows * cols) as usize, 9);
+                let stored = encode(*codec, &MemoryRows::for_codec(*codec, rows, cols, w), None).unwrap();
+                let decoded = stored.decode(*codec);
+                let (rows, cols) = (rows as usize, cols as usize);
+                let bias: Vec<f32> = (0..rows).map(|i| i as f32 / 64.0).collect();
+                let linear = Linear {
+                    codec: *codec,
+                    name: "test",
+                    matrix: stored.matrix,
+                    params: &stored.params,
+                    payload: Cow::Borrowed(&stored.data),
+                    bias: Some(bias.clone()),
+                    stored: (codec.id(), &stored.params, stored.data.len() as u64),
+                };
+                let x = gaussian(n * cols, 10);
+                let range = rows / 3..rows;
+                let mut y = vec![f32::NAN; n * range.len()];
+                let mut space = Space::default();
+                linear.batch(range.clone(), &x, n, Precision::F32, &mut space, &mut y).unwrap();
+                for (y, x) in y.chunks(range.len()).zip(x.chunks(cols)) {
+                    for (y, row) in y.iter().zip(range.clone()) {
+                        let w = &decoded[row * cols..][..cols];
+                        let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                        let exact = exact + f64::from(bias[row]);
+                        assert!((f64::from(*y) - exact).abs() < 1e-3, "{} of {n}: {y} {exact}", codec.id());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -97,6 +97,17 @@ impl MemoryNeed {
         need
     }
 
+    /// What this and `other` need at the same time.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            weights: self.weights.saturating_add(other.weights),
+            unpacked: self.unpacked.saturating_add(other.unpacked),
+            kv_cache: self.kv_cache.saturating_add(other.kv_cache),
+            scratch: self.scratch.saturating_add(other.scratch),
+        }
+    }
+
     /// The sum.
     pub fn total(&self) -> u64 {
         [self.weights, self.unpacked, self.kv_cache, self.scratch].iter().fold(0, |a, b| a.saturating_add(*b))

@@ -3,9 +3,24 @@
 use super::model::Model;
 use super::session::{Session, SessionOptions};
 use crate::Result;
+use std::ops::ControlFlow;
 
 /// Receives the logits of one position at a time.
 pub type EachLogits<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
+/// Receives ids until it breaks.
+pub type EachId<'a> = &'a mut dyn FnMut(u32) -> ControlFlow<()>;
+
+/// The likeliest token, the lowest id among equals; NaN counts as impossible.
+pub fn likeliest(logits: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (&l, id) in logits.iter().zip(0..) {
+        if l > best.0 {
+            best = (l, id);
+        }
+    }
+    best.1
+}
 
 /// A sequence being processed, on some backend.
 pub trait Sequence {
@@ -32,6 +47,33 @@ pub trait Sequence {
     /// # Errors
     /// As [`Sequence::forward`], and what `each` returns.
     fn forward_all(&mut self, tokens: &[u32], each: EachLogits<'_>) -> Result<()>;
+
+    /// Processes `tokens` and returns the [`likeliest`] next one. A backend need
+    /// not bring the logits to the CPU: [`Sequence::logits_mut`] keeps those of
+    /// some earlier call, or these.
+    ///
+    /// # Errors
+    /// As [`Sequence::forward`].
+    fn likeliest(&mut self, tokens: &[u32]) -> Result<u32> {
+        Ok(likeliest(self.forward(tokens)?))
+    }
+
+    /// Continues after `first`, each token the likeliest, and hands every id to
+    /// `each` until it breaks, `count` were handed out or the context is full.
+    /// Then `first` and every id handed out but the last have been processed.
+    ///
+    /// # Errors
+    /// As [`Sequence::forward`].
+    fn greedy(&mut self, first: u32, count: usize, each: EachId<'_>) -> Result<()> {
+        let mut id = first;
+        for _ in 0..count.min(self.remaining()) {
+            id = self.likeliest(&[id])?;
+            if each(id).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
 
     /// Runs a few tokens and forgets them, and the sequence: weights come into
     /// memory (of experts, those that these tokens take), threads start, buffers
@@ -63,6 +105,16 @@ pub trait Sequences: Sync {
     /// # Errors
     /// As [`Session::new`].
     fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>>;
+}
+
+impl<S: Sequences> Sequences for &S {
+    fn vocab_size(&self) -> usize {
+        (**self).vocab_size()
+    }
+
+    fn begin(&self, options: SessionOptions) -> Result<Box<dyn Sequence + Send + '_>> {
+        (**self).begin(options)
+    }
 }
 
 impl Sequence for Session<'_, '_> {

@@ -128,6 +128,20 @@ impl MemoryWeights {
         }
     }
 
+    /// What the tensors mean for memory.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = super::StoredSize<'_>> {
+        self.tensors.values().map(|t| super::StoredSize {
+            subject: crate::dispatch::Subject {
+                codec: t.codec,
+                params: &t.params,
+                matrix: Matrix::of(&t.dims).unwrap(),
+            },
+            vector: t.dims.len() == 1,
+            bytes: t.data.len() as u64,
+        })
+    }
+
     /// The same tensors with every matrix in another codec.
     pub(crate) fn encoded(&self, id: CodecId) -> Self {
         Self { tensors: self.tensors.iter().map(|(key, tensor)| (*key, tensor.encoded(id))).collect() }

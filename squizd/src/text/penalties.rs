@@ -44,6 +44,11 @@ impl Penalties {
         Ok(Self { presence, frequency, bias, counts: BTreeMap::new() })
     }
 
+    /// Whether they change nothing.
+    pub fn is_neutral(&self) -> bool {
+        self.presence == 0.0 && self.frequency == 0.0 && self.bias.is_empty()
+    }
+
     /// Counts a generated token.
     pub fn observe(&mut self, id: u32) {
         if self.presence != 0.0 || self.frequency != 0.0 {

@@ -4,6 +4,7 @@
 //! before left, all on probabilities at temperature 1:
 //! `top_k` -> `top_p` -> `min_p` -> temperature -> draw.
 
+use crate::runtime::likeliest;
 use crate::{Error, Result};
 use std::cmp::Ordering;
 
@@ -83,12 +84,17 @@ impl Sampler {
         Ok(Self { options, state: options.seed, candidates: Vec::new() })
     }
 
+    /// Whether the most likely token is taken always.
+    pub fn is_greedy(&self) -> bool {
+        self.options.temperature == 0.0 || self.options.top_k == 1
+    }
+
     /// The next token. NaN counts as impossible; if nothing is possible, id 0.
     ///
     /// Allocates on the first call only (for a given number of logits).
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        if self.options.temperature == 0.0 || self.options.top_k == 1 {
-            return argmax(logits);
+        if self.is_greedy() {
+            return likeliest(logits);
         }
         self.candidates.clear();
         self.candidates.extend(logits.iter().zip(0..).map(|(&l, id)| Candidate {
@@ -177,17 +183,6 @@ impl Sampler {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
-}
-
-/// The most likely token, the lowest id among equals; NaN counts as impossible.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (&l, id) in logits.iter().zip(0..) {
-        if l > best.0 {
-            best = (l, id);
-        }
-    }
-    best.1
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use crate::Failure;
 use safetensors::{Dtype, SafeTensors};
-use squizd::{Result, eval, runtime::Model, writer::AtomicFile};
+use squizd::{Result, eval, runtime::Sequences, writer::AtomicFile};
 use std::path::Path;
 
 /// What a model is judged by.
@@ -27,7 +27,7 @@ impl Text {
 /// Runs `model` over `text` and writes its logits; returns their shape.
 pub(super) fn write(
     target: &Path,
-    model: &Model<'_>,
+    model: &dyn Sequences,
     text: &Text,
     mut progress: impl FnMut(usize),
 ) -> Result<[usize; 2]> {

@@ -23,6 +23,8 @@ pub(super) struct Generation<'t> {
     /// The token sampled last.
     last: Option<u32>,
     generated: usize,
+    /// Forward passes of the prompt until now.
+    forward: Duration,
     /// When the last token was sampled.
     sampled: Instant,
     /// Since when the client has taken nothing.
@@ -64,6 +66,7 @@ impl<'t> Generation<'t> {
             cached,
             last: None,
             generated: 0,
+            forward: Duration::ZERO,
             sampled: job.received,
             stalled: None,
             job,
@@ -135,17 +138,30 @@ impl<'t> Generation<'t> {
             let rest = self.job.prompt.get(self.processed..).unwrap_or_default();
             rest.get(..piece_length(rest.len(), around.piece)).unwrap_or(rest)
         };
-        let logits = sequence.forward(input)?;
+        let started = Instant::now();
         if last.is_none() {
             self.processed += input.len();
             if self.processed < self.job.prompt.len() {
+                sequence.forward(input)?;
+                self.forward += started.elapsed();
                 return Ok(None);
             }
         }
-        let distribution = self.output.distribution(logits);
         let params = &mut self.job.params;
-        params.penalties.apply(logits);
-        let id = params.sampler.sample(logits);
+        let plain = params.sampler.is_greedy() && params.penalties.is_neutral() && params.logprobs.is_none();
+        let (id, distribution, forward) = if plain {
+            (sequence.likeliest(input)?, None, started.elapsed())
+        } else {
+            let logits = sequence.forward(input)?;
+            let forward = started.elapsed();
+            let distribution = self.output.distribution(logits);
+            params.penalties.apply(logits);
+            (params.sampler.sample(logits), distribution, forward)
+        };
+        if last.is_none() {
+            self.forward += forward;
+            around.metrics.prompt_forward.observe(self.forward);
+        }
         let ends = around.eos.contains(&id) && !params.ignore_eos;
         params.penalties.observe(id);
         self.time(around.metrics);

@@ -36,6 +36,10 @@ pub(crate) trait Sequence {
     fn truncate(&mut self, length: usize);
     /// Processes `tokens`; the logits after the last.
     fn forward(&mut self, tokens: &[u32]) -> squizd::Result<&mut [f32]>;
+    /// Processes `tokens`; the likeliest next one.
+    fn likeliest(&mut self, tokens: &[u32]) -> squizd::Result<u32> {
+        Ok(squizd::runtime::likeliest(self.forward(tokens)?))
+    }
 }
 
 impl Sequence for Box<dyn squizd::runtime::Sequence + Send + '_> {
@@ -53,6 +57,10 @@ impl Sequence for Box<dyn squizd::runtime::Sequence + Send + '_> {
 
     fn forward(&mut self, tokens: &[u32]) -> squizd::Result<&mut [f32]> {
         (**self).forward(tokens)
+    }
+
+    fn likeliest(&mut self, tokens: &[u32]) -> squizd::Result<u32> {
+        (**self).likeliest(tokens)
     }
 }
 

@@ -86,5 +86,5 @@ fn threads_change_nothing() {
         pool.install(|| collected(&model, &[&ids], Detail::Hessian).0)
     };
     assert_eq!(run(1), run(3));
-    assert!(memory(&model, Detail::Hessian, 90) > memory(&model, Detail::Importance, 90));
+    assert!(memory(model.config(), Detail::Hessian, 90) > memory(model.config(), Detail::Importance, 90));
 }

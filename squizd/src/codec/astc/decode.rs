@@ -8,6 +8,9 @@ use crate::codec::stream::checked_geometry;
 use squizd_spec::{CodecId, astc};
 use std::ops::Range;
 
+/// Blocks whose column scales are held at a time.
+pub(super) const TILE: usize = 16;
+
 /// The stored blocks of row `row` of blocks.
 pub(super) fn block_row<'a>(tensor: &Encoded<'a>, row: u64) -> &'a [[u8; 16]] {
     let stride = (tensor.matrix.cols.div_ceil(astc::SIDE) * astc::BLOCK_BYTES) as usize;
@@ -28,23 +31,25 @@ pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> R
     if out.is_empty() {
         return Ok(());
     }
-    let scales = Scales::of(tensor, &geometry);
-    let columns = scales.columns(cols);
-    let mut out = out.chunks_exact_mut(cols as usize);
-    let (tables, mut block) = (Tables::get(), Expanded::ZERO);
-    for (block_row_, wanted) in strips(rows) {
-        let blocks = block_row(tensor, block_row_);
-        let skipped = (wanted.start - block_row_ * astc::SIDE) as usize;
-        let mut lines: [(f32, &mut [f32]); SIDE] = Default::default();
-        for ((row, line), out) in wanted.zip(&mut lines[skipped..]).zip(&mut out) {
-            *line = (scales.row(row), out);
-        }
-        for (b, (stored, columns)) in blocks.iter().zip(columns.chunks(SIDE)).enumerate() {
-            expand(tables, stored, &mut block);
-            for (i, (r, line)) in lines.iter_mut().enumerate() {
-                let line = line.get_mut(b * SIDE..).unwrap_or_default();
-                for (j, (out, c)) in line.iter_mut().zip(columns).enumerate() {
-                    *out = *r * c * block.value(i * SIDE + j);
+    let (scales, cols) = (Scales::of(tensor, &geometry), cols as usize);
+    let (tables, mut block, mut columns) = (Tables::get(), Expanded::ZERO, [0.0; TILE * SIDE]);
+    for first in (0..cols.div_ceil(SIDE)).step_by(TILE) {
+        scales.columns(first * SIDE, &mut columns);
+        let mut rest = &mut *out;
+        for (block_row_, wanted) in strips(rows.clone()) {
+            let skipped = (wanted.start - block_row_ * astc::SIDE) as usize;
+            let count = (wanted.end - wanted.start) as usize;
+            let (lines, after) = rest.split_at_mut((count * cols).min(rest.len()));
+            rest = after;
+            let blocks = block_row(tensor, block_row_).get(first..).unwrap_or_default();
+            for (b, (stored, columns)) in blocks.iter().zip(columns.as_chunks::<SIDE>().0).enumerate() {
+                expand(tables, stored, &mut block);
+                let lines = lines.chunks_exact_mut(cols).zip(wanted.clone());
+                for (i, (line, row)) in (skipped..).zip(lines) {
+                    let (r, line) = (scales.row(row), &mut line[(first + b) * SIDE..]);
+                    for (j, (out, c)) in line.iter_mut().zip(columns).enumerate() {
+                        *out = r * c * block.value(i * SIDE + j);
+                    }
                 }
             }
         }

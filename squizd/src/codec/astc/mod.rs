@@ -82,11 +82,17 @@ impl<'a> Scales<'a> {
         self.rows.get(row as usize).map_or(0.0, |r| f16_to_f32(u16::from_le_bytes(*r)) * self.unit)
     }
 
-    /// The scale of each of `cols` columns.
-    fn columns(&self, cols: u64) -> Vec<f32> {
+    /// The scales of as many columns from `first` on as `out` holds; 0 past the
+    /// last.
+    fn columns(&self, first: usize, out: &mut [f32]) {
         match self.columns {
-            Some(scales) => scales.iter().map(|c| f16_to_f32(u16::from_le_bytes(*c))).collect(),
-            None => vec![1.0; cols as usize],
+            Some(scales) => {
+                out.fill(0.0);
+                for (out, c) in out.iter_mut().zip(scales.get(first..).unwrap_or_default()) {
+                    *out = f16_to_f32(u16::from_le_bytes(*c));
+                }
+            }
+            None => out.fill(1.0),
         }
     }
 }

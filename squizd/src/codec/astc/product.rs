@@ -4,7 +4,7 @@
 //! palette values and inputs to 36 sums, which are added up by rows at the end.
 //! AVX-512 finds 16 palette values in one permutation of two registers.
 
-use super::decode::{block_row, strips};
+use super::decode::{TILE, block_row, strips};
 use super::expand::{Expanded, PADDED, Tables, expand};
 use super::{SIDE, Scales, TEXELS};
 use crate::codec::stream::checked_geometry;
@@ -13,8 +13,8 @@ use crate::simd::{Level, level, multiversion};
 use squizd_spec::{CodecId, astc};
 use std::ops::Range;
 
-/// Blocks expanded before their products: what one stores, a later one loads.
-const TILE: usize = 16;
+/// Rows of blocks whose sums are held at a time.
+const STRIPS: usize = 8;
 /// Floats behind the input that whole registers may load.
 const MARGIN: usize = 16;
 
@@ -31,18 +31,31 @@ pub(super) fn rows(tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y
         return y.fill(f32::NAN);
     }
     let scales = Scales::of(tensor, &geometry);
-    let mut scaled = scales.columns(cols);
-    for (c, x) in scaled.iter_mut().zip(x.x()) {
-        *c *= x;
-    }
-    scaled.resize(scaled.len().next_multiple_of(SIDE) + MARGIN, 0.0);
     let (level, mut y) = (level(), y.iter_mut());
-    for (block_row_, wanted) in strips(rows) {
-        let sums = products(level, block_row(tensor, block_row_), &scaled);
-        let first = block_row_ * astc::SIDE;
-        for (row, y) in wanted.zip(&mut y) {
-            let sums = sums.as_chunks::<SIDE>().0.get((row - first) as usize);
-            *y = scales.row(row) * sums.map_or(f32::NAN, |s| s.iter().sum());
+    let mut expanded = [Expanded::ZERO; TILE];
+    let side = astc::SIDE;
+    let mut start = rows.start;
+    while start < rows.end {
+        let group = start..rows.end.min((start / side + STRIPS as u64) * side);
+        start = group.end;
+        let mut sums = [[0.0; PADDED]; STRIPS];
+        for (tile, x) in x.x().chunks(TILE * SIDE).enumerate() {
+            let mut scaled = [0.0; TILE * SIDE + MARGIN];
+            scales.columns(tile * TILE * SIDE, &mut scaled[..x.len()]);
+            for (c, x) in scaled.iter_mut().zip(x) {
+                *c *= x;
+            }
+            for (sums, (block_row_, _)) in sums.iter_mut().zip(strips(group.clone())) {
+                let blocks = block_row(tensor, block_row_).get(tile * TILE..).unwrap_or_default();
+                products(level, blocks.get(..TILE).unwrap_or(blocks), &scaled, &mut expanded, sums);
+            }
+        }
+        for (sums, (block_row_, wanted)) in sums.iter().zip(strips(group)) {
+            let first = block_row_ * side;
+            for (row, y) in wanted.zip(&mut y) {
+                let sums = sums.as_chunks::<SIDE>().0.get((row - first) as usize);
+                *y = scales.row(row) * sums.map_or(f32::NAN, |s| s.iter().sum());
+            }
         }
     }
 }
@@ -55,35 +68,39 @@ pub(super) const fn kernel(asked: Level) -> Kernel {
     }
 }
 
-/// The sums of a row of blocks with `x`, six values a block and [`MARGIN`] more.
+/// Adds the products of up to [`TILE`] blocks with `x`, six values a block and
+/// [`MARGIN`] more, to `sums`; `tile` is room for the expanded blocks.
 #[allow(unsafe_code, reason = "calls a kernel for a level that this CPU supports")]
-fn products(level: Level, blocks: &[[u8; 16]], x: &[f32]) -> Sums {
-    let mut sums = [0.0; PADDED];
+fn products(
+    level: Level,
+    blocks: &[[u8; 16]],
+    x: &[f32; TILE * SIDE + MARGIN],
+    tile: &mut [Expanded; TILE],
+    sums: &mut Sums,
+) {
     match level {
         // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::products(blocks, x, &mut sums) },
-        _ => generic(blocks, x, &mut sums),
+        Level::Avx512 => unsafe { x86::products(blocks, x, tile, sums) },
+        _ => generic(blocks, x, tile, sums),
     }
-    sums
 }
 
 multiversion! {
-    fn generic(blocks: &[[u8; 16]], x: &[f32], sums: &mut Sums) = generic_lanes;
+    fn generic(blocks: &[[u8; 16]], x: &[f32], tile: &mut [Expanded; TILE], sums: &mut Sums) = generic_lanes;
 }
 
 #[inline(always)]
-fn generic_lanes(blocks: &[[u8; 16]], x: &[f32], sums: &mut Sums) {
-    let (tables, mut tile) = (Tables::get(), [Expanded::ZERO; TILE]);
-    for (blocks, x) in blocks.chunks(TILE).zip(x.chunks(TILE * SIDE)) {
-        for (block, stored) in tile.iter_mut().zip(blocks) {
-            expand(tables, stored, block);
-        }
-        for (block, x) in tile.iter().zip(x.as_chunks::<SIDE>().0).take(blocks.len()) {
-            let values: [f32; TEXELS] = std::array::from_fn(|i| block.value(i));
-            for (i, (sum, v)) in sums.iter_mut().zip(values).enumerate() {
-                *sum += v * x[i % SIDE];
-            }
+fn generic_lanes(blocks: &[[u8; 16]], x: &[f32], tile: &mut [Expanded; TILE], sums: &mut Sums) {
+    let tables = Tables::get();
+    // All are expanded before their products: what one stores, a later one loads.
+    for (block, stored) in tile.iter_mut().zip(blocks) {
+        expand(tables, stored, block);
+    }
+    for (block, x) in tile.iter().zip(x.as_chunks::<SIDE>().0).take(blocks.len()) {
+        let values: [f32; TEXELS] = std::array::from_fn(|i| block.value(i));
+        for (i, (sum, v)) in sums.iter_mut().zip(values).enumerate() {
+            *sum += v * x[i % SIDE];
         }
     }
 }
@@ -105,38 +122,41 @@ mod x86 {
         columns
     };
 
-    /// Adds the products of `blocks` with `inputs` to `sums`.
+    /// Adds the products of `blocks`, expanded in `tile`, with `inputs` to `sums`.
     ///
     /// # Safety
     /// The CPU has AVX-512 F, BW, DQ and VL, and FMA.
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn products(blocks: &[[u8; 16]], inputs: &[f32], sums: &mut Sums) {
+    pub(super) unsafe fn products(
+        blocks: &[[u8; 16]],
+        inputs: &[f32],
+        tile: &mut [Expanded; TILE],
+        sums: &mut Sums,
+    ) {
         const THIRD: u16 = (1 << (TEXELS - 32)) - 1;
-        assert!(inputs.len() >= blocks.len() * SIDE + MARGIN);
-        let (tables, mut tile) = (Tables::get(), [Expanded::ZERO; TILE]);
+        assert!(blocks.len() <= TILE && inputs.len() >= blocks.len() * SIDE + MARGIN);
+        let tables = Tables::get();
         // SAFETY: 48 words.
         let columns = [0, 16, 32].map(|at| unsafe { x::_mm512_loadu_si512(COLUMNS.as_ptr().add(at).cast()) });
         let mut acc = [x::_mm512_setzero_ps(); 3];
-        for (t, blocks) in blocks.chunks(TILE).enumerate() {
-            for (block, stored) in tile.iter_mut().zip(blocks) {
-                expand(tables, stored, block);
-            }
-            for (b, block) in tile.iter().enumerate().take(blocks.len()) {
-                // SAFETY: 16 inputs from the block's first lie within the margin
-                // by the assertion; palettes are 32 floats, levels and maps 48 bytes.
-                unsafe {
-                    let x = x::_mm512_loadu_ps(inputs.as_ptr().add((t * TILE + b) * SIDE));
-                    let palette: *const f32 = block.palette.as_ptr().cast();
-                    let (low, high) = (x::_mm512_load_ps(palette), x::_mm512_load_ps(palette.add(16)));
-                    for (i, (acc, columns)) in acc.iter_mut().zip(columns).enumerate() {
-                        let levels = x::_mm_load_si128(block.levels.as_ptr().add(16 * i).cast());
-                        let map = x::_mm_loadu_si128(block.map.as_ptr().add(16 * i).cast());
-                        let indices = x::_mm512_cvtepu8_epi32(x::_mm_or_si128(levels, map));
-                        let values = x::_mm512_permutex2var_ps(low, indices, high);
-                        let used = if i == 2 { THIRD } else { u16::MAX };
-                        let x = x::_mm512_maskz_permutexvar_ps(used, columns, x);
-                        *acc = x::_mm512_fmadd_ps(values, x, *acc);
-                    }
+        for (block, stored) in tile.iter_mut().zip(blocks) {
+            expand(tables, stored, block);
+        }
+        for (b, block) in tile.iter().enumerate().take(blocks.len()) {
+            // SAFETY: 16 inputs from the block's first lie within the margin
+            // by the assertion; palettes are 32 floats, levels and maps 48 bytes.
+            unsafe {
+                let x = x::_mm512_loadu_ps(inputs.as_ptr().add(b * SIDE));
+                let palette: *const f32 = block.palette.as_ptr().cast();
+                let (low, high) = (x::_mm512_load_ps(palette), x::_mm512_load_ps(palette.add(16)));
+                for (i, (acc, columns)) in acc.iter_mut().zip(columns).enumerate() {
+                    let levels = x::_mm_load_si128(block.levels.as_ptr().add(16 * i).cast());
+                    let map = x::_mm_loadu_si128(block.map.as_ptr().add(16 * i).cast());
+                    let indices = x::_mm512_cvtepu8_epi32(x::_mm_or_si128(levels, map));
+                    let values = x::_mm512_permutex2var_ps(low, indices, high);
+                    let used = if i == 2 { THIRD } else { u16::MAX };
+                    let x = x::_mm512_maskz_permutexvar_ps(used, columns, x);
+                    *acc = x::_mm512_fmadd_ps(values, x, *acc);
                 }
             }
         }
@@ -197,13 +217,21 @@ mod tests {
                 block::Block::Levels(block::tests::symbols().new_tree(&mut runner).unwrap().current()).pack()
             })
             .collect();
-        for count in [1, 15, 16, 17, 200] {
-            let x = gaussian(count * SIDE + MARGIN, 3);
-            let reference = products(Level::Scalar, &blocks[..count], &x);
-            for level in Level::supported() {
-                let got = products(level, &blocks[..count], &x);
-                for (a, b) in reference.iter().zip(&got) {
-                    assert!((a - b).abs() < 1e-4, "{level} {count}: {a} {b}");
+        for count in [1, 5, 15, 16] {
+            for blocks in blocks.chunks_exact(count) {
+                let mut x = [0.0; TILE * SIDE + MARGIN];
+                x.copy_from_slice(&gaussian(TILE * SIDE + MARGIN, 3));
+                let sums = |level| {
+                    let mut sums = [0.25; PADDED];
+                    products(level, blocks, &x, &mut [Expanded::ZERO; TILE], &mut sums);
+                    sums
+                };
+                let reference = sums(Level::Scalar);
+                for level in Level::supported() {
+                    let got = sums(level);
+                    for (a, b) in reference[..TEXELS].iter().zip(&got) {
+                        assert!((a - b).abs() < 1e-4, "{level} {count}: {a} {b}");
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Rate-distortion curves, as numbers and as pictures.
 
-use super::encode::{Importances, survey};
+use super::encode::{Inputs, survey};
 use super::{allocate, parts_of, plan_exponent};
 use crate::Result;
 use crate::codec::sample::Sample;
@@ -36,7 +36,7 @@ pub fn rd_curve(rows: &dyn Rows, request: &Request<'_>, points: usize) -> Result
     let matrix = rows.matrix();
     let parts = parts_of(rows.name(), matrix)?;
     let exponent = i32::from(plan_exponent(&Sample::read(rows)?));
-    let survey = survey(rows, exponent, &Importances::new(request.guide, matrix.rows))?;
+    let survey = survey(rows, exponent, &Inputs::by_importance(request.guide, matrix.rows))?;
     let per_weight = |units: u64| 8.0 * (parts.codes + units * UNIT) as f64 / matrix.elements().max(1) as f64;
     let all: Vec<_> = allocate::curve(&survey.tiles)
         .map(|(units, noise)| RdPoint {

@@ -5,9 +5,11 @@ use super::allocate::{RATES, Tile};
 use super::block::{BLOCK, Blocks, encode_bf16};
 use crate::codec::guide::Guide;
 use crate::codec::half_float::{bf16_to_f32, f32_to_bf16};
+use crate::codec::ldlq::Feedback;
 use crate::codec::stream::{for_row_chunks_of, read_finite};
-use crate::codec::{EncodeStats, Rows};
+use crate::codec::{EncodeStats, InputMoments, Rows};
 use crate::{Error, Result};
+use rayon::prelude::*;
 use squizd_spec::hybrid_layout::{STRIP, UNIT, UNITS};
 use squizd_spec::{CodecId, DType, Matrix};
 use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
@@ -18,32 +20,84 @@ const FLOOR: f64 = 0.01;
 /// Bits of the rates that have codes.
 const BITS: std::ops::RangeInclusive<u32> = 2..=5;
 
-/// Importances of the columns by rows, 1 on average over all of them; empty
-/// where nothing is known.
-pub(super) struct Importances(Vec<(Range<u64>, Vec<f32>)>);
+/// What is known of the inputs of a tensor's rows.
+pub(super) struct Inputs<'a>(Vec<Part<'a>>);
 
-impl Importances {
-    pub(super) fn new(guide: Guide<'_>, rows: u64) -> Self {
-        let parts: Vec<_> = guide.split(0..rows).collect();
+/// The rows with one set of moments.
+pub(super) struct Part<'a> {
+    pub(super) rows: Range<u64>,
+    pub(super) moments: &'a InputMoments,
+    /// What an error in each column costs, 1 on average over all rows.
+    pub(super) costs: Vec<f32>,
+    feedback: Option<Feedback>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Costs by importance.
+    pub(super) fn by_importance(guide: Guide<'a>, rows: u64) -> Self {
+        Self::new(guide, rows, |_| None)
+    }
+
+    /// Costs of errors that are compensated where all of `H` is known, else by
+    /// importance.
+    pub(super) fn compensated(guide: Guide<'a>, rows: u64) -> Self {
+        Self::new(guide, rows, factor)
+    }
+
+    fn new(guide: Guide<'a>, total: u64, factor: impl Fn(&InputMoments) -> Option<Feedback>) -> Self {
         let sum = |v: &[f32]| v.iter().map(|v| f64::from(*v)).sum::<f64>();
-        let count: usize = parts.iter().filter_map(|(_, m)| m.map(|m| m.importance.len())).sum();
-        let mean = parts.iter().filter_map(|(_, m)| m.map(|m| sum(&m.importance))).sum::<f64>()
-            / count.max(1) as f64;
+        let mut parts: Vec<_> = guide
+            .split(0..total)
+            .filter_map(|(rows, moments)| {
+                let moments = moments?;
+                let feedback = factor(moments);
+                let costs = match &feedback {
+                    Some(f) => f.pivots().iter().map(|d| *d as f32).collect(),
+                    None => moments.importance.clone(),
+                };
+                // The factors of a whole stack would be as large as its
+                // moments: they are made again, one at a time.
+                let feedback = feedback.filter(|_| rows == (0..total));
+                Some(Part { rows, moments, costs, feedback })
+            })
+            .collect();
+        let count: usize = parts.iter().map(|p| p.costs.len()).sum();
+        let mean = parts.iter().map(|p| sum(&p.costs)).sum::<f64>() / count.max(1) as f64;
         if !(mean > 0.0 && mean.is_finite()) {
             return Self(Vec::new());
         }
-        let relative = |v: &f32| (f64::from(*v) / mean + FLOOR) as f32;
-        Self(
-            parts
-                .into_iter()
-                .filter_map(|(rows, m)| Some((rows, m?.importance.iter().map(relative).collect())))
-                .collect(),
-        )
+        for part in &mut parts {
+            part.costs.iter_mut().for_each(|v| *v = (f64::from(*v) / mean + FLOOR) as f32);
+        }
+        Self(parts)
     }
 
-    pub(super) fn at(&self, row: u64) -> Option<&[f32]> {
-        self.0.iter().find(|(rows, _)| rows.contains(&row)).map(|(_, v)| v.as_slice())
+    /// What is known of `row`.
+    pub(super) fn at(&self, row: u64) -> Option<&Part<'a>> {
+        self.0.iter().find(|part| part.rows.contains(&row))
     }
+
+    /// The costs of errors in the columns of `row`.
+    pub(super) fn costs(&self, row: u64) -> Option<&[f32]> {
+        self.at(row).map(|part| part.costs.as_slice())
+    }
+}
+
+impl Part<'_> {
+    /// What errors are compensated with, if it was kept.
+    pub(super) fn feedback(&self) -> Option<&Feedback> {
+        self.feedback.as_ref()
+    }
+
+    /// The same made again.
+    pub(super) fn make_feedback(&self) -> Option<Feedback> {
+        factor(self.moments)
+    }
+}
+
+fn factor(moments: &InputMoments) -> Option<Feedback> {
+    let h = moments.hessian()?;
+    Feedback::new(h.par_iter().map(|v| f64::from(*v)).collect(), moments.importance.len(), 1)
 }
 
 /// The rows, kept for a second pass.
@@ -105,12 +159,12 @@ fn survey_row(
 
 /// Block `index` of a row, as far as it is there.
 #[inline(always)]
-fn part(row: &[f32], index: usize) -> &[f32] {
+pub(super) fn part(row: &[f32], index: usize) -> &[f32] {
     row.get(index * BLOCK..((index + 1) * BLOCK).min(row.len())).unwrap_or_default()
 }
 
 /// Reads all rows and measures every tile.
-pub(super) fn survey(rows: &dyn Rows, exponent: i32, importances: &Importances) -> Result<Survey> {
+pub(super) fn survey(rows: &dyn Rows, exponent: i32, inputs: &Inputs<'_>) -> Result<Survey> {
     let matrix = rows.matrix();
     let cols = matrix.cols as usize;
     let blocks = cols.div_ceil(BLOCK);
@@ -125,7 +179,7 @@ pub(super) fn survey(rows: &dyn Rows, exponent: i32, importances: &Importances) 
             let mut own = vec![Tile { errors: [0.0; RATES], rows: count as u64 }; blocks];
             let mut moments = vec![[0.0f64; 2]; blocks];
             for (row, w) in (first..).zip(strip.chunks_exact(cols)) {
-                let importance = importances.at(row);
+                let importance = inputs.costs(row);
                 survey_row(kernel, w, importance, exponent, errors);
                 for (b, ((tile, errors), moments)) in
                     own.iter_mut().zip(&*errors).zip(&mut moments).enumerate()

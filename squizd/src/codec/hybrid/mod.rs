@@ -18,6 +18,9 @@ mod block;
 mod check;
 mod curve;
 mod encode;
+mod guided;
+#[cfg(test)]
+mod guided_tests;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod payload;
@@ -29,6 +32,7 @@ mod x86;
 
 use super::integer::guided::output_error;
 use super::lanes::exponent;
+use super::ldlq::Feedback;
 use super::sample::Sample;
 use super::stream::{checked_geometry, for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
@@ -39,7 +43,7 @@ use crate::{Error, Result, simd::Level};
 use allocate::{by_variance, least_error};
 use block::{BLOCK, Blocks};
 pub use curve::{RdPoint, curves_to_csv, curves_to_svg, rd_curve};
-use encode::{Importances, RowOut, Survey, encode_row, places};
+use encode::{Inputs, RowOut, Survey, encode_row, places};
 use payload::Payload;
 use serde::{Deserialize, Serialize};
 use squizd_spec::hybrid_layout::{MAPPED, Parts, STRIP, UNIT, UNITS, parts};
@@ -198,34 +202,34 @@ impl Codec for Hybrid {
             return Ok((parts.codes, EncodeStats::default()));
         }
         let exponent = i32::from(params[2].cast_signed());
-        let importances = Importances::new(request.guide, matrix.rows);
-        let survey = encode::survey(rows, exponent, &importances)?;
+        let inputs = Inputs::compensated(request.guide, matrix.rows);
+        let survey = encode::survey(rows, exponent, &inputs)?;
         let rates = allocate(&survey, &request.options, parts.codes, length);
         let (map, starts) = index(rows.name(), &rates, &parts, matrix.rows)?;
         let (cols, blocks) = (matrix.cols as usize, parts.blocks as usize);
-        let stats = for_row_chunks_of(rows, 0..matrix.rows, STRIP, Buffers::new, |buffers, range| {
-            read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
-            let first_strip = (range.start / STRIP) as usize;
-            let rates = rates.get(first_strip * blocks..).unwrap_or_default();
-            if let Some(row) = buffers.encode(cols, exponent, &importances, rates, range.start) {
-                return Err(out_of_range(rows, range.start + row as u64, self.id()));
-            }
-            let mut stats = buffers.stats;
-            for (part, moments) in request.guide.split(range.clone()) {
-                let (Some(moments), [a, b]) =
-                    (moments, [part.start, part.end].map(|r| (r - range.start) as usize * cols))
-                else {
-                    continue;
-                };
-                let slices = buffers.values.get(a..b).zip(buffers.decoded.get(a..b));
-                let output = slices.map(|(w, v)| output_error(&moments.importance, w, v));
-                stats = stats + EncodeStats { output, ..EncodeStats::default() };
-            }
-            sink.write_at(range.start * scale_plane.row_stride, &buffers.words)?;
-            let start = u64::from(starts.get(first_strip).copied().unwrap_or_default());
-            sink.write_at(parts.codes + start * UNIT, &buffers.codes)?;
-            Ok(stats)
-        })?;
+        let mut stats = EncodeStats::default();
+        for (own, _) in request.guide.split(0..matrix.rows) {
+            // A strip is encoded with the part of its first row.
+            let strips = own.start.next_multiple_of(STRIP)..own.end.next_multiple_of(STRIP).min(matrix.rows);
+            let known = inputs.at(own.start);
+            let kept = known.and_then(encode::Part::feedback);
+            let made = known.filter(|_| kept.is_none()).and_then(encode::Part::make_feedback);
+            let feedback = kept.or(made.as_ref());
+            let context = Context { cols, exponent, inputs: &inputs, own, feedback };
+            let part = for_row_chunks_of(rows, strips, STRIP, Buffers::new, |buffers, range| {
+                read_finite(rows, range.clone(), self.id(), &mut buffers.values)?;
+                let first_strip = (range.start / STRIP) as usize;
+                let rates = rates.get(first_strip * blocks..).unwrap_or_default();
+                if let Some(row) = buffers.encode(&context, rates, range.start) {
+                    return Err(out_of_range(rows, range.start + row as u64, self.id()));
+                }
+                sink.write_at(range.start * scale_plane.row_stride, &buffers.words)?;
+                let start = u64::from(starts.get(first_strip).copied().unwrap_or_default());
+                sink.write_at(parts.codes + start * UNIT, &buffers.codes)?;
+                Ok(buffers.stats)
+            })?;
+            stats = stats + part;
+        }
         sink.write_at(parts.map, &map)?;
         sink.write_at(parts.starts, &starts.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<_>>())?;
         let units = u64::from(starts.last().copied().unwrap_or_default());
@@ -271,9 +275,21 @@ impl Codec for Hybrid {
     }
 }
 
+/// What the rows of one part have in common.
+struct Context<'a> {
+    cols: usize,
+    exponent: i32,
+    inputs: &'a Inputs<'a>,
+    /// The part's rows.
+    own: Range<u64>,
+    /// What their errors are compensated with.
+    feedback: Option<&'a Feedback>,
+}
+
 /// One worker's memory.
 struct Buffers {
     kernel: Blocks,
+    guided: guided::Worker,
     values: Vec<f32>,
     words: Vec<u8>,
     codes: Vec<u8>,
@@ -285,6 +301,7 @@ impl Buffers {
     fn new() -> Self {
         Self {
             kernel: Blocks::new(),
+            guided: guided::Worker::default(),
             values: Vec::new(),
             words: Vec::new(),
             codes: Vec::new(),
@@ -294,44 +311,68 @@ impl Buffers {
     }
 
     /// Encodes the rows of `values`, which begin with a strip, at the rates of
-    /// their strips' blocks; the first row whose numbers overflow, if any. With
-    /// importances the rows are decoded again.
-    fn encode(
-        &mut self,
-        cols: usize,
-        exponent: i32,
-        importances: &Importances,
-        rates: &[u8],
-        first_row: u64,
-    ) -> Option<usize> {
-        let Self { kernel, values, words, codes, decoded, stats } = self;
+    /// their strips' blocks; the first row whose numbers overflow, if any.
+    fn encode(&mut self, context: &Context<'_>, rates: &[u8], first_row: u64) -> Option<usize> {
+        let cols = context.cols;
         let (blocks, strip_rows) = (cols.div_ceil(BLOCK), STRIP as usize);
+        let values = std::mem::take(&mut self.values);
+        let mut words = std::mem::take(&mut self.words);
         words.clear();
         words.resize(values.len() / cols * blocks * 4, 0);
-        codes.clear();
-        decoded.clear();
-        decoded.resize(values.len(), 0.0);
-        *stats = EncodeStats::default();
+        self.codes.clear();
+        self.stats = EncodeStats::default();
         let strips = values.chunks(strip_rows * cols).zip(words.chunks_mut(strip_rows * blocks * 4));
-        let strips = strips.zip(decoded.chunks_mut(strip_rows * cols)).zip(rates.chunks(blocks));
-        for (strip, (((values, words), decoded), rates)) in strips.enumerate() {
-            let (places, stride) = places(rates);
-            let rows = values.chunks_exact(cols).zip(words.chunks_exact_mut(blocks * 4));
-            for (i, ((w, words), decoded)) in rows.zip(decoded.chunks_exact_mut(cols)).enumerate() {
-                let row = strip * strip_rows + i;
-                let start = codes.len();
-                codes.resize(start + stride, 0);
-                let importance = importances.at(first_row + row as u64);
-                let row_codes = codes.get_mut(start..).unwrap_or_default();
-                let mut out = RowOut { words, codes: row_codes, stats: *stats, overflow: false };
-                encode_row(kernel, w, importance, exponent, rates, &places, &mut out);
-                *stats = out.stats;
-                if out.overflow {
-                    return Some(row);
-                }
-                if importance.is_some() {
-                    payload::decode_row(exponent, rates, out.words, out.codes, decoded);
-                }
+        let mut overflow = None;
+        for (strip, ((values, words), rates)) in strips.zip(rates.chunks(blocks)).enumerate() {
+            let row = strip * strip_rows;
+            let bad = self.encode_strip(context, first_row + row as u64, values, words, rates);
+            if let Some(bad) = bad {
+                overflow = Some(row + bad);
+                break;
+            }
+        }
+        (self.values, self.words) = (values, words);
+        overflow
+    }
+
+    /// Encodes one strip behind the codes of those before it.
+    fn encode_strip(
+        &mut self,
+        context: &Context<'_>,
+        first_row: u64,
+        values: &[f32],
+        words: &mut [u8],
+        rates: &[u8],
+    ) -> Option<usize> {
+        let &Context { cols, exponent, inputs, .. } = context;
+        let (places, stride) = places(rates);
+        let start = self.codes.len();
+        let count = values.len() / cols;
+        self.codes.resize(start + count * stride, 0);
+        let codes = self.codes.get_mut(start..).unwrap_or_default();
+        let within = context.own.end >= first_row + count as u64;
+        if let (Some(feedback), Some(costs), true) = (context.feedback, inputs.costs(first_row), within) {
+            let strip = guided::Strip { values, cols, exponent, rates, places: &places, costs, feedback };
+            let (stats, overflow) = self.guided.encode(&mut self.kernel, &strip, words, codes);
+            self.stats = self.stats + stats;
+            return overflow;
+        }
+        let rows = values.chunks_exact(cols).zip(words.chunks_exact_mut(words.len() / count.max(1)));
+        for (i, ((w, words), codes)) in rows.zip(codes.chunks_exact_mut(stride.max(1))).enumerate() {
+            let known = inputs.at(first_row + i as u64);
+            let costs = known.map(|k| k.costs.as_slice());
+            let mut out = RowOut { words, codes, stats: self.stats, overflow: false };
+            encode_row(&mut self.kernel, w, costs, exponent, rates, &places, &mut out);
+            self.stats = out.stats;
+            if out.overflow {
+                return Some(i);
+            }
+            if let Some(known) = known {
+                self.decoded.clear();
+                self.decoded.resize(cols, 0.0);
+                payload::decode_row(exponent, rates, out.words, out.codes, &mut self.decoded);
+                let output = output_error(&known.moments.importance, w, &self.decoded);
+                self.stats = self.stats + EncodeStats { output: Some(output), ..EncodeStats::default() };
             }
         }
         None

@@ -2,48 +2,13 @@
 
 use super::tests::{CODECS, WISHES, bits, request};
 use super::*;
-use crate::codec::testing::{self, MemoryRows, Stored, encode_with, gaussian};
+use crate::codec::testing::{self, MemoryRows, Stored, correlated, encode_with, gaussian, output_error};
 use crate::codec::{Guide, InputMoments};
 use crate::simd;
-
-/// Moments of inputs that are a running mean of noise, channels of different size.
-fn correlated(cols: usize, seed: u64) -> InputMoments {
-    let samples = 2 * cols;
-    let mut x = gaussian(cols * samples, seed);
-    for x in x.chunks_mut(cols) {
-        for j in 1..cols {
-            x[j] = 0.9 * x[j - 1] + 0.45 * x[j];
-        }
-        for (j, x) in x.iter_mut().enumerate() {
-            *x *= 1.0 + (j % 7) as f32 / 3.0;
-        }
-    }
-    let mut hessian = vec![0.0; cols * cols];
-    for x in x.chunks(cols) {
-        for (h, a) in hessian.chunks_mut(cols).zip(x) {
-            for (h, b) in h.iter_mut().zip(x) {
-                *h += a * b / samples as f32;
-            }
-        }
-    }
-    InputMoments { importance: hessian.iter().step_by(cols + 1).copied().collect(), hessian }
-}
 
 /// The same without what is off the diagonal.
 fn diagonal(moments: &InputMoments) -> InputMoments {
     InputMoments { hessian: Vec::new(), ..moments.clone() }
-}
-
-/// `tr(E H E^T)` by its definition, `H` diagonal where no more is known.
-fn output_error(moments: &InputMoments, e: &[f64]) -> f64 {
-    let cols = moments.importance.len();
-    let product = |e: &[f64], i: usize| -> f64 {
-        match moments.hessian() {
-            None => e[i] * f64::from(moments.importance[i]),
-            Some(h) => h[i * cols..][..cols].iter().zip(e).map(|(h, e)| f64::from(*h) * e).sum(),
-        }
-    };
-    e.chunks(cols).map(|e| (0..cols).map(|i| e[i] * product(e, i)).sum::<f64>()).sum()
 }
 
 struct Source {

@@ -143,7 +143,6 @@ fn wished(bits: u32, options: &EncodeOptions) -> Result<(&'static [IntegerLayout
         ))),
         (Some(Compact), None) => Ok((&[Compact], None)),
         (Some(Fine), None) => Ok((&[Fine], None)),
-        (None, None) if bits == 4 => Ok((&[Compact], None)),
         (None, None) => Ok((&[Fine, Compact], None)),
     }
 }

@@ -193,8 +193,8 @@ fn planned_parameters() {
         let w: Vec<f32> = gaussian(4096, 8).iter().map(|v| v * scale).collect();
         stored(codec, 8, 512, &w, wish).params
     };
-    assert_eq!(plan(INT4, 1.0, "")[..4], [1, 32, 0, 32]);
-    assert_eq!(plan(INT4, 1.0, "fine")[..4], [2, 16, 0, 6]);
+    assert_eq!(plan(INT4, 1.0, "")[..4], [2, 16, 0, 6]);
+    assert_eq!(plan(INT4, 1.0, "compact")[..4], [1, 32, 0, 32]);
     assert_eq!(plan(INT3, 1.0, "")[..4], [2, 16, 0, 6]);
     assert_eq!(plan(INT2, 1.0, "")[..4], [2, 16, 0, 6]);
     assert_eq!(plan(INT2, 1.0, "compact")[..3], [1, 32, 0]);
@@ -278,9 +278,12 @@ fn bytes_are_the_same_on_every_machine() {
         let digest = Sha256::digest(&encode_with(codec, &rows, &request(wish)).unwrap().data);
         digest[..8].iter().fold(0u64, |n, b| n << 8 | u64::from(*b))
     };
-    assert_eq!([digest(INT4, ""), digest(INT4, "g32")], [0xd256_8728_935b_1806, 0x76f6_a8e1_87b2_0208]);
+    assert_eq!(
+        [digest(INT4, "compact"), digest(INT4, "g32")],
+        [0xd256_8728_935b_1806, 0x76f6_a8e1_87b2_0208]
+    );
     let expected = [0x9f21_bdca_6171_e722, 0x6450_68d2_896f_c394, 0x074c_fd90_f086_a367];
-    assert_eq!([digest(INT4, "fine"), digest(INT3, ""), digest(INT2, "")], expected);
+    assert_eq!([digest(INT4, ""), digest(INT3, ""), digest(INT2, "")], expected);
 }
 
 #[test]
@@ -410,14 +413,14 @@ fn violation(codec: &dyn Codec, cols: u64, wish: &str, change: impl Fn(&mut Vec<
 fn checks_name_code_and_offset() {
     let int4 = |wish, change: &dyn Fn(&mut Vec<u8>)| violation(INT4, 70, wish, change);
     // 3 rows of 70: codes 3 * 48 = 144 bytes, scales from 256.
-    assert_eq!(int4("", &|d| d[48 + 32 + 6] |= 1), (86, "int4-tail-code"));
-    assert_eq!(int4("", &|d| d[48 + 32 + 5] |= 0x10), (85, "int4-tail-code"));
+    assert_eq!(int4("compact", &|d| d[48 + 32 + 6] |= 1), (86, "int4-tail-code"));
+    assert_eq!(int4("compact", &|d| d[48 + 32 + 5] |= 0x10), (85, "int4-tail-code"));
     assert_eq!(int4("g64", &|d| d[144] = 9), (144, "payload-padding"));
     assert_eq!(int4("g64", &|d| d[255] = 1), (255, "payload-padding"));
     // Compact rows have 12 bytes: d, dmin, three 12-bit entries, 28 bits of nothing.
-    assert_eq!(int4("", &|d| d[256 + 12 + 3] = 0x7c), (256 + 12 + 2, "int4-scale-not-finite"));
-    assert_eq!(int4("", &|d| d[256 + 12 + 8] |= 0x10), (256 + 12 + 8, "int4-scale-padding"));
-    assert_eq!(int4("", &|d| d[256 + 12 + 11] |= 0x80), (256 + 12 + 11, "int4-scale-padding"));
+    assert_eq!(int4("compact", &|d| d[256 + 12 + 3] = 0x7c), (256 + 12 + 2, "int4-scale-not-finite"));
+    assert_eq!(int4("compact", &|d| d[256 + 12 + 8] |= 0x10), (256 + 12 + 8, "int4-scale-padding"));
+    assert_eq!(int4("compact", &|d| d[256 + 12 + 11] |= 0x80), (256 + 12 + 11, "int4-scale-padding"));
     // Plain pairs of two f16.
     assert_eq!(int4("g64", &|d| d[256 + 8 + 5] = 0xfc), (256 + 8 + 4, "int4-scale-not-finite"));
     assert_eq!(int4("g64", &|d| d.truncate(200)), (0, "payload-length"));

@@ -104,15 +104,15 @@ impl Products for Maddubs {
 
 impl HalfDots for Maddubs {
     #[inline(always)]
-    fn together<const B: u32>(
+    fn two_rows<const B: u32>(
         _: Fine,
-        _: &[u8],
-        _: &[u8],
+        _: [&[u8]; 2],
+        _: [&[u8]; 2],
         _: &[[i8; OCTET]],
         _: &[Octet],
-    ) -> (__m256, usize) {
+    ) -> ([__m256; 2], usize) {
         // SAFETY: only called from this file's entry points.
-        (unsafe { _mm256_setzero_ps() }, 0)
+        ([unsafe { _mm256_setzero_ps() }; 2], 0)
     }
 
     #[inline(always)]

@@ -101,27 +101,27 @@ impl Products for Vnni {
 
 impl HalfDots for Vnni {
     #[inline(always)]
-    fn together<const B: u32>(
+    fn two_rows<const B: u32>(
         layout: Fine,
-        low: &[u8],
-        stored: &[u8],
+        low: [&[u8]; 2],
+        stored: [&[u8]; 2],
         x: &[[i8; OCTET]],
         octets: &[Octet],
-    ) -> (__m256, usize) {
+    ) -> ([__m256; 2], usize) {
         // SAFETY: only called from this file's entry points.
         let mut acc = unsafe { _mm512_setzero_ps() };
         let mut done = 0;
         if B == 4 {
-            let pairs = low.as_chunks::<256>().0.iter().zip(stored.as_chunks::<32>().0);
-            let pairs = pairs.zip(x.as_chunks::<2>().0.iter().zip(octets.as_chunks::<2>().0));
-            for ((low, stored), (x, octets)) in pairs {
-                acc = fine_pair(acc, layout, low, stored, x, octets);
-                done += 2;
+            let [low, next_low] = low.map(|l| l.as_chunks::<128>().0.iter());
+            let [stored, next_stored] = stored.map(|s| s.as_chunks::<16>().0.iter());
+            let rows = low.zip(next_low).zip(stored.zip(next_stored));
+            for (((low, next_low), (stored, next_stored)), (x, octet)) in rows.zip(x.iter().zip(octets)) {
+                acc = fine_rows(acc, layout, [low, next_low], [stored, next_stored], x, octet);
+                done += 1;
             }
         }
         // SAFETY: as above.
-        let halves = unsafe { _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps::<1>(acc)) };
-        (halves, done)
+        (unsafe { [_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps::<1>(acc)] }, done)
     }
 
     #[inline(always)]
@@ -161,44 +161,41 @@ impl HalfDots for Vnni {
     }
 }
 
-/// Bytes or numbers of 32 bytes from each of two octets.
+/// The same 32 bytes twice; only for [`fine_rows`].
 #[inline(always)]
-fn both(first: *const u8, second: *const u8) -> __m512i {
-    // SAFETY: only called by `fine_pair`, with 32 readable bytes each.
-    unsafe {
-        let first = _mm512_castsi256_si512(_mm256_loadu_si256(first.cast()));
-        _mm512_inserti64x4::<1>(first, _mm256_loadu_si256(second.cast()))
-    }
+fn twice(bytes: *const u8) -> __m512i {
+    // SAFETY: only called by `fine_rows`, with 32 readable bytes.
+    unsafe { _mm512_broadcast_i64x4(_mm256_loadu_si256(bytes.cast())) }
 }
 
-/// Adds the parts of two octets of INT4's fine layout, as [`super::fine`]
-/// computes that of one: lanes 0 to 7 are the first octet's blocks in
-/// PAIR_ORDER, lanes 8 to 15 the second's.
+/// Adds an octet's parts of two rows of INT4's fine layout, as [`super::fine`]
+/// computes that of one: lanes 0 to 7 are the first row's blocks in
+/// PAIR_ORDER, lanes 8 to 15 the second's. Inputs are the same for both, so that
+/// loads alone bring them into place.
 #[inline(always)]
-fn fine_pair(
+fn fine_rows(
     acc: __m512,
     layout: Fine,
-    low: &[u8; 256],
-    stored: &[u8; 32],
-    x: &[[i8; OCTET]; 2],
-    octets: &[Octet; 2],
+    low: [&[u8; 128]; 2],
+    stored: [&[u8; 16]; 2],
+    x: &[i8; OCTET],
+    octet: &Octet,
 ) -> __m512 {
-    let [a, b] = octets;
-    // SAFETY: only called from this file's entry points; all loads are of 32
-    // bytes within the arrays: offsets are at most 96 of 128 bytes of codes, and
-    // 64 * 3 + 32 of 256 inputs.
+    // SAFETY: only called from this file's entry points; all loads lie within
+    // the arrays: 32 bytes at most at 96 of 128 bytes of codes and at
+    // 64 * 3 + 32 of 256 inputs, 16 and 4 of each row's 16 bytes of scales, and
+    // 32 of an octet's numbers.
     unsafe {
         let nibble = _mm512_set1_epi8(15);
         let mut r = [_mm512_setzero_si512(); 4];
         for (k, r) in r.iter_mut().enumerate() {
-            let codes = both(low.as_ptr().add(32 * k), low.as_ptr().add(128 + 32 * k));
-            let inputs = [x[0].as_ptr().cast::<u8>().add(64 * k), x[1].as_ptr().cast::<u8>().add(64 * k)];
-            let first = both(inputs[0], inputs[1]);
-            let second = both(inputs[0].add(32), inputs[1].add(32));
+            let codes = low.map(|l| _mm256_loadu_si256(l.as_ptr().add(32 * k).cast()));
+            let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(codes[0]), codes[1]);
+            let inputs = x.as_ptr().cast::<u8>().add(64 * k);
             let zero = _mm512_setzero_si512();
             let high = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
-            let firsts = _mm512_dpbusd_epi32(zero, _mm512_and_si512(codes, nibble), first);
-            let seconds = _mm512_dpbusd_epi32(zero, high, second);
+            let firsts = _mm512_dpbusd_epi32(zero, _mm512_and_si512(codes, nibble), twice(inputs));
+            let seconds = _mm512_dpbusd_epi32(zero, high, twice(inputs.add(32)));
             // Every sum fits 16 bits: second halves move beside first ones.
             *r = _mm512_mask_blend_epi16(0xaaaa_aaaa, firsts, _mm512_slli_epi32::<16>(seconds));
         }
@@ -207,27 +204,24 @@ fn fine_pair(
         let q = _mm512_add_epi16(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
         let dots = _mm512_add_epi16(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
 
-        // Each octet's 16 bytes of scales, twice.
-        let words = _mm512_castsi256_si512(_mm256_loadu_si256(stored.as_ptr().cast()));
-        let words = _mm512_shuffle_i64x2::<0b01_01_00_00>(words, words);
-        let windows = _mm512_broadcast_i64x4(load_32(&ENTRIES.0));
-        let factors = _mm512_broadcast_i64x4(_mm256_loadu_si256(ENTRIES.1.as_ptr().cast()));
-        let entries = _mm512_mullo_epi16(_mm512_shuffle_epi8(words, windows), factors);
+        let words = stored.map(|s| _mm_loadu_si128(s.as_ptr().cast()));
+        let [first, second] = words.map(|w| _mm256_broadcastsi128_si256(w));
+        let windows = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+        let windows = _mm512_shuffle_epi8(windows, twice(ENTRIES.0.as_ptr()));
+        let entries = _mm512_mullo_epi16(windows, twice(ENTRIES.1.as_ptr().cast()));
         let even = _mm512_set1_epi16(14);
         let scales = _mm512_and_si512(_mm512_srli_epi16::<9>(entries), even);
         let scales = _mm512_add_epi16(scales, _mm512_set1_epi16(2 * layout.scale_bias as i16));
         let mins = _mm512_and_si512(_mm512_srli_epi16::<12>(entries), even);
         let mins = _mm512_sub_epi16(mins, _mm512_set1_epi16(7));
-        let halves =
-            _mm_unpacklo_epi32(_mm_loadu_si32(stored.as_ptr()), _mm_loadu_si32(stored.as_ptr().add(16)));
-        let heads = _mm512_castps128_ps512(_mm_cvtph_ps(halves));
+        let heads = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_unpacklo_epi32(words[0], words[1])));
         let d =
             _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2), heads);
         let dmin =
             _mm512_permutexvar_ps(_mm512_setr_epi32(1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3), heads);
 
-        let x_codes = both(a.codes.as_ptr().cast(), b.codes.as_ptr().cast());
-        let dx = _mm512_castsi512_ps(both(a.scales.as_ptr().cast(), b.scales.as_ptr().cast()));
+        let x_codes = twice(octet.codes.as_ptr().cast());
+        let dx = _mm512_castsi512_ps(twice(octet.scales.as_ptr().cast()));
         let products = _mm512_cvtepi32_ps(_mm512_madd_epi16(scales, dots));
         let centre = _mm512_cvtepi32_ps(_mm512_madd_epi16(scales, x_codes));
         let minus = _mm512_cvtepi32_ps(_mm512_madd_epi16(mins, x_codes));

@@ -33,15 +33,16 @@ pub(super) trait HalfDots {
     /// side, blocks in [`super::PAIR_ORDER`].
     fn dots<const B: u32>(codes: Planes<'_>, x: &[i8; OCTET]) -> __m256i;
 
-    /// The parts of a row's first octets, twice as large, that the level can take
-    /// at once, and how many octets those are.
-    fn together<const B: u32>(
+    /// Twice the parts of two rows' first octets, added octet by octet as
+    /// [`add`] does, as far as the level takes two rows at once, and how many
+    /// octets those are.
+    fn two_rows<const B: u32>(
         layout: Fine,
-        low: &[u8],
-        stored: &[u8],
+        low: [&[u8]; 2],
+        stored: [&[u8]; 2],
         x: &[[i8; OCTET]],
         octets: &[Octet],
-    ) -> (__m256, usize);
+    ) -> ([__m256; 2], usize);
 }
 
 /// For each half block in the order of [`HalfDots`]: the two bytes of a stored
@@ -91,30 +92,61 @@ pub(super) fn rows<D: HalfDots, const B: u32>(
         }
     };
     let unit = 0.5 * exp2i(layout.exponent);
-    let (low_octet, high_octet) = (8 * codes::low_bytes(B), if B % 2 == 1 { 32 } else { 0 });
-    let whole = rows.blocks / 8;
-    let (mut low_tail, mut high_tail) = ([0; 128], [0; 128]);
-    for (y, (codes, stored)) in y.iter_mut().zip(rows.iter()) {
-        let (low, high) = codes.split_at((codes::low_bytes(B) * rows.blocks).min(codes.len()));
-        let (mut acc, done) = D::together::<B>(layout, low, stored, inputs, x.octets());
-        let octets = low.chunks_exact(low_octet).zip(stored.as_chunks::<16>().0);
-        let octets = octets.zip(inputs.iter().zip(x.octets())).enumerate().skip(done);
-        for (i, ((low, stored), (inputs, x))) in octets {
-            let planes = Planes { low, high: high.get(high_octet * i..).unwrap_or_default() };
-            acc = add(acc, constants, D::dots::<B>(planes, inputs), stored, x);
-        }
-        if !rows.blocks.is_multiple_of(8)
-            && let (Some(inputs), Some(x)) = (inputs.get(whole), x.octets().get(whole))
-        {
-            let planes = Planes {
-                low: part(low, whole * low_octet, low_octet, &mut low_tail),
-                high: part(high, whole * high_octet, high_octet, &mut high_tail),
-            };
-            let stored = padded(stored.get(16 * whole..).unwrap_or_default());
-            acc = add(acc, constants, D::dots::<B>(planes, inputs), &stored, x);
-        }
-        *y = unit * sum(acc);
+    let inputs = Inputs { codes: inputs, octets: x.octets(), blocks: rows.blocks };
+    let low_bytes = codes::low_bytes(B) * rows.blocks;
+    let mut all = y.iter_mut().zip(rows.iter());
+    while let Some((y, row)) = all.next() {
+        let Some((next_y, next)) = all.next() else {
+            // SAFETY: see the module's comment.
+            *y = unit * rest::<D, B>(unsafe { _mm256_setzero_ps() }, 0, constants, inputs, row);
+            break;
+        };
+        let low = [row.0, next.0].map(|codes| codes.get(..low_bytes).unwrap_or_default());
+        let (acc, done) = D::two_rows::<B>(layout, low, [row.1, next.1], inputs.codes, inputs.octets);
+        *y = unit * rest::<D, B>(acc[0], done, constants, inputs, row);
+        *next_y = unit * rest::<D, B>(acc[1], done, constants, inputs, next);
     }
+}
+
+/// The inputs in the forms that are needed, and how many blocks of 32 they are.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    codes: &'a [[i8; OCTET]],
+    octets: &'a [Octet],
+    blocks: usize,
+}
+
+/// The sum of `acc` and of a row's octets from `done` on; a row is its codes and
+/// its scales.
+#[inline(always)]
+fn rest<D: HalfDots, const B: u32>(
+    mut acc: __m256,
+    done: usize,
+    constants: Constants,
+    inputs: Inputs<'_>,
+    (codes, stored): (&[u8], &[u8]),
+) -> f32 {
+    let (low_octet, high_octet) = (8 * codes::low_bytes(B), if B % 2 == 1 { 32 } else { 0 });
+    let (low, high) = codes.split_at((codes::low_bytes(B) * inputs.blocks).min(codes.len()));
+    let octets = low.chunks_exact(low_octet).zip(stored.as_chunks::<16>().0);
+    let octets = octets.zip(inputs.codes.iter().zip(inputs.octets)).enumerate().skip(done);
+    for (i, ((low, stored), (inputs, x))) in octets {
+        let planes = Planes { low, high: high.get(high_octet * i..).unwrap_or_default() };
+        acc = add(acc, constants, D::dots::<B>(planes, inputs), stored, x);
+    }
+    let whole = inputs.blocks / 8;
+    if !inputs.blocks.is_multiple_of(8)
+        && let (Some(inputs), Some(x)) = (inputs.codes.get(whole), inputs.octets.get(whole))
+    {
+        let (mut low_tail, mut high_tail) = ([0; 128], [0; 128]);
+        let planes = Planes {
+            low: part(low, whole * low_octet, low_octet, &mut low_tail),
+            high: part(high, whole * high_octet, high_octet, &mut high_tail),
+        };
+        let stored = padded(stored.get(16 * whole..).unwrap_or_default());
+        acc = add(acc, constants, D::dots::<B>(planes, inputs), &stored, x);
+    }
+    sum(acc)
 }
 
 /// Adds an octet's part.

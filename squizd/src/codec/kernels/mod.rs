@@ -18,7 +18,6 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod fine;
-mod gemm;
 mod generic;
 #[cfg(target_arch = "x86_64")]
 mod halves;
@@ -30,7 +29,6 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use gemm::dot_tile;
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::sdot;
 
@@ -115,12 +113,9 @@ pub(super) const fn q8_kernel(precision: Precision, asked: Level) -> Kernel {
     block_kernel(asked, precision)
 }
 
-/// The code that multiplies rows of MXFP4; AVX-512 runs what AVX2 runs.
+/// The code that multiplies rows of MXFP4.
 pub(super) const fn mxfp4_kernel(precision: Precision, asked: Level) -> Kernel {
-    match asked {
-        Level::Avx512 => block_kernel(Level::Avx2, precision),
-        _ => block_kernel(asked, precision),
-    }
+    block_kernel(asked, precision)
 }
 
 /// Rows of an integer codec of `bits` times `x`.

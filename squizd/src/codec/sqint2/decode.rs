@@ -1,13 +1,16 @@
 //! Tiles to rows.
 
 use super::form::{Coding, Form};
-use super::levels::{self, GROUP};
+use super::levels;
 use super::tile::{SIDE, Stream, TILE, Trellis, place};
 use crate::Result;
 use crate::codec::Encoded;
 use crate::codec::stream::checked_geometry;
 use squizd_spec::CodecId;
 use std::ops::Range;
+
+/// Tiles whose values are held at a time.
+const TILES: usize = 8;
 
 /// The parts of a stored tensor of checked geometry.
 #[derive(Clone, Copy)]
@@ -71,25 +74,34 @@ pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> R
     }
     let cols = tensor.matrix.cols as usize;
     let rotation = parts.form.rotation(cols);
-    let mut out = out.chunks_exact_mut(cols);
     match parts.form.coding {
         Coding::Levels => {
-            let mut padded = vec![0.0; cols.next_multiple_of(GROUP)];
-            for (row, out) in rows.zip(out) {
-                levels::values(&parts, row, &mut padded);
-                out.copy_from_slice(&padded[..cols]);
+            for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+                levels::values(&parts, row, out);
                 rotation.inverse(out, 1.0);
             }
         }
         Coding::Trellis { trellis, .. } => {
-            let stride = cols.next_multiple_of(SIDE);
-            let mut strip = vec![0.0; SIDE * stride];
+            let (mut rest, mut values) = (out, [0.0; TILES * TILE]);
             for (wanted, tiles) in parts.strips(trellis, rows) {
-                table_values(trellis, parts.form.floats(), tiles, &mut strip);
-                for (row, out) in wanted.zip(out.by_ref()) {
-                    let from = (row % SIDE as u64) as usize * stride;
-                    out.copy_from_slice(&strip[from..from + cols]);
-                    rotation.inverse(out, parts.scale(row, 0));
+                let first = (wanted.start % SIDE as u64) as usize;
+                let (lines, after) =
+                    rest.split_at_mut(((wanted.end - wanted.start) as usize * cols).min(rest.len()));
+                rest = after;
+                for (k, stored) in tiles.chunks(TILES * trellis.bytes()).enumerate() {
+                    let width = stored.len() / trellis.bytes() * SIDE;
+                    let values = &mut values[..SIDE * width];
+                    table_values(trellis, parts.form.floats(), stored, values);
+                    let values = values.chunks_exact(width).skip(first);
+                    for (line, values) in lines.chunks_exact_mut(cols).zip(values) {
+                        // The last tile reaches past the row.
+                        for (out, value) in line[k * TILES * SIDE..].iter_mut().zip(values) {
+                            *out = *value;
+                        }
+                    }
+                }
+                for (row, line) in wanted.zip(lines.chunks_exact_mut(cols)) {
+                    rotation.inverse(line, parts.scale(row, 0));
                 }
             }
         }
@@ -97,7 +109,7 @@ pub(super) fn rows(tensor: &Encoded<'_>, rows: Range<u64>, out: &mut [f32]) -> R
     Ok(())
 }
 
-/// The table values of a strip's tiles, row by row.
+/// The table values of tiles of one strip, row by row.
 #[allow(unsafe_code, reason = "calls a kernel for the level in use")]
 fn table_values(trellis: Trellis, table: &[f32], tiles: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]

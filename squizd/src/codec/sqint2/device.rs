@@ -1,7 +1,6 @@
 //! What kernels on a device need besides the payload.
 
 use super::form::Form;
-use super::rotation::Rotation;
 use squizd_spec::Params;
 
 /// A rotation, for kernels that apply it.
@@ -13,18 +12,17 @@ pub(crate) struct DeviceRotation {
     pub(crate) log_block: u8,
     /// B^-1/2.
     pub(crate) unit: f32,
-    /// Of each column, `1 << 31` if it is negated.
+    /// A bit for each column that is negated; then, from a whole word on, for
+    /// each of the tail block, if there is one.
     pub(crate) signs: Vec<u32>,
-    /// The same of the tail block; empty where B divides the columns.
-    pub(crate) tail_signs: Vec<u32>,
 }
 
 /// The rotation of rows of `cols` columns stored with these parameters, which
 /// the geometry has accepted.
 pub(crate) fn device_rotation(params: &Params, cols: usize) -> DeviceRotation {
     let form = Form::of(params);
-    let Rotation { unit, signs, tail_signs, .. } = form.rotation(cols);
-    DeviceRotation { seed: form.seed, log_block: form.log_block, unit, signs, tail_signs }
+    let (unit, signs) = form.rotation(cols).bits();
+    DeviceRotation { seed: form.seed, log_block: form.log_block, unit, signs }
 }
 
 /// The values of the trellis' states; none in the layout without a trellis.

@@ -100,10 +100,9 @@ fn scale(scales: Scales, weights: &[f32], exponent: i32, stored: &mut [u8]) -> O
     Some((f64::from(scales.read(stored)) * libm::exp2(-f64::from(exponent))) as f32)
 }
 
-/// The values of a row before its rotation is undone, padded to whole groups.
+/// The values of a row before its rotation is undone.
 pub(super) fn values(parts: &Parts<'_>, row: u64, out: &mut [f32]) {
-    let groups =
-        out.as_chunks_mut::<GROUP>().0.iter_mut().zip(parts.codes(row, BYTES).as_chunks::<BYTES>().0);
+    let groups = out.chunks_mut(GROUP).zip(parts.codes(row, BYTES).as_chunks::<BYTES>().0);
     for (group, (out, codes)) in groups.enumerate() {
         let scale = parts.scale(row, group);
         for (i, out) in out.iter_mut().enumerate() {

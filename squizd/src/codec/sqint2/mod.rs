@@ -103,6 +103,10 @@ impl Codec for Sqint2 {
         &[OptionKind::Rate, OptionKind::Quality, OptionKind::Nf2]
     }
 
+    fn gaussianizes(&self, options: &EncodeOptions) -> bool {
+        !options.nf2
+    }
+
     fn accepts(&self, _: Matrix) -> std::result::Result<(), String> {
         Ok(())
     }

@@ -19,38 +19,34 @@ use std::ops::{Add, Mul, Neg, Sub};
 /// Added to the index of the words that give the tail's signs.
 const TAIL_WORDS: u64 = 1 << 32;
 
-/// A rotation of rows of a certain width.
-#[derive(Clone, Debug)]
+/// A rotation of rows of a certain width. It holds no signs: they are made where
+/// they are applied, so that using one takes no memory.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Rotation {
+    cols: usize,
     block: usize,
     /// c.
-    pub(super) unit: f32,
-    /// Sign bits of all columns: 0 or 1 << 31.
-    pub(super) signs: Vec<u32>,
-    /// Sign bits of the last block; empty where the block divides the width.
-    pub(super) tail_signs: Vec<u32>,
+    unit: f32,
+    seed: u64,
 }
 
-/// Sign bits of `count` columns: bit j mod 64 of word j / 64 of the SplitMix64
-/// sequence that starts at `seed`, its words numbered from `first`.
-fn signs(seed: u64, first: u64, count: usize) -> Vec<u32> {
-    let word = |i: u64| {
-        let mut z = seed.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..count).map(|j| ((word(first + (j / 64) as u64) >> (j % 64) & 1) as u32) << 31).collect()
+/// Signs of 64 columns, from the lowest bit: word `i` of the SplitMix64 sequence
+/// that starts at `seed`.
+#[inline(always)]
+fn signs(seed: u64, i: u64) -> u64 {
+    let mut z = seed.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 impl Rotation {
     /// The rotation of `cols` columns in blocks of `2^log_block`.
     pub(super) fn new(cols: usize, log_block: u8, seed: u64) -> Self {
         let block = 1usize << log_block;
-        let tail = if cols.is_multiple_of(block) { 0 } else { block };
         // Exact but for the last bit of an odd power's square root.
         let unit = libm::sqrt(1.0 / block as f64) as f32;
-        Self { block, unit, signs: signs(seed, 0, cols), tail_signs: signs(seed, TAIL_WORDS, tail) }
+        Self { cols, block, unit, seed }
     }
 
     /// The block for rows of `cols` columns: all of them up to 4096, whose
@@ -62,7 +58,7 @@ impl Rotation {
 
     /// Columns.
     pub(super) fn cols(&self) -> usize {
-        self.signs.len()
+        self.cols
     }
 
     /// `R x` in place.
@@ -82,14 +78,26 @@ impl Rotation {
         inverse_f32(self, y, gain);
     }
 
-    /// Start of the tail block.
+    /// c, and the signs as bits, for kernels on a device: of all columns in whole
+    /// words, then of the tail block.
+    #[cfg(feature = "gpu")]
+    pub(super) fn bits(&self) -> (f32, Vec<u32>) {
+        let words = |first: u64, count: usize| {
+            (0..count.div_ceil(32) as u64)
+                .map(move |i| (signs(self.seed, first + i / 2) >> (32 * (i % 2))) as u32)
+        };
+        let tail = self.cols - self.tail_start();
+        (self.unit, words(0, self.cols).chain(words(TAIL_WORDS, tail)).collect())
+    }
+
+    /// Start of the tail block; the end where the block divides the width.
     fn tail_start(&self) -> usize {
-        self.cols() - self.tail_signs.len()
+        if self.cols.is_multiple_of(self.block) { self.cols } else { self.cols.saturating_sub(self.block) }
     }
 
     /// Columns that M's blocks cover.
     fn covered(&self) -> usize {
-        self.cols() / self.block * self.block
+        self.cols / self.block * self.block
     }
 }
 
@@ -114,9 +122,12 @@ impl Real for f32 {}
 impl Real for f64 {}
 
 #[inline(always)]
-fn flip<T: Real>(x: &mut [T], signs: &[u32]) {
-    for (x, sign) in x.iter_mut().zip(signs) {
-        *x = if *sign == 0 { *x } else { -*x };
+fn flip<T: Real>(x: &mut [T], seed: u64, first: u64) {
+    for (word, x) in (first..).zip(x.chunks_mut(64)) {
+        let signs = signs(seed, word);
+        for (j, x) in x.iter_mut().enumerate() {
+            *x = if signs >> j & 1 == 0 { *x } else { -*x };
+        }
     }
 }
 
@@ -129,15 +140,15 @@ fn scale<T: Real>(x: &mut [T], factor: T) {
 
 #[inline(always)]
 fn forward_lanes<T: Real>(rotation: &Rotation, x: &mut [T]) {
-    let Rotation { block, unit, signs, tail_signs } = rotation;
-    flip(x, signs);
+    let Rotation { block, unit, seed, .. } = rotation;
+    flip(x, *seed, 0);
     for x in x.chunks_exact_mut(*block) {
         butterflies(x);
         scale(x, T::from(*unit));
     }
     let tail = &mut x[rotation.tail_start()..];
     if !tail.is_empty() {
-        flip(tail, tail_signs);
+        flip(tail, *seed, TAIL_WORDS);
         butterflies(tail);
         scale(tail, T::from(*unit));
     }
@@ -145,12 +156,12 @@ fn forward_lanes<T: Real>(rotation: &Rotation, x: &mut [T]) {
 
 #[inline(always)]
 fn inverse_lanes(rotation: &Rotation, y: &mut [f32], gain: f32) {
-    let Rotation { block, unit, signs, tail_signs } = rotation;
+    let Rotation { block, unit, seed, .. } = rotation;
     let tail = &mut y[rotation.tail_start()..];
     if !tail.is_empty() {
         butterflies(tail);
         scale(tail, *unit);
-        flip(tail, tail_signs);
+        flip(tail, *seed, TAIL_WORDS);
     }
     let (blocks, rest) = y.split_at_mut(rotation.covered());
     for y in blocks.chunks_exact_mut(*block) {
@@ -158,7 +169,7 @@ fn inverse_lanes(rotation: &Rotation, y: &mut [f32], gain: f32) {
     }
     scale(blocks, gain * unit);
     scale(rest, gain);
-    flip(y, signs);
+    flip(y, *seed, 0);
 }
 
 /// `H x` in place: (a + b, a - b) at distances 1, 2, 4, ...

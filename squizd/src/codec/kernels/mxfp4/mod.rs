@@ -1,6 +1,8 @@
 //! MXFP4 rows times a vector: `sum over groups of s/2 sum(2q x)`, with doubled
 //! elements, which are signed bytes, and halved scales.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
@@ -13,10 +15,16 @@ use crate::simd::Level;
 
 pub(super) fn at(level: Level, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) {
     match (super::mxfp4_kernel(x.precision(), level).level, x.precision()) {
-        // SAFETY: callers pass a level this CPU supports; AVX-512 includes AVX2.
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Precision::Q8) => unsafe { avx512::q8(x, rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Precision::F32) => unsafe { avx512::f32(x.x(), rows, y) },
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
         (Level::Avx2, Precision::Q8) => unsafe { x86::q8(x, rows, y) },
-        // SAFETY: callers pass a level this CPU supports; AVX-512 includes AVX2.
+        // SAFETY: callers pass a level this CPU supports.
         #[cfg(target_arch = "x86_64")]
         (Level::Avx2, Precision::F32) => unsafe { x86::f32(x.x(), rows, y) },
         // SAFETY: callers pass a level this CPU supports.

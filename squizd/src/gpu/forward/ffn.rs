@@ -1,0 +1,135 @@
+//! The feed-forward block as dispatches, dense or a mixture of experts.
+
+use super::super::matrix::{Output, Stack};
+use super::super::model::{GpuLayer, GpuModel, Router};
+use super::super::pipeline::{Span, read, write};
+use super::super::record::Step;
+use super::buffers::{ExpertBuffers, part};
+use super::product::{Regions, together};
+use super::{Forward, HEAD_WORKGROUP, NormTo, WORKGROUP, emit_to, step};
+use crate::Result;
+use crate::model::Activation;
+use squizd_shaders::Options;
+use zerocopy::{Immutable, IntoBytes};
+
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct RouteParams {
+    stride: u32,
+    active: u32,
+    scale: f32,
+}
+
+impl Forward {
+    pub(super) fn ffn_block(
+        &self,
+        model: &GpuModel<'_, '_>,
+        layer: &GpuLayer,
+        n: u32,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
+        let (gpu, b) = (&model.gpu, &self.buffers);
+        let emit = (n == 1 || layer.router.is_some()) && model.blocks;
+        steps.push(self.norm(model, &b.x, &layer.ffn_norm, NormTo::Input(&b.normed, emit), 0, n)?);
+        let routed = match (&layer.router, &b.experts) {
+            (Some(router), Some(experts)) => Some((router, experts)),
+            _ => None,
+        };
+        let mut outputs = n;
+        if let Some((router, experts)) = routed {
+            outputs = n * router.active;
+            self.route(model, router, experts, n, steps)?;
+        }
+        let up_first = outputs * part(b.gated.stride);
+        let to = Regions { y: &b.gate_up, firsts: [0, up_first], strides: [b.gated.stride; 2] };
+        match routed {
+            None => steps.extend(together(gpu, [&layer.gate, &layer.up], &b.normed, n, to)?),
+            Some((router, experts)) => {
+                steps.extend(b.normed.rotate(gpu, [&layer.gate.matrix, &layer.up.matrix], n)?);
+                for (linear, out) in [&layer.gate, &layer.up].into_iter().zip(to.outputs()) {
+                    let stack = Stack {
+                        expert_rows: linear.matrix.rows() / router.matrix.rows(),
+                        experts: &experts.chosen,
+                        count: outputs,
+                        share: router.active,
+                    };
+                    steps.extend(linear.matrix.expert_gemv(gpu, &b.normed, out, stack)?);
+                }
+            }
+        }
+        steps.push(self.gate(model, outputs, up_first, emit)?);
+        let Some((router, experts)) = routed else {
+            return self.residual(model, &layer.down, &b.gated, layer.ffn_post_norm.as_ref(), n, steps);
+        };
+        let stack = Stack {
+            expert_rows: layer.down.matrix.rows() / router.matrix.rows(),
+            experts: &experts.chosen,
+            count: outputs,
+            share: 1,
+        };
+        let out = Output::to(&experts.results, b.normed.stride);
+        steps.extend(b.gated.rotate(gpu, [&layer.down.matrix], outputs)?);
+        steps.extend(layer.down.matrix.expert_gemv(gpu, &b.gated, out, stack)?);
+        let ports = [
+            (read(0), Span::from(&experts.results)),
+            (read(1), Span::from(&experts.weights)),
+            (write(2), Span::from(&b.x)),
+        ];
+        let options = Options::default().with("WG", WORKGROUP);
+        let quads = b.normed.stride / 4;
+        let grid = [u64::from((quads * n).div_ceil(WORKGROUP)), 1, 1];
+        steps.push(step(gpu, "combine", &options, &ports, &[quads, router.active, n], grid)?);
+        Ok(())
+    }
+
+    /// Gates `outputs` outputs, and with `emit` writes the result's coded form.
+    fn gate(&self, model: &GpuModel<'_, '_>, outputs: u32, up_first: u32, emit: bool) -> Result<Step> {
+        let b = &self.buffers;
+        let mut options = Options::default().with("WG", WORKGROUP);
+        match model.model.config.activation {
+            Activation::Silu => options = options.flag("SILU"),
+            Activation::GeluTanh => options = options.flag("GELU_TANH"),
+            Activation::Gelu => {}
+        }
+        let up = Span { offset: 4 * u64::from(up_first), ..Span::from(&b.gate_up) };
+        let mut ports =
+            vec![(read(0), Span::from(&b.gate_up)), (read(1), up), (write(2), Span::from(&b.gated.values))];
+        if emit {
+            options = emit_to(&b.gated, options, &mut ports);
+        }
+        let quads = b.gated.stride / 4 * outputs;
+        let grid = [u64::from(quads.div_ceil(WORKGROUP)), 1, 1];
+        step(&model.gpu, "gated", &options, &ports, &quads, grid)
+    }
+
+    /// Scores the experts, and picks each token's.
+    fn route(
+        &self,
+        model: &GpuModel<'_, '_>,
+        router: &Router,
+        experts: &ExpertBuffers,
+        n: u32,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
+        let gpu = &model.gpu;
+        let count = router.matrix.rows();
+        steps.extend(self.buffers.normed.rotate(gpu, [&router.matrix], n)?);
+        let out = Output::to(&experts.scores, count);
+        steps.extend(match n {
+            1 => router.matrix.gemv(gpu, &self.buffers.normed, out)?,
+            _ => router.matrix.gemm(gpu, &self.buffers.normed, n, out)?,
+        });
+        let mut options = Options::default().with("WG", HEAD_WORKGROUP).with("EXPERTS", count);
+        if router.normalize {
+            options = options.flag("NORMALIZE");
+        }
+        let ports = [
+            (read(0), Span::from(&experts.scores)),
+            (write(1), Span::from(&experts.chosen)),
+            (write(2), Span::from(&experts.weights)),
+        ];
+        let params = RouteParams { stride: count, active: router.active, scale: router.scale };
+        steps.push(step(gpu, "route", &options, &ports, &params, [u64::from(n), 1, 1])?);
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! Matrices that multiply one input, in one dispatch.
+
+use super::super::device::{BINDINGS, Gpu};
+use super::super::input::Input;
+use super::super::math::Math;
+use super::super::pipeline::{Span, read};
+use super::super::record::{Step, over_two};
+use super::super::tuning::{Tuning, gemv_tuning};
+use super::{GpuMatrix, Output, Params};
+use crate::Result;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Outputs of a part begin at multiples of this many numbers, so that each can
+/// be bound by itself.
+pub(in super::super) const PART_ALIGN: u32 = 64;
+
+/// `Part` of `gemv.wgsl`.
+#[derive(Clone, Copy, Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct Part {
+    workgroups: u32,
+    rows: u32,
+    y: u32,
+    /// The shader's struct aligns vectors to 16.
+    padding: u32,
+    base: [u32; 4],
+    extra: [u32; 4],
+}
+
+/// Matrices of one codec, layout and width whose payloads lie in one buffer.
+#[derive(Debug)]
+pub(in super::super) struct Joined<'a> {
+    matrices: Vec<&'a GpuMatrix>,
+    tuning: Tuning,
+    /// Of each slot, the range that covers every matrix's.
+    spans: Vec<Span>,
+    parts: Vec<Part>,
+    workgroups: u64,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rows to {}", self.rows, self.y)
+    }
+}
+
+impl<'a> Joined<'a> {
+    /// Joins `matrices`, each with where its outputs begin; `None` if they do
+    /// not go together.
+    pub(in super::super) fn new(gpu: &Gpu, math: Math, matrices: &[(&'a GpuMatrix, u32)]) -> Option<Self> {
+        let (first, _) = matrices.first()?;
+        let whole = first.pieces.first()?;
+        let alike = matrices.iter().all(|(m, _)| {
+            m.codec.id == first.codec.id
+                && m.cols == first.cols
+                && m.recipe.unit == first.recipe.unit
+                && m.recipe.options == first.recipe.options
+                && m.recipe.slots.iter().all(|s| s.row_stride > 0)
+                && m.pieces.len() == 1
+                && m.recipe.options.constant("SHARE").is_none()
+                && m.rotation.is_none()
+                && m.pieces.iter().all(|p| p.params.stride == whole.params.stride)
+        });
+        // Inputs, sums, outputs, biases and parts are bound besides.
+        if !alike || first.recipe.slots.len() + 5 > BINDINGS as usize {
+            return None;
+        }
+        let rows = matrices.iter().map(|(m, _)| m.rows).sum();
+        let tuning = gemv_tuning(first.effective(math), first.recipe.unit, rows, first.units());
+        let mut parts = Vec::new();
+        for (matrix, y) in matrices {
+            let workgroups = u64::from(matrix.rows).div_ceil(tuning.rows_per_workgroup());
+            parts.push(Part {
+                workgroups: u32::try_from(workgroups).ok()?,
+                rows: matrix.rows,
+                y: *y,
+                extra: matrix.recipe.extra,
+                ..Part::default()
+            });
+        }
+        let mut spans = Vec::new();
+        for slot in 0..first.recipe.slots.len() {
+            let of = |m: &GpuMatrix| m.pieces.first().and_then(|p| p.spans.get(slot).cloned());
+            let bound = matrices.iter().map(|(m, _)| of(m)).collect::<Option<Vec<Span>>>()?;
+            let start = bound.iter().map(|s| s.offset).min()?;
+            let end = bound.iter().map(|s| s.offset + s.size).max()?;
+            let buffer = bound.first()?.buffer.clone();
+            let size = end - start;
+            if bound.iter().any(|s| s.buffer != buffer) || size > gpu.abilities().max_binding {
+                return None;
+            }
+            for ((part, span), (matrix, _)) in parts.iter_mut().zip(&bound).zip(matrices) {
+                let within = matrix.pieces.first()?.params.base.get(slot)?;
+                *part.base.get_mut(slot)? = u32::try_from(span.offset - start).ok()? + within;
+            }
+            spans.push(Span { buffer, offset: start, size });
+        }
+        let workgroups = parts.iter().map(|p| u64::from(p.workgroups)).sum();
+        Some(Self { matrices: matrices.iter().map(|(m, _)| *m).collect(), tuning, spans, parts, workgroups })
+    }
+
+    /// The products with the first vector of `x`, each to its place in `y`.
+    /// `bias`, if any, lies as the outputs do.
+    pub(in super::super) fn gemv(
+        &self,
+        gpu: &Gpu,
+        x: &Input,
+        y: &wgpu::Buffer,
+        bias: Option<&wgpu::Buffer>,
+    ) -> Result<Step> {
+        let first = self.matrices.first().ok_or_else(|| gpu.error("no matrices to join"))?;
+        let out = Output { bias, ..Output::to(y, 0) };
+        let (options, tail) = first.gemv_parts(gpu, x, out, self.tuning)?;
+        let options = options.flag("JOINED").with("PARTS", self.parts.len() as u32);
+        let mut ports: Vec<_> = (0..self.spans.len()).map(|i| read(i as u32)).collect();
+        let mut spans = self.spans.clone();
+        let table = gpu.upload(self.parts.as_bytes(), &mut |_| {})?;
+        for (port, span) in tail.into_iter().chain([(read(8), Span::from(&table))]) {
+            ports.push(port);
+            spans.push(span);
+        }
+        let pipeline = gpu.pipeline(first.codec.gemv, &options, &ports)?;
+        let params = Params {
+            cols: first.cols,
+            units: first.units(),
+            share: 1,
+            stride: first.pieces.first().map(|p| p.params.stride).unwrap_or_default(),
+            ..Params::default()
+        };
+        let [grid_x, grid_y] = over_two(self.workgroups);
+        Step::in_grid(gpu, &pipeline, &spans, &params, [grid_x, grid_y, 1])
+    }
+}
