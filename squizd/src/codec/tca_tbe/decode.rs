@@ -8,7 +8,18 @@ use squizd_spec::tbe;
 use std::{cell::Cell, ops::Range};
 
 /// What an instruction set does better than plain code.
-pub(super) trait Lanes {
+pub(super) trait Lanes: Sized {
+    /// Exponents of `block`, of a payload with `palette` ([`tbe::TBE2`]) or
+    /// without ([`tbe::TBE3`]), into `scratch.e`; returns the length of its
+    /// part of the side stream, `None` if the stream ends before it.
+    #[inline(always)]
+    fn exponents(block: &Superblock<'_>, palette: Option<[u8; 6]>, scratch: &mut Scratch) -> Option<usize> {
+        match palette {
+            Some(palette) => tbe2::<Self>(block, palette, scratch),
+            None => tbe3::<Self>(block, scratch),
+        }
+    }
+
     /// Weight j of the superblock is bit j / w of byte j % w in each plane of
     /// w bytes; `e[j]` becomes the entry of `table` whose number the planes'
     /// bits are, the first plane's the lowest. All planes have the same
@@ -57,7 +68,10 @@ pub(super) struct Scratch {
     /// The weights whose exponent is in the side stream, as a bit plane.
     open: [u8; PLANE],
     /// Their exponents, and what is read in vain.
-    escapes: [u8; SUPERBLOCK + 32],
+    pub(super) escapes: Escapes,
+    /// Exponents of all that the first level of TBE2 holds, and of the second.
+    pub(super) firsts: Escapes,
+    pub(super) seconds: Escapes,
     /// Bit planes of table indices (TBE2).
     planes: [[u8; PLANE]; 4],
     /// Places of the last width other than [`PLANE`].
@@ -67,8 +81,11 @@ pub(super) struct Scratch {
 /// Exponents of a superblock, in a power of two for cheap bounds.
 pub(super) type Exponents = [u8; 2 * SUPERBLOCK];
 
+/// Exponents, one after the other, of a superblock's weights, and a vector.
+pub(super) type Escapes = [u8; SUPERBLOCK + 64];
+
 /// 64-bit words of a bit plane.
-const WORDS: usize = PLANE / 8;
+pub(super) const WORDS: usize = PLANE / 8;
 /// Escapes of TBE3 per word that are placed without looking at how many there are.
 const SLOTS: usize = 3;
 
@@ -93,7 +110,9 @@ impl Scratch {
         Self {
             e: [0; 2 * SUPERBLOCK],
             open: [0; PLANE],
-            escapes: [0; SUPERBLOCK + 32],
+            escapes: [0; SUPERBLOCK + 64],
+            firsts: [0; SUPERBLOCK + 64],
+            seconds: [0; SUPERBLOCK + 64],
             planes: [[0; PLANE]; 4],
             ragged: (0, FULL),
         }
@@ -192,11 +211,11 @@ fn word(plane: &[u8], q: usize) -> (u64, u64) {
 }
 
 /// The longest bits of both levels, and room for whole words.
-type LevelBits = [u8; SUPERBLOCK / 2 + 16];
+pub(super) type LevelBits = [u8; SUPERBLOCK / 2 + 16];
 
 /// `count` bits from bit `at`, with others above them.
 #[inline(always)]
-fn bits(bytes: &LevelBits, at: usize, count: usize) -> u64 {
+pub(super) fn bits(bytes: &LevelBits, at: usize, count: usize) -> u64 {
     let word = |i: usize| {
         let window = bytes.get(i..i + 8).and_then(|b| b.try_into().ok());
         window.map_or(0, u64::from_le_bytes)
@@ -287,11 +306,7 @@ pub(super) fn exponents<L: Lanes>(
     block: &Superblock<'_>,
     scratch: &mut Scratch,
 ) -> Option<usize> {
-    if payload.profile == tbe::TBE2 {
-        tbe2::<L>(block, payload.palette, scratch)
-    } else {
-        tbe3::<L>(block, scratch)
-    }
+    L::exponents(block, (payload.profile == tbe::TBE2).then_some(payload.palette), scratch)
 }
 
 /// Superblocks ahead of the one being decoded that are prefetched.

@@ -18,7 +18,19 @@ macro_rules! entry {
             fn avx2($($arg: $ty),*) $(-> $ret)? {
                 decode::$body::<super::x86::Avx2>($($arg),*)
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vpopcntdq")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                decode::$body::<super::x86::Avx512>($($arg),*)
+            }
             match kernel(level()).level {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => {
+                    // SAFETY: the level is one this CPU supports, which covers
+                    // AVX-512 F, BW, DQ and VL, AVX2 and FMA; `kernel` has
+                    // asked for the rest.
+                    unsafe { avx512($($arg),*) }
+                }
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => {
                     // SAFETY: the level is one this CPU supports, which covers
@@ -38,6 +50,8 @@ pub(super) fn kernel(asked: Level) -> Kernel {
     match asked {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::Avx512 if !has_bmi2() => Kernel::plain(asked, "this CPU lacks BMI2"),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if has_vbmi2() => Kernel::with(asked, "vbmi2"),
         _ => Kernel::avx2(asked, ""),
     }
 }
@@ -50,6 +64,15 @@ fn has_bmi2() -> bool {
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("popcnt")
         && is_x86_feature_detected!("lzcnt")
+}
+
+/// Whether the CPU has the byte permutations that came to AVX-512 with Ice
+/// Lake and Zen 4.
+#[cfg(target_arch = "x86_64")]
+fn has_vbmi2() -> bool {
+    is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
+        && is_x86_feature_detected!("avx512vpopcntdq")
 }
 
 entry! {

@@ -1,11 +1,12 @@
-//! AVX2 with BMI2. Levels above it use the same code: it is bound by memory.
+//! AVX2 with BMI2, and AVX-512 with VBMI2.
 //!
-//! Every function is `#[inline(always)]` into entry points compiled for these
-//! features (see [`super::dispatch`]), which run only where the CPU has them.
+//! Every function is inlined into or called from entry points compiled for
+//! these features (see [`super::dispatch`]), which run only where the CPU has
+//! them.
 #![allow(unsafe_code)] // x86 intrinsics, whose features the entry points have
 
-use super::decode::{Exponents, Lanes, Plain, RUN};
-use super::payload::PLANE;
+use super::decode::{Escapes, Exponents, Lanes, LevelBits, Plain, RUN, Scratch, WORDS, bits};
+use super::payload::{PLANE, SUPERBLOCK, Superblock, nibble_table};
 #[allow(clippy::wildcard_imports, reason = "a page of intrinsics")]
 use std::arch::x86_64::*;
 
@@ -192,6 +193,350 @@ impl Lanes for Avx2 {
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         };
         sum + Plain::dot(s_rest, e_rest, x_rest, &[])
+    }
+}
+
+/// AVX-512 with VBMI2 and VPOPCNTDQ, and all of [`Avx2`].
+///
+/// A word of a bit plane is a mask register: exponents come from masked
+/// additions, those of the side stream from an expansion under the mask of the
+/// weights without a code, all without a branch on the data. That yields 64
+/// exponents in the order of the plane's bits, which transpositions of bytes
+/// and of quarter words bring into the order of the weights.
+pub(super) struct Avx512;
+
+/// The words of a plane of at most [`PLANE`] bytes, zeros behind them.
+#[inline(always)]
+fn plane_words(plane: &[u8]) -> [u64; WORDS] {
+    let mut bytes = [0; PLANE];
+    if let Ok(full) = <&[u8; PLANE]>::try_from(plane) {
+        bytes = *full;
+    } else {
+        bytes.iter_mut().zip(plane).for_each(|(to, from)| *to = *from);
+    }
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}
+
+/// Which of a plane's bits have a zero in each of `planes`, all `width` bytes
+/// long; and how many.
+#[inline(always)]
+fn unset<const P: usize>(planes: &[[u64; WORDS]; P], width: usize) -> ([u64; WORDS], usize) {
+    let mut open = [u64::MAX; WORDS];
+    for plane in planes {
+        for (open, word) in open.iter_mut().zip(plane) {
+            *open &= !word;
+        }
+    }
+    if width != PLANE {
+        for (q, open) in open.iter_mut().enumerate() {
+            *open &= low_ones(8 * width.saturating_sub(8 * q));
+        }
+    }
+    (open, open.iter().map(|w| w.count_ones() as usize).sum())
+}
+
+/// `count` ones, at most 64.
+#[inline(always)]
+fn low_ones(count: usize) -> u64 {
+    if count < 64 { (1 << count) - 1 } else { u64::MAX }
+}
+
+/// The first `count` bytes of `stream` with a vector's bytes behind them, in
+/// place or in `room`.
+#[inline(always)]
+fn with_slack<'a>(stream: &'a [u8], count: usize, room: &'a mut Escapes) -> &'a [u8] {
+    if let Some(inside) = stream.get(..count + 64) {
+        return inside;
+    }
+    room.iter_mut().zip(stream).take(count).for_each(|(to, from)| *to = *from);
+    room
+}
+
+/// 64 bytes from `at`, or zeros where there are fewer.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load(bytes: &[u8], at: usize) -> __m512i {
+    match bytes.get(at..at + 64) {
+        // SAFETY: 64 bytes.
+        Some(b) => unsafe { _mm512_loadu_si512(b.as_ptr().cast()) },
+        None => _mm512_setzero_si512(),
+    }
+}
+
+/// Stores 64 bytes at `at` if there are as many.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store(bytes: &mut [u8], at: usize, v: __m512i) {
+    if let Some(b) = bytes.get_mut(at..at + 64) {
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(b.as_mut_ptr().cast(), v) }
+    }
+}
+
+/// Exponents of the weights of each plane bit into the order of the weights:
+/// code c, made of the bits of `planes`, gives `base + c - 1`, and code 0, which
+/// `open` marks, the next of `escapes`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
+#[inline]
+fn place<const P: usize>(
+    planes: &[[u64; WORDS]; P],
+    open: &[u64; WORDS],
+    base: u8,
+    escapes: &[u8],
+    width: usize,
+    e: &mut Exponents,
+) {
+    // Byte 8 b + i from byte 8 i + b.
+    let mut order = [0u8; 64];
+    for (to, from) in order.iter_mut().enumerate() {
+        *from = (to % 8 * 8 + to / 8) as u8;
+    }
+    let order = load(&order, 0);
+    let lowest = _mm512_set1_epi8(base.wrapping_sub(1).cast_signed());
+    let mut next = 0;
+    // Eight exponents, of eight bytes of a plane, for each of its eight bits.
+    let mut step = |q: usize| {
+        let q = q % WORDS;
+        let mut v = lowest;
+        for (k, plane) in planes.iter().enumerate() {
+            v = _mm512_mask_add_epi8(v, plane[q], v, _mm512_set1_epi8(1 << k));
+        }
+        let v = _mm512_mask_expand_epi8(v, open[q], load(escapes, next));
+        next += open[q].count_ones() as usize;
+        _mm512_permutexvar_epi8(order, v)
+    };
+    let groups = width / 64;
+    for group in 0..groups {
+        let mut v = [lowest; 8];
+        for (i, v) in v.iter_mut().enumerate() {
+            *v = step(8 * group + i);
+        }
+        let [a, b, c, d, e4, f, g, h] = v;
+        let even = [
+            _mm512_unpacklo_epi64(a, b),
+            _mm512_unpacklo_epi64(c, d),
+            _mm512_unpacklo_epi64(e4, f),
+            _mm512_unpacklo_epi64(g, h),
+        ];
+        let odd = [
+            _mm512_unpackhi_epi64(a, b),
+            _mm512_unpackhi_epi64(c, d),
+            _mm512_unpackhi_epi64(e4, f),
+            _mm512_unpackhi_epi64(g, h),
+        ];
+        for (bit, [a, b, c, d]) in [even, odd].into_iter().enumerate() {
+            let (ab, cd) = (_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0x44>(c, d));
+            let (ab_high, cd_high) = (_mm512_shuffle_i64x2::<0xee>(a, b), _mm512_shuffle_i64x2::<0xee>(c, d));
+            let rows = [
+                _mm512_shuffle_i64x2::<0x88>(ab, cd),
+                _mm512_shuffle_i64x2::<0xdd>(ab, cd),
+                _mm512_shuffle_i64x2::<0x88>(ab_high, cd_high),
+                _mm512_shuffle_i64x2::<0xdd>(ab_high, cd_high),
+            ];
+            for (pair, row) in rows.into_iter().enumerate() {
+                store(e, (2 * pair + bit) * width + 64 * group, row);
+            }
+        }
+    }
+    for q in 8 * groups..width.div_ceil(8) {
+        let mut bytes = [0; 64];
+        store(&mut bytes, 0, step(q));
+        // The last word may be half a one.
+        let length = (width - 8 * q).min(8);
+        for (bit, from) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let at = bit * width + 8 * q;
+            if let (Some(to), 8) = (e.get_mut(at..at + 8), length) {
+                to.copy_from_slice(from);
+            } else if let (Some(to), Some(from)) = (e.get_mut(at..at + 4), from.first_chunk::<4>()) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// [`Lanes::exponents`] of TBE3.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vpopcntdq,popcnt")]
+fn exponents3(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
+    let width = block.width.min(PLANE);
+    let (low, rest) = block.planes.split_at_checked(width)?;
+    let (mid, high) = rest.split_at_checked(width)?;
+    let planes = [plane_words(low), plane_words(mid), plane_words(high.get(..width)?)];
+    let (open, count) = unset(&planes, width);
+    let length = if block.nibbles { count.div_ceil(2) } else { count };
+    block.stream.get(..length)?;
+    let escapes = if block.nibbles {
+        let table = nibble_table(block.base);
+        // Whole steps, which the zeros behind the stream allow.
+        let packed = block.padded_stream.get(..count.div_ceil(32) * 16)?.as_chunks::<16>().0;
+        for (packed, out) in packed.iter().zip(scratch.escapes.as_chunks_mut::<32>().0) {
+            Avx2::look_up(packed, &table, out);
+        }
+        &scratch.escapes
+    } else {
+        with_slack(block.padded_stream, count, &mut scratch.escapes)
+    };
+    place(&planes, &open, block.base, escapes, width, &mut scratch.e);
+    Some(length)
+}
+
+/// Codes of a level of TBE2, 64 weights at a time.
+struct Level {
+    low: [u64; WORDS],
+    high: [u64; WORDS],
+    /// The weights that the level leaves without an exponent.
+    open: [u64; WORDS],
+}
+
+impl Level {
+    /// The level of `count` weights whose bits begin at bit `at`; and how many
+    /// it leaves open.
+    #[inline(always)]
+    fn read(levels: &LevelBits, at: usize, count: usize) -> (Self, usize) {
+        let mut level = Self { low: [0; WORDS], high: [0; WORDS], open: [0; WORDS] };
+        let mut left = 0;
+        for i in 0..count.div_ceil(64).min(WORDS) {
+            let (low, high) = (bits(levels, at + 64 * i, 64), bits(levels, at + count + 64 * i, 64));
+            let open = !(low | high) & low_ones(count - 64 * i);
+            (level.low[i], level.high[i], level.open[i]) = (low, high, open);
+            left += open.count_ones() as usize;
+        }
+        (level, left)
+    }
+
+    /// Exponents of the level's `count` weights: its entries of the palette,
+    /// and `escapes` in place of code 0.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
+    #[inline]
+    fn exponents(&self, count: usize, base: u8, palette: [u8; 3], escapes: &[u8], out: &mut Escapes) {
+        let [one, two, three] = palette.map(|p| _mm512_set1_epi8(base.wrapping_add(p).cast_signed()));
+        let mut next = 0;
+        for i in 0..count.div_ceil(64).min(WORDS) {
+            let v = _mm512_mask_mov_epi8(one, self.high[i], two);
+            let v = _mm512_mask_mov_epi8(v, self.high[i] & self.low[i], three);
+            let v = _mm512_mask_expand_epi8(v, self.open[i], load(escapes, next));
+            next += self.open[i].count_ones() as usize;
+            store(out, 64 * i, v);
+        }
+    }
+}
+
+/// [`Lanes::exponents`] of TBE2: from the last level up, each level's open
+/// weights take the exponents that the level behind it gives.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vpopcntdq,popcnt")]
+fn exponents2(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -> Option<usize> {
+    let width = block.width.min(PLANE);
+    let (low, high) = block.planes.split_at_checked(width)?;
+    let planes = [plane_words(low), plane_words(high.get(..width)?)];
+    let (open, first) = unset(&planes, width);
+    let mut end = [0; SUPERBLOCK / 2 + 16];
+    let levels: &LevelBits = if let Some(levels) = block.padded_stream.first_chunk() {
+        levels
+    } else {
+        end.iter_mut().zip(block.padded_stream).for_each(|(to, from)| *to = *from);
+        &end
+    };
+    let (one, second) = Level::read(levels, 0, first);
+    let (two, third) = Level::read(levels, 2 * first, second);
+    let before = (2 * (first + second)).div_ceil(8);
+    let length = before + third;
+    block.stream.get(..length)?;
+    let [a, b, c, d, e, f] = palette;
+    let raw = with_slack(block.padded_stream.get(before..)?, third, &mut scratch.escapes);
+    two.exponents(second, block.base, [d, e, f], raw, &mut scratch.seconds);
+    one.exponents(first, block.base, [a, b, c], &scratch.seconds, &mut scratch.firsts);
+    place(&planes, &open, block.base, &scratch.firsts, width, &mut scratch.e);
+    Some(length)
+}
+
+/// 32 bfloat16s.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn words512(signs: &[u8; 32], exponents: &[u8; 32]) -> __m512i {
+    // SAFETY: 32 bytes each.
+    let (s, e) = unsafe {
+        (_mm256_loadu_si256(signs.as_ptr().cast()), _mm256_loadu_si256(exponents.as_ptr().cast()))
+    };
+    let keep = _mm512_set1_epi16(0x807f_u16.cast_signed());
+    // a & b | c
+    _mm512_ternarylogic_epi32::<0xea>(
+        _mm512_cvtepi8_epi16(s),
+        keep,
+        _mm512_slli_epi16::<7>(_mm512_cvtepu8_epi16(e)),
+    )
+}
+
+/// [`Lanes::bf16`].
+#[target_feature(enable = "avx512f,avx512bw")]
+fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool, ahead: &[u8]) {
+    let (s, s_rest) = signs.as_chunks::<32>();
+    let (e, e_rest) = exponents.as_chunks::<32>();
+    // Quarter registers, as allocators align to 16 bytes.
+    let stream = stream && out.as_ptr().addr().is_multiple_of(16);
+    let (o, o_rest) = out.as_chunks_mut::<32>();
+    for (i, ((s, e), o)) in s.iter().zip(e).zip(o).enumerate() {
+        prefetch(ahead, i);
+        let v = words512(s, e);
+        let to: *mut __m128i = o.as_mut_ptr().cast();
+        // SAFETY: 64 bytes of `o`, aligned to 16 where streamed.
+        unsafe {
+            if stream {
+                _mm_stream_si128(to, _mm512_castsi512_si128(v));
+                _mm_stream_si128(to.add(1), _mm512_extracti32x4_epi32::<1>(v));
+                _mm_stream_si128(to.add(2), _mm512_extracti32x4_epi32::<2>(v));
+                _mm_stream_si128(to.add(3), _mm512_extracti32x4_epi32::<3>(v));
+            } else {
+                _mm512_storeu_si512(to.cast(), v);
+            }
+        }
+    }
+    Plain::bf16(s_rest, e_rest, o_rest, false, &[]);
+}
+
+impl Lanes for Avx512 {
+    #[inline(always)]
+    fn exponents(block: &Superblock<'_>, palette: Option<[u8; 6]>, scratch: &mut Scratch) -> Option<usize> {
+        // SAFETY: the CPU has these features (see the module's comment).
+        unsafe {
+            match palette {
+                Some(palette) => exponents2(block, palette, scratch),
+                None => exponents3(block, scratch),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut Exponents) {
+        Avx2::expand(planes, table, e);
+    }
+
+    #[inline(always)]
+    fn look_up(packed: &[u8; 16], table: &[u8; 16], out: &mut [u8; 32]) {
+        Avx2::look_up(packed, table, out);
+    }
+
+    #[inline(always)]
+    fn deposit(bits: u64, mask: u64) -> u64 {
+        Avx2::deposit(bits, mask)
+    }
+
+    #[inline(always)]
+    fn bf16(signs: &[u8], exponents: &[u8], out: &mut [u16], stream: bool, ahead: &[u8]) {
+        // SAFETY: the CPU has these features (see the module's comment).
+        unsafe { bf16(signs, exponents, out, stream, ahead) }
+    }
+
+    #[inline(always)]
+    fn arrange(x: &mut [f32]) {
+        Avx2::arrange(x);
+    }
+
+    #[inline(always)]
+    fn dot(signs: &[u8], exponents: &[u8], x: &[f32], ahead: &[u8]) -> f32 {
+        Avx2::dot(signs, exponents, x, ahead)
     }
 }
 
