@@ -61,7 +61,9 @@ pub(super) fn float(sign: u8, exponent: u8) -> f32 {
     f32::from_bits(u32::from(bf16(sign, exponent)) << 16)
 }
 
-/// Room for one superblock.
+/// Room for one superblock; aligned, as vectors that straddle cache lines cost
+/// twice.
+#[repr(align(64))]
 pub(super) struct Scratch {
     /// Exponents; behind the superblock's, what is written in vain.
     pub(super) e: Exponents,
@@ -166,7 +168,7 @@ impl Scratch {
 /// Exponents of TBE3 into `scratch.e`; returns the length of the superblock's
 /// part of the side stream, `None` if the stream ends before it.
 #[inline(always)]
-fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
+pub(super) fn tbe3<L: Lanes>(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
     let (low, rest) = block.planes.split_at_checked(block.width)?;
     let (mid, high) = rest.split_at_checked(block.width)?;
     let mut table = [0; 16];

@@ -19,6 +19,8 @@ mod payload;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
+mod words;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use super::half_float::bf16_to_f32;

@@ -5,8 +5,9 @@
 //! them.
 #![allow(unsafe_code)] // x86 intrinsics, whose features the entry points have
 
-use super::decode::{Escapes, Exponents, Lanes, LevelBits, Plain, RUN, Scratch, WORDS, bits};
-use super::payload::{PLANE, SUPERBLOCK, Superblock, nibble_table};
+use super::decode::{Escapes, Exponents, Lanes, LevelBits, Plain, RUN, Scratch, WORDS, tbe3};
+use super::payload::{PLANE, SUPERBLOCK, Superblock};
+use super::words::{Level, plane_words, unset, with_slack};
 #[allow(clippy::wildcard_imports, reason = "a page of intrinsics")]
 use std::arch::x86_64::*;
 
@@ -198,63 +199,13 @@ impl Lanes for Avx2 {
 
 /// AVX-512 with VBMI2 and VPOPCNTDQ, and all of [`Avx2`].
 ///
-/// A word of a bit plane is a mask register: exponents come from masked
-/// additions, those of the side stream from an expansion under the mask of the
+/// In TBE2 a word of a bit plane is a mask register: exponents come from masked
+/// additions, those of the next level from an expansion under the mask of the
 /// weights without a code, all without a branch on the data. That yields 64
 /// exponents in the order of the plane's bits, which transpositions of bytes
-/// and of quarter words bring into the order of the weights.
+/// and of quarter words bring into the order of the weights. The few escapes of
+/// TBE3 do not pay for these shuffles, which have one port.
 pub(super) struct Avx512;
-
-/// The words of a plane of at most [`PLANE`] bytes, zeros behind them.
-#[inline(always)]
-fn plane_words(plane: &[u8]) -> [u64; WORDS] {
-    let mut bytes = [0; PLANE];
-    if let Ok(full) = <&[u8; PLANE]>::try_from(plane) {
-        bytes = *full;
-    } else {
-        bytes.iter_mut().zip(plane).for_each(|(to, from)| *to = *from);
-    }
-    let mut words = [0; WORDS];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    words
-}
-
-/// Which of a plane's bits have a zero in each of `planes`, all `width` bytes
-/// long; and how many.
-#[inline(always)]
-fn unset<const P: usize>(planes: &[[u64; WORDS]; P], width: usize) -> ([u64; WORDS], usize) {
-    let mut open = [u64::MAX; WORDS];
-    for plane in planes {
-        for (open, word) in open.iter_mut().zip(plane) {
-            *open &= !word;
-        }
-    }
-    if width != PLANE {
-        for (q, open) in open.iter_mut().enumerate() {
-            *open &= low_ones(8 * width.saturating_sub(8 * q));
-        }
-    }
-    (open, open.iter().map(|w| w.count_ones() as usize).sum())
-}
-
-/// `count` ones, at most 64.
-#[inline(always)]
-fn low_ones(count: usize) -> u64 {
-    if count < 64 { (1 << count) - 1 } else { u64::MAX }
-}
-
-/// The first `count` bytes of `stream` with a vector's bytes behind them, in
-/// place or in `room`.
-#[inline(always)]
-fn with_slack<'a>(stream: &'a [u8], count: usize, room: &'a mut Escapes) -> &'a [u8] {
-    if let Some(inside) = stream.get(..count + 64) {
-        return inside;
-    }
-    room.iter_mut().zip(stream).take(count).for_each(|(to, from)| *to = *from);
-    room
-}
 
 /// 64 bytes from `at`, or zeros where there are fewer.
 #[target_feature(enable = "avx512f")]
@@ -359,54 +310,44 @@ fn place<const P: usize>(
 }
 
 /// [`Lanes::exponents`] of TBE3.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vpopcntdq,popcnt")]
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
 fn exponents3(block: &Superblock<'_>, scratch: &mut Scratch) -> Option<usize> {
-    let width = block.width.min(PLANE);
-    let (low, rest) = block.planes.split_at_checked(width)?;
-    let (mid, high) = rest.split_at_checked(width)?;
-    let planes = [plane_words(low), plane_words(mid), plane_words(high.get(..width)?)];
-    let (open, count) = unset(&planes, width);
-    let length = if block.nibbles { count.div_ceil(2) } else { count };
-    block.stream.get(..length)?;
-    let escapes = if block.nibbles {
-        let table = nibble_table(block.base);
-        // Whole steps, which the zeros behind the stream allow.
-        let packed = block.padded_stream.get(..count.div_ceil(32) * 16)?.as_chunks::<16>().0;
-        for (packed, out) in packed.iter().zip(scratch.escapes.as_chunks_mut::<32>().0) {
-            Avx2::look_up(packed, &table, out);
-        }
-        &scratch.escapes
-    } else {
-        with_slack(block.padded_stream, count, &mut scratch.escapes)
-    };
-    place(&planes, &open, block.base, escapes, width, &mut scratch.e);
-    Some(length)
+    tbe3::<Avx512>(block, scratch)
 }
 
-/// Codes of a level of TBE2, 64 weights at a time.
-struct Level {
-    low: [u64; WORDS],
-    high: [u64; WORDS],
-    /// The weights that the level leaves without an exponent.
-    open: [u64; WORDS],
+/// [`Avx2::expand`] with twice the width.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn expand512(planes: [&[u8; PLANE]; 3], table: &[u8; 16], e: &mut Exponents) {
+    // SAFETY: 16 bytes.
+    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+    let [fives, threes, nibble] = [_mm512_set1_epi8(0x55), _mm512_set1_epi8(0x33), _mm512_set1_epi8(0x0f)];
+    for at in [0, 64] {
+        let [a, b, c] = [load(planes[0], at), load(planes[1], at), load(planes[2], at)];
+        // 0xca takes the second operand where the first has ones, else the third.
+        let even = _mm512_ternarylogic_epi32::<0xca>(fives, a, _mm512_slli_epi16::<1>(b));
+        let odd = _mm512_ternarylogic_epi32::<0xca>(fives, _mm512_srli_epi16::<1>(a), b);
+        let (c_even, c_odd) = (_mm512_and_si512(c, fives), _mm512_andnot_si512(fives, c));
+        // Low nibbles are bits 0, 1, 2, 3 of the planes, high ones 4, 5, 6, 7.
+        let nibbles = [
+            _mm512_ternarylogic_epi32::<0xca>(threes, even, _mm512_slli_epi16::<2>(c_even)),
+            _mm512_ternarylogic_epi32::<0xca>(threes, odd, _mm512_slli_epi16::<1>(c_odd)),
+            _mm512_ternarylogic_epi32::<0xca>(threes, _mm512_srli_epi16::<2>(even), c_even),
+            _mm512_ternarylogic_epi32::<0xca>(
+                threes,
+                _mm512_srli_epi16::<2>(odd),
+                _mm512_srli_epi16::<1>(c_odd),
+            ),
+        ];
+        for (bit, n) in nibbles.into_iter().enumerate() {
+            let low = _mm512_and_si512(n, nibble);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(n), nibble);
+            store(e, bit * PLANE + at, _mm512_shuffle_epi8(table, low));
+            store(e, (bit + 4) * PLANE + at, _mm512_shuffle_epi8(table, high));
+        }
+    }
 }
 
 impl Level {
-    /// The level of `count` weights whose bits begin at bit `at`; and how many
-    /// it leaves open.
-    #[inline(always)]
-    fn read(levels: &LevelBits, at: usize, count: usize) -> (Self, usize) {
-        let mut level = Self { low: [0; WORDS], high: [0; WORDS], open: [0; WORDS] };
-        let mut left = 0;
-        for i in 0..count.div_ceil(64).min(WORDS) {
-            let (low, high) = (bits(levels, at + 64 * i, 64), bits(levels, at + count + 64 * i, 64));
-            let open = !(low | high) & low_ones(count - 64 * i);
-            (level.low[i], level.high[i], level.open[i]) = (low, high, open);
-            left += open.count_ones() as usize;
-        }
-        (level, left)
-    }
-
     /// Exponents of the level's `count` weights: its entries of the palette,
     /// and `escapes` in place of code 0.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
@@ -427,6 +368,7 @@ impl Level {
 /// [`Lanes::exponents`] of TBE2: from the last level up, each level's open
 /// weights take the exponents that the level behind it gives.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vpopcntdq,popcnt")]
+#[inline(never)]
 fn exponents2(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -> Option<usize> {
     let width = block.width.min(PLANE);
     let (low, high) = block.planes.split_at_checked(width)?;
@@ -457,9 +399,8 @@ fn exponents2(block: &Superblock<'_>, palette: [u8; 6], scratch: &mut Scratch) -
 #[inline]
 fn words512(signs: &[u8; 32], exponents: &[u8; 32]) -> __m512i {
     // SAFETY: 32 bytes each.
-    let (s, e) = unsafe {
-        (_mm256_loadu_si256(signs.as_ptr().cast()), _mm256_loadu_si256(exponents.as_ptr().cast()))
-    };
+    let (s, e) =
+        unsafe { (_mm256_loadu_si256(signs.as_ptr().cast()), _mm256_loadu_si256(exponents.as_ptr().cast())) };
     let keep = _mm512_set1_epi16(0x807f_u16.cast_signed());
     // a & b | c
     _mm512_ternarylogic_epi32::<0xea>(
@@ -510,6 +451,11 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn expand<const P: usize>(planes: [&[u8]; P], table: &[u8; 16], e: &mut Exponents) {
+        let full = planes.map(|p| <&[u8; PLANE]>::try_from(p).ok());
+        if let [Some(a), Some(b), Some(c)] = full[..] {
+            // SAFETY: the CPU has these features (see the module's comment).
+            return unsafe { expand512([a, b, c], table, e) };
+        }
         Avx2::expand(planes, table, e);
     }
 
