@@ -107,18 +107,13 @@ impl Rows for Memory {
     fn release(&self, _: Range<u64>) {}
 }
 
-/// A payload in memory, which grows to what is written.
-#[derive(Default)]
+/// A payload in memory.
 struct Payload(Mutex<Vec<u8>>);
 
 impl PayloadSink for Payload {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> squizd::Result<()> {
         let mut data = self.0.lock().map_err(|e| squizd::Error::invalid(e.to_string()))?;
-        let end = offset as usize + bytes.len();
-        if data.len() < end {
-            data.resize(end, 0);
-        }
-        data[offset as usize..end].copy_from_slice(bytes);
+        data[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 }
@@ -139,12 +134,14 @@ fn measure(choice: &CodecChoice, weights: &Memory, rounds: usize) -> squizd::Res
     let mut params = None;
     let mut encode = f64::INFINITY;
     for _ in 0..rounds {
-        let sink = Payload::default();
         let start = Instant::now();
         let planned = codec.plan(weights, &request)?;
-        codec.encode(weights, &planned, &request, &sink)?;
+        let most = codec.id().geometry(weights.matrix, &planned).map_or(0, |g| g.length.max());
+        let sink = Payload(Mutex::new(vec![0; most as usize]));
+        let (length, _) = codec.encode(weights, &planned, &request, &sink)?;
         encode = encode.min(start.elapsed().as_secs_f64());
         payload = sink.0.into_inner().unwrap_or_default();
+        payload.truncate(length as usize);
         params = Some(planned);
     }
     let params = params.ok_or_else(|| squizd::Error::invalid("no rounds"))?;
