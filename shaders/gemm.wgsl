@@ -7,22 +7,7 @@
 //: use params
 //: use CODEC
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
-//: if BIAS
-@group(0) @binding(7) var<storage, read> bias: array<f32>;
-//: end
-
-// What becomes of the sum of output `row`, to be written at `at`.
-fn put(at: u32, row: u32, sum: f32) {
-  var value = sum;
-//: if BIAS
-  value += bias[row];
-//: end
-//: if ACCUMULATE
-  value += y[at];
-//: end
-  y[at] = value;
-}
+//: use put
 
 // Column-major tiles: [column][row or input], 17 vectors of four a column.
 var<workgroup> w_tile: array<array<f32, 68>, 32>;

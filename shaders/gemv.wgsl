@@ -18,13 +18,7 @@
 //: use params
 //: use input
 //: use CODEC
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
-//: if EXPERTS
-@group(0) @binding(7) var<storage, read> experts: array<u32>;
-//: end
-//: if BIAS
-@group(0) @binding(7) var<storage, read> bias: array<f32>;
-//: end
+//: use put
 //: if JOINED
 // A matrix of several: its workgroups and rows, and where its outputs and biases
 // begin.
@@ -42,18 +36,6 @@ fn unit_of(i: u32) -> u32 {
 //: else
   return i;
 //: end
-}
-
-// What becomes of the sum of output `row`, to be written at `at`.
-fn put(at: u32, row: u32, sum: f32) {
-  var value = sum;
-//: if BIAS
-  value += bias[row];
-//: end
-//: if ACCUMULATE
-  value += y[at];
-//: end
-  y[at] = value;
 }
 
 //: use reduce

@@ -373,12 +373,6 @@ float dot_block(
     return metal::dot(b_1.scale, _e54) - metal::dot(minus, x_3.sums);
 }
 
-uint unit_of(
-    uint i_3
-) {
-    return i_3;
-}
-
 void put(
     uint at_2,
     uint row_1,
@@ -391,6 +385,12 @@ void put(
     float _e6 = value;
     y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
+}
+
+uint unit_of(
+    uint i_3
+) {
+    return i_3;
 }
 
 uint naga_mod(uint lhs, uint rhs) {

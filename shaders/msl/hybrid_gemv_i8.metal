@@ -367,12 +367,6 @@ float dot_block(
     return metal::dot(b_1.scale, _e54) - metal::dot(minus, x_3.sums);
 }
 
-uint unit_of(
-    uint i_3
-) {
-    return i_3;
-}
-
 void put(
     uint at_1,
     uint row_1,
@@ -385,6 +379,12 @@ void put(
     float _e6 = value;
     y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
+}
+
+uint unit_of(
+    uint i_3
+) {
+    return i_3;
 }
 
 uint naga_mod(uint lhs, uint rhs) {

@@ -318,12 +318,6 @@ float dot_block(
     return (b.scales.scale.x * (_e3.x + _e3.y)) - (minus.x * (x_3.sums.x + x_3.sums.y));
 }
 
-uint unit_of(
-    uint i_3
-) {
-    return i_3;
-}
-
 void put(
     uint at_2,
     uint row_3,
@@ -336,6 +330,12 @@ void put(
     float _e6 = value;
     y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
+}
+
+uint unit_of(
+    uint i_3
+) {
+    return i_3;
 }
 
 uint naga_div(uint lhs, uint rhs) {

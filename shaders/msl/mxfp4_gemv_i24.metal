@@ -315,12 +315,6 @@ float dot_block(
     return b.scale * (_e3.x + _e3.y);
 }
 
-uint unit_of(
-    uint i_2
-) {
-    return i_2;
-}
-
 void put(
     uint at_1,
     uint row_1,
@@ -333,6 +327,12 @@ void put(
     float _e6 = value;
     y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 uint naga_div(uint lhs, uint rhs) {

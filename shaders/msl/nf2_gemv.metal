@@ -148,12 +148,6 @@ float dot_block(
     return metal::dot(b.a, x_1.v0_) + metal::dot(b.b, x_1.v1_);
 }
 
-uint unit_of(
-    uint i_2
-) {
-    return i_2;
-}
-
 void put(
     uint at,
     uint row_2,
@@ -166,6 +160,12 @@ void put(
     float _e6 = value;
     y[metal::min(unsigned(at), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
     return;
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 uint naga_div(uint lhs, uint rhs) {

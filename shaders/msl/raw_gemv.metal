@@ -117,12 +117,6 @@ float dot_block(
     return metal::dot(w.a, x_1.v0_) + metal::dot(w.b, x_1.v1_);
 }
 
-uint unit_of(
-    uint i_2
-) {
-    return i_2;
-}
-
 void put(
     uint at,
     uint row_1,
@@ -135,6 +129,12 @@ void put(
     float _e6 = value;
     y[metal::min(unsigned(at), (_buffer_sizes.size3 - 0 - 4) / 4)] = _e6;
     return;
+}
+
+uint unit_of(
+    uint i_2
+) {
+    return i_2;
 }
 
 uint naga_div(uint lhs, uint rhs) {
