@@ -12,7 +12,7 @@ use super::pipeline::{Port, Span, read, write};
 use super::record::{Step, over_two};
 use super::rotation::Rotation;
 use super::shares;
-use super::tuning::{Kind, Tuning, gemv_tuning};
+use super::tuning::{Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
 use squizd_shaders::Options;
@@ -287,12 +287,7 @@ impl GpuMatrix {
 
     fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
         shares::tuning(&self.recipe, rows, self.turns())
-            .unwrap_or_else(|| gemv_tuning(self.kind(), self.effective(math), rows, self.units()))
-    }
-
-    /// What tunings are found by.
-    pub(super) fn kind(&self) -> Kind {
-        Kind::of(self.codec.gemv, &self.recipe.options, self.recipe.unit)
+            .unwrap_or_else(|| gemv_tuning(self.effective(math), self.recipe.unit, rows, self.units()))
     }
 
     /// The same as `tuning` says.

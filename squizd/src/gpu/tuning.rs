@@ -20,48 +20,6 @@ pub struct Tuning {
     pub neighbours: bool,
 }
 
-/// What tunings are found by, besides the form of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
-    /// The kernel.
-    pub(super) kernel: &'static str,
-    /// The flag of the codec's layout, empty for the one without a flag.
-    pub(super) layout: &'static str,
-    /// Columns of a unit.
-    pub(super) unit: u32,
-}
-
-/// Layouts with tunings of their own.
-const LAYOUTS: [&str; 2] = ["PLAIN", "FINE"];
-
-impl Kind {
-    /// That of a kernel with its codec's options.
-    pub(super) fn of(kernel: &'static str, options: &Options, unit: u32) -> Self {
-        let layout = LAYOUTS.into_iter().find(|l| options.flags.contains(l)).unwrap_or("");
-        Self { kernel, layout, unit }
-    }
-
-    /// Its line of the table [`TUNED`].
-    pub(super) fn line(self, math: Math, tuning: Tuning) -> String {
-        let Tuning { workgroup, lanes, rows, unroll, neighbours } = tuning;
-        let Self { kernel, layout, .. } = self;
-        format!(
-            "    ({kernel:?}, {layout:?}, Math::{math:?}, [{workgroup}, {lanes}, {rows}, {unroll}], {neighbours}),"
-        )
-    }
-}
-
-/// A kernel, its layout's flag, the form of the input, and `[workgroup, lanes,
-/// rows, unroll]` and `neighbours`.
-type Line = (&'static str, &'static str, Math, [u32; 4], bool);
-
-/// The best for large matrices, measured: `bench kernels --tune` prints these
-/// lines. What is not here goes by [`rule`].
-const TUNED: &[Line] = &[];
-
-/// Weights from which a matrix is large enough for [`TUNED`].
-const LARGE: u64 = 1 << 23;
-
 impl Tuning {
     /// Rows of a workgroup.
     pub fn rows_per_workgroup(self) -> u64 {
@@ -92,27 +50,8 @@ impl Tuning {
     }
 }
 
-/// The tuning for a matrix of `rows` rows of `units` units.
-pub(super) fn gemv_tuning(kind: Kind, math: Math, rows: u32, units: u32) -> Tuning {
-    let large = u64::from(rows) * u64::from(units) * u64::from(kind.unit) >= LARGE;
-    TUNED
-        .iter()
-        .find(|(kernel, layout, m, ..)| {
-            large && *kernel == kind.kernel && *layout == kind.layout && *m == math
-        })
-        .map_or_else(
-            || rule(math, kind.unit, rows, units),
-            |(.., [workgroup, lanes, rows, unroll], neighbours)| Tuning {
-                workgroup: *workgroup,
-                lanes: *lanes,
-                rows: *rows,
-                unroll: *unroll,
-                neighbours: *neighbours,
-            },
-        )
-}
-
-fn rule(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
+/// The tuning for a matrix of `rows` rows of `units` units of `unit` columns.
+pub(super) fn gemv_tuning(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
     let workgroup = 64;
     // As many lanes as have something to do, in whole turns where possible.
     let lanes = units.div_ceil(2).next_power_of_two().clamp(8, workgroup);
@@ -203,19 +142,7 @@ mod tests {
                     + apart,
             )
         };
-        let start = rule(Math::I8, 32, 8192, 896);
+        let start = gemv_tuning(Math::I8, 32, 8192, 896);
         assert_eq!(climb(start, time), Ok((best, 4.0)));
-    }
-
-    #[test]
-    fn tuned_shapes_can_be() {
-        for (kernel, layout, math, [workgroup, lanes, rows, unroll], neighbours) in TUNED {
-            let about = format!("{kernel} {layout} {math}");
-            assert!([64, 128, 256].contains(workgroup), "{about}");
-            assert!(lanes.is_power_of_two() && lanes <= workgroup && *rows > 0, "{about}");
-            assert!(*unroll > 0 && (!neighbours || 8 % unroll == 0), "{about}");
-            assert!(squizd_shaders::KERNELS.iter().any(|k| k.name == *kernel), "{about}");
-            assert!(layout.is_empty() || LAYOUTS.contains(layout), "{about}");
-        }
     }
 }

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use squizd::gpu::bench::{Ceilings, KernelResult, Plan, ceilings, kernels};
 use squizd::gpu::{AdapterSummary, Gpu, GpuModel, GpuSession};
 use squizd::runtime::SessionOptions;
-use std::collections::BTreeMap;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -69,29 +68,13 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     output::line(head(&gpu, &limits))?;
     let metal = is_metal(gpu.adapter());
     let mut printed = Ok(());
-    let results = kernels(&gpu, &plan, &limits, &mut |result| {
+    kernels(&gpu, &plan, &limits, &mut |result| {
         if printed.is_ok() {
             printed = output::line(row(result, metal));
         }
     })?;
     printed?;
-    if plan.tune {
-        output::line(table_of_tunings(&results))?;
-    }
     Ok(Exit::Done)
-}
-
-/// The lines of the table of tunings, each of the largest matrix.
-fn table_of_tunings(results: &[KernelResult]) -> String {
-    let mut best: BTreeMap<(&str, &str), &KernelResult> = BTreeMap::new();
-    for result in results.iter().filter(|r| r.tuned.is_some()) {
-        let kept = best.entry((&result.codec, &result.math)).or_insert(result);
-        if result.rows * result.cols > kept.rows * kept.cols {
-            *kept = result;
-        }
-    }
-    let lines: Vec<&str> = best.values().filter_map(|r| r.tuned.as_deref()).collect();
-    format!("\nFor `TUNED` in squizd/src/gpu/tuning.rs:\n\n```rust\n{}\n```", lines.join("\n"))
 }
 
 /// What bounds decoding on a model's device.

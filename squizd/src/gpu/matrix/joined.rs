@@ -66,7 +66,7 @@ impl<'a> Joined<'a> {
             return None;
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
-        let tuning = gemv_tuning(first.kind(), first.effective(math), rows, first.units());
+        let tuning = gemv_tuning(first.effective(math), first.recipe.unit, rows, first.units());
         let mut parts = Vec::new();
         for (matrix, y) in matrices {
             let workgroups = u64::from(matrix.rows).div_ceil(tuning.rows_per_workgroup());
