@@ -6,8 +6,10 @@
 //! Gaussian weights (4096 x 1024) for all columns; of each MODEL (anything that
 //! `squizd convert` takes) the first 256 rows of every matrix, for bits and
 //! error. Decoding is compared with the fastest copy of as many bytes.
-#![allow(unsafe_code)] // the streaming copy that decoders are compared with
 #![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../../squizd/benches/copy/mod.rs"]
+mod copy;
 
 use squizd::{
     codec::{Encoded, PayloadSink, Request, Rows, codec},
@@ -180,43 +182,18 @@ fn gaussian() -> Vec<f32> {
 }
 
 /// GB/s of the fastest copy of as many bytes: `memcpy`, or stores past the cache.
-fn copy(values: &[f32]) -> f64 {
-    let mut out = vec![0.0f32; values.len() + 16];
-    let bytes = values.len() as f64 * 4.0;
+fn fastest_copy(bytes: usize) -> f64 {
+    let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
     let mut best = f64::INFINITY;
     for _ in 0..8 {
-        let start = Instant::now();
-        out[..values.len()].copy_from_slice(black_box(values));
-        black_box(&out);
-        best = best.min(start.elapsed().as_secs_f64());
-        let start = Instant::now();
-        stream(values, &mut out);
-        black_box(&out);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    bytes / best / 1e9
-}
-
-#[cfg(target_arch = "x86_64")]
-fn stream(values: &[f32], out: &mut [f32]) {
-    use std::arch::x86_64::{_mm_loadu_ps, _mm_sfence, _mm_stream_ps};
-    let skip = out.as_ptr().align_offset(16).min(4);
-    let whole = values.len() / 4 * 4;
-    assert!(skip + whole <= out.len());
-    // SAFETY: `whole` values are readable, and `skip + whole` writable by the
-    // assertion; stores begin at a multiple of 16 bytes. SSE is x86-64's baseline.
-    unsafe {
-        let to = out.as_mut_ptr().add(skip);
-        for i in (0..whole).step_by(4) {
-            _mm_stream_ps(to.add(i), _mm_loadu_ps(values.as_ptr().add(i)));
+        for copy in [<[u8]>::copy_from_slice as fn(&mut [u8], &[u8]), |to, from| copy::streaming(from, to)] {
+            let start = Instant::now();
+            copy(&mut to, black_box(&from));
+            black_box(&to);
+            best = best.min(start.elapsed().as_secs_f64());
         }
-        _mm_sfence();
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn stream(values: &[f32], out: &mut [f32]) {
-    out[..values.len()].copy_from_slice(values);
+    bytes as f64 / best / 1e9
 }
 
 /// The first rows of every matrix of a model.
@@ -263,7 +240,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let plain = Memory::new(GAUSSIAN, gaussian(), false);
     let bf16 = Memory::new(GAUSSIAN, gaussian(), true);
-    println!("Fastest copy of {} MB: {:.2} GB/s\n", plain.values.len() * 4 / 1_000_000, copy(&plain.values));
+    let bytes = 4 * plain.values.len();
+    println!("Fastest copy of {} MB: {:.2} GB/s\n", bytes / 1_000_000, fastest_copy(bytes));
     let loaded: Vec<[Vec<Memory>; 2]> = models
         .iter()
         .map(|m| Ok([matrices(m, false)?, matrices(m, true)?]))
@@ -281,7 +259,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let weights = if words { &bf16 } else { &plain };
         let m = measure(&choice, weights, ROUNDS)?;
         let decibels = if m.snr.is_finite() { format!("{:.2}", m.snr) } else { "exact".into() };
-        let share = 100.0 * m.decode / copy(&plain.values);
+        let share = 100.0 * m.decode / fastest_copy(bytes);
         print!("| {name} | {:.3} | {decibels} | {:.2} | {:.2} | {share:.0}% |", m.bits, m.encode, m.decode);
         for matrices in &loaded {
             print!("{}", model(&choice, &matrices[usize::from(words)])?);

@@ -5,8 +5,9 @@
 //! of safetensors files to measure instead of the fixture. The first table is
 //! measured in interleaved rounds, best of each, so that ratios hold on a busy
 //! machine; Criterion's lines follow.
-#![allow(unsafe_code)] // the streaming copy that decoders are compared with
 #![allow(clippy::unwrap_used, missing_docs)]
+
+mod copy;
 
 use criterion::{Criterion, Throughput};
 use squizd::codec::{
@@ -15,6 +16,7 @@ use squizd::codec::{
 };
 use squizd_spec::{CodecId, DType, Matrix, Params};
 use std::{borrow::Cow, hint::black_box, ops::Range, path::PathBuf, sync::Mutex, time::Instant};
+use zerocopy::IntoBytes;
 
 /// A BF16 matrix in memory.
 struct Memory {
@@ -28,7 +30,7 @@ impl Memory {
     }
 
     fn bytes(&self) -> &[u8] {
-        zerocopy::IntoBytes::as_bytes(&self.words[..])
+        self.words.as_bytes()
     }
 }
 
@@ -118,23 +120,6 @@ fn bound(words: &[u16]) -> f64 {
     8.0 - counts.iter().filter(|c| **c > 0).map(|c| *c as f64 / n * (*c as f64 / n).log2()).sum::<f64>()
 }
 
-/// Copies with stores around the caches.
-fn streaming_copy(from: &[u16], to: &mut [u16]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_mm_loadu_si128, _mm_sfence, _mm_stream_si128};
-        assert!(to.as_ptr().addr().is_multiple_of(16));
-        for (a, b) in from.as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<8>().0) {
-            // SAFETY: SSE2 is the baseline; 16 bytes each, `to` aligned.
-            unsafe { _mm_stream_si128(b.as_mut_ptr().cast(), _mm_loadu_si128(a.as_ptr().cast())) }
-        }
-        // SAFETY: SSE is the baseline.
-        unsafe { _mm_sfence() }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    to.copy_from_slice(from);
-}
-
 /// Seconds of the fastest of `rounds` interleaved runs of each.
 fn race<const N: usize>(rounds: usize, mut runners: [&mut dyn FnMut(); N]) -> [f64; N] {
     let mut best = [f64::INFINITY; N];
@@ -174,7 +159,7 @@ fn speeds(rows: &Memory) {
         9,
         [
             &mut || a.copy_from_slice(black_box(words)),
-            &mut || streaming_copy(black_box(words), b),
+            &mut || copy::streaming(black_box(words).as_bytes(), b.as_mut_bytes()),
             &mut || tbe3.decode(black_box(c)),
             &mut || tbe2.decode(black_box(d)),
             &mut || multiply(CodecId::RAW_BF16, &raw, y0),
