@@ -34,6 +34,8 @@ work=target/benchmark output=docs/BENCHMARK_SQUIZD_FORMAT.md
 note='' cores='' minutes='' reuse='' open_gb=1
 p=128 n=64 r=30
 models=()
+# As it was called, without this machine's folders.
+called=$(printf '%s' "${*:+ $*}" | sed -E 's#(=| )/([^ /]*/)*#\1#g')
 while [ $# -gt 0 ]; do
   case $1 in
     --cores) cores=$2; shift 2 ;;
@@ -195,7 +197,7 @@ done
   cat <<TEXT
 # Benchmark of the format's variants
 
-Written by \`scripts/run_squizd_format_benchmark.sh\` (\`squizd bench\`, up to $r trials). Compare numbers within a section only: what it names takes turns on the same machine, trial by trial, so that other load falls on all of it.${cores:+ Everything measured was pinned to the cores $cores.}
+Written by \`scripts/run_squizd_format_benchmark.sh$called\` (\`squizd bench\`, up to $r trials). Compare numbers within a section only: what it names takes turns on the same machine, trial by trial, so that other load falls on all of it.${cores:+ Everything measured was pinned to the cores $cores.}
 ${note:+
 $note
 }

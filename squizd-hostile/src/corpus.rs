@@ -46,8 +46,8 @@ struct Recipe {
     /// A file of `fixtures/`, instead of pieces.
     #[serde(default)]
     file: Option<String>,
-    #[serde(default)]
-    recipe: Vec<Piece>,
+    #[serde(default, rename = "recipe")]
+    pieces: Vec<Piece>,
 }
 
 /// What a reader must answer.
@@ -72,6 +72,7 @@ pub struct Expect {
     pub findings: Vec<String>,
 }
 
+#[allow(clippy::option_option, reason = "null says that there is no offset, absence that none is stated")]
 fn stated<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Option<u64>>, D::Error> {
     Option::<u64>::deserialize(d).map(Some)
 }
@@ -191,7 +192,7 @@ impl Recipe {
             None => &[],
         };
         let mut out = Vec::new();
-        for piece in &self.recipe {
+        for piece in &self.pieces {
             match piece {
                 Piece::Base(a, b) => {
                     out.extend(base.get(*a..*b).ok_or_else(|| format!("base has no bytes {a}..{b}"))?);

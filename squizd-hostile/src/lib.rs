@@ -9,13 +9,7 @@
 //!   again behind it; the one encoding of a file's contents.
 //!
 //! Test code: it panics, by design, where the product must not.
-#![allow(
-    clippy::missing_panics_doc,
-    clippy::option_option,
-    clippy::should_implement_trait,
-    clippy::struct_field_names,
-    reason = "for tests only: a target reports a broken promise by panicking, and names are those of the corpus file"
-)]
+#![allow(clippy::missing_panics_doc, reason = "a target reports a broken promise by panicking")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 pub mod canonical;

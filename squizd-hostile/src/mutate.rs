@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,7 +22,7 @@ impl Random {
 
     /// Below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.number() % n as u64) as usize
     }
 }
 
@@ -85,17 +85,17 @@ pub fn mutate(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
 
 fn step(data: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     // Headers are where readers decide; half of all damage goes there.
-    let reach = if random.next().is_multiple_of(2) { data.len().min(1200) } else { data.len() };
+    let reach = if random.number().is_multiple_of(2) { data.len().min(1200) } else { data.len() };
     let at = if reach == 0 { 0 } else { random.below(reach) };
     let span = |random: &mut Random, room: usize| if room == 0 { 0 } else { 1 + random.below(room.min(64)) };
     match random.below(12) {
         0 | 1 if !data.is_empty() => data[at] ^= 1 << random.below(8),
-        2 if !data.is_empty() => data[at] = random.next() as u8,
+        2 if !data.is_empty() => data[at] = random.number() as u8,
         3..=5 => {
             let value = EDGES[random.below(EDGES.len())];
-            let near = value.wrapping_add(random.next() % 3).wrapping_sub(1);
+            let near = value.wrapping_add(random.number() % 3).wrapping_sub(1);
             let width = [1, 2, 4, 8][random.below(4)];
-            let at = if random.next().is_multiple_of(2) { at - at % width } else { at };
+            let at = if random.number().is_multiple_of(2) { at - at % width } else { at };
             for (to, from) in data.iter_mut().skip(at).zip(near.to_le_bytes().into_iter().take(width)) {
                 *to = from;
             }
