@@ -73,6 +73,22 @@ pub fn assemble(name: &str, options: &Options) -> Result<String, TemplateError> 
     Ok(assembly.out)
 }
 
+/// The text of the file `name`: `built_in`, or with feature `live` what now lies
+/// in the folder `SQUIZD_SHADERS`.
+#[cfg(feature = "live")]
+fn text_of(name: &str, built_in: &'static str) -> Result<std::borrow::Cow<'static, str>, TemplateError> {
+    let Some(folder) = std::env::var_os("SQUIZD_SHADERS") else { return Ok(built_in.into()) };
+    let path = std::path::Path::new(&folder).join(format!("{name}.wgsl"));
+    let text = std::fs::read_to_string(&path);
+    text.map(Into::into).map_err(|e| TemplateError(format!("{}: {e}", path.display())))
+}
+
+#[cfg(not(feature = "live"))]
+#[expect(clippy::unnecessary_wraps, reason = "its twin can fail")]
+fn text_of(_: &str, built_in: &'static str) -> Result<&'static str, TemplateError> {
+    Ok(built_in)
+}
+
 struct Assembly<'a> {
     codec: &'static str,
     options: &'a Options,
@@ -92,6 +108,7 @@ impl Assembly<'_> {
             .iter()
             .find(|(n, _)| *n == name)
             .ok_or_else(|| TemplateError(format!("there is no file {name:?}")))?;
+        let text = text_of(name, text)?;
         if self.used.contains(name) {
             return Ok(());
         }
