@@ -279,6 +279,11 @@ fn jobs_cover_the_file_once() {
     let payload: u64 =
         hash_jobs(&file).iter().filter(|j| matches!(j, HashJob::Tensor { .. })).map(HashJob::bytes).sum();
     assert_eq!(payload, 16384);
+    // The others read the sections, and one the digests of the tensors.
+    let rest: u64 =
+        hash_jobs(&file).iter().filter(|j| !matches!(j, HashJob::Tensor { .. })).map(HashJob::bytes).sum();
+    let sections: u64 = file.directory().iter().map(|e| e.stored_length.get()).sum();
+    assert_eq!(rest, sections - 16384 + 32 * 21);
 }
 
 #[test]

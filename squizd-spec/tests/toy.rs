@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use squizd_spec::{
-    Inspect, Level, Limits, Result, SectionKind, SquizdRef, Tables, TensorView, appendix::Bundle, validate,
+    Inspect, Level, Limits, Result, SectionKind, SquizdError, SquizdRef, Tables, TensorView,
+    appendix::Bundle, validate,
 };
+use std::cell::Cell;
 
 const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
 const EXPECTED: &str = include_str!("../../fixtures/golden/v1-draft/toy-2layer.json");
@@ -26,6 +28,41 @@ fn the_toy_is_valid() {
     assert!(findings.is_empty(), "{findings:?}");
 }
 
+/// Counts what it is shown, and refuses all of it.
+#[derive(Default)]
+struct Counted {
+    decoded: Cell<usize>,
+    judged: Cell<usize>,
+}
+
+impl Inspect for Counted {
+    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
+        self.decoded.set(self.decoded.get() + 1);
+        Ok(())
+    }
+    fn numerics(&self, t: &TensorView<'_>) -> Result<()> {
+        self.judged.set(self.judged.get() + 1);
+        Err(SquizdError::invalid("not-finite", t.offset, "a test"))
+    }
+}
+
+/// Each level looks at what the one before it does, and further.
+#[test]
+fn levels_look_as_far_as_they_say() {
+    let mut damaged = TOY.to_vec();
+    damaged[16384] ^= 1;
+    let seen = |level| {
+        let counted = Counted::default();
+        let findings = validate(&damaged, &Limits::DEFAULT, level, &counted);
+        let count = |code| findings.iter().filter(|f| f.code().0 == code).count();
+        (counted.decoded.get(), counted.judged.get(), count("tensor-digest"), count("not-finite"))
+    };
+    assert_eq!(seen(Level::Structure), (0, 0, 0, 0));
+    assert_eq!(seen(Level::Hash), (0, 0, 1, 0));
+    assert_eq!(seen(Level::Decode), (21, 0, 1, 0));
+    assert_eq!(seen(Level::Numerics), (21, 21, 1, 21));
+}
+
 #[test]
 fn tables_agree_with_the_sidecar() {
     let file = SquizdRef::parse(TOY, &Limits::DEFAULT).unwrap();
@@ -39,6 +76,9 @@ fn tables_agree_with_the_sidecar() {
         has(format!("\"dims\": {:?},", t.dims));
         has(format!("\"sha256\": \"{}\"", squizd_spec::Hex(t.sha256)));
         has(format!("\"params\": \"{}\"", squizd_spec::Hex(t.params)));
+        let elements: u64 = t.dims.iter().map(|&d| u64::from(d)).product();
+        assert_eq!(t.elements(), elements, "{}", t.name);
+        assert_eq!((t.bits_per_weight() * elements as f64) as u64, t.length * 8, "{}", t.name);
     }
     assert!(EXPECTED.contains(&format!("\"{}\"", squizd_spec::Hex(&file.weights_digest()))));
 }
