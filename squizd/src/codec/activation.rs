@@ -270,7 +270,7 @@ fn sum_16_lanes(x: &[f32], sums: &mut [f32]) {
 
 multiversion! {
     /// Codes and scale of each block of 32, and `scale * sum(codes)` of each 16.
-    fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) = quantize_lanes;
+    pub(super) fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) = quantize_lanes;
 }
 
 #[inline(always)]

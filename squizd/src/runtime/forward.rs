@@ -71,7 +71,7 @@ impl Session<'_, '_> {
     ) -> Result<()> {
         let model = self.model;
         let eps = model.norm_eps;
-        let precision = self.precision;
+        let precision = self.options.precision;
         let Buffers { x, normed, q, k, v, attended, block, angles, ffn, work, .. } = &mut self.buffers;
         let hidden = model.hidden();
         let (query, key) = (model.query_width(), model.key_width());
@@ -128,7 +128,7 @@ impl Session<'_, '_> {
         let Buffers { x, normed, logits, ffn, .. } = &mut self.buffers;
         let (hidden, vocab) = (model.hidden(), model.vocab_size());
         let n = rows.len();
-        let precision = self.precision;
+        let precision = self.options.precision;
         resize(normed, n * hidden);
         resize(logits, n * vocab);
         in_pool(|| {

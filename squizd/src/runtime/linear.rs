@@ -1,13 +1,17 @@
 //! Matrix products straight from stored blocks.
 //!
 //! One input vector: the codec's own kernel, rows split over the threads.
-//! A batch: strips of rows are decoded once into a cache-sized buffer and
-//! multiplied with every input in `f32`, so that decoding is paid per batch.
+//! A batch: strips of rows are unpacked once into a cache-sized buffer and
+//! multiplied with every input, so that decoding is paid per batch: as small
+//! integers where inputs may be rounded to 8 bits and the codec has integers, else
+//! in `f32`.
 
 use super::gemm::{TILE_ROWS, gemm, pack, packed_len};
 use super::math::add;
-use crate::codec::{Activation, ActivationBuffers, Codec, Encoded, Precision};
+use crate::codec::panel::{Inputs, ROWS, multiply as multiply_panel};
+use crate::codec::{Activation, ActivationBuffers, Codec, Encoded, Panel, Precision};
 use crate::dispatch::Subject;
+use crate::simd::level;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use squizd_spec::{CodecId, Matrix, Params};
@@ -39,10 +43,12 @@ pub(crate) struct Linear<'w> {
 /// Memory that products use again and again.
 #[derive(Debug, Default)]
 pub(super) struct Space {
-    /// Outputs of a batch, token innermost.
+    /// Outputs of a batch: token innermost, or panels of rows.
     transposed: Vec<f32>,
     /// Inputs of a batch, packed.
     packed: Vec<f32>,
+    /// Inputs of a batch, rounded.
+    rounded: Inputs,
     activation: ActivationBuffers,
 }
 
@@ -112,6 +118,9 @@ impl<'w> Linear<'w> {
             }
             return Ok(());
         }
+        if precision == Precision::Q8 && self.codec.has_panels(self.params, level()) {
+            return self.batch_rounded(rows, x, n, space, y);
+        }
         let Space { transposed, packed, .. } = space;
         transposed.resize(count * n, 0.0);
         packed.resize(packed_len(n, self.cols()), 0.0);
@@ -128,6 +137,48 @@ impl<'w> Linear<'w> {
             }
             if let Some(bias) = bias {
                 block.chunks_exact_mut(count).for_each(|y| add(y, bias));
+            }
+        });
+        Ok(())
+    }
+
+    /// [`Linear::batch`] by the 8-bit forms of the inputs.
+    fn batch_rounded(
+        &self,
+        rows: Range<usize>,
+        x: &[f32],
+        n: usize,
+        space: &mut Space,
+        y: &mut [f32],
+    ) -> Result<()> {
+        let Space { transposed, rounded, .. } = space;
+        let (cols, count) = (self.cols(), rows.len());
+        rounded.fill(x, cols);
+        transposed.resize(count.next_multiple_of(ROWS) * n, 0.0);
+        let panels = transposed.as_chunks_mut::<ROWS>().0;
+        panels.par_chunks_mut(n).enumerate().try_for_each_init(
+            || Panel::new(cols, level()),
+            |panel, (i, out)| {
+                let start = rows.start + i * ROWS;
+                let end = rows.end.min(start + ROWS);
+                if end - start < ROWS {
+                    panel.clear();
+                }
+                self.codec.panel(&self.tensor(), start as u64..end as u64, panel)?;
+                multiply_panel(panel, rounded, out);
+                Ok::<_, Error>(())
+            },
+        )?;
+        let panels = &*panels;
+        let bias = self.bias.as_ref().map(|b| &b[rows]);
+        y.par_chunks_mut(8 * count).enumerate().for_each(|(i, block)| {
+            for (t, y) in block.chunks_exact_mut(count).enumerate() {
+                for (y, panel) in y.chunks_mut(ROWS).zip(panels.chunks_exact(n)) {
+                    y.copy_from_slice(&panel[8 * i + t][..y.len()]);
+                }
+                if let Some(bias) = bias {
+                    add(y, bias);
+                }
             }
         });
         Ok(())

@@ -105,6 +105,25 @@ impl Fine {
         (scales, minuses)
     }
 
+    /// `d`, scales in units of it, and subtrahends of a stored superblock, as
+    /// [`Fine::unpack`] reads it.
+    #[inline(always)]
+    pub(super) fn unpack_units(self, stored: &[u8]) -> (f32, [u8; GROUPS], [f32; GROUPS]) {
+        let (d, dmin, entries) = head(stored, self.exponent);
+        let (mut units, mut minuses) = ([0; GROUPS], [0.0; GROUPS]);
+        for g in 0..GROUPS {
+            let entry = (entries >> (6 * g)) as u32;
+            units[g] = (entry & 7) as u8 + self.scale_bias as u8;
+            minuses[g] = dmin * ((entry >> 3 & 7) as f32 - MIN_BIAS);
+        }
+        (d, units, minuses)
+    }
+
+    /// The largest scale in units of `d`.
+    pub(super) fn largest_scale(self) -> f32 {
+        TOP + self.scale_bias
+    }
+
     /// Scales and mins of a superblock of codes of `bits`, in the groups'
     /// normalised units; both halves have the same.
     pub(super) fn choose(self, halves: &mut [Groups; 2], bits: u32) -> Scales {
