@@ -218,7 +218,11 @@ pub trait Codec: Sync {
     /// many inputs; `out` keeps its other rows.
     fn panel(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut Panel) -> Result<()> {
         let _ = (rows, out);
-        Err(Error::unsupported(format!("tensor {}: {} rows are not unpacked to integers", tensor.name, self.id())))
+        Err(Error::unsupported(format!(
+            "tensor {}: {} rows are not unpacked to integers",
+            tensor.name,
+            self.id()
+        )))
     }
 
     /// For codecs that are made for keeping, not for running: what

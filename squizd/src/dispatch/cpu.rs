@@ -52,8 +52,9 @@ impl Backend for Cpu {
         let (kernel, used, how) = match stage {
             Stage::Prefill if self.precision == Precision::Q8 && code.has_panels(params, self.level) => {
                 let name =
-                    format!("{family}/{}/strip-unpack + gemm8/{}", self.level, panel::method(self.level));
-                let how = "strips of rows are unpacked once for all tokens, whose inputs are rounded to 8 bits";
+                    format!("{family}/{}/strip-bytes + gemm8/{}", self.level, panel::method(self.level));
+                let how =
+                    "strips of rows are unpacked once for all tokens, whose inputs are rounded to 8 bits";
                 (name, Kernel::compiled(self.level), how)
             }
             Stage::Prefill => {

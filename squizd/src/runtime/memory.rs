@@ -98,7 +98,8 @@ impl MemoryNeed {
         let (heads, dim) = (usize::from(config.num_kv_heads), config.head_dim as usize);
         let layer = run.session.kv.layer_bytes(heads, dim, run.session.context).unwrap_or(u64::MAX);
         need.kv_cache = layer.saturating_mul(config.num_layers.into()).saturating_mul(sessions);
-        let threads = (run.threads as u64).saturating_mul(thread_floats(config, run, forms)).saturating_mul(4);
+        let threads =
+            (run.threads as u64).saturating_mul(thread_floats(config, run, forms)).saturating_mul(4);
         need.scratch = session_bytes(config, run, forms).saturating_mul(sessions).saturating_add(threads);
         need
     }

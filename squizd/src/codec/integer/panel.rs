@@ -101,8 +101,7 @@ fn fine_scales(fine: Fine, stored: &[u8]) -> [BlockScales; 8] {
     let mut out = [BlockScales::default(); 8];
     for (b, out) in out.iter_mut().enumerate() {
         let factors = [units[2 * b], units[2 * b + 1]];
-        let minus =
-            [0, 1].map(|h: usize| fine.code_bias * (d * f32::from(factors[h])) + minuses[2 * b + h]);
+        let minus = [0, 1].map(|h: usize| fine.code_bias * (d * f32::from(factors[h])) + minuses[2 * b + h]);
         *out = BlockScales { factors, scale: d, minus };
     }
     out

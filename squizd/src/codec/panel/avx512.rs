@@ -44,8 +44,7 @@ fn rows<const T: usize>(panel: &[Block], x: [&[Input]; T], row: usize, out: &mut
             let mut dots = [[_mm512_setzero_si512(); WIDE]; T];
             for (w, codes) in block.codes.iter().enumerate() {
                 let codes = codes.as_ptr().add(row);
-                let codes: [_; WIDE] =
-                    std::array::from_fn(|r| _mm512_loadu_si512(codes.add(16 * r).cast()));
+                let codes: [_; WIDE] = std::array::from_fn(|r| _mm512_loadu_si512(codes.add(16 * r).cast()));
                 for (dots, x) in dots.iter_mut().zip(x) {
                     let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<i32>();
                     let x = _mm512_set1_epi32(x.read_unaligned());
