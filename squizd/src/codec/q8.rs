@@ -6,7 +6,7 @@
 use super::check::{finite_scales, padding, payload, slice};
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::lanes::{exp2i, exponent};
-use super::panel::{Panel, RowBlock};
+use super::panel::{BlockScales, Panel};
 use super::sample::Sample;
 use super::stream::{
     checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
@@ -173,7 +173,9 @@ fn unpack_lanes(codes: &[u8], scales: &[u8], cols: usize, size: usize, out: &mut
             let scale = scale(stored);
             let words = codes.as_chunks::<8>().0;
             let codes = std::array::from_fn(|i| u64::from_le_bytes(words[i]) ^ flip);
-            out.put(row, at, RowBlock { codes, factors: [1; 2], scale, minus: [bias * scale; 2] });
+            let scales = BlockScales { factors: [1; 2], scale, minus: [bias * scale; 2] };
+            out.put_scales(row, at, scales);
+            out.put_codes(row, at, codes);
         }
     }
 }

@@ -110,6 +110,24 @@ impl<'w> Linear<'w> {
         space: &mut Space,
         y: &mut [f32],
     ) -> Result<()> {
+        batches([(self, rows, y)], x, n, precision, space)
+    }
+
+    /// Whether batches are multiplied by 8-bit forms of their inputs.
+    fn rounds(&self, n: usize, precision: Precision) -> bool {
+        n >= BATCH && precision == Precision::Q8 && self.codec.has_panels(self.params, level())
+    }
+
+    /// [`Linear::batch`] in floats, or by products of one input.
+    fn batch_exact(
+        &self,
+        rows: Range<usize>,
+        x: &[f32],
+        n: usize,
+        precision: Precision,
+        space: &mut Space,
+        y: &mut [f32],
+    ) -> Result<()> {
         let count = rows.len();
         if n < BATCH {
             for (x, y) in x.chunks_exact(self.cols()).zip(y.chunks_exact_mut(count)) {
@@ -117,9 +135,6 @@ impl<'w> Linear<'w> {
                 space.prepared(x, precision, |x| multiply(&mut product, x));
             }
             return Ok(());
-        }
-        if precision == Precision::Q8 && self.codec.has_panels(self.params, level()) {
-            return self.batch_rounded(rows, x, n, space, y);
         }
         let Space { transposed, packed, .. } = space;
         transposed.resize(count * n, 0.0);
@@ -142,18 +157,10 @@ impl<'w> Linear<'w> {
         Ok(())
     }
 
-    /// [`Linear::batch`] by the 8-bit forms of the inputs.
-    fn batch_rounded(
-        &self,
-        rows: Range<usize>,
-        x: &[f32],
-        n: usize,
-        space: &mut Space,
-        y: &mut [f32],
-    ) -> Result<()> {
+    /// [`Linear::batch`] by the 8-bit forms of the inputs, which `space` has.
+    fn batch_rounded(&self, rows: Range<usize>, n: usize, space: &mut Space, y: &mut [f32]) -> Result<()> {
         let Space { transposed, rounded, .. } = space;
         let (cols, count) = (self.cols(), rows.len());
-        rounded.fill(x, cols);
         transposed.resize(count.next_multiple_of(ROWS) * n, 0.0);
         let panels = transposed.as_chunks_mut::<ROWS>().0;
         panels.par_chunks_mut(n).enumerate().try_for_each_init(
@@ -200,6 +207,28 @@ impl<'w> Linear<'w> {
             },
         )
     }
+}
+
+/// [`Linear::batch`] of several matrices with the same inputs: rows of each, and
+/// their outputs.
+pub(super) fn batches<const N: usize>(
+    products: [(&Linear<'_>, Range<usize>, &mut [f32]); N],
+    x: &[f32],
+    n: usize,
+    precision: Precision,
+    space: &mut Space,
+) -> Result<()> {
+    if let Some((linear, ..)) = products.iter().find(|p| p.0.rounds(n, precision)) {
+        space.rounded.fill(x, linear.cols());
+    }
+    for (linear, rows, y) in products {
+        if linear.rounds(n, precision) {
+            linear.batch_rounded(rows, n, space, y)?;
+        } else {
+            linear.batch_exact(rows, x, n, precision, space, y)?;
+        }
+    }
+    Ok(())
 }
 
 /// Rows of the strips in which `rows` of `cols` are decoded for a batch.

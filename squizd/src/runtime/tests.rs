@@ -173,7 +173,7 @@ fn quantized_weights_and_inputs_cost_what_they_should() {
 }
 
 /// Rounding a prompt's inputs to 8 bits must not be seen beside what 4 bits of the
-/// weights cost (KL divergences of about 0.05).
+/// weights cost (0.033, docs/results/quality.md).
 #[test]
 fn prompts_of_rounded_inputs_diverge_little() {
     let Some(trained) = Trained::natural() else { return };

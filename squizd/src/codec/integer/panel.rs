@@ -2,12 +2,10 @@
 //! the fine layout's scales in units of `d` as their factors.
 
 use super::codes::{self, BLOCK};
-use super::fine::Fine;
 use super::layout::{Layout, block_scales};
 use crate::Result;
 use crate::codec::Encoded;
-use crate::codec::kernels::OCTET;
-use crate::codec::panel::{Panel, RowBlock};
+use crate::codec::panel::{BlockScales, Panel, ROWS};
 use crate::codec::stream::{checked_geometry, plane_rows};
 use crate::simd::multiversion;
 use squizd_spec::CodecId;
@@ -56,53 +54,51 @@ fn unpack_rows<const B: u32>(layout: Layout, cols: usize, codes: &[u8], scales: 
     let blocks = cols.div_ceil(BLOCK);
     let code_stride = codes::row_bytes(B, blocks).max(1);
     let scale_stride = (scales.len() / (codes.len() / code_stride).max(1)).max(1);
-    let rows = codes.chunks_exact(code_stride).zip(scales.chunks_exact(scale_stride));
-    for (row, (codes, scales)) in rows.enumerate() {
-        for octet in 0..blocks.div_ceil(8) {
-            let first = 8 * octet;
-            let scales = octet_scales(layout, scales, octet);
-            for (at, scales) in (first..blocks.min(first + 8)).zip(scales) {
-                let codes = codes::fields::<B>(codes, blocks, at);
-                let BlockScales { factors, scale, minus } = scales;
-                out.put(row, at, RowBlock { codes, factors, scale, minus });
+    // An octet of all rows, which stays in the first cache, after the other.
+    for octet in 0..blocks.div_ceil(8) {
+        let here = 8 * octet..blocks.min(8 * octet + 8);
+        if let Layout::Fine(fine) = layout {
+            let mut stored = [[0; 16]; ROWS];
+            for (to, scales) in stored.iter_mut().zip(scales.chunks_exact(scale_stride)) {
+                let from = scales.get(16 * octet..).unwrap_or_default();
+                match from.first_chunk() {
+                    Some(whole) => *to = *whole,
+                    None => to.iter_mut().zip(from).for_each(|(t, f)| *t = *f),
+                }
+            }
+            fine.put_scales(&stored, out.blocks_from(here.start));
+        } else {
+            for (row, scales) in scales.chunks_exact(scale_stride).enumerate() {
+                for (at, scales) in here.clone().zip(octet_scales(layout, scales, octet)) {
+                    out.put_scales(row, at, scales);
+                }
+            }
+        }
+        for at in here {
+            if B == 4 {
+                let mut stored = [[0; 16]; ROWS];
+                for (stored, codes) in stored.iter_mut().zip(codes.chunks_exact(code_stride)) {
+                    *stored = codes.as_chunks::<16>().0.get(at).copied().unwrap_or_default();
+                }
+                out.put_nibbles(at, &stored);
+            } else {
+                for (row, codes) in codes.chunks_exact(code_stride).enumerate() {
+                    out.put_codes(row, at, codes::fields::<B>(codes, blocks, at));
+                }
             }
         }
     }
 }
 
-/// Of a block: `scale * factor * code - minus`, by halves.
-#[derive(Clone, Copy, Default)]
-struct BlockScales {
-    factors: [u8; 2],
-    scale: f32,
-    minus: [f32; 2],
-}
-
 /// Of a row's eight blocks from `8 * octet` on.
 #[inline(always)]
 fn octet_scales(layout: Layout, stored: &[u8], octet: usize) -> [BlockScales; 8] {
-    if let Layout::Fine(fine) = layout {
-        return fine_scales(fine, stored.get(OCTET / 16 * octet..).unwrap_or_default());
-    }
     let (scales, minuses) = block_scales(layout, stored, octet);
     let bias = layout.code_bias();
     let mut out = [BlockScales::default(); 8];
     for ((out, scale), minus) in out.iter_mut().zip(scales).zip(minuses) {
         let minus = std::array::from_fn(|h| bias * scale[h] + minus[h]);
         *out = BlockScales { factors: [1; 2], scale: scale[0], minus };
-    }
-    out
-}
-
-/// Of a superblock.
-#[inline(always)]
-fn fine_scales(fine: Fine, stored: &[u8]) -> [BlockScales; 8] {
-    let (d, units, minuses) = fine.unpack_units(stored);
-    let mut out = [BlockScales::default(); 8];
-    for (b, out) in out.iter_mut().enumerate() {
-        let factors = [units[2 * b], units[2 * b + 1]];
-        let minus = [0, 1].map(|h: usize| fine.code_bias * (d * f32::from(factors[h])) + minuses[2 * b + h]);
-        *out = BlockScales { factors, scale: d, minus };
     }
     out
 }

@@ -12,7 +12,7 @@ mod golden;
 mod tests;
 
 use super::check::{padding, payload, slice};
-use super::panel::{Panel, RowBlock};
+use super::panel::{BlockScales, Panel};
 use super::stream::{checked_geometry, energy, for_row_chunks, geometry, plane_rows, read_finite};
 use super::{
     Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, PayloadSink, Request, Rows,
@@ -99,7 +99,8 @@ fn unpack_lanes(codes: &[u8], scales: &[u8], cols: usize, out: &mut Panel) {
             let codes = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
             let scale = half_scale(*scale);
             let minus = [f32::from(RAISE) * scale; 2];
-            out.put(row, at, RowBlock { codes, factors: [1; 2], scale, minus });
+            out.put_scales(row, at, BlockScales { factors: [1; 2], scale, minus });
+            out.put_codes(row, at, codes);
         }
     }
 }

@@ -13,7 +13,7 @@ const WIDE: usize = 2;
 /// [`crate::simd::Level::Avx512`] asks for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn multiply(panel: &[Block], x: Columns<'_>, out: &mut [[f32; ROWS]]) {
-    tiles!(tile, panel, x, out, 6 2 1);
+    tiles!(tile, panel, x, out, 4 2 1);
 }
 
 /// All rows by `T` inputs.

@@ -23,9 +23,9 @@ mod neon;
 #[cfg(test)]
 mod tests;
 
-use super::activation::quantize;
+use super::activation::quantize_lanes;
 use super::integer::codes::BLOCK;
-use crate::simd::Level;
+use crate::simd::{Level, multiversion};
 use rayon::prelude::*;
 
 /// Rows of a panel.
@@ -39,13 +39,19 @@ const TASK: usize = 8;
 /// A block of 32 columns of all rows.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Block {
+pub(super) struct Block {
     /// Codes in groups of four columns, rows side by side.
     codes: [[[u8; 4]; ROWS]; 8],
-    /// `f_h`, in both halves of a word.
-    factors: [[u32; ROWS]; 2],
-    scales: [f32; ROWS],
-    minus: [[f32; ROWS]; 2],
+    /// `f_h`, in both halves of a word ([`factor`]).
+    pub(super) factors: [[u32; ROWS]; 2],
+    pub(super) scales: [f32; ROWS],
+    pub(super) minus: [[f32; ROWS]; 2],
+}
+
+/// A factor as a panel holds it.
+#[inline(always)]
+pub(super) const fn factor(factor: u32) -> u32 {
+    factor * 0x1_0001
 }
 
 const EMPTY: Block = Block {
@@ -55,12 +61,9 @@ const EMPTY: Block = Block {
     minus: [[0.0; ROWS]; 2],
 };
 
-/// A block of one row, to be put into a panel.
-#[derive(Clone, Copy)]
-pub(super) struct RowBlock {
-    /// Codes, eight to a word: up to 127, unless factors are 1.
-    pub(super) codes: [u64; 4],
-    /// `f_h`; code times factor is below 256.
+/// Of a block of a row: `w = scale * factor * code - minus`, by halves.
+#[derive(Clone, Copy, Default)]
+pub(super) struct BlockScales {
     pub(super) factors: [u8; 2],
     pub(super) scale: f32,
     pub(super) minus: [f32; 2],
@@ -100,23 +103,60 @@ impl Panel {
         matches!(self.level, Level::Avx512)
     }
 
-    /// Puts block `at` of row `row`.
+    /// Puts the codes of block `at` of row `row`, eight to a word, behind their
+    /// scales: up to 31 with products of AVX2, and below 256 with their factors.
     #[inline(always)]
-    pub(super) fn put(&mut self, row: usize, at: usize, from: RowBlock) {
+    pub(super) fn put_codes(&mut self, row: usize, at: usize, codes: [u64; 4]) {
         let folded = self.folded();
         let (Some(block), row) = (self.blocks.get_mut(at), row % ROWS) else { return };
-        for (i, word) in from.codes.into_iter().enumerate() {
+        for (i, word) in codes.into_iter().enumerate() {
+            let factor = u64::from(block.factors[i / 2][row] & 0xff);
             // Products stay in their bytes.
-            let word = if folded { word.wrapping_mul(from.factors[i / 2].into()) } else { word };
+            let word = if folded { word.wrapping_mul(factor) } else { word };
             let [first, second] = [word as u32, (word >> 32) as u32].map(u32::to_le_bytes);
             block.codes[2 * i][row] = first;
             block.codes[2 * i + 1][row] = second;
         }
+    }
+
+    /// Puts the scales of block `at` of row `row`.
+    #[inline(always)]
+    pub(super) fn put_scales(&mut self, row: usize, at: usize, from: BlockScales) {
+        let (Some(block), row) = (self.blocks.get_mut(at), row % ROWS) else { return };
         for h in 0..2 {
-            block.factors[h][row] = u32::from(from.factors[h]) * 0x1_0001;
+            block.factors[h][row] = factor(from.factors[h].into());
             block.minus[h][row] = from.minus[h];
         }
         block.scales[row] = from.scale;
+    }
+
+    /// Blocks from `at` on.
+    #[inline(always)]
+    pub(super) fn blocks_from(&mut self, at: usize) -> &mut [Block] {
+        self.blocks.get_mut(at..).unwrap_or_default()
+    }
+
+    /// Puts the codes of block `at` of all rows, behind their scales: the low four
+    /// bits of 16 bytes, then the high ones.
+    #[inline(always)]
+    pub(super) fn put_nibbles(&mut self, at: usize, rows: &[[u8; 16]; ROWS]) {
+        const LOW: u32 = 0x0f0f_0f0f;
+        let folded = self.folded();
+        let Some(block) = self.blocks.get_mut(at) else { return };
+        let [firsts, seconds] = &block.factors;
+        let (low, high) = block.codes.split_at_mut(4);
+        for w in 0..4 {
+            for r in 0..ROWS {
+                let word = u32::from_le_bytes(rows[r].as_chunks::<4>().0[w]);
+                let (mut first, mut second) = (word & LOW, word >> 4 & LOW);
+                if folded {
+                    first = first.wrapping_mul(firsts[r] & 0xff);
+                    second = second.wrapping_mul(seconds[r] & 0xff);
+                }
+                low[w][r] = first.to_le_bytes();
+                high[w][r] = second.to_le_bytes();
+            }
+        }
     }
 }
 
@@ -147,10 +187,7 @@ impl Inputs {
         let tasks = self.blocks.par_chunks_mut(TASK * self.per_input).zip(x.par_chunks(TASK * cols));
         tasks.for_each(|(blocks, x)| {
             for (blocks, x) in blocks.chunks_exact_mut(self.per_input).zip(x.chunks_exact(cols)) {
-                for (block, x) in blocks.iter_mut().zip(x.chunks(BLOCK)) {
-                    let Input { codes, scale, sums } = block;
-                    quantize(x, codes, std::slice::from_mut(scale), sums);
-                }
+                round(x, blocks);
             }
         });
     }
@@ -158,6 +195,19 @@ impl Inputs {
     /// Bytes of one input.
     pub(crate) const fn bytes(cols: usize) -> usize {
         cols.div_ceil(BLOCK) * size_of::<Input>()
+    }
+}
+
+multiversion! {
+    /// Rounds an input.
+    fn round(x: &[f32], blocks: &mut [Input]) = round_lanes;
+}
+
+#[inline(always)]
+fn round_lanes(x: &[f32], blocks: &mut [Input]) {
+    for (block, x) in blocks.iter_mut().zip(x.chunks(BLOCK)) {
+        let Input { codes, scale, sums } = block;
+        quantize_lanes(x, codes, std::slice::from_mut(scale), sums);
     }
 }
 

@@ -26,7 +26,7 @@ fn compare(codec: &dyn Codec, stored: &Stored, n: usize) {
     let mut rounded = x.clone();
     for block in rounded.chunks_mut(cols).flat_map(|x| x.chunks_mut(BLOCK)) {
         let (mut codes, mut scale, mut sums) = ([0; BLOCK], [0.0], [0.0; 2]);
-        quantize(block, &mut codes, &mut scale, &mut sums);
+        quantize_lanes(block, &mut codes, &mut scale, &mut sums);
         block.iter_mut().zip(codes).for_each(|(x, q)| *x = scale[0] * f32::from(q));
     }
     for level in Level::supported().filter(|l| codec.has_panels(&stored.params, *l)) {
