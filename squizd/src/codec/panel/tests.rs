@@ -98,6 +98,38 @@ fn products_are_those_of_decoded_weights_whatever_the_batch() {
 }
 
 #[test]
+fn factors_are_in_the_codes_where_products_take_them_there() {
+    for (id, head) in [
+        (CodecId::INT4, [2, 16, 0, 6, 0xfa]),
+        (CodecId::INT3, [2, 16, 0, 15, 0xfa]),
+        (CodecId::INT2, [2, 16, 0, 1, 0xfa]),
+    ] {
+        let mut params = Params::default();
+        params[..5].copy_from_slice(&head);
+        let codec = codec(id).unwrap();
+        let stored = encode_as(codec, &MemoryRows::f32(9, 576, gaussian(9 * 576, 8)), &params).unwrap();
+        let [apart, folded] = [Level::Scalar, Level::Avx512].map(|level| {
+            let mut panel = Panel::new(576, level);
+            codec.panel(&stored.view(), 0..9, &mut panel).unwrap();
+            panel.blocks
+        });
+        let mut largest = 0;
+        for (apart, folded) in apart.iter().zip(&folded) {
+            for (w, (codes, products)) in apart.codes.iter().zip(&folded.codes).enumerate() {
+                for (r, (codes, products)) in codes.iter().zip(products).enumerate() {
+                    let factor = apart.factors[w / 4][r] & 0xffff;
+                    largest = largest.max(factor);
+                    for (code, product) in codes.iter().zip(products) {
+                        assert_eq!(u32::from(*code) * factor, u32::from(*product), "{id} row {r}");
+                    }
+                }
+            }
+        }
+        assert!(largest > 1, "{id}: {largest}");
+    }
+}
+
+#[test]
 fn groups_of_sixteen_and_scales_beyond_a_byte_are_left_out() {
     for head in [[0, 16, 0, 0, 0], [2, 16, 0, 11, 0]] {
         let mut params = Params::default();
