@@ -48,8 +48,8 @@ fn rows<const T: usize>(panel: &[Block], x: [&[Input]; T], row: usize, out: &mut
                     let codes: [_; WIDE] =
                         std::array::from_fn(|r| _mm256_load_si256(codes.add(8 * r).cast()));
                     for (half, x) in half.iter_mut().zip(x) {
-                        let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<i32>();
-                        let x = _mm256_set1_epi32(x.read_unaligned());
+                        let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<[u8; 4]>();
+                        let x = _mm256_set1_epi32(i32::from_le_bytes(x.read()));
                         for (sum, codes) in half.iter_mut().zip(codes) {
                             *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(codes, x));
                         }

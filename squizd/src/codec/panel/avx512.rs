@@ -46,8 +46,8 @@ fn rows<const T: usize>(panel: &[Block], x: [&[Input]; T], row: usize, out: &mut
                 let codes = codes.as_ptr().add(row);
                 let codes: [_; WIDE] = std::array::from_fn(|r| _mm512_loadu_si512(codes.add(16 * r).cast()));
                 for (dots, x) in dots.iter_mut().zip(x) {
-                    let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<i32>();
-                    let x = _mm512_set1_epi32(x.read_unaligned());
+                    let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<[u8; 4]>();
+                    let x = _mm512_set1_epi32(i32::from_le_bytes(x.read()));
                     for (dot, codes) in dots.iter_mut().zip(codes) {
                         *dot = _mm512_dpbusd_epi32(*dot, codes, x);
                     }

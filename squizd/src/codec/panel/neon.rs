@@ -48,8 +48,8 @@ fn rows<const T: usize>(panel: &[Block], x: [&[Input]; T], row: usize, out: &mut
                     let codes = block.codes[w].as_ptr().add(row);
                     let codes: [_; WIDE] = std::array::from_fn(|r| vld1q_s8(codes.add(4 * r).cast()));
                     for (half, x) in half.iter_mut().zip(x) {
-                        let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<i32>();
-                        let x = vreinterpretq_s8_s32(vdupq_n_s32(x.read_unaligned()));
+                        let x = x.get_unchecked(b).codes.as_ptr().add(4 * w).cast::<[u8; 4]>();
+                        let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.read())));
                         for (sum, codes) in half.iter_mut().zip(codes) {
                             *sum = sdot(*sum, codes, x);
                         }
