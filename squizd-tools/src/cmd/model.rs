@@ -154,7 +154,7 @@ pub(super) fn kernel_groups(
 /// How to compute, for commands that generate.
 #[derive(clap::Args)]
 pub(super) struct Compute {
-    /// How one-token products read their input: f32 is exact, q8 faster
+    /// How products read their input: f32 is exact, q8 faster
     #[arg(long, value_enum, default_value_t = Arithmetic::Q8)]
     precision: Arithmetic,
     /// Key/value cache: f32, f16 or q8 (8.5 bits a value)

@@ -274,7 +274,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn quantize_lanes(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+pub(super) fn quantize_lanes(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
     let blocks = codes.as_chunks_mut::<32>().0.iter_mut().zip(scales).zip(sums.as_chunks_mut::<2>().0);
     for (x, ((codes, scale), sums)) in x.chunks(32).zip(blocks) {
         let mut block = [0.0; 32];

@@ -31,7 +31,7 @@ pub struct Kernel {
 impl Kernel {
     /// One source text, compiled for each level
     /// ([`multiversion!`](crate::simd::multiversion)).
-    pub(super) const fn compiled(level: Level) -> Self {
+    pub(crate) const fn compiled(level: Level) -> Self {
         Self { level, method: "", fallback: None }
     }
 

@@ -1,6 +1,6 @@
 //! The codecs: one file each, all behind [`Codec`], listed once in [`CODECS`].
 
-use crate::{Result, simd::Level};
+use crate::{Error, Result, simd::Level};
 use squizd_spec::{CodecId, DType, Matrix, Params};
 use std::{borrow::Cow, ops::Range};
 
@@ -207,6 +207,24 @@ pub trait Codec: Sync {
     /// with these parameters where `level` is in use.
     fn kernel(&self, params: &Params, operation: Operation, level: Level) -> Kernel;
 
+    /// Whether [`Codec::panel`] unpacks tensors with these parameters where
+    /// `level` is in use.
+    fn has_panels(&self, params: &Params, level: Level) -> bool {
+        let _ = (params, level);
+        false
+    }
+
+    /// Unpacks up to 32 rows to small integers, for products with 8-bit forms of
+    /// many inputs; `out` keeps its other rows.
+    fn panel(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut Panel) -> Result<()> {
+        let _ = (rows, out);
+        Err(Error::unsupported(format!(
+            "tensor {}: {} rows are not unpacked to integers",
+            tensor.name,
+            self.id()
+        )))
+    }
+
     /// For codecs that are made for keeping, not for running: what
     /// [`Codec::unpack`] yields for tensors with this shape and these parameters.
     fn unpacked(&self, matrix: Matrix, params: &Params) -> Option<Unpacked> {
@@ -247,6 +265,7 @@ mod lanes;
 mod ldlq;
 mod mxfp4;
 mod options;
+pub(crate) mod panel;
 mod q8;
 mod raw;
 mod sample;
@@ -269,6 +288,7 @@ pub use integer::IntegerLayout;
 pub use kernel::{Kernel, Operation, Unpacked};
 pub(crate) use ldlq::uncompensated;
 pub use options::{EncodeOptions, OptionKind, Quality};
+pub use panel::Panel;
 #[cfg(feature = "gpu")]
 pub(crate) use sqint2::{DeviceRotation, device_rotation, device_table};
 pub(crate) use trial::{Sample, output_error};

@@ -6,6 +6,7 @@
 use super::check::{finite_scales, padding, payload, slice};
 use super::half_float::{f16_to_f32, f32_to_f16};
 use super::lanes::{exp2i, exponent};
+use super::panel::{BlockScales, Panel};
 use super::sample::Sample;
 use super::stream::{
     checked_geometry, energy, for_row_chunks, geometry, out_of_range, plane_rows, read_finite,
@@ -151,6 +152,30 @@ fn decode_lanes(codes: &[u8], scales: &[u8], cols: usize, size: usize, out: &mut
             for (o, q) in out.iter_mut().zip(codes) {
                 *o = d * f32::from(q.cast_signed());
             }
+        }
+    }
+}
+
+multiversion! {
+    /// Puts whole rows of `cols` columns with scales of `size` bytes into a panel.
+    fn unpack(codes: &[u8], scales: &[u8], cols: usize, size: usize, out: &mut Panel) = unpack_lanes;
+}
+
+#[inline(always)]
+fn unpack_lanes(codes: &[u8], scales: &[u8], cols: usize, size: usize, out: &mut Panel) {
+    // Unsigned codes are 128 more.
+    let (flip, bias) = if out.signed() { (0, 0.0) } else { (0x8080_8080_8080_8080, 128.0) };
+    let groups = cols.div_ceil(GROUP).max(1);
+    let rows = codes.chunks_exact(groups * GROUP).zip(scales.chunks_exact(groups * size));
+    for (row, (codes, scales)) in rows.enumerate() {
+        let groups = codes.as_chunks::<GROUP>().0.iter().zip(scales.chunks_exact(size));
+        for (at, (codes, stored)) in groups.enumerate() {
+            let scale = scale(stored);
+            let words = codes.as_chunks::<8>().0;
+            let codes = std::array::from_fn(|i| u64::from_le_bytes(words[i]) ^ flip);
+            let scales = BlockScales { factors: [1; 2], scale, minus: [bias * scale; 2] };
+            out.put_scales(row, at, scales);
+            out.put_codes(row, at, codes);
         }
     }
 }
@@ -332,6 +357,19 @@ impl Codec for Q8 {
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
         super::kernels::q8(tensor, x, rows, y);
+    }
+
+    /// Products of AVX2 take codes of fewer bits.
+    fn has_panels(&self, _: &Params, level: Level) -> bool {
+        level != Level::Avx2
+    }
+
+    fn panel(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut Panel) -> Result<()> {
+        let count = rows.end.saturating_sub(rows.start) as usize;
+        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, count, 1)?.planes;
+        let (codes, scales) = (plane_rows(tensor.data, codes, &rows), plane_rows(tensor.data, scales, &rows));
+        unpack(codes, scales, tensor.matrix.cols as usize, scale_bytes(tensor.params), out);
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The CPU's rows of the table.
 
 use super::{Backend, KernelChoice, Stage, Subject};
-use crate::codec::{Operation, Precision, codec};
+use crate::codec::{Kernel, Operation, Precision, codec, panel};
 use crate::simd::{self, Level};
 use squizd_spec::Params;
 
@@ -17,7 +17,7 @@ pub struct Cpu {
 const PLAIN: &Params = &[0; 32];
 
 impl Cpu {
-    /// The level in use; products of one token read their input in `precision`.
+    /// The level in use; products read their input in `precision`.
     pub fn current(precision: Precision) -> Self {
         Self { level: simd::level(), why: simd::reason(), precision }
     }
@@ -50,6 +50,13 @@ impl Backend for Cpu {
             layout => format!("{}-{layout}", code.id()),
         };
         let (kernel, used, how) = match stage {
+            Stage::Prefill if self.precision == Precision::Q8 && code.has_panels(params, self.level) => {
+                let name =
+                    format!("{family}/{}/strip-bytes + gemm8/{}", self.level, panel::method(self.level));
+                let how =
+                    "strips of rows are unpacked once for all tokens, whose inputs are rounded to 8 bits";
+                (name, Kernel::compiled(self.level), how)
+            }
             Stage::Prefill => {
                 let decode = code.kernel(params, Operation::Decode, self.level);
                 let name = format!("{family}/{}/strip-decode + gemm/{}", decode.tag(), self.level);

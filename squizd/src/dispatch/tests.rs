@@ -20,8 +20,15 @@ fn kernels_are_named_by_codec_layout_instructions_and_method() {
     let fine = params(&[2, 16, 0, 6]);
     assert_eq!(chosen(CodecId::INT4, &fine, Stage::Decode).kernel, "int4-fine/avx512-vnni/matvec");
     let prefill = chosen(CodecId::INT4, &fine, Stage::Prefill);
-    assert_eq!(prefill.kernel, "int4-fine/avx512/strip-decode + gemm/avx512");
+    assert_eq!(prefill.kernel, "int4-fine/avx512/strip-bytes + gemm8/avx512-vnni");
     assert_eq!(prefill.fallback, None);
+    let exact = Cpu::at(Level::Avx512, Precision::F32);
+    let tensor = Subject { codec: CodecId::INT4, params: &fine, matrix: Matrix { rows: 4, cols: 256 } };
+    let exact = choose(&[&exact], &tensor, Stage::Prefill).unwrap();
+    assert_eq!(exact.kernel, "int4-fine/avx512/strip-decode + gemm/avx512");
+    // Groups of 16 have no integers.
+    let sixteen = chosen(CodecId::INT4, &params(&[0, 16]), Stage::Prefill);
+    assert_eq!(sixteen.kernel, "int4-g16/avx512/strip-decode + gemm/avx512");
     let bf16 = chosen(CodecId::RAW_BF16, &params(&[]), Stage::Decode);
     assert_eq!((&*bf16.kernel, bf16.fallback), ("bf16/avx512/matvec", None));
 }

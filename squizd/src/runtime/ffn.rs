@@ -1,7 +1,7 @@
 //! Feed-forward blocks: `down(activation(gate(x)) * up(x))`, dense or routed
 //! to the best few of many experts.
 
-use super::linear::{Linear, Product, Space, multiply};
+use super::linear::{Linear, Product, Space, batches, multiply};
 use super::math::{add_scaled, gated, softmax};
 use super::model::{Experts, Ffn};
 use super::observe::Observer;
@@ -97,8 +97,9 @@ impl Block<'_, '_> {
                 products.map(|((linear, rows), y)| Product { linear, first_row: rows.start, y: &mut y[..] });
             space.prepared(x, mode.precision, |x| multiply(&mut products, x));
         } else {
-            self.gate.0.batch(self.gate.1.clone(), x, n, mode.precision, space, gate)?;
-            self.up.0.batch(self.up.1.clone(), x, n, mode.precision, space, up)?;
+            let products = [(&self.gate, &mut *gate), (&self.up, &mut *up)];
+            let products = products.map(|((linear, rows), y)| (*linear, rows.clone(), &mut y[..]));
+            batches(products, x, n, mode.precision, space)?;
         }
         if values <= GATE_TASK {
             gated(mode.gate, gate, up);

@@ -2,7 +2,7 @@
 
 use super::attention::attend;
 use super::ffn::{Mode, resize};
-use super::linear::multiply;
+use super::linear::{batches, multiply};
 use super::math::{add, rms_norm, rms_norm_in_place, scale, softcap};
 use super::model::Layer;
 use super::observe::{Nobody, Observer};
@@ -71,7 +71,7 @@ impl Session<'_, '_> {
     ) -> Result<()> {
         let model = self.model;
         let eps = model.norm_eps;
-        let precision = self.precision;
+        let precision = self.options.precision;
         let Buffers { x, normed, q, k, v, attended, block, angles, ffn, work, .. } = &mut self.buffers;
         let hidden = model.hidden();
         let (query, key) = (model.query_width(), model.key_width());
@@ -88,9 +88,9 @@ impl Session<'_, '_> {
             let mut products = [layer.q.product(q), layer.k.product(k), layer.v.product(v)];
             ffn.space.prepared(normed, precision, |x| multiply(&mut products, x));
         } else {
-            for (linear, y) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
-                linear.batch(0..linear.rows(), normed, n, precision, &mut ffn.space, y)?;
-            }
+            let products = [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)];
+            let products = products.map(|(linear, y)| (linear, 0..linear.rows(), &mut y[..]));
+            batches(products, normed, n, precision, &mut ffn.space)?;
         }
         let dim = model.heads.dim;
         let prepare = |width: usize, gain: Option<&Vec<f32>>, rows: &mut [f32]| {
@@ -128,7 +128,7 @@ impl Session<'_, '_> {
         let Buffers { x, normed, logits, ffn, .. } = &mut self.buffers;
         let (hidden, vocab) = (model.hidden(), model.vocab_size());
         let n = rows.len();
-        let precision = self.precision;
+        let precision = self.options.precision;
         resize(normed, n * hidden);
         resize(logits, n * vocab);
         in_pool(|| {

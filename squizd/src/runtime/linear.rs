@@ -1,13 +1,17 @@
 //! Matrix products straight from stored blocks.
 //!
 //! One input vector: the codec's own kernel, rows split over the threads.
-//! A batch: strips of rows are decoded once into a cache-sized buffer and
-//! multiplied with every input in `f32`, so that decoding is paid per batch.
+//! A batch: strips of rows are unpacked once into a cache-sized buffer and
+//! multiplied with every input, so that decoding is paid per batch: as small
+//! integers where inputs may be rounded to 8 bits and the codec has integers, else
+//! in `f32`.
 
 use super::gemm::{TILE_ROWS, gemm, pack, packed_len};
 use super::math::add;
-use crate::codec::{Activation, ActivationBuffers, Codec, Encoded, Precision};
+use crate::codec::panel::{Inputs, ROWS, multiply as multiply_panel};
+use crate::codec::{Activation, ActivationBuffers, Codec, Encoded, Panel, Precision};
 use crate::dispatch::Subject;
+use crate::simd::level;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use squizd_spec::{CodecId, Matrix, Params};
@@ -39,10 +43,12 @@ pub(crate) struct Linear<'w> {
 /// Memory that products use again and again.
 #[derive(Debug, Default)]
 pub(super) struct Space {
-    /// Outputs of a batch, token innermost.
+    /// Outputs of a batch: token innermost, or panels of rows.
     transposed: Vec<f32>,
     /// Inputs of a batch, packed.
     packed: Vec<f32>,
+    /// Inputs of a batch, rounded.
+    rounded: Inputs,
     activation: ActivationBuffers,
 }
 
@@ -104,6 +110,24 @@ impl<'w> Linear<'w> {
         space: &mut Space,
         y: &mut [f32],
     ) -> Result<()> {
+        batches([(self, rows, y)], x, n, precision, space)
+    }
+
+    /// Whether batches are multiplied by 8-bit forms of their inputs.
+    fn rounds(&self, n: usize, precision: Precision) -> bool {
+        n >= BATCH && precision == Precision::Q8 && self.codec.has_panels(self.params, level())
+    }
+
+    /// [`Linear::batch`] in floats, or by products of one input.
+    fn batch_exact(
+        &self,
+        rows: Range<usize>,
+        x: &[f32],
+        n: usize,
+        precision: Precision,
+        space: &mut Space,
+        y: &mut [f32],
+    ) -> Result<()> {
         let count = rows.len();
         if n < BATCH {
             for (x, y) in x.chunks_exact(self.cols()).zip(y.chunks_exact_mut(count)) {
@@ -133,6 +157,40 @@ impl<'w> Linear<'w> {
         Ok(())
     }
 
+    /// [`Linear::batch`] by the 8-bit forms of the inputs, which `space` has.
+    fn batch_rounded(&self, rows: Range<usize>, n: usize, space: &mut Space, y: &mut [f32]) -> Result<()> {
+        let Space { transposed, rounded, .. } = space;
+        let (cols, count) = (self.cols(), rows.len());
+        transposed.resize(count.next_multiple_of(ROWS) * n, 0.0);
+        let panels = transposed.as_chunks_mut::<ROWS>().0;
+        panels.par_chunks_mut(n).enumerate().try_for_each_init(
+            || Panel::new(cols, level()),
+            |panel, (i, out)| {
+                let start = rows.start + i * ROWS;
+                let end = rows.end.min(start + ROWS);
+                if end - start < ROWS {
+                    panel.clear();
+                }
+                self.codec.panel(&self.tensor(), start as u64..end as u64, panel)?;
+                multiply_panel(panel, rounded, out);
+                Ok::<_, Error>(())
+            },
+        )?;
+        let panels = &*panels;
+        let bias = self.bias.as_ref().map(|b| &b[rows]);
+        y.par_chunks_mut(8 * count).enumerate().for_each(|(i, block)| {
+            for (t, y) in block.chunks_exact_mut(count).enumerate() {
+                for (y, panel) in y.chunks_mut(ROWS).zip(panels.chunks_exact(n)) {
+                    y.copy_from_slice(&panel[8 * i + t][..y.len()]);
+                }
+                if let Some(bias) = bias {
+                    add(y, bias);
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// `out[r][i] = W[rows.start + r] . x[i]` for `n` packed inputs.
     fn batch_transposed(&self, rows: Range<usize>, packed: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let cols = self.cols();
@@ -149,6 +207,28 @@ impl<'w> Linear<'w> {
             },
         )
     }
+}
+
+/// [`Linear::batch`] of several matrices with the same inputs: rows of each, and
+/// their outputs.
+pub(super) fn batches<const N: usize>(
+    products: [(&Linear<'_>, Range<usize>, &mut [f32]); N],
+    x: &[f32],
+    n: usize,
+    precision: Precision,
+    space: &mut Space,
+) -> Result<()> {
+    if let Some((linear, ..)) = products.iter().find(|p| p.0.rounds(n, precision)) {
+        space.rounded.fill(x, linear.cols());
+    }
+    for (linear, rows, y) in products {
+        if linear.rounds(n, precision) {
+            linear.batch_rounded(rows, n, space, y)?;
+        } else {
+            linear.batch_exact(rows, x, n, precision, space, y)?;
+        }
+    }
+    Ok(())
 }
 
 /// Rows of the strips in which `rows` of `cols` are decoded for a batch.

@@ -3,9 +3,11 @@
 use super::cache::KvType;
 use super::linear::strip_rows;
 use super::session::SessionOptions;
-use crate::codec::codec;
+use crate::codec::panel::Inputs;
+use crate::codec::{Panel, Precision, codec};
 use crate::dispatch::Subject;
 use crate::model::ModelConfig;
+use crate::simd::level;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use squizd_spec::SquizdRef;
@@ -78,6 +80,7 @@ impl MemoryNeed {
         run: &Run,
     ) -> Self {
         let mut need = Self::default();
+        let mut forms = Forms::default();
         for StoredSize { subject, vector, bytes } in tensors {
             let unpacked = codec(subject.codec).and_then(|c| c.unpacked(subject.matrix, subject.params));
             let unpacked = if vector {
@@ -85,6 +88,9 @@ impl MemoryNeed {
             } else {
                 unpacked.map_or(0, |u| u.bytes)
             };
+            if !vector {
+                forms.add(&subject, run.session.precision);
+            }
             need.weights = need.weights.saturating_add(bytes);
             need.unpacked = need.unpacked.saturating_add(unpacked);
         }
@@ -92,8 +98,9 @@ impl MemoryNeed {
         let (heads, dim) = (usize::from(config.num_kv_heads), config.head_dim as usize);
         let layer = run.session.kv.layer_bytes(heads, dim, run.session.context).unwrap_or(u64::MAX);
         need.kv_cache = layer.saturating_mul(config.num_layers.into()).saturating_mul(sessions);
-        let threads = (run.threads as u64).saturating_mul(thread_floats(config, run)).saturating_mul(4);
-        need.scratch = session_bytes(config, run).saturating_mul(sessions).saturating_add(threads);
+        let threads =
+            (run.threads as u64).saturating_mul(thread_floats(config, run, forms)).saturating_mul(4);
+        need.scratch = session_bytes(config, run, forms).saturating_mul(sessions).saturating_add(threads);
         need
     }
 
@@ -139,9 +146,32 @@ impl MemoryNeed {
     }
 }
 
+/// The forms that inputs of a batch take: floats, or rounded to 8 bits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Forms {
+    floats: bool,
+    rounded: bool,
+}
+
+impl Forms {
+    fn add(&mut self, subject: &Subject<'_>, precision: Precision) {
+        let panels = codec(subject.codec).is_some_and(|c| c.has_panels(subject.params, level()));
+        let rounded = panels && precision == Precision::Q8;
+        self.rounded |= rounded;
+        self.floats |= !rounded;
+    }
+
+    /// Floats of one of `cols` values, and of the memory that rounded ones take.
+    fn input(self, cols: u64) -> u64 {
+        let floats = if self.floats { cols } else { 0 };
+        let rounded = if self.rounded { Inputs::bytes(cols as usize) as u64 / 4 } else { 0 };
+        floats.saturating_add(rounded)
+    }
+}
+
 /// Buffers of a session: see [`super::session::Buffers`] and
 /// [`super::ffn::Scratch`].
-fn session_bytes(config: &ModelConfig, run: &Run) -> u64 {
+fn session_bytes(config: &ModelConfig, run: &Run, forms: Forms) -> u64 {
     let n = run.session.batch.min(run.session.context) as u64;
     let (hidden, vocab) = (u64::from(config.hidden_size), u64::from(config.vocab_size));
     let dim = u64::from(config.head_dim);
@@ -154,8 +184,8 @@ fn session_bytes(config: &ModelConfig, run: &Run) -> u64 {
     });
     let widest = hidden.max(query).max(key).max(ffn);
     // Residual stream, normed, block; queries and attended; keys and values;
-    // gate and up; packed inputs, transposed products; rotations of two kinds of layers.
-    let token = 3 * hidden + 2 * query + 2 * key + 2 * ffn + experts + 2 * widest + 2 * dim;
+    // gate and up; inputs in their forms, transposed products; rotations of two kinds of layers.
+    let token = 3 * hidden + 2 * query + 2 * key + 2 * ffn + experts + widest + forms.input(widest) + 2 * dim;
     let logits = run.logits.min(run.session.context) as u64;
     let transposed = if logits > 1 { logits.saturating_mul(vocab) } else { 0 };
     let floats =
@@ -175,8 +205,8 @@ fn attention_floats(dim: u64) -> u64 {
     (ROWS * (BLOCK + 2)) as u64 + (ROWS + BLOCK) as u64 * dim
 }
 
-/// Buffers of one thread: a strip of decoded rows, and attention's.
-fn thread_floats(config: &ModelConfig, run: &Run) -> u64 {
+/// Buffers of one thread: a strip of unpacked rows, and attention's.
+fn thread_floats(config: &ModelConfig, run: &Run, forms: Forms) -> u64 {
     let dim = u64::from(config.head_dim);
     let (query, key) = (u64::from(config.num_heads) * dim, u64::from(config.num_kv_heads) * dim);
     let (hidden, ffn) = (u64::from(config.hidden_size), u64::from(config.ffn_size));
@@ -191,8 +221,11 @@ fn thread_floats(config: &ModelConfig, run: &Run) -> u64 {
         (hidden, wide),
         (scored, hidden),
     ];
-    let strip =
-        |(rows, cols): (u64, u64)| strip_rows(rows as usize, cols as usize, run.threads) as u64 * cols;
+    let strip = |(rows, cols): (u64, u64)| {
+        let decoded = strip_rows(rows as usize, cols as usize, run.threads) as u64 * cols;
+        let panel = Panel::bytes(cols as usize) as u64 / 4;
+        (if forms.floats { decoded } else { 0 }).max(if forms.rounded { panel } else { 0 })
+    };
     shapes.into_iter().map(strip).max().unwrap_or(0) + attention_floats(dim)
 }
 

@@ -3,15 +3,15 @@
 //!
 //! ```text
 //! SquizdRef ─ FileWeights ─ Model::new ──── Session::new ─── forward(tokens) → logits
-//!             by role       checks every    cache, buffers   batches: decoded strips × inputs
+//!             by role       checks every    cache, buffers   batches: unpacked strips × inputs
 //!                           tensor                           one token: the codec's own kernel
 //! ```
 //!
 //! Per block, with RMS norm `N` (arXiv 1910.07467), attention `A` and gated
 //! feed-forward `F`: `x += P(A(N(x)))`, then `x += P(F(N(x)))`, where `P` is the
 //! identity or, in Gemma, one more norm. All arithmetic is `f32`; with
-//! [`Precision::Q8`](crate::codec::Precision::Q8) the inputs of one-token
-//! products are rounded to 8 bits. Work is spread over the current rayon pool;
+//! [`Precision::Q8`](crate::codec::Precision::Q8) the inputs of products are
+//! rounded to 8 bits where the codec's weights are integers. Work is spread over the current rayon pool;
 //! results do not depend on the number of threads.
 
 mod attention;

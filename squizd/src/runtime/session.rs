@@ -16,8 +16,7 @@ pub struct SessionOptions {
     pub context: usize,
     /// Element type of the key/value cache.
     pub kv: KvType,
-    /// How the products of one-token steps read their input; prompts of several
-    /// tokens, their logits included, are computed in `f32`.
+    /// How products read their input.
     pub precision: Precision,
     /// Tokens of a prompt processed together.
     pub batch: usize,
@@ -36,8 +35,6 @@ impl Default for SessionOptions {
 pub struct Session<'m, 'w> {
     pub(super) model: &'m Model<'w>,
     pub(super) options: SessionOptions,
-    /// Precision of the tokens being processed.
-    pub(super) precision: Precision,
     pub(super) tokens: Vec<u32>,
     pub(super) cache: KvCache,
     /// Frequencies of global and local layers.
@@ -93,8 +90,7 @@ impl<'m, 'w> Session<'m, 'w> {
         let frequencies = [0, 1].map(|i| model.ropes[i].frequencies(1));
         let work = vec![Work::new(model.heads.dim); model.heads.keys];
         let buffers = Buffers { work, ..Buffers::default() };
-        let precision = options.precision;
-        Ok(Self { model, options, precision, tokens, cache, frequencies, buffers })
+        Ok(Self { model, options, tokens, cache, frequencies, buffers })
     }
 
     /// The model.
@@ -160,8 +156,6 @@ impl<'m, 'w> Session<'m, 'w> {
         } else {
             (Cow::Borrowed(tokens), 0)
         };
-        // A prompt is exact to its end: its last logits decide the answer.
-        self.precision = if input.len() > 1 { Precision::F32 } else { self.options.precision };
         let last = input.len().saturating_sub(1);
         let mut done = 0;
         for batch in input.chunks(self.options.batch) {

@@ -156,14 +156,52 @@ fn quantized_weights_and_inputs_cost_what_they_should() {
             floats.to_bits() != rounded.to_bits() && (rounded - floats).abs() < 0.01,
             "{codec}: {rounded}"
         );
-        // A prompt is computed in floats whatever the precision.
-        let prompt = |precision| {
-            let options = SessionOptions { precision, batch: 38, ..Default::default() };
+        // So do prompts whose inputs are rounded, wherever their last batch ends.
+        let prompt = |precision, batch| {
+            let options = SessionOptions { precision, batch, ..Default::default() };
             Session::new(&model, options).unwrap().forward(&sequences[2]).unwrap().to_vec()
         };
         assert_eq!(sequences[2].len() % 38, 1, "the last batch is a single token");
-        assert_eq!(prompt(Precision::Q8), prompt(Precision::F32));
+        for batch in [38, 256] {
+            let [exact, rounded] = [Precision::F32, Precision::Q8].map(|p| prompt(p, batch));
+            let range = exact.iter().fold(0f32, |m, l| m.max(l.abs()));
+            let difference = max_difference(&exact, &rounded);
+            println!("{codec}: logits up to {range}, {difference:e} off with 8-bit inputs");
+            assert!(difference > 0.0 && difference < 0.03 * range, "{codec}: {difference}");
+        }
     }
+}
+
+/// Rounding a prompt's inputs to 8 bits must not be seen beside what 4 bits of the
+/// weights cost (0.033, docs/results/quality.md).
+#[test]
+fn prompts_of_rounded_inputs_diverge_little() {
+    let Some(trained) = Trained::natural() else { return };
+    let weights = trained.weights.encoded(CodecId::INT4);
+    let model = Model::new(&trained.config, &&weights).unwrap();
+    let (mut total, mut count) = (0.0, 0.0);
+    for i in 0..4 {
+        let ids = trained.reference().ids(&format!("prompt{i}.input_ids"));
+        let [exact, rounded] = [Precision::F32, Precision::Q8].map(|precision| {
+            let mut session =
+                Session::new(&model, SessionOptions { precision, ..Default::default() }).unwrap();
+            let mut all = Vec::new();
+            let each = |_, logits: &[f32]| {
+                let sum = logits.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
+                all.push(logits.iter().map(|l| f64::from(*l) - sum).collect::<Vec<_>>());
+                Ok(())
+            };
+            session.forward_all(&ids, each).unwrap();
+            all
+        });
+        for (p, q) in exact.iter().zip(&rounded) {
+            total += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            count += 1.0;
+        }
+    }
+    let divergence = total / count;
+    println!("natural-qwen3-28m: divergence {divergence:e} with 8-bit inputs, over {count} positions");
+    assert!(count > 16.0 && divergence > 0.0 && divergence < 1e-3, "{divergence}");
 }
 
 /// What a server needs to cut prompts and to keep their beginnings.

@@ -29,7 +29,9 @@
 
 use super::fit::{Attempt, Fit, Groups, Quantizer};
 use super::unit::{Half, Unit, head};
-use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level};
+use crate::codec::half_float::f16_to_f32;
+use crate::codec::lanes::{F32x8, LANES, Lanes, at_each_level, exp2i};
+use crate::codec::panel::{Block, ROWS, factor};
 
 /// Weights of a group.
 pub(super) const GROUP: usize = 16;
@@ -103,6 +105,45 @@ impl Fine {
             minuses[g] = dmin * ((entry >> 3 & 7) as f32 - MIN_BIAS);
         }
         (scales, minuses)
+    }
+
+    /// Scales of blocks of 32 from a superblock of each of a panel's rows, as
+    /// [`Fine::unpack`] reads it: `d` is the scale, scales in units of it are
+    /// factors. All rows take each step together.
+    #[inline(always)]
+    pub(super) fn put_scales(self, stored: &[[u8; 16]; ROWS], blocks: &mut [Block]) {
+        let mut words = [[0; ROWS]; 4];
+        for (r, stored) in stored.iter().enumerate() {
+            for (words, bytes) in words.iter_mut().zip(stored.as_chunks::<4>().0) {
+                words[r] = u32::from_le_bytes(*bytes);
+            }
+        }
+        let unit = exp2i(self.exponent);
+        let d = words[0].map(|head| f16_to_f32(head as u16) * unit);
+        let dmin = words[0].map(|head| f16_to_f32((head >> 16) as u16) * unit);
+        let bias = self.scale_bias as u32;
+        for (b, block) in blocks.iter_mut().enumerate().take(GROUPS / 2) {
+            block.scales = d;
+            for h in 0..2 {
+                // Bits 32 + 6 g and on, in one word or two.
+                let bit = 6 * (2 * b + h);
+                let (word, shift) = (1 + bit / 32, bit % 32);
+                let (low, high) = (&words[word], &words[(word + 1).min(3)]);
+                for r in 0..ROWS {
+                    let pair = u64::from(low[r]) | u64::from(high[r]) << 32;
+                    let entry = (pair >> shift) as u32;
+                    let scale = (entry & 7) + bias;
+                    let min = dmin[r] * ((entry >> 3 & 7) as f32 - MIN_BIAS);
+                    block.factors[h][r] = factor(scale);
+                    block.minus[h][r] = self.code_bias * (d[r] * scale as f32) + min;
+                }
+            }
+        }
+    }
+
+    /// The largest scale in units of `d`.
+    pub(super) fn largest_scale(self) -> f32 {
+        TOP + self.scale_bias
     }
 
     /// Scales and mins of a superblock of codes of `bits`, in the groups'

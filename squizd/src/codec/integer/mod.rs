@@ -19,12 +19,14 @@ pub(super) mod guided;
 mod guided_tests;
 mod import;
 mod layout;
+mod panel;
 mod plain;
 #[cfg(test)]
 mod tests;
 mod unit;
 
 use super::lanes::exponent;
+use super::panel::Panel;
 use super::sample::Sample;
 use super::stream::{for_row_chunks_of, geometry, out_of_range, read_finite};
 use super::{
@@ -293,6 +295,14 @@ impl Codec for Integer {
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
         super::kernels::integer(self.bits, self.id(), tensor, x, rows, y);
+    }
+
+    fn has_panels(&self, params: &Params, _: Level) -> bool {
+        panel::takes(self.bits, Layout::of(self.bits, params))
+    }
+
+    fn panel(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut Panel) -> Result<()> {
+        panel::rows(self.bits, self.id(), tensor, rows, out)
     }
 }
 

@@ -112,11 +112,21 @@ impl HalfDots for Vnni {
         let mut acc = unsafe { _mm512_setzero_ps() };
         let mut done = 0;
         if B == 4 {
-            let [low, next_low] = low.map(|l| l.as_chunks::<128>().0.iter());
-            let [stored, next_stored] = stored.map(|s| s.as_chunks::<16>().0.iter());
-            let rows = low.zip(next_low).zip(stored.zip(next_stored));
+            let [(low, low_end), (next_low, next_low_end)] = low.map(|l| l.as_chunks::<128>());
+            let [(stored, end), (next_stored, next_end)] = stored.map(|s| s.as_chunks::<16>());
+            let rows = low.iter().zip(next_low).zip(stored.iter().zip(next_stored));
             for (((low, next_low), (stored, next_stored)), (x, octet)) in rows.zip(x.iter().zip(octets)) {
                 acc = fine_rows(acc, layout, [low, next_low], [stored, next_stored], x, octet);
+                done += 1;
+            }
+            if !low_end.is_empty()
+                && let (Some(x), Some(octet)) = (x.get(done), octets.get(done))
+            {
+                // Of a last scale that is whole, none is left.
+                let ends = [end, next_end];
+                let last = [stored, next_stored].map(|s| s.get(done).map_or(&[][..], |s| &s[..]));
+                let stored = [0, 1].map(|i: usize| if ends[i].is_empty() { last[i] } else { ends[i] });
+                acc = fine_rows(acc, layout, [low_end, next_low_end], stored, x, octet);
                 done += 1;
             }
         }
@@ -161,6 +171,30 @@ impl HalfDots for Vnni {
     }
 }
 
+/// The first 32 bytes, zeros where they end earlier; only for [`fine_rows`].
+#[inline(always)]
+fn masked_32(bytes: &[u8]) -> __m256i {
+    // SAFETY: only called by `fine_rows`; no more is read than there is.
+    unsafe {
+        match bytes.first_chunk() {
+            Some(whole) => load_32(whole),
+            None => _mm256_maskz_loadu_epi8((1 << bytes.len()) - 1, bytes.as_ptr().cast()),
+        }
+    }
+}
+
+/// The first 16 bytes, zeros where they end earlier; only for [`fine_rows`].
+#[inline(always)]
+fn masked_16(bytes: &[u8]) -> __m128i {
+    // SAFETY: as of `masked_32`.
+    unsafe {
+        match bytes.first_chunk::<16>() {
+            Some(whole) => _mm_loadu_si128(whole.as_ptr().cast()),
+            None => _mm_maskz_loadu_epi8((1 << bytes.len()) - 1, bytes.as_ptr().cast()),
+        }
+    }
+}
+
 /// The same 32 bytes twice; only for [`fine_rows`].
 #[inline(always)]
 fn twice(bytes: *const u8) -> __m512i {
@@ -171,25 +205,26 @@ fn twice(bytes: *const u8) -> __m512i {
 /// Adds an octet's parts of two rows of INT4's fine layout, as [`super::fine`]
 /// computes that of one: lanes 0 to 7 are the first row's blocks in
 /// PAIR_ORDER, lanes 8 to 15 the second's. Inputs are the same for both, so that
-/// loads alone bring them into place.
+/// loads alone bring them into place. Codes and scales may end early: a row of
+/// 576 columns, say, has a quarter of a third octet.
 #[inline(always)]
 fn fine_rows(
     acc: __m512,
     layout: Fine,
-    low: [&[u8; 128]; 2],
-    stored: [&[u8; 16]; 2],
+    low: [&[u8]; 2],
+    stored: [&[u8]; 2],
     x: &[i8; OCTET],
     octet: &Octet,
 ) -> __m512 {
     // SAFETY: only called from this file's entry points; all loads lie within
-    // the arrays: 32 bytes at most at 96 of 128 bytes of codes and at
-    // 64 * 3 + 32 of 256 inputs, 16 and 4 of each row's 16 bytes of scales, and
-    // 32 of an octet's numbers.
+    // the arrays: 32 bytes at most at 64 * 3 + 32 of 256 inputs, and of an octet's
+    // numbers; those of codes and scales are masked.
     unsafe {
         let nibble = _mm512_set1_epi8(15);
         let mut r = [_mm512_setzero_si512(); 4];
         for (k, r) in r.iter_mut().enumerate() {
-            let codes = low.map(|l| _mm256_loadu_si256(l.as_ptr().add(32 * k).cast()));
+            let Some(first) = low[0].get(32 * k..).filter(|l| !l.is_empty()) else { break };
+            let codes = [first, low[1].get(32 * k..).unwrap_or_default()].map(masked_32);
             let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(codes[0]), codes[1]);
             let inputs = x.as_ptr().cast::<u8>().add(64 * k);
             let zero = _mm512_setzero_si512();
@@ -204,7 +239,7 @@ fn fine_rows(
         let q = _mm512_add_epi16(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
         let dots = _mm512_add_epi16(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
 
-        let words = stored.map(|s| _mm_loadu_si128(s.as_ptr().cast()));
+        let words = stored.map(masked_16);
         let [first, second] = words.map(|w| _mm256_broadcastsi128_si256(w));
         let windows = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
         let windows = _mm512_shuffle_epi8(windows, twice(ENTRIES.0.as_ptr()));

@@ -136,6 +136,7 @@ fn rest<D: HalfDots, const B: u32>(
     }
     let whole = inputs.blocks / 8;
     if !inputs.blocks.is_multiple_of(8)
+        && done <= whole
         && let (Some(inputs), Some(x)) = (inputs.codes.get(whole), inputs.octets.get(whole))
     {
         let (mut low_tail, mut high_tail) = ([0; 128], [0; 128]);

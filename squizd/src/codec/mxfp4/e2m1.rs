@@ -33,6 +33,17 @@ pub(super) fn doubled(code: u8) -> f32 {
     f32::from_bits(f32::from(magnitude).to_bits() | u32::from(code >> 3) << 31)
 }
 
+/// What makes doubled elements unsigned.
+pub(super) const RAISE: u8 = 12;
+
+/// Twice the value of a code of 4 bits, plus [`RAISE`].
+#[inline(always)]
+pub(super) fn raised(code: u8) -> u8 {
+    let m = code & 7;
+    let magnitude = m + u8::from(m > 4) + u8::from(m > 5) + 3 * u8::from(m > 6);
+    if code > 7 { RAISE - magnitude } else { RAISE + magnitude }
+}
+
 /// Non-negative numbers rounded to elements: to nearest, ties to the even
 /// mantissa, beyond 6 to 6.
 #[derive(Clone, Copy)]

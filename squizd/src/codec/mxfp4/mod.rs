@@ -12,6 +12,7 @@ mod golden;
 mod tests;
 
 use super::check::{padding, payload, slice};
+use super::panel::{BlockScales, Panel};
 use super::stream::{checked_geometry, energy, for_row_chunks, geometry, plane_rows, read_finite};
 use super::{
     Activation, Codec, EncodeOptions, EncodeStats, Encoded, Kernel, Operation, PayloadSink, Request, Rows,
@@ -22,7 +23,7 @@ use crate::{
     simd::{Level, multiversion},
 };
 pub(super) use e2m1::{DOUBLED, half_scale};
-use e2m1::{NAN_SCALE, doubled};
+use e2m1::{NAN_SCALE, RAISE, doubled, raised};
 use encode::{BLOCK, encode_rows, reaches_two, repack};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params};
 use std::ops::Range;
@@ -73,6 +74,33 @@ fn decode_lanes(codes: &[u8], scales: &[u8], cols: usize, out: &mut [f32]) {
                     *o = b;
                 }
             }
+        }
+    }
+}
+
+multiversion! {
+    /// Puts whole rows of `cols` columns into a panel.
+    fn unpack(codes: &[u8], scales: &[u8], cols: usize, out: &mut Panel) = unpack_lanes;
+}
+
+#[inline(always)]
+fn unpack_lanes(codes: &[u8], scales: &[u8], cols: usize, out: &mut Panel) {
+    let groups = cols.div_ceil(GROUP).max(1);
+    let rows = codes.chunks_exact(groups * GROUP / 2).zip(scales.chunks_exact(groups));
+    for (row, (codes, scales)) in rows.enumerate() {
+        let groups = codes.as_chunks::<{ GROUP / 2 }>().0.iter().zip(scales);
+        for (at, (stored, scale)) in groups.enumerate() {
+            let mut block = [0; GROUP];
+            for (i, byte) in stored.iter().enumerate() {
+                block[i] = raised(byte & 15);
+                block[i + GROUP / 2] = raised(byte >> 4);
+            }
+            let words = block.as_chunks::<8>().0;
+            let codes = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
+            let scale = half_scale(*scale);
+            let minus = [f32::from(RAISE) * scale; 2];
+            out.put_scales(row, at, BlockScales { factors: [1; 2], scale, minus });
+            out.put_codes(row, at, codes);
         }
     }
 }
@@ -233,6 +261,18 @@ impl Codec for Mxfp4 {
 
     fn matvec(&self, tensor: &Encoded<'_>, x: &Activation<'_>, rows: Range<u64>, y: &mut [f32]) {
         super::kernels::mxfp4(tensor, x, rows, y);
+    }
+
+    fn has_panels(&self, _: &Params, _: Level) -> bool {
+        true
+    }
+
+    fn panel(&self, tensor: &Encoded<'_>, rows: Range<u64>, out: &mut Panel) -> Result<()> {
+        let count = rows.end.saturating_sub(rows.start) as usize;
+        let [codes, scales, ..] = checked_geometry(self.id(), tensor, &rows, count, 1)?.planes;
+        let (codes, scales) = (plane_rows(tensor.data, codes, &rows), plane_rows(tensor.data, scales, &rows));
+        unpack(codes, scales, tensor.matrix.cols as usize, out);
+        Ok(())
     }
 }
 
