@@ -13,6 +13,7 @@ use super::matrix::Output;
 use super::model::{GpuLinear, GpuModel};
 use super::pipeline::{Port, Span, read, write};
 use super::record::Step;
+use super::top_k::TopK;
 use crate::Result;
 use crate::runtime::Frequencies;
 use buffers::{SHARES, narrow};
@@ -107,7 +108,7 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let b = &self.buffers;
-        steps.extend(x.rotate(&model.gpu, [&linear.matrix], n)?);
+        steps.extend(x.ready(&model.gpu, [&linear.matrix], n)?);
         let Some(gain) = gain else {
             let out = Output { accumulate: true, ..Output::to(&b.x, b.normed.stride) };
             steps.extend(product(&model.gpu, linear, x, n, out)?);
@@ -129,10 +130,10 @@ impl Forward {
         let vocab = narrow(model.model.vocab_size())?;
         let bias = model.output.as_ref().and_then(|o| o.bias.as_ref());
         let out = Output { bias, ..Output::to(&b.logits, vocab) };
-        steps.extend(b.last.rotate(gpu, [model.head()], count)?);
+        steps.extend(b.last.ready(gpu, [model.head()], count)?);
         steps.extend(match count {
             1 => model.head().gemv(gpu, &b.last, out)?,
-            _ => model.head().gemm(gpu, &b.last, count, out)?,
+            _ => model.head().batch(gpu, &b.last, count, out)?,
         });
         if let Some(cap) = model.model.config.logit_softcap {
             let options = Options::default().with("WG", WORKGROUP);
@@ -165,6 +166,11 @@ impl Forward {
         let first = options.clone().flag("FIRST");
         let first = step(gpu, "argmax", &first, &ports, &vocab, [u64::from(SHARES), 1, 1])?;
         Ok(vec![first, last(&b.candidates, &options.flag("SECOND"), SHARES)?])
+    }
+
+    /// Finds the `k` likeliest tokens.
+    pub(super) fn top(&self, model: &GpuModel<'_, '_>, k: usize) -> Result<TopK> {
+        TopK::new(&model.gpu, &self.buffers.logits, narrow(model.model.vocab_size())?, k)
     }
 
     /// Logits of `rows` positions.

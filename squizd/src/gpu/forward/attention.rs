@@ -55,7 +55,7 @@ impl Forward {
         let k_first = n * part(q_stride);
         let firsts = [0, k_first, k_first + n * part(kv_stride)];
         let to = Regions { y: &b.qkv, firsts, strides: [q_stride, kv_stride, kv_stride] };
-        steps.extend(b.normed.rotate(gpu, [&layer.q, &layer.k, &layer.v].map(|l| &l.matrix), n)?);
+        steps.extend(b.normed.ready(gpu, [&layer.q, &layer.k, &layer.v].map(|l| &l.matrix), n)?);
         steps.extend(together(gpu, [&layer.q, &layer.k, &layer.v], &b.normed, n, to)?);
         steps.push(self.rope(model, layer, index, n, firsts)?);
         self.attend(model, layer, index, n, emit, steps)?;
