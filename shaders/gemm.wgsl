@@ -3,7 +3,7 @@
 //: else
 // Y = X W^T (+ bias) (+ Y) for a batch of inputs, in f32: tiles of 64 rows of W and 64 inputs,
 // 32 columns at a time. Weights are decoded once per tile into workgroup
-// memory; each invocation sums 4 x 4 products, column by column.
+// memory; each invocation sums 4 x 4 products.
 //
 // The codec gives `Block`, `load(row, unit)` and `weights(block)`.
 
@@ -12,13 +12,11 @@
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
 //: use put
 
-// Tiles of rows or inputs, eight vectors of four columns each and one that
-// keeps neighbouring rows in different banks.
-const PITCH: u32 = 9u;
-var<workgroup> w_tile: array<vec4<f32>, 64u * PITCH>;
-var<workgroup> x_tile: array<vec4<f32>, 64u * PITCH>;
+// Column-major tiles: [column][row or input], 17 vectors of four a column.
+var<workgroup> w_tile: array<array<f32, 68>, 32>;
+var<workgroup> x_tile: array<array<f32, 68>, 32>;
 
-// Units of a row in a tile.
+// Vectors of four that a unit has, and units of a row in a tile.
 const TILE_UNITS: u32 = 8u / VECTORS;
 
 @compute @workgroup_size(256)
@@ -28,9 +26,8 @@ fn main(
 ) {
   let row0 = group.x * 64u;
   let token0 = group.y * 64u;
-  // Rows r, r + 16, ...; inputs t, t + 16, ...
-  let r = index & 15u;
-  let t = index >> 4u;
+  let r = (index & 15u) * 4u;
+  let t = (index >> 4u) * 4u;
 //: each i 4
   var sum$i = vec4<f32>(0.0);
 //: end
@@ -40,16 +37,16 @@ fn main(
       let row = e % 64u;
       let part = e / 64u;
       let unit = tile * TILE_UNITS + part;
-      let at = row * PITCH + part * VECTORS;
       if (unit < p.units) {
         let w = weights(load(min(row0 + row, p.rows - 1u), unit));
 //: each i VECTORS
-        w_tile[at + $iu] = w[$i];
+        w_tile[(part * VECTORS + $iu) * 4u][row] = w[$i].x;
+        w_tile[(part * VECTORS + $iu) * 4u + 1u][row] = w[$i].y;
+        w_tile[(part * VECTORS + $iu) * 4u + 2u][row] = w[$i].z;
+        w_tile[(part * VECTORS + $iu) * 4u + 3u][row] = w[$i].w;
 //: end
       } else {
-//: each i VECTORS
-        w_tile[at + $iu] = vec4<f32>(0.0);
-//: end
+        for (var i = 0u; i < VECTORS * 4u; i++) { w_tile[part * VECTORS * 4u + i][row] = 0.0; }
       }
     }
     for (var e = index; e < 512u; e += 256u) {
@@ -59,28 +56,26 @@ fn main(
       if (token0 + token < p.tokens && (tile * 8u + quad) * 4u < p.x_stride) {
         v = xv[(token0 + token) * (p.x_stride / 4u) + tile * 8u + quad];
       }
-      x_tile[token * PITCH + quad] = v;
+      x_tile[quad * 4u][token] = v.x;
+      x_tile[quad * 4u + 1u][token] = v.y;
+      x_tile[quad * 4u + 2u][token] = v.z;
+      x_tile[quad * 4u + 3u][token] = v.w;
     }
     workgroupBarrier();
-    for (var quad = 0u; quad < 8u; quad++) {
-//: each j 4
-      let w$j = w_tile[(r + 16u * $ju) * PITCH + quad];
-//: end
+    for (var k = 0u; k < 32u; k++) {
+      let w = vec4<f32>(w_tile[k][r], w_tile[k][r + 1u], w_tile[k][r + 2u], w_tile[k][r + 3u]);
 //: each i 4
-      let x$i = x_tile[(t + 16u * $iu) * PITCH + quad];
-//: each k 4
-      sum$i += vec4<f32>(w0[$k], w1[$k], w2[$k], w3[$k]) * x$i[$k];
-//: end
+      sum$i += w * x_tile[k][t + $iu];
 //: end
     }
     workgroupBarrier();
   }
 //: each i 4
-  if (token0 + t + 16u * $iu < p.tokens) {
-    let at = (token0 + t + 16u * $iu) * p.y_stride + p.first + row0 + r;
+  if (token0 + t + $iu < p.tokens) {
+    let at = (token0 + t + $iu) * p.y_stride + p.first + row0 + r;
 //: each j 4
-    if (row0 + r + 16u * $ju < p.rows) {
-      put(at + 16u * $ju, p.first + row0 + r + 16u * $ju, sum$i[$j]);
+    if (row0 + r + $ju < p.rows) {
+      put(at + $ju, p.first + row0 + r + $ju, sum$i[$j]);
     }
 //: end
   }

@@ -11,7 +11,6 @@
 //! See `docs/gpu.md` for the contract between a codec and the frames.
 
 mod adapter;
-mod ahead;
 #[cfg(test)]
 mod astc_tests;
 pub mod bench;

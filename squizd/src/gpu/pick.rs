@@ -3,6 +3,7 @@
 
 use super::device::Gpu;
 use super::memory::CALLBACK;
+use super::record::Step;
 use crate::Result;
 use std::sync::mpsc;
 
@@ -15,11 +16,11 @@ pub(super) struct Pick {
 }
 
 impl Gpu {
-    /// Submits `commands`, after which the word at byte `at` of `from` comes back in
+    /// Submits `steps`, after which the word at byte `at` of `from` comes back in
     /// `staging`, a buffer of [`Gpu::word`]'s, or a new one.
-    pub(super) fn submit_for_word(
+    pub(super) fn submit_for_word<'s>(
         &self,
-        commands: wgpu::CommandBuffer,
+        steps: impl IntoIterator<Item = &'s Step>,
         from: &wgpu::Buffer,
         at: u64,
         staging: Option<wgpu::Buffer>,
@@ -28,9 +29,9 @@ impl Gpu {
             Some(staging) => staging,
             None => self.read_buffer(4)?,
         };
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = self.record(steps);
         encoder.copy_buffer_to_buffer(from, at, &staging, 0, 4);
-        let submission = self.queue.submit([commands, encoder.finish()]);
+        let submission = self.queue.submit([encoder.finish()]);
         let (sender, mapped) = mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, ..4, move |result| {
             // A word that nobody waits for any more is dropped.

@@ -1,6 +1,5 @@
 //! One sequence on the device.
 
-use super::ahead::Ahead;
 use super::forward::{Buffers, Forward};
 use super::model::GpuModel;
 use super::pick::Pick;
@@ -13,13 +12,9 @@ use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// Tokens of a prompt that are processed together, at most.
 pub(super) const BATCH: usize = 512;
-
-/// Tokens from which on it is worth while to record in threads.
-const WORTH_RECORDING: usize = 16;
 
 /// A sequence of tokens with its cache on the device: the interface of
 /// [`crate::runtime::Session`].
@@ -154,7 +149,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// # Errors
     /// As [`GpuSession::forward`].
     pub fn likeliest(&mut self, tokens: &[u32]) -> Result<u32> {
-        let pick = self.begin_pick(tokens, 0, None)?;
+        let pick = self.begin_pick(tokens, 0)?;
         self.picked(pick)
     }
 
@@ -199,23 +194,6 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         each: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<()> {
         let count = count.min(self.remaining());
-        if count < WORTH_RECORDING || self.model.gpu.abilities().software {
-            return self.greedy_by(None, first, count, each);
-        }
-        let gpu = Arc::clone(&self.model.gpu);
-        let steps = self.token_steps()?;
-        std::thread::scope(|scope| self.greedy_by(Some(&Ahead::new(scope, &gpu, &steps)), first, count, each))
-    }
-
-    /// The same, with commands of one token as `recorded`.
-    fn greedy_by(
-        &mut self,
-        recorded: Option<&Ahead>,
-        first: u32,
-        count: usize,
-        each: &mut dyn FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let next = || recorded.and_then(Ahead::next);
         let mut id = first;
         let mut ahead: Option<Pick> = None;
         for i in 0..count {
@@ -223,11 +201,11 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
                 self.tokens.push(id);
                 pick
             } else {
-                self.begin_pick(&[id], i % 2, next())?
+                self.begin_pick(&[id], i % 2)?
             };
             let past = self.tokens.len();
             if i + 1 < count && self.steady(past + 1) {
-                ahead = Some(self.pick(None, 1, past, (i + 1) % 2, next())?);
+                ahead = Some(self.pick(None, 1, past, (i + 1) % 2)?);
             }
             id = self.picked(pick)?;
             if each(id).is_break() {
@@ -243,57 +221,32 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         self.model.model.ropes.iter().zip(&self.frequencies).all(|(r, f)| r.epoch(length) == f.epoch)
     }
 
-    /// Processes `tokens`, the likeliest next one being picked in turn `slot`;
-    /// `recorded` are the commands of a single one.
-    fn begin_pick(
-        &mut self,
-        tokens: &[u32],
-        slot: usize,
-        recorded: Option<wgpu::CommandBuffer>,
-    ) -> Result<Pick> {
+    /// Processes `tokens`, the likeliest next one being picked in turn `slot`.
+    fn begin_pick(&mut self, tokens: &[u32], slot: usize) -> Result<Pick> {
         let (input, _) = self.begin(tokens)?;
         let last = (input.len() - 1) / self.batch * self.batch;
         let (before, last) = input.split_at(last);
         for batch in before.chunks(self.batch) {
             self.run(batch, false)?;
         }
-        // After a change of the rotations, all tokens are processed again.
-        let recorded = recorded.filter(|_| last.len() == 1);
-        let pick = self.pick(Some(last), last.len(), self.tokens.len(), slot, recorded)?;
+        let pick = self.pick(Some(last), last.len(), self.tokens.len(), slot)?;
         self.tokens.extend_from_slice(last);
         Ok(pick)
     }
 
     /// Submits `n` tokens after `past`, by their ids or the one the device has
-    /// picked, and what picks the next one: in commands already recorded, or new
-    /// ones.
-    fn pick(
-        &mut self,
-        ids: Option<&[u32]>,
-        n: usize,
-        past: usize,
-        slot: usize,
-        recorded: Option<wgpu::CommandBuffer>,
-    ) -> Result<Pick> {
+    /// picked, and what picks the next one.
+    fn pick(&mut self, ids: Option<&[u32]>, n: usize, past: usize, slot: usize) -> Result<Pick> {
         self.forward.tell(self.model, &self.frequencies, ids, past, slot, n)?;
-        let staging = self.staging.pop();
-        let commands = match recorded {
-            Some(commands) => commands,
-            None => self.record_pick(n)?,
-        };
-        let gpu = &self.model.gpu;
-        gpu.submit_for_word(commands, &self.forward.buffers.list, 4 * slot as u64, staging)
-    }
-
-    /// Commands for `n` tokens and the next one's id.
-    fn record_pick(&mut self, n: usize) -> Result<wgpu::CommandBuffer> {
         if self.picking.is_empty() {
             self.picking = self.forward.argmax(self.model)?;
         }
         self.forget_odd(n);
         self.steps_for(n, true)?;
+        let gpu = &self.model.gpu;
+        let staging = self.staging.pop();
         let steps = self.steps.get(&(n, true)).into_iter().flatten().chain(&self.picking);
-        Ok(self.model.gpu.record(steps).finish())
+        gpu.submit_for_word(steps, &self.forward.buffers.list, 4 * slot as u64, staging)
     }
 
     /// The id that comes back.

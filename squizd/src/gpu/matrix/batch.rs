@@ -106,3 +106,48 @@ impl GpuMatrix {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::codec::GPU_CODECS;
+    use super::super::super::tests::{Case, gpu, layouts};
+    use super::*;
+    use crate::codec::codec;
+
+    /// Of whole units; those of a partial one may hold larger weights beyond the
+    /// columns. Rotated weights are others than the decoded ones.
+    #[test]
+    fn the_largest_weight_is_found() {
+        let Some(gpu) = gpu() else { return };
+        for gpu_codec in GPU_CODECS {
+            for (options, factor) in layouts(gpu_codec.id) {
+                let cases = [(1, 256), (37, 512), (9, 100)]
+                    .map(|(rows, cols)| Case::new(codec(gpu_codec.id).unwrap(), rows, cols, factor, options));
+                let mut matrices: Vec<_> = cases.iter().map(|case| case.load(gpu)).collect();
+                GpuMatrix::measure(gpu, &mut matrices).unwrap();
+                for (matrix, case) in matrices.iter().zip(&cases) {
+                    let most = case.decoded.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+                    let about = format!("{} {}x{}: {most}", gpu_codec.id, matrix.rows, matrix.cols);
+                    let found = matrix.factor.unwrap_or_else(|| panic!("{about}"));
+                    if matrix.rotation.is_some() {
+                        assert!(found.is_normal(), "{about}");
+                    } else if matrix.cols.is_multiple_of(256) {
+                        assert_eq!(Some(found), cooperative::factor(most.to_bits()), "{about}");
+                        assert!((16384.0..32768.0).contains(&(found * most)), "{about}");
+                    } else {
+                        assert!(found * most < 32768.0, "{about}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_power_of_two() {
+        assert_eq!(cooperative::factor(f32::INFINITY.to_bits()), None);
+        assert_eq!(cooperative::factor(f32::NAN.to_bits()), None);
+        assert_eq!(cooperative::factor(f32::MAX.to_bits()), Some(2f32.powi(-113)));
+        // Where the largest is zero, or next to it, any normal power does.
+        assert!(cooperative::factor(0).is_some_and(f32::is_normal));
+    }
+}
