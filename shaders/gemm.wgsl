@@ -1,3 +1,6 @@
+//: if COOP
+//: use gemm_coop
+//: else
 // Y = X W^T (+ bias) (+ Y) for a batch of inputs, in f32: tiles of 64 rows of W and 64 inputs,
 // 32 columns at a time. Weights are decoded once per tile into workgroup
 // memory; each invocation sums 4 x 4 products.
@@ -78,3 +81,4 @@ fn main(
   }
 //: end
 }
+//: end

@@ -1,8 +1,32 @@
 // Rows of a stored matrix, by number: y[t] = factor * W[ids[t]], zero beyond
 // the columns up to y_stride. Rows outside the piece are left alone.
+//
+//   PEAK: no rows, but the bits of the largest |w| of all, at `p.share` of `peaks`.
 
 //: use params
 //: use CODEC
+//: if PEAK
+@group(0) @binding(6) var<storage, read_write> peaks: array<atomic<u32>>;
+
+@compute @workgroup_size(WG)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let at = (group.x + group.y * groups.x) * WG + index;
+  let row = at / p.units;
+  if (row >= p.rows) { return; }
+  let w = weights(load(row, at % p.units));
+  // As whole numbers, in which infinity and what is no number count most.
+  var most = vec4<u32>(0u);
+//: each i VECTORS
+  most = max(most, bitcast<vec4<u32>>(w[$i]) & vec4<u32>(0x7fffffffu));
+//: end
+  let peak = max(max(most.x, most.y), max(most.z, most.w));
+  if (peak > atomicLoad(&peaks[p.share])) { atomicMax(&peaks[p.share], peak); }
+}
+//: else
 @group(0) @binding(4) var<storage, read> ids: array<u32>;
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;
 
@@ -37,3 +61,4 @@ fn main(
 fn keep(quad: u32) -> vec4<f32> {
   return select(vec4<f32>(0.0), vec4<f32>(1.0), vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.cols));
 }
+//: end

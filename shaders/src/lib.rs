@@ -14,8 +14,8 @@
 //! //: each V COUNT        the lines up to `end`, COUNT (a constant) times; $V is the turn
 //! ```
 //!
-//! Constants become `const NAME: u32 = value;` before the text, and the flag
-//! `F16` becomes `enable f16;`.
+//! Constants become `const NAME: u32 = value;` before the text, and the flags
+//! `F16` and `COOP` enable what they need (halves, cooperative matrices of them).
 
 #[cfg(feature = "msl")]
 pub mod msl;
@@ -44,7 +44,9 @@ sources! {
     "fields",
     "gated",
     "gemm",
+    "gemm_coop",
     "gemv",
+    "halves",
     "hybrid",
     "input",
     "int2",
@@ -70,6 +72,7 @@ sources! {
     "sqint2",
     "staged",
     "strips",
+    "top_k",
     "total",
     "zip",
 }
@@ -128,6 +131,7 @@ pub const KERNELS: &[Kernel] = &[
     kernel("sparse_gemv", "gemv", "int4"),
     kernel("active", "active", ""),
     kernel("prepare", "prepare", ""),
+    kernel("halves", "halves", ""),
     kernel("rotate", "rotate", ""),
     kernel("norm", "norm", ""),
     kernel("rope", "rope", ""),
@@ -137,6 +141,7 @@ pub const KERNELS: &[Kernel] = &[
     kernel("route", "route", ""),
     kernel("combine", "combine", ""),
     kernel("argmax", "argmax", ""),
+    kernel("top_k", "top_k", ""),
     kernel("read_ceiling", "read_ceiling", ""),
     kernel("copy_ceiling", "copy_ceiling", ""),
 ];

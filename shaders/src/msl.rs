@@ -202,7 +202,7 @@ fn about(name: &str, options: &Options, metal: &Metal) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shipped {
     /// File name without `.metal`: the kernel's, with `_f16`, `_i8` or `_i24` for other
-    /// forms of input than f32.
+    /// forms of input than f32, `_coop` for halves and matrices of a SIMD group.
     pub stem: String,
     /// The kernel.
     pub kernel: &'static str,
@@ -219,8 +219,9 @@ const PREFERRED: &[(&str, &[&str])] = &[
     ("gated", &["SILU"]),
 ];
 
-/// Flags that say what form the input or output has.
-const FORMS: &[(&str, &str)] = &[("F16", "_f16"), ("HALVES_OUT", "_f16"), ("I8", "_i8"), ("I24", "_i24")];
+/// Flags that say what form the input or output has, or by what it is multiplied.
+const FORMS: &[(&str, &str)] =
+    &[("F16", "_f16"), ("HALVES_OUT", "_f16"), ("I8", "_i8"), ("I24", "_i24"), ("EIGHT", "_coop")];
 
 /// The sources of `shaders/msl/`: each kernel with each form of input, in its
 /// plainest layout.
@@ -248,7 +249,7 @@ pub fn shipped() -> Vec<Shipped> {
     };
     KERNELS
         .iter()
-        .flat_map(|k| ["", "_f16", "_i8", "_i24"].into_iter().filter_map(move |s| of(k, s)))
+        .flat_map(|k| ["", "_f16", "_i8", "_i24", "_coop"].into_iter().filter_map(move |s| of(k, s)))
         .collect()
 }
 

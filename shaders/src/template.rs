@@ -61,8 +61,12 @@ pub fn assemble(name: &str, options: &Options) -> Result<String, TemplateError> 
         .find(|k| k.name == name)
         .ok_or_else(|| TemplateError(format!("there is no kernel {name:?}")))?;
     let mut out = String::new();
-    if options.flags.contains(&"F16") {
+    let set = |flag| options.flags.contains(&flag);
+    if set("F16") || set("COOP") {
         out.push_str("enable f16;\n");
+    }
+    if set("COOP") {
+        out.push_str("enable wgpu_cooperative_matrix;\n");
     }
     for (name, value) in &options.constants {
         // Writing to a string cannot fail.

@@ -143,6 +143,21 @@ fn flags(options: Options, flags: &[&'static str]) -> Options {
     flags.iter().fold(options, |o, f| o.flag(f))
 }
 
+/// A product of batches by cooperative matrices of `side`, four by four of them
+/// for each of four subgroups.
+fn cooperative(options: Options, side: u32) -> Options {
+    let vectors = options.constant("VECTORS").unwrap_or(1);
+    let (depth, threads) = (32, 128);
+    let options = options.with("FRAGS_R", 4).with("FRAGS_T", 4).with("WARPS_R", 2).with("WARPS_T", 2);
+    let options = options
+        .with("DEPTH", depth)
+        .with("TURNS", depth / side)
+        .with("UNITS", (8 * side * depth / (4 * vectors)).div_ceil(threads))
+        .with("X_QUADS", 8 * side * depth / 4 / threads)
+        .flag("COOP");
+    if side == 8 { options.flag("EIGHT") } else { options }
+}
+
 /// Every kernel with each set of options that is of use; sizes stand for any.
 pub fn cases() -> Vec<(&'static str, Options)> {
     let mut all = Vec::new();
@@ -151,9 +166,15 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let base = Options::default().with("VECTORS", codec.unit / 4).with("GROUP", 32).with("BYTES", 2);
             let base = CODED.iter().fold(base, |base, (name, value)| base.with(name, *value));
             let base = flags(base, layout);
-            all.push((codec.rows, base.clone().with("WG", 64).flag("WEIGHTS")));
+            let rows = base.clone().with("WG", 64).flag("WEIGHTS");
+            all.push((codec.rows, rows.clone()));
+            all.push((codec.rows, rows.flag("PEAK")));
             for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
-                all.push((codec.gemm, flags(base.clone().flag("WEIGHTS"), out)));
+                let options = flags(base.clone().flag("WEIGHTS"), out);
+                for side in [16, 8] {
+                    all.push((codec.gemm, cooperative(options.clone(), side)));
+                }
+                all.push((codec.gemm, options));
             }
             let shaped = base.with("WG", 64).with("LANES", 8).with("ROWS", 4).with("UNROLL", 2);
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
@@ -197,6 +218,7 @@ pub fn cases() -> Vec<(&'static str, Options)> {
                 &["INVERSE", "TAIL", "IN_PLACE"],
             ],
         ),
+        ("halves", &[&[]]),
         ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
         ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
@@ -210,6 +232,8 @@ pub fn cases() -> Vec<(&'static str, Options)> {
         ("read_ceiling", &[&[]]),
         ("copy_ceiling", &[&[]]),
     ];
+    let top = Options::default().with("WG", 256).with("KEPT", 40);
+    all.extend([top.clone().flag("FIRST"), top].map(|options| ("top_k", options)));
     for (name, sets) in others {
         all.extend(sets.iter().map(|set| (*name, flags(base.clone(), set))));
     }

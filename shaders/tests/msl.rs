@@ -196,6 +196,42 @@ fn int4_gemm() {
     }
 }
 
+/// By matrices of a SIMD group: two workgroups of rows, one of inputs whose
+/// sizes differ by powers of two that no half holds.
+#[test]
+fn gemm_by_matrices() {
+    let Some(program) = program() else { return };
+    for (stem, m) in [("fused_int4_gemm_coop", int4(70, 328)), ("raw_gemm_coop", bf16(67, 120))] {
+        let (n, stride) = (5, m.cols.next_multiple_of(32));
+        let mut x = vec![0.0; n * stride];
+        for token in 0..n {
+            let size = [1.0, 1e-12, 1e12, 0.0, 3.0][token];
+            let values = random(token as u64, m.cols);
+            x[token * stride..].iter_mut().zip(values).for_each(|(x, v)| *x = v * size);
+        }
+        let halves =
+            Buffers::from([(0, bytes(&x)), (4, vec![0xff; 2 * n * stride]), (5, bytes(&vec![f32::NAN; n]))]);
+        let halves = program.run("halves", 32, [n as u32, 1, 1], &[stride as u32 / 4], &halves);
+        let mut buffers = Buffers::from([
+            (4, halves[&4].clone()),
+            (5, halves[&5].clone()),
+            (6, bytes(&vec![f32::NAN; n * m.rows])),
+        ]);
+        buffers.extend(m.planes.iter().cloned().enumerate().map(|(i, p)| (i as u8, p)));
+        let mut numbers = params(&m, n as u32, m.rows as u32);
+        numbers[19] = 64f32.to_bits();
+        let after = program.run(stem, 32, [2, 1, 1], &numbers, &buffers);
+        for (i, y) in floats(&after[&6]).into_iter().enumerate() {
+            let x: Vec<f64> = x[i / m.rows * stride..][..stride].iter().map(|v| f64::from(*v)).collect();
+            if x.iter().all(|v| *v == 0.0) {
+                assert!(y == 0.0, "{stem}: {y}");
+            } else {
+                close(stem, &m, i % m.rows, &x, y, 2e-3);
+            }
+        }
+    }
+}
+
 #[test]
 fn int4_rows() {
     let Some(program) = program() else { return };

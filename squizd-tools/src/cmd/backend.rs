@@ -1,15 +1,15 @@
 //! Where a model is computed: `--backend`.
 
-#[cfg(feature = "gpu")]
-use super::progress;
 use super::{Common, kernels, model::Opened};
+#[cfg(feature = "gpu")]
+use super::{model::check_memory, progress};
 use crate::Failure;
 #[cfg(feature = "gpu")]
 use crate::output;
 use squizd::dispatch::{Cpu, KernelGroup};
 #[cfg(feature = "gpu")]
-use squizd::gpu::{Gpu, GpuKernels, GpuModel, Math, hardware_likely};
-use squizd::runtime::{Model, Run, Sequences};
+use squizd::gpu::{Gpu, GpuKernels, GpuModel, Math, hardware_likely, preferred};
+use squizd::runtime::{MemoryNeed, Model, Run, Sequences};
 use squizd_spec::FileBytes;
 
 /// Where to compute.
@@ -81,6 +81,23 @@ impl BackendArgs {
         }
     }
 
+    /// Memory of the machine that a run needs: on a device with memory of its
+    /// own, only for what is decoded before the weights go there.
+    pub(super) fn host_need(self, opened: &Opened<'_>, run: &Run) -> MemoryNeed {
+        let need = opened.memory(run);
+        #[cfg(feature = "gpu")]
+        if self.backend == Backend::Gpu || self.backend == Backend::Auto && hardware_likely() {
+            return match preferred() {
+                Some(adapter) if adapter.discrete => {
+                    MemoryNeed { unpacked: need.unpacked, ..MemoryNeed::default() }
+                }
+                Some(adapter) if !adapter.software => opened.device_memory(run, true),
+                _ => need,
+            };
+        }
+        need
+    }
+
     /// Brings the weights of `model` to where `--backend` says.
     pub(super) fn place<'m, 'w>(
         self,
@@ -146,6 +163,7 @@ impl BackendArgs {
                     Ok(placed) => Ok(Placed::Gpu(Box::new(placed))),
                     Err(failure) => {
                         eprintln!("note: on the CPU, since {failure}");
+                        check_memory(&wanted.opened.memory(&wanted.run), wanted.force)?;
                         Ok(Placed::Cpu(model))
                     }
                 }
@@ -169,7 +187,7 @@ fn on_gpu<'m, 'w>(
 ) -> Result<GpuModel<'m, 'w>, Failure> {
     let Wanted { opened, file, run, force } = wanted;
     if !force && let Some(free) = gpu.free_memory() {
-        let need = opened.device_memory(run).check(free);
+        let need = opened.device_memory(run, gpu.abilities().cooperative.is_some()).check(free);
         need.map_err(|e| Failure::usage(e.to_string()).of(gpu.adapter()))?;
     }
     let gpu = std::sync::Arc::new(gpu);
@@ -186,7 +204,8 @@ fn on_gpu<'m, 'w>(
 /// What the run needs of a device's memory, and what there is.
 #[cfg(feature = "gpu")]
 fn device_memory(gpu: &Gpu, opened: &Opened<'_>, run: &Run) -> String {
-    let need = kernels::memory(&opened.device_memory(run), &run.session);
+    let need =
+        kernels::memory(&opened.device_memory(run, gpu.abilities().cooperative.is_some()), &run.session);
     let free = match (gpu.free_memory(), gpu.abilities().discrete) {
         (Some(free), _) => format!("{} are free there", output::bytes(free)),
         (None, true) => "what is free there is not told by the driver, so it is not checked".to_owned(),

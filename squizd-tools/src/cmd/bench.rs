@@ -2,6 +2,8 @@
 
 #[cfg(feature = "gpu")]
 mod kernels;
+#[cfg(feature = "gpu")]
+mod profile;
 
 use super::{
     Common,
@@ -83,12 +85,16 @@ pub(super) struct Args {
 enum Part {
     /// Measure each GPU kernel's share of the read ceiling; SQUIZD_ADAPTER picks a GPU by a part of its name
     Kernels(kernels::Args),
+    /// Tell where the time of one token goes on a GPU, kernel by kernel
+    Profile(profile::Args),
 }
 
 pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     #[cfg(feature = "gpu")]
-    if let Some(Part::Kernels(args)) = &args.part {
-        return kernels::run(args);
+    match &args.part {
+        Some(Part::Kernels(args)) => return kernels::run(args),
+        Some(Part::Profile(args)) => return profile::run(args, common),
+        None => {}
     }
     let needed = args.n_prompt.max(1).saturating_add(args.n_gen);
     let context = args.ctx_size.unwrap_or(needed);

@@ -110,7 +110,7 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let text = read(&opened, text, *bytes, *ctx)?;
-            let model = load(&opened, *ctx, *force)?;
+            let model = load(&opened, *backend, *ctx, *force)?;
             let there = There { backend: *backend, context: *ctx, force: *force, common };
             perplexity(there.place(&model, &opened, &mapped)?.sequences(), &text, *json, common)?;
         }
@@ -134,14 +134,15 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
                 for opened in [&opened, &reference] {
                     opened.check()?;
                 }
-                let need = opened.memory(&scoring(*ctx)).and(reference.memory(&scoring(*ctx)));
-                check_memory(&need, *force)?;
-                let (model, theirs) = (load(&opened, *ctx, true)?, load(&reference, *ctx, true)?);
+                let need = |opened| backend.host_need(opened, &scoring(*ctx));
+                check_memory(&need(&opened).and(need(&reference)), *force)?;
+                let (model, theirs) =
+                    (load(&opened, *backend, *ctx, true)?, load(&reference, *backend, *ctx, true)?);
                 let model = there.place(&model, &opened, &mapped)?;
                 let theirs = there.place(&theirs, &reference, &other)?;
                 divergence(model.sequences(), &Reference::Model(theirs.sequences()), &text, *json, common)?;
             } else {
-                let model = load(&opened, *ctx, *force)?;
+                let model = load(&opened, *backend, *ctx, *force)?;
                 let logits = kept::read(path, &other, &text, model.vocab_size())?;
                 let model = there.place(&model, &opened, &mapped)?;
                 divergence(model.sequences(), &Reference::Logits(logits), &text, *json, common)?;
@@ -151,7 +152,7 @@ pub(super) fn run(command: &Eval, common: Common) -> Result<Exit, Failure> {
             let mapped = super::open(file, *in_memory)?;
             let opened = Opened::new(&mapped, false)?;
             let context = if text.is_some() { *ctx } else { ids.len() };
-            let model = load(&opened, context, *force)?;
+            let model = load(&opened, *backend, context, *force)?;
             let text = text.as_ref().map(|text| read(&opened, text, *bytes, *ctx)).transpose()?;
             let there = There { backend: *backend, context, force: *force, common };
             let placed = there.place(&model, &opened, &mapped)?;
@@ -177,8 +178,13 @@ fn scoring(context: usize) -> Run {
 }
 
 /// The model, if scoring windows of `context` tokens fits the free memory.
-fn load<'a>(opened: &Opened<'a>, context: usize, force: bool) -> Result<Model<'a>, Failure> {
-    opened.model_for(&scoring(context), force)
+fn load<'a>(
+    opened: &Opened<'a>,
+    backend: BackendArgs,
+    context: usize,
+    force: bool,
+) -> Result<Model<'a>, Failure> {
+    opened.model_for(&backend.host_need(opened, &scoring(context)), force)
 }
 
 /// Where `--backend` says.

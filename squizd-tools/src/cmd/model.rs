@@ -46,12 +46,12 @@ impl<'a> Opened<'a> {
         Ok(Model::of_file(&self.file, &self.metadata.model)?)
     }
 
-    /// Resolves the weights, if what they are run for fits the free memory
-    /// (`force`: in any case).
-    pub(super) fn model_for(&self, run: &Run, force: bool) -> Result<Model<'a>, Failure> {
+    /// Resolves the weights, if `need` fits the free memory (`force`: in any
+    /// case).
+    pub(super) fn model_for(&self, need: &MemoryNeed, force: bool) -> Result<Model<'a>, Failure> {
         // What is wrong with the model comes before what it would need.
         self.check()?;
-        check_memory(&self.memory(run), force)?;
+        check_memory(need, force)?;
         self.model()
     }
 
@@ -60,10 +60,10 @@ impl<'a> Opened<'a> {
         Ok(Model::check(&self.metadata.model)?)
     }
 
-    /// Memory of a GPU that a run needs.
+    /// Memory of a GPU that a run needs, with cooperative matrices or without.
     #[cfg(feature = "gpu")]
-    pub(super) fn device_memory(&self, run: &Run) -> MemoryNeed {
-        squizd::gpu::device_need(&self.file, &self.metadata.model, run)
+    pub(super) fn device_memory(&self, run: &Run, cooperative: bool) -> MemoryNeed {
+        squizd::gpu::device_need(&self.file, &self.metadata.model, run, cooperative)
     }
 
     /// The table of kernels, without loading the model.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Exit, Failure, output};
 use squizd::{
-    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate, generate_greedy},
+    runtime::{GenerateOptions, Generated, Run, SessionOptions, generate, generate_from, generate_greedy},
     text::{Message, Sampler, SamplerOptions, Tokenizer},
 };
 use std::{io::Write, ops::ControlFlow, path::PathBuf};
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
         ..args.compute.options()
     };
     let run = Run::generating(options);
-    let model = opened.model_for(&run, args.compute.force)?;
+    let model = opened.model_for(&args.backend.host_need(&opened, &run), args.compute.force)?;
     let wanted = Wanted { opened: &opened, file: &bytes, run, force: args.compute.force };
     let placed = args.backend.place(&model, &wanted, common)?;
     let mut session = placed.sequences().begin(options)?;
@@ -122,6 +122,8 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     };
     let generated = if sampler.is_greedy() {
         generate_greedy(&mut *session, &ids, &stop, on_token)?
+    } else if let Some(k) = sampler.reach() {
+        generate_from(&mut *session, &ids, &stop, k, |top| sampler.sample_of(top), on_token)?
     } else {
         generate(&mut *session, &ids, &stop, |logits| sampler.sample(logits), on_token)?
     };

@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args, common: Common) -> Result<Exit, Failure> {
     let template = opened.chat_template(&tokenizer)?;
     let options = options(args, &opened.metadata.model);
     let run = Run { sessions: options.limits.slots, ..Run::generating(options.session) };
-    let model = opened.model_for(&run, args.compute.force)?;
+    let model = opened.model_for(&args.backend.host_need(&opened, &run), args.compute.force)?;
     let name = args.alias.clone().unwrap_or_else(|| stem(&args.file));
     let digest = Hex(&opened.root_digest()).to_string();
     let fingerprint = format!("squizd-{}", digest.get(..16).unwrap_or(&digest));

@@ -16,6 +16,8 @@ pub struct AdapterSummary {
     pub driver: String,
     /// Whether it computes on the CPU.
     pub software: bool,
+    /// Whether it has memory of its own.
+    pub discrete: bool,
 }
 
 impl AdapterSummary {
@@ -25,6 +27,7 @@ impl AdapterSummary {
             backend: info.backend.to_string(),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             software: info.device_type == wgpu::DeviceType::Cpu,
+            discrete: info.device_type == wgpu::DeviceType::DiscreteGpu,
         }
     }
 }
@@ -80,6 +83,11 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ))
     })
+}
+
+/// The adapter that [`super::Gpu::from_env`] would open.
+pub fn preferred() -> Option<AdapterSummary> {
+    choose(std::env::var(ADAPTER_VARIABLE).ok().as_deref()).ok().map(|a| AdapterSummary::of(&a.get_info()))
 }
 
 /// Whether it is worth looking for an adapter that is no software: on Linux, if

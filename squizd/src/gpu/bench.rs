@@ -4,6 +4,10 @@
 //! anything counts; times are the device's own timestamps where it has them;
 //! medians of several rounds.
 
+mod gemm;
+
+pub use gemm::{BATCHES, GemmResult, gemms};
+
 use super::codec::{GPU_CODECS, GpuCodec, Slot, Tensor, kernels as kernels_of};
 use super::device::Gpu;
 use super::input::Input;
@@ -124,7 +128,7 @@ pub struct KernelResult {
 impl Gpu {
     /// Median seconds of running all `steps` once, over `rounds` passes that run
     /// them `repeats` times each.
-    fn time(&self, steps: &[Step], repeats: u32, warm: Duration, rounds: u32) -> Result<f64> {
+    pub(super) fn time(&self, steps: &[Step], repeats: u32, warm: Duration, rounds: u32) -> Result<f64> {
         let start = Instant::now();
         loop {
             self.submit(steps);
@@ -259,29 +263,31 @@ pub fn kernels(
     ceilings: &Ceilings,
     each: &mut dyn FnMut(&KernelResult),
 ) -> Result<Vec<KernelResult>> {
-    if let Some(name) =
-        plan.codecs.iter().find(|n| !GPU_CODECS.iter().any(|c| c.id.name() == Some(n.as_str())))
-    {
-        return Err(Error::invalid(format!("codec {name:?} has no GPU kernels")));
-    }
     let mut results = Vec::new();
-    for gpu_codec in GPU_CODECS {
-        if !plan.codecs.is_empty() && !plan.codecs.iter().any(|n| Some(n.as_str()) == gpu_codec.id.name()) {
-            continue;
-        }
+    for gpu_codec in checked(plan)? {
         for (layout, options) in layouts(gpu_codec.id) {
             for (rows, cols) in &plan.shapes {
                 let sample = large_sample(gpu_codec.id, *rows, *cols, options)?;
-                let label = match layout {
-                    "" => gpu_codec.id.to_string(),
-                    layout => format!("{} {layout}", gpu_codec.id),
-                };
+                let label = labelled(gpu_codec.id, layout);
                 let mut one = One { gpu, plan, ceilings, gpu_codec, label, sample: &sample };
                 results.extend(one.measure(each)?);
             }
         }
     }
     Ok(results)
+}
+
+/// The codecs that `plan` names.
+fn checked(plan: &Plan) -> Result<impl Iterator<Item = &'static GpuCodec>> {
+    let names = |c: &GpuCodec, n: &String| c.id.name() == Some(n.as_str());
+    if let Some(name) = plan.codecs.iter().find(|n| !GPU_CODECS.iter().any(|c| names(c, n))) {
+        return Err(Error::invalid(format!("codec {name:?} has no GPU kernels")));
+    }
+    Ok(GPU_CODECS.iter().filter(move |c| plan.codecs.is_empty() || plan.codecs.iter().any(|n| names(c, n))))
+}
+
+fn labelled(id: CodecId, layout: &str) -> String {
+    if layout.is_empty() { id.to_string() } else { format!("{id} {layout}") }
 }
 
 /// Layouts of a codec that are worth a row of their own.

@@ -45,6 +45,10 @@ impl Backend for GpuKernels {
             _ => id.to_string(),
         };
         let (kernel, reason) = match stage {
+            Stage::Prefill if self.math.rounds() && self.abilities.cooperative.is_some() => (
+                format!("{family}/{}/f16", kernels.gemm),
+                "tiles are decoded to halves for cooperative matrices",
+            ),
             Stage::Prefill => {
                 (format!("{family}/{}/f32", kernels.gemm), "tiles are decoded for 64 inputs at a time")
             }

@@ -1,6 +1,7 @@
 //! An opened adapter: its capabilities, its queue, what went wrong on it.
 
 use super::adapter::{ADAPTER_VARIABLE, AdapterSummary, choose};
+use super::cooperative;
 use super::pipeline::Pipelines;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ pub struct Abilities {
     pub f16: bool,
     /// Integer dot products that are worth using.
     pub dot8: bool,
+    /// Side of cooperative matrices of halves that are summed in f32.
+    pub cooperative: Option<u32>,
     /// Timestamps around passes.
     pub timestamps: bool,
     /// It computes on the CPU.
@@ -74,7 +77,11 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TEXTURE_COMPRESSION_ASTC
             | wgpu::Features::TEXTURE_COMPRESSION_ASTC_HDR;
-        let features = (adapter.features() & useful) | wgpu::Features::IMMEDIATES;
+        let mut features = (adapter.features() & useful) | wgpu::Features::IMMEDIATES;
+        let side = cooperative::side(&adapter);
+        if side.is_some() {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let limits = adapter.limits();
         let lacks = |what: &str, found: u32, needed: u32| {
             Err(Error::unsupported(format!("adapter {summary}: {what} is {found}, kernels need {needed}")))
@@ -90,12 +97,12 @@ impl Gpu {
             let found = limits.max_storage_buffers_per_shader_stage;
             return lacks("the number of storage buffers", found, BINDINGS);
         }
-        let abilities = abilities(&info, features, &limits);
+        let abilities = abilities(&info, features, &limits, side);
         let request = wgpu::DeviceDescriptor {
             label: Some("squizd"),
             required_features: features,
             required_limits: limits,
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features: cooperative::consent(side.is_some()),
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
@@ -125,6 +132,11 @@ impl Gpu {
     /// What it can do.
     pub fn abilities(&self) -> Abilities {
         self.abilities
+    }
+
+    /// Bytes of memory that a workgroup may have.
+    pub(super) fn workgroup_memory(&self) -> u32 {
+        self.device.limits().max_compute_workgroup_storage_size
     }
 
     /// Nanoseconds of a timestamp's unit.
@@ -190,7 +202,12 @@ fn note(first: &Mutex<Option<String>>, message: String) {
     first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
 }
 
-fn abilities(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Abilities {
+fn abilities(
+    info: &wgpu::AdapterInfo,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    cooperative: Option<u32>,
+) -> Abilities {
     let software = info.device_type == wgpu::DeviceType::Cpu;
     let sizes = (info.subgroup_min_size, info.subgroup_max_size);
     let usable = features.contains(wgpu::Features::SUBGROUP) && sizes.0 >= 4 && sizes.1 <= 128;
@@ -199,6 +216,7 @@ fn abilities(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::
         f16: features.contains(wgpu::Features::SHADER_F16),
         // Apple's GPUs have the instruction, but slowly; software has none.
         dot8: info.backend == wgpu::Backend::Vulkan && !software,
+        cooperative,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         software,
         discrete: info.device_type == wgpu::DeviceType::DiscreteGpu,

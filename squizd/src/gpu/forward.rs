@@ -13,9 +13,10 @@ use super::matrix::Output;
 use super::model::{GpuLinear, GpuModel};
 use super::pipeline::{Port, Span, read, write};
 use super::record::Step;
+use super::top_k::TopK;
 use crate::Result;
 use crate::runtime::Frequencies;
-use buffers::{SHARES, narrow};
+use buffers::{ANGLES, SHARES, narrow};
 use product::product;
 use squizd_shaders::Options;
 use zerocopy::{Immutable, IntoBytes};
@@ -67,17 +68,25 @@ impl Forward {
         if let Some(ids) = ids {
             gpu.write(&self.buffers.ids, ids.as_bytes());
         }
-        gpu.write(&self.buffers.state, [narrow(past)?, narrow(slot)?].as_bytes());
-        for (angles, frequencies) in self.buffers.angles.iter().zip(frequencies) {
+        let table = |bytes: &mut Vec<u8>, frequencies: &Frequencies| {
             let factor = frequencies.attention_factor;
-            let mut table = Vec::with_capacity(2 * n * frequencies.inverse.len());
             for position in past..past + n {
                 for frequency in &frequencies.inverse {
                     let (sine, cosine) = libm::sincosf(position as f32 * frequency);
-                    table.extend([cosine * factor, sine * factor]);
+                    bytes.extend_from_slice([cosine * factor, sine * factor].as_bytes());
                 }
             }
-            gpu.write(angles, table.as_bytes());
+        };
+        let [global, local] = frequencies;
+        // Each write costs about as much as a few dispatches.
+        let mut told = [narrow(past)?, narrow(slot)?].as_bytes().to_vec();
+        told.resize(ANGLES as usize, 0);
+        table(&mut told, global);
+        gpu.write(&self.buffers.told, &told);
+        if let Some(angles) = &self.buffers.local_angles {
+            told.clear();
+            table(&mut told, local);
+            gpu.write(angles, &told);
         }
         Ok(())
     }
@@ -107,7 +116,7 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let b = &self.buffers;
-        steps.extend(x.rotate(&model.gpu, [&linear.matrix], n)?);
+        steps.extend(x.ready(&model.gpu, [&linear.matrix], n)?);
         let Some(gain) = gain else {
             let out = Output { accumulate: true, ..Output::to(&b.x, b.normed.stride) };
             steps.extend(product(&model.gpu, linear, x, n, out)?);
@@ -129,10 +138,10 @@ impl Forward {
         let vocab = narrow(model.model.vocab_size())?;
         let bias = model.output.as_ref().and_then(|o| o.bias.as_ref());
         let out = Output { bias, ..Output::to(&b.logits, vocab) };
-        steps.extend(b.last.rotate(gpu, [model.head()], count)?);
+        steps.extend(b.last.ready(gpu, [model.head()], count)?);
         steps.extend(match count {
             1 => model.head().gemv(gpu, &b.last, out)?,
-            _ => model.head().gemm(gpu, &b.last, count, out)?,
+            _ => model.head().batch(gpu, &b.last, count, out)?,
         });
         if let Some(cap) = model.model.config.logit_softcap {
             let options = Options::default().with("WG", WORKGROUP);
@@ -149,11 +158,7 @@ impl Forward {
         let (gpu, b) = (&model.gpu, &self.buffers);
         let options = Options::default().with("WG", WORKGROUP);
         let vocab = narrow(model.model.vocab_size())?;
-        let tail = [
-            (write(1), Span::from(&b.ids)),
-            (read(2), Span::from(&b.state)),
-            (write(3), Span::from(&b.list)),
-        ];
+        let tail = [(write(1), Span::from(&b.ids)), (read(2), b.state()), (write(3), Span::from(&b.list))];
         let last = |from: &wgpu::Buffer, options: &Options, count: u32| {
             let ports: Vec<_> = std::iter::once((read(0), Span::from(from))).chain(tail.clone()).collect();
             step(gpu, "argmax", options, &ports, &count, [1, 1, 1])
@@ -165,6 +170,11 @@ impl Forward {
         let first = options.clone().flag("FIRST");
         let first = step(gpu, "argmax", &first, &ports, &vocab, [u64::from(SHARES), 1, 1])?;
         Ok(vec![first, last(&b.candidates, &options.flag("SECOND"), SHARES)?])
+    }
+
+    /// Finds the `k` likeliest tokens.
+    pub(super) fn top(&self, model: &GpuModel<'_, '_>, k: usize) -> Result<TopK> {
+        TopK::new(&model.gpu, &self.buffers.logits, narrow(model.model.vocab_size())?, k)
     }
 
     /// Logits of `rows` positions.

@@ -1,5 +1,6 @@
 //! Activations on the device.
 
+use super::cooperative::Halves;
 use super::device::Gpu;
 use super::math::Math;
 use super::matrix::GpuMatrix;
@@ -34,6 +35,8 @@ pub(super) struct Input {
     pub(super) sums: wgpu::Buffer,
     /// The floats under the rotations that were asked for.
     rotated: RefCell<Vec<(RotationKey, wgpu::Buffer)>>,
+    /// The floats, or those under a rotation, as halves.
+    halves: RefCell<Vec<(Option<RotationKey>, Halves)>>,
 }
 
 #[derive(Clone, Copy, IntoBytes, Immutable)]
@@ -55,6 +58,7 @@ impl Input {
             coded: gpu.storage(math.bytes() * length.next_multiple_of(TILE))?,
             sums: gpu.storage(length / 2)?,
             rotated: RefCell::default(),
+            halves: RefCell::default(),
         })
     }
 
@@ -95,6 +99,58 @@ impl Input {
     pub(super) fn floats(&self, gpu: &Gpu, matrix: &GpuMatrix) -> Result<wgpu::Buffer> {
         let Some(rotation) = matrix.rotation() else { return Ok(self.values.clone()) };
         self.rotated(rotation.key).ok_or_else(|| gpu.error("an input has not been rotated"))
+    }
+
+    /// Makes, of the floats of the first `count` vectors, what products of
+    /// `matrices` with them read.
+    pub(super) fn ready<'m>(
+        &self,
+        gpu: &Gpu,
+        matrices: impl IntoIterator<Item = &'m GpuMatrix> + Clone,
+        count: u32,
+    ) -> Result<Vec<Step>> {
+        let mut steps = self.rotate(gpu, matrices.clone(), count)?;
+        steps.extend(self.halve(gpu, matrices, count)?);
+        Ok(steps)
+    }
+
+    /// Makes halves of what `matrices` take, for their products with the first
+    /// `count` vectors by cooperative matrices: of each rotation once.
+    pub(super) fn halve<'m>(
+        &self,
+        gpu: &Gpu,
+        matrices: impl IntoIterator<Item = &'m GpuMatrix>,
+        count: u32,
+    ) -> Result<Vec<Step>> {
+        let (mut steps, mut done) = (Vec::new(), Vec::new());
+        for matrix in matrices {
+            let key = matrix.rotation().map(|r| r.key);
+            if !matrix.cooperates(gpu, self.math, count) || done.contains(&key) {
+                continue;
+            }
+            done.push(key);
+            let halves = if let Some(halves) = self.halved(key) {
+                halves
+            } else {
+                let halves = Halves::new(gpu, self)?;
+                self.halves.borrow_mut().push((key, halves.clone()));
+                halves
+            };
+            steps.push(halves.make(gpu, &self.floats(gpu, matrix)?, self.stride, count)?);
+        }
+        Ok(steps)
+    }
+
+    fn halved(&self, key: Option<RotationKey>) -> Option<Halves> {
+        self.halves.borrow().iter().find(|(k, _)| *k == key).map(|(_, halves)| halves.clone())
+    }
+
+    /// The halves that `matrix` takes.
+    ///
+    /// # Errors
+    /// If [`Input::halve`] was not asked for them.
+    pub(super) fn halves(&self, gpu: &Gpu, matrix: &GpuMatrix) -> Result<Halves> {
+        self.halved(matrix.rotation().map(|r| r.key)).ok_or_else(|| gpu.error("an input is not in halves"))
     }
 
     /// Makes the coded form and the sums from the floats.

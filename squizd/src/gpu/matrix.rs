@@ -1,5 +1,6 @@
 //! Stored matrices on the device, and the products with them.
 
+mod batch;
 mod joined;
 
 pub(super) use joined::{Joined, PART_ALIGN};
@@ -19,8 +20,6 @@ use squizd_shaders::Options;
 use squizd_spec::CodecId;
 use zerocopy::{Immutable, IntoBytes};
 
-/// Rows and inputs of a tile of `gemm`.
-const TILE: u64 = 64;
 /// Invocations of a workgroup of `rows`.
 const ROWS_WORKGROUP: u64 = 64;
 /// Alignment of bound ranges.
@@ -115,6 +114,8 @@ pub(super) struct GpuMatrix {
     tables: Option<wgpu::Buffer>,
     /// What inputs take before.
     rotation: Option<Rotation>,
+    /// The power of two under which weights are halves, once known.
+    factor: Option<f32>,
 }
 
 impl GpuMatrix {
@@ -147,7 +148,7 @@ impl GpuMatrix {
             .map(|(name, make)| gpu.shared(name, || make(tensor.params)))
             .transpose()?;
         let rotation = rotation(id, &tensor).map(|r| Rotation::new(gpu, &r, cols)).transpose()?;
-        Ok(Self { codec, recipe, rows, cols, pieces, tables, rotation })
+        Ok(Self { codec, recipe, rows, cols, pieces, tables, rotation, factor: None })
     }
 
     /// Output width.
@@ -334,17 +335,6 @@ impl GpuMatrix {
         }
         tail.extend(out.ports());
         Ok((options, tail))
-    }
-
-    /// The products with the first `count` vectors of `x`, from their floats.
-    pub(super) fn gemm(&self, gpu: &Gpu, x: &Input, count: u32, out: Output<'_>) -> Result<Vec<Step>> {
-        let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4).flag("WEIGHTS");
-        let mut tail = vec![(read(4), Span::from(&x.floats(gpu, self)?))];
-        tail.extend(out.ports());
-        self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
-            let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
-            (params, [u64::from(params.rows).div_ceil(TILE), u64::from(count).div_ceil(TILE), 1])
-        })
     }
 
     /// `y[t] = factor W[ids[t]]` for `count` ids, `y_stride` (a multiple of 32)

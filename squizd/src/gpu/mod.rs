@@ -16,6 +16,7 @@ mod astc_tests;
 pub mod bench;
 mod choice;
 mod codec;
+mod cooperative;
 mod device;
 mod forward;
 #[cfg(not(target_vendor = "apple"))]
@@ -30,6 +31,7 @@ mod model;
 mod need;
 mod pick;
 mod pipeline;
+mod profile;
 mod record;
 mod rotation;
 mod sample;
@@ -42,18 +44,21 @@ mod sparse;
 mod sparse_tests;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod tuning;
 mod weights;
 #[cfg(test)]
 mod zip_tests;
 
-pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely};
+pub use adapter::{ADAPTER_VARIABLE, AdapterSummary, adapters, hardware_likely, preferred};
 pub use choice::GpuKernels;
 pub(crate) use choice::described;
+pub use cooperative::Tiling;
 pub use device::{Abilities, Gpu};
 pub use math::Math;
 pub use model::GpuModel;
 pub use need::device_need;
+pub use profile::{KernelShare, Profile};
 pub use session::GpuSession;
 pub use tuning::Tuning;
 pub use weights::Residency;

@@ -112,6 +112,9 @@ impl<'m, 'w> GpuModel<'m, 'w> {
         if !able {
             loaded.math = Math::F32;
         }
+        if loaded.math.rounds() && gpu.abilities().cooperative.is_some() {
+            GpuMatrix::measure(gpu, loaded.batched())?;
+        }
         Ok(loaded)
     }
 
@@ -147,6 +150,18 @@ impl<'m, 'w> GpuModel<'m, 'w> {
             layer.gate.matrix.rows() / experts
         };
         self.layers.iter().map(width).fold(0, u32::max)
+    }
+
+    /// The matrices of which batches of a prompt are multiplied, the router's
+    /// left out, by which experts are chosen.
+    fn batched(&mut self) -> impl Iterator<Item = &mut GpuMatrix> {
+        let layers = self.layers.iter_mut().flat_map(|l| {
+            let dense = l.router.is_none().then_some([&mut l.gate, &mut l.up, &mut l.down]);
+            let all = [&mut l.q, &mut l.k, &mut l.v, &mut l.attn_output].into_iter();
+            all.chain(dense.into_iter().flatten()).map(|l| &mut l.matrix)
+        });
+        let head = self.output.as_mut().map_or(&mut self.embedding, |o| &mut o.matrix);
+        layers.chain([head])
     }
 
     fn matrices(&self) -> impl Iterator<Item = &GpuMatrix> {

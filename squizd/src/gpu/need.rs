@@ -4,9 +4,11 @@
     allow(unsafe_code, reason = "a Vulkan query that wgpu has no safe form of")
 )]
 
+use super::codec::rotation_key;
 use super::device::Gpu;
 use super::forward::LOGIT_ROWS;
 use super::session::BATCH;
+use crate::codec::Precision;
 use crate::dispatch::Subject;
 use crate::model::ModelConfig;
 use crate::runtime::{KvType, MemoryNeed, Run, StoredSize};
@@ -54,13 +56,14 @@ pub(super) fn local(_: &wgpu::Device) -> Option<u64> {
     None
 }
 
-/// Memory of the device that a run of a file needs.
-pub fn device_need(file: &SquizdRef<'_>, config: &ModelConfig, run: &Run) -> MemoryNeed {
+/// Memory of the device that a run of a file needs; `cooperative`: of one whose
+/// prompts go by cooperative matrices.
+pub fn device_need(file: &SquizdRef<'_>, config: &ModelConfig, run: &Run, cooperative: bool) -> MemoryNeed {
     let sizes = file.descs().filter_map(|t| {
         let vector = t.dims.len() == 1;
         Subject::of(&t).map(|subject| StoredSize { subject, vector, bytes: t.length })
     });
-    predict(config, sizes, run)
+    predict(config, sizes, run, cooperative)
 }
 
 /// The same for tensors under a model's hyper-parameters: payloads as stored, and
@@ -69,14 +72,19 @@ pub(super) fn predict<'a>(
     config: &ModelConfig,
     tensors: impl IntoIterator<Item = StoredSize<'a>>,
     run: &Run,
+    cooperative: bool,
 ) -> MemoryNeed {
     let mut need = MemoryNeed::default();
+    let mut rotations = Vec::new();
     for StoredSize { subject, vector, bytes } in tensors {
         if vector {
             let floats = subject.matrix.elements().next_multiple_of(64);
             need.unpacked = need.unpacked.saturating_add(floats.saturating_mul(4));
         } else {
             need.weights = need.weights.saturating_add(bytes.next_multiple_of(256));
+            let cols = subject.matrix.cols;
+            let turned = rotation_key(subject.codec, subject.params, cols).map(|key| (key, cols));
+            rotations.extend(turned.filter(|turned| !rotations.contains(turned)));
         }
     }
     let sessions = run.sessions as u64;
@@ -98,7 +106,16 @@ pub(super) fn predict<'a>(
         (hidden.next_multiple_of(32), queries.next_multiple_of(32), u64::from(wide).next_multiple_of(32));
     // Inputs: floats, at most as many bytes in the coded form, sums of blocks.
     let input = |values: u64| values.saturating_mul(17) / 2;
-    let inputs = input(batch * (hidden + queries + wide * routes) + rows * hidden);
+    let widths = [(hidden, batch), (queries, batch), (wide, batch * routes), (hidden, rows)];
+    let of_width = |cols: u64| -> u64 {
+        widths.iter().filter(|(width, _)| *width == cols.next_multiple_of(32)).map(|(w, n)| w * n).sum()
+    };
+    let values: u64 = widths.iter().map(|(width, count)| width * count).sum();
+    // Floats under each rotation that a matrix of the input's width has; halves of
+    // those, or of the input's own.
+    let rotated: u64 = rotations.iter().map(|(_, cols)| of_width(*cols)).sum();
+    let halves = if cooperative && run.session.precision == Precision::Q8 { values.max(rotated) } else { 0 };
+    let inputs = input(values) + 4 * rotated + 2 * halves;
     let scores = experts + if experts > 0 { routes * (2 + hidden) } else { 0 };
     // Outputs of matrices that share a buffer begin at multiples of 64.
     let part = |n: u64| n.next_multiple_of(64);
@@ -122,12 +139,18 @@ mod tests {
 
     #[test]
     fn the_device_takes_what_was_predicted() {
-        let trained = Trained::tiny();
-        let weights = trained.weights.encoded(CodecId::INT4);
-        let model = Model::new(&trained.config, &&weights).unwrap();
         if gpu().is_none() {
             return;
         }
+        for codec in [CodecId::INT4, CodecId::SQINT2] {
+            takes_what_was_predicted(codec);
+        }
+    }
+
+    fn takes_what_was_predicted(codec: CodecId) {
+        let trained = Trained::tiny();
+        let weights = trained.weights.encoded(codec);
+        let model = Model::new(&trained.config, &&weights).unwrap();
         // Other tests use the shared one.
         let gpu = Arc::new(Gpu::from_env().unwrap());
         // An adapter that shares the host's memory has heaps too.
@@ -143,13 +166,15 @@ mod tests {
         for (context, kv) in [(512, KvType::F16), (4096, KvType::F32)] {
             let session = SessionOptions { context, kv, ..SessionOptions::default() };
             let run = Run { session, sessions: 1, logits: 1, threads: 1 };
-            let need = predict(&trained.config, weights.sizes(), &run);
+            let need = predict(&trained.config, weights.sizes(), &run, gpu.abilities().cooperative.is_some());
             let loaded = GpuModel::new(&gpu, &model, None, Math::F32, &mut |_| {}).unwrap();
-            let open = GpuSession::new(&loaded, session).unwrap();
+            let mut open = GpuSession::new(&loaded, session).unwrap();
+            // Some buffers come with the first whole batch.
+            open.forward(&vec![1; session.batch.min(BATCH)]).unwrap();
             let used = taken().unwrap() - before;
             assert!(
                 (used..=used + used / 4).contains(&need.total()),
-                "{context} {kv}: {used} taken, predicted {need:?}"
+                "{codec} {context} {kv}: {used} taken, predicted {need:?}"
             );
             drop(open);
             drop(loaded);

@@ -30,6 +30,7 @@ pub(super) const fn write(binding: u32) -> Port {
 /// A compiled kernel.
 #[derive(Debug)]
 pub(super) struct Pipeline {
+    pub(super) name: &'static str,
     pub(super) compute: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
     pub(super) ports: Vec<Port>,
@@ -79,7 +80,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    fn compile(&self, name: &str, text: &str, ports: &[Port]) -> Pipeline {
+    fn compile(&self, name: &'static str, text: &str, ports: &[Port]) -> Pipeline {
         let entries: Vec<_> = ports
             .iter()
             .map(|port| wgpu::BindGroupLayoutEntry {
@@ -122,7 +123,7 @@ impl Gpu {
             },
             cache: None,
         });
-        Pipeline { compute, layout, ports: ports.to_vec() }
+        Pipeline { name, compute, layout, ports: ports.to_vec() }
     }
 
     /// Binds `spans` to the kernel's ports, in their order.

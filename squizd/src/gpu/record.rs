@@ -58,6 +58,11 @@ impl Step {
         })
     }
 
+    /// Name of its kernel.
+    pub(super) fn kernel(&self) -> &'static str {
+        self.pipeline.name
+    }
+
     /// Records the dispatch.
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.pipeline.compute);

@@ -4,14 +4,17 @@ use super::forward::{Buffers, Forward};
 use super::model::GpuModel;
 use super::pick::Pick;
 use super::record::Step;
-use crate::runtime::{EachId, EachLogits, Frequencies, KvType, Sequence, Sequences, SessionOptions};
+use super::top_k::{TOP_MOST, TopK};
+use crate::runtime::{
+    EachId, EachLogits, Frequencies, KvType, Likely, Sequence, Sequences, SessionOptions, keep_likeliest,
+};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 /// Tokens of a prompt that are processed together, at most.
-pub(super) const BATCH: usize = 64;
+pub(super) const BATCH: usize = 512;
 
 /// A sequence of tokens with its cache on the device: the interface of
 /// [`crate::runtime::Session`].
@@ -27,6 +30,8 @@ pub struct GpuSession<'g, 'm, 'w> {
     steps: HashMap<(usize, bool), Vec<Step>>,
     /// What picks the likeliest token.
     picking: Vec<Step>,
+    /// What finds the likeliest tokens.
+    topping: Option<TopK>,
     /// Buffers that picked ids come back in.
     staging: Vec<wgpu::Buffer>,
     logits: Vec<f32>,
@@ -57,6 +62,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             forward: Forward::new(buffers),
             steps: HashMap::new(),
             picking: Vec::new(),
+            topping: None,
             staging: Vec::new(),
             logits: Vec::new(),
         })
@@ -147,6 +153,34 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         self.picked(pick)
     }
 
+    /// Processes `tokens` and finds the `k` likeliest next ones on the device,
+    /// which are all that comes back: as [`Sequence::top`].
+    ///
+    /// # Errors
+    /// As [`GpuSession::forward`].
+    pub fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> Result<()> {
+        if k > TOP_MOST {
+            self.forward(tokens)?;
+            top.clear();
+            top.extend(self.logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
+            keep_likeliest(top, k);
+            return Ok(());
+        }
+        let (input, _) = self.begin(tokens)?;
+        let last = input.len();
+        let mut done = 0;
+        for batch in input.chunks(self.batch) {
+            done += batch.len();
+            self.run(batch, done == last)?;
+        }
+        if self.topping.as_ref().is_none_or(|t| t.kept != k) {
+            self.topping = Some(self.forward.top(self.model, k)?);
+        }
+        let Some(topping) = &self.topping else { return Ok(()) };
+        self.model.gpu.submit(&topping.steps);
+        topping.read(&self.model.gpu, top)
+    }
+
     /// Continues after `first`, each token the likeliest, and hands every id to
     /// `each` until it breaks, `count` were handed out or the context is full.
     /// While an id comes back, the device computes the next one.
@@ -159,9 +193,9 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         count: usize,
         each: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<()> {
+        let count = count.min(self.remaining());
         let mut id = first;
         let mut ahead: Option<Pick> = None;
-        let count = count.min(self.remaining());
         for i in 0..count {
             let pick = if let Some(pick) = ahead.take() {
                 self.tokens.push(id);
@@ -228,6 +262,13 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// What went wrong on the device.
     pub fn dispatches_per_token(&mut self) -> Result<usize> {
         Ok(self.steps_for(1, true)?.len())
+    }
+
+    /// Dispatches of one token up to the next one's id.
+    pub(super) fn token_steps(&mut self) -> Result<Vec<Step>> {
+        let mut steps = self.steps_for(1, true)?.clone();
+        steps.extend(self.forward.argmax(self.model)?);
+        Ok(steps)
     }
 
     fn steps_for(&mut self, n: usize, logits: bool) -> Result<&mut Vec<Step>> {
@@ -328,6 +369,10 @@ impl Sequence for GpuSession<'_, '_, '_> {
 
     fn likeliest(&mut self, tokens: &[u32]) -> Result<u32> {
         GpuSession::likeliest(self, tokens)
+    }
+
+    fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> Result<()> {
+        GpuSession::top(self, tokens, k, top)
     }
 
     fn greedy(&mut self, first: u32, count: usize, each: EachId<'_>) -> Result<()> {

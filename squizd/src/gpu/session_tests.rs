@@ -99,6 +99,46 @@ fn tiny_text_and_logits_are_those_of_the_cpu() {
     }
 }
 
+/// All logits come back, or the likeliest: the same tokens are drawn.
+#[cfg(feature = "text")]
+#[test]
+fn draws_from_the_likeliest_are_those_from_all() {
+    use crate::runtime::{GenerateOptions, generate, generate_from};
+    use crate::text::{Sampler, SamplerOptions};
+    let trained = Trained::tiny();
+    let weights = trained.weights.encoded(CodecId::INT4);
+    let model = Model::new(&trained.config, &&weights).unwrap();
+    let Some(on_gpu) = load(&model, Math::F32) else { return };
+    let prompt = trained.reference().ids("ids.0");
+    let until = GenerateOptions { max_tokens: 24, stop: &[] };
+    for top_k in [2, 12, 300] {
+        let options = SamplerOptions { temperature: 0.9, top_p: 0.95, top_k, min_p: 0.01, seed: 5 };
+        let mut session = GpuSession::new(&on_gpu, SessionOptions::default()).unwrap();
+        let mut sampler = Sampler::new(options).unwrap();
+        let all = generate(
+            &mut session,
+            &prompt,
+            &until,
+            |logits| sampler.sample(logits),
+            |_| ControlFlow::Continue(()),
+        );
+        session.truncate(0);
+        let mut sampler = Sampler::new(options).unwrap();
+        let reach = sampler.reach().unwrap();
+        let top = generate_from(
+            &mut session,
+            &prompt,
+            &until,
+            reach,
+            |top| sampler.sample_of(top),
+            |_| ControlFlow::Continue(()),
+        );
+        let (all, top) = (all.unwrap(), top.unwrap());
+        assert_eq!(all.tokens, top.tokens, "{top_k}");
+        assert_eq!(top.tokens.len(), 24);
+    }
+}
+
 #[test]
 fn rounded_inputs_cost_what_they_should() {
     let trained = Trained::tiny();

@@ -1,6 +1,6 @@
 //! The generation loop.
 
-use super::sequence::Sequence;
+use super::sequence::{Likely, Sequence};
 use crate::Result;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -62,6 +62,44 @@ fn rate(count: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
+/// How the next token is found.
+trait Draw<S: ?Sized> {
+    /// Processes `tokens`.
+    fn advance(&mut self, session: &mut S, tokens: &[u32]) -> Result<()>;
+    /// A token to follow them.
+    fn draw(&mut self, session: &mut S) -> u32;
+}
+
+/// From all logits.
+struct FromLogits<F>(F);
+
+impl<S: Sequence + ?Sized, F: FnMut(&mut [f32]) -> u32> Draw<S> for FromLogits<F> {
+    fn advance(&mut self, session: &mut S, tokens: &[u32]) -> Result<()> {
+        session.forward(tokens).map(|_| ())
+    }
+
+    fn draw(&mut self, session: &mut S) -> u32 {
+        (self.0)(session.logits_mut())
+    }
+}
+
+/// From the `k` likeliest.
+struct FromTop<F> {
+    k: usize,
+    top: Vec<Likely>,
+    sample: F,
+}
+
+impl<S: Sequence + ?Sized, F: FnMut(&[Likely]) -> u32> Draw<S> for FromTop<F> {
+    fn advance(&mut self, session: &mut S, tokens: &[u32]) -> Result<()> {
+        session.top(tokens, self.k, &mut self.top)
+    }
+
+    fn draw(&mut self, _: &mut S) -> u32 {
+        (self.sample)(&self.top)
+    }
+}
+
 /// Processes `prompt` after what the session holds, then samples token after
 /// token: `sample` picks an id from the logits (and may change them), and
 /// `on_token` receives it.
@@ -75,11 +113,37 @@ pub fn generate(
     session: &mut (impl Sequence + ?Sized),
     prompt: &[u32],
     options: &GenerateOptions<'_>,
-    mut sample: impl FnMut(&mut [f32]) -> u32,
+    sample: impl FnMut(&mut [f32]) -> u32,
+    on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generated> {
+    generate_by(session, prompt, options, FromLogits(sample), on_token)
+}
+
+/// As [`generate`], `sample` picking from the `k` likeliest tokens, which is all
+/// that a backend need bring to the CPU.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_from(
+    session: &mut (impl Sequence + ?Sized),
+    prompt: &[u32],
+    options: &GenerateOptions<'_>,
+    k: usize,
+    sample: impl FnMut(&[Likely]) -> u32,
+    on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generated> {
+    generate_by(session, prompt, options, FromTop { k, top: Vec::new(), sample }, on_token)
+}
+
+fn generate_by<S: Sequence + ?Sized>(
+    session: &mut S,
+    prompt: &[u32],
+    options: &GenerateOptions<'_>,
+    mut by: impl Draw<S>,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated> {
     let start = Instant::now();
-    session.forward(prompt)?;
+    by.advance(session, prompt)?;
     let prefill = start.elapsed();
     let start = Instant::now();
     let mut tokens = Vec::new();
@@ -88,7 +152,7 @@ pub fn generate(
         if tokens.len() >= options.max_tokens {
             break StopReason::MaxTokens;
         }
-        let id = sample(session.logits_mut());
+        let id = by.draw(session);
         if options.stop.contains(&id) {
             break StopReason::Stop(id);
         }
@@ -102,7 +166,7 @@ pub fn generate(
         if session.remaining() == 0 {
             break StopReason::ContextFull;
         }
-        session.forward(&[id])?;
+        by.advance(session, &[id])?;
         decode_steps += 1;
     };
     Ok(Generated {

@@ -40,7 +40,7 @@ mod tests;
 mod weights;
 
 pub use cache::KvType;
-pub use generate::{GenerateOptions, Generated, StopReason, generate, generate_greedy};
+pub use generate::{GenerateOptions, Generated, StopReason, generate, generate_from, generate_greedy};
 #[cfg(feature = "gpu")]
 pub(crate) use linear::Linear;
 pub use memory::{MemoryNeed, Run, StoredSize};
@@ -50,6 +50,6 @@ pub(crate) use model::{Ffn, Layer};
 pub use observe::{InputShape, Observer};
 #[cfg(feature = "gpu")]
 pub(crate) use rope::Frequencies;
-pub use sequence::{EachId, EachLogits, Sequence, Sequences, likeliest};
+pub use sequence::{EachId, EachLogits, Likely, Sequence, Sequences, keep_likeliest, likeliest};
 pub use session::{Session, SessionOptions};
 pub use weights::{FileWeights, Stored, Weights};

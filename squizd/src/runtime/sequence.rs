@@ -3,6 +3,7 @@
 use super::model::Model;
 use super::session::{Session, SessionOptions};
 use crate::Result;
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
 /// Receives the logits of one position at a time.
@@ -20,6 +21,38 @@ pub fn likeliest(logits: &[f32]) -> u32 {
         }
     }
     best.1
+}
+
+/// A token that may come next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Likely {
+    /// The token.
+    pub id: u32,
+    /// Its logit, never NaN and never positive infinity.
+    pub logit: f32,
+}
+
+impl Likely {
+    /// Token `id` of any logit: NaN counts as impossible, infinity as the
+    /// largest number.
+    pub fn new(id: u32, logit: f32) -> Self {
+        Self { id, logit: if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) } }
+    }
+
+    /// The likeliest first; equal logits by ascending id, so that the order is
+    /// total.
+    pub fn order(&self, other: &Self) -> Ordering {
+        other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
+    }
+}
+
+/// Keeps the `k` likeliest, sorted.
+pub fn keep_likeliest(candidates: &mut Vec<Likely>, k: usize) {
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k, Likely::order);
+        candidates.truncate(k);
+    }
+    candidates.sort_unstable_by(Likely::order);
 }
 
 /// A sequence being processed, on some backend.
@@ -56,6 +89,20 @@ pub trait Sequence {
     /// As [`Sequence::forward`].
     fn likeliest(&mut self, tokens: &[u32]) -> Result<u32> {
         Ok(likeliest(self.forward(tokens)?))
+    }
+
+    /// Processes `tokens` and puts the `k` likeliest next ones into `top`, as
+    /// [`keep_likeliest`] leaves them. A backend need not bring all logits to the
+    /// CPU, as with [`Sequence::likeliest`].
+    ///
+    /// # Errors
+    /// As [`Sequence::forward`].
+    fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> Result<()> {
+        let logits = self.forward(tokens)?;
+        top.clear();
+        top.extend(logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
+        keep_likeliest(top, k);
+        Ok(())
     }
 
     /// Continues after `first`, each token the likeliest, and hands every id to

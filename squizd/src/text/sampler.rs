@@ -4,9 +4,8 @@
 //! before left, all on probabilities at temperature 1:
 //! `top_k` -> `top_p` -> `min_p` -> temperature -> draw.
 
-use crate::runtime::likeliest;
+use crate::runtime::{Likely, keep_likeliest, likeliest};
 use crate::{Error, Result};
-use std::cmp::Ordering;
 
 /// Parameters of a [`Sampler`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,20 +45,7 @@ pub struct Sampler {
     options: SamplerOptions,
     state: u64,
     /// Reused from token to token.
-    candidates: Vec<Candidate>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: u32,
-    /// Never NaN and never positive infinity.
-    logit: f32,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature of sorting")]
-/// Most likely first; equal logits by ascending id, so that the order is total.
-fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+    candidates: Vec<Likely>,
 }
 
 /// Candidates that `top_p` sorts at a time.
@@ -97,29 +83,40 @@ impl Sampler {
             return likeliest(logits);
         }
         self.candidates.clear();
-        self.candidates.extend(logits.iter().zip(0..).map(|(&l, id)| Candidate {
-            id,
-            logit: if l.is_nan() { f32::NEG_INFINITY } else { l.min(f32::MAX) },
-        }));
+        self.candidates.extend(logits.iter().zip(0..).map(|(&l, id)| Likely::new(id, l)));
+        if let Some(k) = self.reach() {
+            keep_likeliest(&mut self.candidates, k);
+        }
+        self.choose()
+    }
+
+    /// How many tokens a draw looks at, the likeliest ones; `None`: at all.
+    pub fn reach(&self) -> Option<usize> {
+        let k = if self.is_greedy() { 1 } else { self.options.top_k };
+        (k > 0).then_some(k as usize)
+    }
+
+    /// As [`Sampler::sample`] of all logits, when [`Sampler::reach`] says how many
+    /// of them are needed, and these are the likeliest, as
+    /// [`keep_likeliest`] leaves them.
+    pub fn sample_of(&mut self, likeliest: &[Likely]) -> u32 {
+        if self.is_greedy() {
+            return likeliest.first().filter(|l| l.logit > f32::NEG_INFINITY).map_or(0, |l| l.id);
+        }
+        self.candidates.clear();
+        self.candidates.extend_from_slice(likeliest);
+        self.choose()
+    }
+
+    /// One of the candidates.
+    fn choose(&mut self) -> u32 {
         let max = self.candidates.iter().fold(f32::NEG_INFINITY, |m, c| m.max(c.logit));
         if max == f32::NEG_INFINITY {
             return 0;
         }
-        self.keep_top_k();
         self.keep_top_p(max);
         self.keep_min_p(max);
         self.draw(max)
-    }
-
-    fn keep_top_k(&mut self) {
-        let k = self.options.top_k as usize;
-        if k > 0 && k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(k, by_likelihood);
-            self.candidates.truncate(k);
-        }
-        if k > 0 {
-            self.candidates.sort_unstable_by(by_likelihood);
-        }
     }
 
     /// Sorts in steps, so that a peaked distribution costs one selection, not
@@ -128,16 +125,16 @@ impl Sampler {
         if self.options.top_p >= 1.0 {
             return;
         }
-        let weight = |c: &Candidate| libm::exp(f64::from(c.logit) - f64::from(max));
+        let weight = |c: &Likely| libm::exp(f64::from(c.logit) - f64::from(max));
         let target = f64::from(self.options.top_p) * self.candidates.iter().map(weight).sum::<f64>();
         let (mut sorted, mut mass) = (0, 0.0);
         while let Some(rest) = self.candidates.get_mut(sorted..).filter(|r| !r.is_empty()) {
             let step = SORT_STEP.min(rest.len());
             if step < rest.len() {
-                rest.select_nth_unstable_by(step, by_likelihood);
+                rest.select_nth_unstable_by(step, Likely::order);
             }
             let (head, _) = rest.split_at_mut(step);
-            head.sort_unstable_by(by_likelihood);
+            head.sort_unstable_by(Likely::order);
             for (i, c) in head.iter().enumerate() {
                 mass += weight(c);
                 if mass >= target {
@@ -159,7 +156,7 @@ impl Sampler {
 
     fn draw(&mut self, max: f32) -> u32 {
         let inverse = 1.0 / f64::from(self.options.temperature);
-        let weight = |c: &Candidate| libm::exp((f64::from(c.logit) - f64::from(max)) * inverse);
+        let weight = |c: &Likely| libm::exp((f64::from(c.logit) - f64::from(max)) * inverse);
         let mut left = self.uniform() * self.candidates.iter().map(weight).sum::<f64>();
         let mut last = 0;
         for c in &self.candidates {
@@ -259,6 +256,24 @@ mod tests {
         assert_eq!(kept(SamplerOptions { top_k: 2, top_p: 0.57, ..SAMPLED }), [1]);
         // Filters come before temperature: heat does not widen them.
         assert_eq!(kept(SamplerOptions { top_p: 0.69, temperature: 50.0, ..SAMPLED }), [1, 3]);
+    }
+
+    #[test]
+    fn the_likeliest_do_for_all_that_is_within_reach() {
+        let logits: Vec<f32> =
+            (0..500u32).map(|i| [f32::NAN, (i * 37 % 100) as f32 * 0.1, -0.0, 0.0][i as usize % 4]).collect();
+        for top_k in [1, 2, 40, 300, 1000] {
+            let options = SamplerOptions { top_k, top_p: 0.9, min_p: 0.01, ..SAMPLED };
+            let (mut all, mut few) = (sampler(options), sampler(options));
+            let reach = few.reach().unwrap();
+            let mut kept: Vec<Likely> = logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)).collect();
+            keep_likeliest(&mut kept, reach);
+            for _ in 0..200 {
+                assert_eq!(few.sample_of(&kept), all.sample(&logits), "{top_k}");
+            }
+        }
+        assert_eq!(sampler(SAMPLED).reach(), None);
+        assert_eq!(sampler(SamplerOptions { top_k: 5, ..SAMPLED }).sample_of(&[]), 0);
     }
 
     #[test]

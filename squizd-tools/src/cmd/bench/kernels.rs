@@ -3,7 +3,7 @@
 
 use crate::{Exit, Failure, bench::Device, output};
 use serde_json::{Value, json};
-use squizd::gpu::bench::{Ceilings, KernelResult, Plan, ceilings, kernels};
+use squizd::gpu::bench::{Ceilings, GemmResult, KernelResult, Plan, ceilings, gemms, kernels};
 use squizd::gpu::{AdapterSummary, Gpu, GpuModel, GpuSession};
 use squizd::runtime::SessionOptions;
 
@@ -27,6 +27,10 @@ pub(super) struct Args {
     /// Measure products that skip half of the clusters of neurons, too
     #[arg(long)]
     sparse: bool,
+    /// Measure products with 64 and 512 vectors instead, and how far those of
+    /// cooperative matrices are from those in f32; with --tune, all shapes of workgroups
+    #[arg(long, conflicts_with = "sparse")]
+    gemm: bool,
     /// Only see whether everything runs: little data, one round
     #[arg(long)]
     small: bool,
@@ -60,12 +64,15 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let plan = args.plan();
     let gpu = Gpu::from_env()?;
     let limits = ceilings(&gpu, &plan)?;
+    if args.gemm {
+        return run_gemms(args, &gpu, &plan, &limits);
+    }
     if args.json {
         let results = kernels(&gpu, &plan, &limits, &mut |_| ())?;
         output::json(&document(&gpu, &limits, &results))?;
         return Ok(Exit::Done);
     }
-    output::line(head(&gpu, &limits))?;
+    output::line(format!("{}{GEMV_HEAD}", head(&gpu, &limits)))?;
     let metal = is_metal(gpu.adapter());
     let mut printed = Ok(());
     kernels(&gpu, &plan, &limits, &mut |result| {
@@ -75,6 +82,36 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     })?;
     printed?;
     Ok(Exit::Done)
+}
+
+fn run_gemms(args: &Args, gpu: &Gpu, plan: &Plan, limits: &Ceilings) -> Result<Exit, Failure> {
+    if args.json {
+        let results = gemms(gpu, plan, &mut |_| ())?;
+        output::json(&document(gpu, limits, &results))?;
+        return Ok(Exit::Done);
+    }
+    output::line(format!("{}{GEMM_HEAD}", head(gpu, limits)))?;
+    let mut printed = Ok(());
+    gemms(gpu, plan, &mut |result| {
+        if printed.is_ok() {
+            printed = output::line(gemm_row(result));
+        }
+    })?;
+    printed?;
+    Ok(Exit::Done)
+}
+
+const GEMM_HEAD: &str = "Error: of the results of cooperative matrices, against the f32 kernel's.\n\n\
+     | codec | kernel | numbers | rows x cols | batch | us | TFLOP/s | error | workgroups |\n\
+     |---|---|---|---:|---:|---:|---:|---:|---|";
+
+fn gemm_row(r: &GemmResult) -> String {
+    let error = r.error.map_or_else(String::new, |e| format!("{e:.1e}"));
+    let tiling = r.tiling.map_or_else(String::new, |t| t.to_string());
+    format!(
+        "| {} | {} | {} | {} x {} | {} | {:.1} | {:.1} | {error} | {tiling} |",
+        r.codec, r.kernel, r.math, r.rows, r.cols, r.batch, r.us, r.tflops
+    )
 }
 
 /// What bounds decoding on a model's device.
@@ -102,7 +139,7 @@ fn is_metal(adapter: &AdapterSummary) -> bool {
 }
 
 /// What was measured on which path, and the other path's absence.
-fn document(gpu: &Gpu, limits: &Ceilings, results: &[KernelResult]) -> Value {
+fn document(gpu: &Gpu, limits: &Ceilings, results: &impl serde::Serialize) -> Value {
     let adapter = gpu.adapter();
     let (measured, other) = if is_metal(adapter) { ("metal", "vulkan") } else { ("vulkan", "metal") };
     let abilities = gpu.abilities();
@@ -117,6 +154,7 @@ fn document(gpu: &Gpu, limits: &Ceilings, results: &[KernelResult]) -> Value {
             "subgroup": abilities.subgroup,
             "f16": abilities.f16,
             "dot8": abilities.dot8,
+            "cooperative": abilities.cooperative,
             "timestamps": abilities.timestamps,
         },
         "ceilings": limits,
@@ -145,15 +183,13 @@ fn head(gpu: &Gpu, limits: &Ceilings) -> String {
          Version: {}  \n\
          Adapter: {} ({})  \n\
          Driver: {}  \n\
-         Subgroups: {subgroup}; f16: {}; integer dot products: {}; timestamps: {}\n\n\
+         Subgroups: {subgroup}; f16: {}; integer dot products: {}; cooperative matrices: {}; timestamps: {}\n\n\
          | ceiling | Vulkan | Metal |\n|---|---:|---:|\n\
          | read, GB/s | {} |\n\
          | copy, GB/s | {} |\n\
          | dependent dispatch, us | {} |\n\
          | submit and wait, us | {} |\n\n\
-         Share: of the read ceiling.\n\n\
-         | codec | kernel | input | rows x cols | us | GB/s | Gweights/s | workgroups | share, Vulkan | share, Metal |\n\
-         |---|---|---|---:|---:|---:|---:|---|---:|---:|",
+",
         command(),
         env!("CARGO_PKG_VERSION"),
         adapter.name,
@@ -161,6 +197,7 @@ fn head(gpu: &Gpu, limits: &Ceilings) -> String {
         adapter.driver,
         yes(abilities.f16),
         yes(abilities.dot8),
+        abilities.cooperative.map_or_else(|| "no".to_owned(), |side| format!("{side} x {side}")),
         yes(abilities.timestamps),
         columns(format!("{:.1}", limits.read_gbs)),
         columns(format!("{:.1}", limits.copy_gbs)),
@@ -168,6 +205,10 @@ fn head(gpu: &Gpu, limits: &Ceilings) -> String {
         columns(format!("{:.1}", limits.submit_us)),
     )
 }
+
+const GEMV_HEAD: &str = "Share: of the read ceiling.\n\n\
+     | codec | kernel | input | rows x cols | us | GB/s | Gweights/s | workgroups | share, Vulkan | share, Metal |\n\
+     |---|---|---|---:|---:|---:|---:|---|---:|---:|";
 
 fn row(r: &KernelResult, metal: bool) -> String {
     let share = format!("{:.1}%", 100.0 * r.share);

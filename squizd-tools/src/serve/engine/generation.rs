@@ -4,6 +4,7 @@ use super::output::{Output, Piece};
 use super::slot::FRESH;
 use super::{Event, Fault, FinishReason, Job, Sequence, Usage};
 use crate::serve::metrics::{Ending, Metrics};
+use squizd::runtime::Likely;
 use squizd::text::Tokenizer;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub(super) struct Generation<'t> {
     cached: usize,
     /// The token sampled last.
     last: Option<u32>,
+    /// What tokens were sampled from last.
+    top: Vec<Likely>,
     generated: usize,
     /// Forward passes of the prompt until now.
     forward: Duration,
@@ -65,6 +68,7 @@ impl<'t> Generation<'t> {
             processed: cached,
             cached,
             last: None,
+            top: Vec::new(),
             generated: 0,
             forward: Duration::ZERO,
             sampled: job.received,
@@ -148,9 +152,13 @@ impl<'t> Generation<'t> {
             }
         }
         let params = &mut self.job.params;
-        let plain = params.sampler.is_greedy() && params.penalties.is_neutral() && params.logprobs.is_none();
-        let (id, distribution, forward) = if plain {
+        let plain = params.penalties.is_neutral() && params.logprobs.is_none();
+        let (id, distribution, forward) = if plain && params.sampler.is_greedy() {
             (sequence.likeliest(input)?, None, started.elapsed())
+        } else if let Some(k) = params.sampler.reach().filter(|_| plain) {
+            sequence.top(input, k, &mut self.top)?;
+            let forward = started.elapsed();
+            (params.sampler.sample_of(&self.top), None, forward)
         } else {
             let logits = sequence.forward(input)?;
             let forward = started.elapsed();

@@ -22,6 +22,7 @@ mod tests;
 pub(crate) use logprobs::{Choice, TokenLogprob};
 pub(crate) use scheduler::{Engine, Settings};
 
+use squizd::runtime::{Likely, keep_likeliest};
 use squizd::text::{Penalties, Sampler, StopMatcher};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -39,6 +40,14 @@ pub(crate) trait Sequence {
     /// Processes `tokens`; the likeliest next one.
     fn likeliest(&mut self, tokens: &[u32]) -> squizd::Result<u32> {
         Ok(squizd::runtime::likeliest(self.forward(tokens)?))
+    }
+    /// Processes `tokens`; the `k` likeliest next ones, sorted.
+    fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> squizd::Result<()> {
+        let logits = self.forward(tokens)?;
+        top.clear();
+        top.extend(logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
+        keep_likeliest(top, k);
+        Ok(())
     }
 }
 
@@ -61,6 +70,10 @@ impl Sequence for Box<dyn squizd::runtime::Sequence + Send + '_> {
 
     fn likeliest(&mut self, tokens: &[u32]) -> squizd::Result<u32> {
         (**self).likeliest(tokens)
+    }
+
+    fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> squizd::Result<()> {
+        (**self).top(tokens, k, top)
     }
 }
 

@@ -78,6 +78,11 @@ pub(super) fn rotation(id: CodecId, tensor: &Tensor<'_>) -> Option<DeviceRotatio
     (id == CodecId::SQINT2).then(|| device_rotation(tensor.params, tensor.matrix.cols as usize))
 }
 
+/// Tells apart the rotations that matrices of one width have.
+pub(super) fn rotation_key(id: CodecId, params: &Params, cols: u64) -> Option<(u64, u8)> {
+    (id == CodecId::SQINT2).then(|| device_rotation(params, cols as usize)).map(|r| (r.seed, r.log_block))
+}
+
 /// What makes a table's bytes.
 type MakeTable = fn(&Params) -> Vec<u8>;
 

@@ -55,7 +55,7 @@ impl Forward {
         let k_first = n * part(q_stride);
         let firsts = [0, k_first, k_first + n * part(kv_stride)];
         let to = Regions { y: &b.qkv, firsts, strides: [q_stride, kv_stride, kv_stride] };
-        steps.extend(b.normed.rotate(gpu, [&layer.q, &layer.k, &layer.v].map(|l| &l.matrix), n)?);
+        steps.extend(b.normed.ready(gpu, [&layer.q, &layer.k, &layer.v].map(|l| &l.matrix), n)?);
         steps.extend(together(gpu, [&layer.q, &layer.k, &layer.v], &b.normed, n, to)?);
         steps.push(self.rope(model, layer, index, n, firsts)?);
         self.attend(model, layer, index, n, emit, steps)?;
@@ -77,15 +77,15 @@ impl Forward {
         let mut options = Options::default().with("WG", workgroup(dim)).with("DIM", dim.next_multiple_of(4));
         let mut ports = vec![
             (write(0), Span::from(&b.qkv)),
-            (read(3), Span::from(&b.state)),
+            (read(3), b.state()),
             (write(4), Span::from(&cache[0])),
             (write(5), Span::from(&cache[1])),
         ];
         let mut pairs = 0;
-        if let Some(angles) = layer.rope.and_then(|r| b.angles.get(r)) {
+        if let Some(angles) = layer.rope.and_then(|r| b.angles(r)) {
             pairs = model.model.ropes[layer.rope.unwrap_or(0)].frequencies(1).inverse.len();
             options = options.flag("ROPE");
-            ports.push((read(6), Span::from(angles)));
+            ports.push((read(6), angles));
         }
         if let Some(gains) = &layer.qk_norm {
             options = options.flag("QK_NORM");
@@ -146,7 +146,7 @@ impl Forward {
             (read(0), Span::from(&b.qkv)),
             (read(1), Span::from(&cache[0])),
             (read(2), Span::from(&cache[1])),
-            (read(3), Span::from(&b.state)),
+            (read(3), b.state()),
             (write(6), Span::from(&b.attended.values)),
         ];
         // Blocks of 32 that reach across heads take a dispatch of their own.

@@ -3,6 +3,7 @@
 use super::super::input::Input;
 use super::super::matrix::PART_ALIGN;
 use super::super::model::GpuModel;
+use super::super::pipeline::Span;
 use crate::{Error, Result};
 
 /// Positions whose logits are computed together, at most.
@@ -10,6 +11,9 @@ pub(in super::super) const LOGIT_ROWS: usize = 16;
 
 /// Shares of the vocabulary that the likeliest token is looked for in.
 pub(super) const SHARES: u32 = 64;
+
+/// Where the angles of global layers begin behind the state.
+pub(super) const ANGLES: u64 = 256;
 
 /// What a mixture of experts needs besides.
 #[derive(Debug)]
@@ -28,14 +32,15 @@ pub(super) struct ExpertBuffers {
 pub(in super::super) struct Buffers {
     /// Ids of the tokens under way.
     pub(super) ids: wgpu::Buffer,
-    /// Positions before them, and where the next id goes in `list`.
-    pub(super) state: wgpu::Buffer,
+    /// Positions before them, where the next id goes in `list`, and from
+    /// [`ANGLES`] on cosines and sines of global layers.
+    pub(super) told: wgpu::Buffer,
     /// Ids picked on the device, of two tokens in turns.
     pub(in super::super) list: wgpu::Buffer,
     /// The likeliest tokens of shares of the vocabulary.
     pub(super) candidates: wgpu::Buffer,
-    /// Cosines and sines of global and local layers.
-    pub(super) angles: [wgpu::Buffer; 2],
+    /// Cosines and sines of local layers, if there are any.
+    pub(super) local_angles: Option<wgpu::Buffer>,
     /// Residual stream.
     pub(super) x: wgpu::Buffer,
     /// A block's result, before its norm.
@@ -71,6 +76,19 @@ pub(super) fn part(width: u32) -> u32 {
 }
 
 impl Buffers {
+    /// Positions before the tokens under way, and where the next id goes.
+    pub(super) fn state(&self) -> Span {
+        Span { size: ANGLES, ..Span::from(&self.told) }
+    }
+
+    /// Cosines and sines of global (0) or local layers.
+    pub(super) fn angles(&self, rope: usize) -> Option<Span> {
+        match rope {
+            0 => Some(Span { offset: ANGLES, ..Span::from(&self.told) }),
+            _ => self.local_angles.as_ref().map(Span::from),
+        }
+    }
+
     /// Room for `context` positions, `batch` of them at a time.
     pub(in super::super) fn new(
         model: &GpuModel<'_, '_>,
@@ -118,15 +136,16 @@ impl Buffers {
             .collect::<Result<Vec<_>>>()?;
         let angles = |i: usize| {
             let pairs = model.model.ropes[i].frequencies(1).inverse.len();
-            gpu.storage(8 * pairs as u64 * batch as u64)
+            8 * pairs as u64 * batch as u64
         };
+        let local = model.layers.iter().any(|l| l.rope == Some(1));
         let logit_rows = batch.min(LOGIT_ROWS);
         Ok(Self {
             ids: gpu.storage(4 * u64::from(count))?,
-            state: gpu.storage(8)?,
+            told: gpu.storage(ANGLES + angles(0))?,
             list: gpu.storage(8)?,
             candidates: gpu.storage(8 * u64::from(SHARES))?,
-            angles: [angles(0)?, angles(1)?],
+            local_angles: local.then(|| gpu.storage(angles(1))).transpose()?,
             x: floats(normed.stride)?,
             block: floats(normed.stride)?,
             qkv: floats(part(attended.stride) + 2 * part(kv_width))?,

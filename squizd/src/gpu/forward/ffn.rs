@@ -40,7 +40,11 @@ impl Forward {
             outputs = n * router.active;
             self.route(model, router, experts, n, steps)?;
         }
-        steps.extend(b.normed.rotate(gpu, [&layer.gate.matrix, &layer.up.matrix], n)?);
+        let shared = [&layer.gate.matrix, &layer.up.matrix];
+        steps.extend(match routed {
+            None => b.normed.ready(gpu, shared, n)?,
+            Some(_) => b.normed.rotate(gpu, shared, n)?,
+        });
         let up_first = outputs * part(b.gated.stride);
         let to = Regions { y: &b.gate_up, firsts: [0, up_first], strides: [b.gated.stride; 2] };
         match routed {

@@ -18,7 +18,7 @@ pub(super) fn product(
     let out = Output { bias: linear.bias.as_ref(), ..out };
     match n {
         1 => linear.matrix.gemv(gpu, x, out),
-        _ => linear.matrix.gemm(gpu, x, n, out),
+        _ => linear.matrix.batch(gpu, x, n, out),
     }
 }
 
