@@ -222,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn lengths_within_the_bounds_are_allowed() {
+        let within = PayloadLength::Within { min: 4, max: 6 };
+        assert_eq!([3, 4, 5, 6, 7].map(|n| within.allows(n)), [false, true, true, true, false]);
+        assert_eq!([3, 4, 5].map(|n| PayloadLength::Exact(4).allows(n)), [false, true, false]);
+        assert_eq!((within.max(), PayloadLength::Exact(4).max()), (6, 4));
+    }
+
+    #[test]
     fn overflow_is_an_error() {
         let m = Matrix { rows: 1 << 40, cols: 1 << 30 };
         assert_eq!(CodecId::RAW_F32.geometry(m, &params(&[])), Err(GeometryError::Overflow));
