@@ -136,8 +136,15 @@ fn main(
   for (; i + (UNROLL - 1u) * LANES < units; i += UNROLL * LANES) {
 //: each k UNROLL
     let unit$k = unit_of(i + $ku * LANES);
+//: if STRIPS
+    let head$k = head(row0, unit$k);
+//: end
 //: each r ROWS
+//: if STRIPS
+    let w$k_$r = load_under(head$k, row$r);
+//: else
     let w$k_$r = load(row$r, unit$k);
+//: end
 //: end
 //: end
 //: each k UNROLL
@@ -150,8 +157,15 @@ fn main(
 //: end
   for (; i < units; i += LANES) {
     let unit = unit_of(i);
+//: if STRIPS
+    let head = head(row0, unit);
+//: end
 //: each r ROWS
+//: if STRIPS
+    let v$r = load_under(head, row$r);
+//: else
     let v$r = load(row$r, unit);
+//: end
 //: end
     let x = load_x(x_first + unit);
 //: each r ROWS

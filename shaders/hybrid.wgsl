@@ -9,11 +9,6 @@
 @group(0) @binding(3) var<storage, read> code_plane: array<vec2<u32>>;
 //: use dots
 
-// Numbers of bfloat16 are `a` to `d`. Codes have their low bits in the nibbles of
-// `a` under `mask`, as INT4 has them, and the bit above in `high`, which counts `lift`.
-struct Codes { a: vec4<u32>, high: u32, mask: u32, lift: u32, centre: f32 }
-struct Block { codes: Codes, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>, brain: bool, scale: vec2<f32>, minus: vec2<f32> }
-
 // Units of 8 bytes of the blocks before a record's number `k`.
 fn units_before(rates: u32, k: u32) -> u32 {
   let r = rates & ((1u << (4u * k)) - 1u);
@@ -21,69 +16,97 @@ fn units_before(rates: u32, k: u32) -> u32 {
   return ((sums * 0x01010101u) >> 24u) + 2u * k + 10u * countOneBits(r & 0x44444444u);
 }
 
-fn load(row: u32, unit: u32) -> Block {
-  let block = unit >> 1u;
-  let half = unit & 1u;
+// What the rows of a strip have in common in a unit: where the block of the
+// first begins, from row to row, and what the rate says.
+struct Head {
+  first: u32, row_units: u32, block: u32, half: u32, rate: u32,
+  // Fields of the low bits, of the bit above, and that bit's place.
+  mask: u32, above: u32, lift: u32,
+  most: f32, mean: f32,
+}
+
+fn head(row: u32, unit: u32) -> Head {
+  var h: Head;
+  h.block = unit >> 1u;
+  h.half = unit & 1u;
   let strip = row >> 4u;
-  let record = map[((p.base.y + strip * p.stride.y) >> 3u) + (block >> 3u)];
+  let record = map[((p.base.y + strip * p.stride.y) >> 3u) + (h.block >> 3u)];
   let at = (p.base.z >> 2u) + strip;
   let start = starts[at];
   let length = starts[at + 1u] - start;
   let count = min(16u, p.rows - (strip << 4u));
-  var row_units = length >> 4u;
+  h.row_units = length >> 4u;
   // The last strip alone may be lower.
-  if (count < 16u) { row_units = length / count; }
-  let k = block & 7u;
-  let rate = (record.x >> (4u * k)) & 15u;
-  let first = (p.base.w >> 3u) + start + (row & 15u) * row_units + record.y + units_before(record.x, k);
-
-  var b: Block;
-  b.brain = rate > 3u;
+  if (count < 16u) { h.row_units = length / count; }
+  let k = h.block & 7u;
+  h.rate = (record.x >> (4u * k)) & 15u;
+  h.first = (p.base.w >> 3u) + start + record.y + units_before(record.x, k);
   // Two bits and, at 3 bits, one above; or four bits and, at 5, one above.
-  let narrow = rate < 2u;
-  b.codes.mask = select(0x0f0f0f0fu, 0x03030303u, narrow);
-  b.codes.lift = select(16u, 4u, narrow);
-  b.codes.centre = bitcast<f32>((128u + rate) << 23u);
-  if (b.brain) {
-    let begin = first + 8u * half;
-    b.codes.a = vec4<u32>(code_plane[begin], code_plane[begin + 1u]);
-    b.b = vec4<u32>(code_plane[begin + 2u], code_plane[begin + 3u]);
-    b.c = vec4<u32>(code_plane[begin + 4u], code_plane[begin + 5u]);
-    b.d = vec4<u32>(code_plane[begin + 6u], code_plane[begin + 7u]);
-  } else {
-    let begin = first + select(2u * half, half, narrow);
-    let words = code_plane[begin];
-    // Fields of two bits lie as nibbles do once the second is brought to the first's place.
-    var more = words >> vec2<u32>(2u);
-    if (!narrow) { more = code_plane[begin + 1u]; }
-    b.codes.a = vec4<u32>(words, more);
-    if ((rate & 1u) == 1u) {
-      let bits = code_plane[first + rate + 1u];
-      b.codes.high = select(bits.x, bits.y, half == 1u);
-    }
-    let word = word_plane[((p.base.x + row * p.stride.x) >> 2u) + block];
-    let k = word & 255u;
-    let power = bitcast<f32>(((k >> 2u) + 127u) << 23u | (k & 3u) << 21u);
-    let step = select(power * bitcast<f32>(p.extra.x), 0.0, k == 0u);
-    let e = word >> (8u + 12u * half);
-    let sc = vec2<f32>(vec2<u32>(e, e >> 6u) & vec2<u32>(7u)) + 6.0;
-    let m = vec2<f32>(vec2<u32>(e >> 3u, e >> 9u) & vec2<u32>(7u)) - 3.5;
-    let most = bitcast<f32>((129u + rate) << 23u) - 1.0;
-    let mean = select(select(select(20.0, 8.0, rate == 2u), 3.5, rate == 1u), 2.25, rate == 0u);
-    b.scale = step * sc;
-    b.minus = (step * mean) * m + 0.5 * most * b.scale;
-  }
+  let narrow = h.rate < 2u;
+  h.mask = select(0x0f0f0f0fu, 0x03030303u, narrow);
+  h.above = select(0x10101010u, 0x04040404u, narrow);
+  h.lift = select(4u, 2u, narrow);
+  h.most = bitcast<f32>((129u + h.rate) << 23u) - 1.0;
+  h.mean = select(select(select(20.0, 8.0, h.rate == 2u), 3.5, h.rate == 1u), 2.25, h.rate == 0u);
+  return h;
+}
+
+// Codes have their low bits in the nibbles of `a`, as INT4 has them, and the bit
+// above in `high`, already in its place for the first four.
+struct Codes { a: vec4<u32>, high: u32, mask: u32, above: u32, most: f32 }
+struct Block { head: Head, codes: Codes, begin: u32, word: u32 }
+
+fn load_under(h: Head, row: u32) -> Block {
+  var b: Block;
+  b.head = h;
+  b.begin = h.first + (row & 15u) * h.row_units;
+  b.word = word_plane[((p.base.x + row * p.stride.x) >> 2u) + h.block];
+  let narrow = h.rate < 2u;
+  let at = b.begin + select(2u * h.half, h.half, narrow);
+  let words = code_plane[at];
+  // Fields of two bits lie as nibbles do once the second is brought to the first's place.
+  let next = code_plane[select(at + 1u, at, narrow)];
+  let more = select(next, words >> vec2<u32>(2u), narrow);
+  b.codes = Codes(vec4<u32>(words, more), 0u, h.mask, h.above, h.most);
+  let odd = (h.rate & 1u) == 1u;
+  let bits = code_plane[select(at, b.begin + h.rate + 1u, odd)];
+  let high = select(0u, select(bits.x, bits.y, h.half == 1u), odd);
+  b.codes.high = (high << h.lift) | (high >> (32u - h.lift));
   return b;
 }
 
+fn load(row: u32, unit: u32) -> Block { return load_under(head(row, unit), row); }
+
 // The codes of weights 4 i .. 4 i + 3.
 fn code_bytes(q: Codes, i: u32) -> u32 {
-  return ((q.a[i & 3u] >> ((i >> 2u) * 4u)) & q.mask) + ((q.high >> i) & 0x01010101u) * q.lift;
+  let high = (q.high >> i) | ((q.high << 1u) << (31u - i));
+  return ((q.a[i & 3u] >> ((i >> 2u) * 4u)) & q.mask) | (high & q.above);
+}
+
+struct Scales { scale: vec2<f32>, minus: vec2<f32> }
+
+fn scales(b: Block) -> Scales {
+  let k = b.word & 255u;
+  let step = select(bitcast<f32>((k << 21u) + 0x3f800000u) * bitcast<f32>(p.extra.x), 0.0, k == 0u);
+  let e = b.word >> (8u + 12u * b.head.half);
+  // Whole numbers in the mantissas of 2^23, and in halves, 2^22.
+  let sc = bitcast<vec2<f32>>((vec2<u32>(e, e >> 6u) & vec2<u32>(7u)) | vec2<u32>(0x4b000000u)) - 8388602.0;
+  let m = bitcast<vec2<f32>>((vec2<u32>(e >> 2u, e >> 8u) & vec2<u32>(14u)) | vec2<u32>(0x4a800000u)) - 4194307.5;
+  return Scales(step * sc, step * m);
 }
 
 // Numbers 8 i .. 8 i + 7 of bfloat16 are in one vector.
 fn brain_quad(w: vec2<u32>) -> vec4<f32> {
   return bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u));
+}
+
+fn brains(b: Block) -> array<vec4<f32>, 8> {
+  let at = b.begin + 8u * b.head.half;
+  return array<vec4<f32>, 8>(
+//: each i 8
+    brain_quad(code_plane[at + $iu]),
+//: end
+  );
 }
 
 //: if I8|I24
@@ -95,7 +118,7 @@ fn bytes(q: Codes) -> Bytes {
 //: else
 //: if F16
 fn half_quads(q: Codes) -> HalfQuads {
-  let centre = f16(q.centre);
+  let centre = f16(0.5 * q.most + 0.5);
   return HalfQuads(
 //: each i 8
     half_fields(code_bytes(q, $iu), 0u, 31u, centre),
@@ -104,9 +127,10 @@ fn half_quads(q: Codes) -> HalfQuads {
 }
 //: else
 fn quads(q: Codes) -> array<vec4<f32>, 8> {
+  let centre = 0.5 * q.most + 0.5;
   return array<vec4<f32>, 8>(
 //: each i 8
-    fields(code_bytes(q, $iu), 0u, 31u, q.centre),
+    fields(code_bytes(q, $iu), 0u, 31u, centre),
 //: end
   );
 }
@@ -115,36 +139,32 @@ fn quads(q: Codes) -> array<vec4<f32>, 8> {
 
 //: if WEIGHTS
 fn weights(b: Block) -> array<vec4<f32>, 8> {
-  if (b.brain) {
-    let a = b.codes.a;
-    return array<vec4<f32>, 8>(
-      brain_quad(a.xy), brain_quad(a.zw), brain_quad(b.b.xy), brain_quad(b.b.zw),
-      brain_quad(b.c.xy), brain_quad(b.c.zw), brain_quad(b.d.xy), brain_quad(b.d.zw));
-  }
+  if (b.head.rate > 3u) { return brains(b); }
   let q = quads(b.codes);
-  let s = b.scale;
-  let m = b.minus - b.codes.centre * s;
+  let s = scales(b);
+  let m = b.head.mean * s.minus - 0.5 * s.scale;
+  let w = s.scale;
   return array<vec4<f32>, 8>(
-    q[0] * s.x - m.x, q[1] * s.x - m.x, q[2] * s.x - m.x, q[3] * s.x - m.x,
-    q[4] * s.y - m.y, q[5] * s.y - m.y, q[6] * s.y - m.y, q[7] * s.y - m.y);
+    q[0] * w.x - m.x, q[1] * w.x - m.x, q[2] * w.x - m.x, q[3] * w.x - m.x,
+    q[4] * w.y - m.y, q[5] * w.y - m.y, q[6] * w.y - m.y, q[7] * w.y - m.y);
 }
 //: else
 fn dot_block(b: Block, x: X) -> f32 {
-  if (b.brain) {
-    let v = x_floats(x);
-    let a = b.codes.a;
-    return x.scale * (
-      dot(brain_quad(a.xy), v[0]) + dot(brain_quad(a.zw), v[1])
-      + dot(brain_quad(b.b.xy), v[2]) + dot(brain_quad(b.b.zw), v[3])
-      + dot(brain_quad(b.c.xy), v[4]) + dot(brain_quad(b.c.zw), v[5])
-      + dot(brain_quad(b.d.xy), v[6]) + dot(brain_quad(b.d.zw), v[7]));
-  }
-  let d = dots(b.codes, x);
 //: if I8|I24
-  let minus = b.minus;
+  let centre = 0.5 * b.head.most * x.sums;
 //: else
-  let minus = b.minus - b.codes.centre * b.scale;
+  let centre = -0.5 * x.sums;
 //: end
-  return dot(b.scale, d) - dot(minus, x.sums);
+  let mean = b.head.mean * x.sums;
+  let s = scales(b);
+  var sum = dot(s.scale, dots(b.codes, x) - centre) - dot(s.minus, mean);
+  if (b.head.rate > 3u) {
+    let v = x_floats(x);
+    let w = brains(b);
+    sum = x.scale * (
+      dot(w[0], v[0]) + dot(w[1], v[1]) + dot(w[2], v[2]) + dot(w[3], v[3])
+      + dot(w[4], v[4]) + dot(w[5], v[5]) + dot(w[6], v[6]) + dot(w[7], v[7]));
+  }
+  return sum;
 }
 //: end

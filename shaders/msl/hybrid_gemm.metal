@@ -41,23 +41,36 @@ struct Params {
 };
 typedef uint type_3[1];
 typedef metal::uint2 type_5[1];
+struct Head {
+    uint first;
+    uint row_units;
+    uint block;
+    uint half_;
+    uint rate;
+    uint mask;
+    uint above;
+    uint lift;
+    float most;
+    float mean;
+};
 struct Codes {
     metal::uint4 a;
     uint high;
     uint mask;
-    uint lift;
-    float centre;
+    uint above;
+    float most;
 };
 struct Block {
+    Head head;
+    char _pad1[8];
     Codes codes;
-    metal::uint4 b;
-    metal::uint4 c;
-    metal::uint4 d;
-    bool brain;
-    char _pad5[7];
+    uint begin;
+    uint word;
+    char _pad4[8];
+};
+struct Scales {
     metal::float2 scale;
     metal::float2 minus;
-    char _pad7[8];
 };
 struct type_9 {
     metal::float4 inner[8];
@@ -87,11 +100,11 @@ metal::float4 fields(
     uint mask,
     float centre
 ) {
-    uint h = w >> 16u;
+    uint h_2 = w >> 16u;
     uint m = mask << at;
     uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
     return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
@@ -109,9 +122,88 @@ uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
-Block load(
+Head head(
     uint row,
     uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit >> 1u;
+    h.half_ = unit & 1u;
+    uint strip = row >> 4u;
+    uint _e15 = p.base.y;
+    uint _e19 = p.stride.y;
+    uint _e25 = h.block;
+    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    uint _e34 = p.base.z;
+    uint at_2 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e45 - start;
+    uint _e50 = p.rows;
+    uint count = metal::min(16u, _e50 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e63 = h.block;
+    uint k_2 = _e63 & 7u;
+    h.rate = (record.x >> (4u * k_2)) & 15u;
+    uint _e77 = p.base.w;
+    uint _e84 = units_before(record.x, k_2);
+    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
+    uint _e87 = h.rate;
+    bool narrow = _e87 < 2u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = narrow ? 67372036u : 269488144u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e105 = h.rate;
+    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
+    uint _e114 = h.rate;
+    uint _e121 = h.rate;
+    uint _e127 = h.rate;
+    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
+    Head _e132 = h;
+    return _e132;
+}
+
+Block load_under(
+    Head h_1,
+    uint row_1,
+    constant Params& p,
+    device type_3 const& word_plane,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Block b = {};
+    b.head = h_1;
+    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    uint _e16 = p.base.x;
+    uint _e20 = p.stride.x;
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    b.word = _e28;
+    bool narrow_1 = h_1.rate < 2u;
+    uint _e33 = b.begin;
+    uint at_3 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_3 : (at_3 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
+    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
+    bool odd = (h_1.rate & 1u) == 1u;
+    uint _e67 = b.begin;
+    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
+    Block _e92 = b;
+    return _e92;
+}
+
+Block load(
+    uint row_2,
+    uint unit_1,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -119,91 +211,30 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint row_units = {};
-    Block b = {};
-    metal::uint2 more = {};
-    uint block = unit >> 1u;
-    uint half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e12 = p.base.y;
-    uint _e16 = p.stride.y;
-    metal::uint2 record = map[metal::min(unsigned(((_e12 + (strip * _e16)) >> 3u) + (block >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e29 = p.base.z;
-    uint at_2 = (_e29 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e40 = starts[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e40 - start;
-    uint _e45 = p.rows;
-    uint count = metal::min(16u, _e45 - (strip << 4u));
-    row_units = length >> 4u;
-    if (count < 16u) {
-        row_units = naga_div(length, count);
-    }
-    uint k_2 = block & 7u;
-    uint rate = (record.x >> (4u * k_2)) & 15u;
-    uint _e67 = p.base.w;
-    uint _e73 = row_units;
-    uint _e79 = units_before(record.x, k_2);
-    uint first = ((((_e67 >> 3u) + start) + ((row & 15u) * _e73)) + record.y) + _e79;
-    b.brain = rate > 3u;
-    bool narrow = rate < 2u;
-    b.codes.mask = narrow ? 50529027u : 252645135u;
-    b.codes.lift = narrow ? 4u : 16u;
-    b.codes.centre = as_type<float>((128u + rate) << 23u);
-    bool _e105 = b.brain;
-    if (_e105) {
-        uint begin = first + (8u * half_);
-        metal::uint2 _e113 = code_plane[metal::min(unsigned(begin), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e118 = code_plane[metal::min(unsigned(begin + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.codes.a = metal::uint4(_e113, _e118);
-        metal::uint2 _e125 = code_plane[metal::min(unsigned(begin + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e130 = code_plane[metal::min(unsigned(begin + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.b = metal::uint4(_e125, _e130);
-        metal::uint2 _e137 = code_plane[metal::min(unsigned(begin + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e142 = code_plane[metal::min(unsigned(begin + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.c = metal::uint4(_e137, _e142);
-        metal::uint2 _e149 = code_plane[metal::min(unsigned(begin + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e154 = code_plane[metal::min(unsigned(begin + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.d = metal::uint4(_e149, _e154);
-    } else {
-        uint begin_1 = first + (narrow ? half_ : (2u * half_));
-        metal::uint2 words = code_plane[metal::min(unsigned(begin_1), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        more = words >> metal::uint2(2u);
-        if (!(narrow)) {
-            metal::uint2 _e172 = code_plane[metal::min(unsigned(begin_1 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-            more = _e172;
-        }
-        metal::uint2 _e175 = more;
-        b.codes.a = metal::uint4(words, _e175);
-        if ((rate & 1u) == 1u) {
-            metal::uint2 bits_1 = code_plane[metal::min(unsigned((first + rate) + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-            b.codes.high = (half_ == 1u) ? bits_1.y : bits_1.x;
-        }
-        uint _e198 = p.base.x;
-        uint _e202 = p.stride.x;
-        uint word = word_plane[metal::min(unsigned(((_e198 + (row * _e202)) >> 2u) + block), (_buffer_sizes.size1 - 0 - 4) / 4)];
-        uint k_3 = word & 255u;
-        float power = as_type<float>((((k_3 >> 2u) + 127u) << 23u) | ((k_3 & 3u) << 21u));
-        uint _e227 = p.extra.x;
-        float step = (k_3 == 0u) ? 0.0 : (power * as_type<float>(_e227));
-        uint e_2 = word >> (8u + (12u * half_));
-        metal::float2 sc = static_cast<metal::float2>(metal::uint2(e_2, e_2 >> 6u) & metal::uint2(7u)) + metal::float2(6.0);
-        metal::float2 m_1 = static_cast<metal::float2>(metal::uint2(e_2 >> 3u, e_2 >> 9u) & metal::uint2(7u)) - metal::float2(3.5);
-        float most = as_type<float>((129u + rate) << 23u) - 1.0;
-        float mean = (rate == 0u) ? 2.25 : ((rate == 1u) ? 3.5 : ((rate == 2u) ? 8.0 : 20.0));
-        b.scale = step * sc;
-        metal::float2 _e289 = b.scale;
-        b.minus = ((step * mean) * m_1) + ((0.5 * most) * _e289);
-    }
-    Block _e292 = b;
-    return _e292;
+    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    return _e3;
 }
 
 uint code_bytes(
     Codes q,
     uint i_1
 ) {
-    return ((q.a[metal::min(unsigned(i_1 & 3u), 3u)] >> ((i_1 >> 2u) * 4u)) & q.mask) + (((q.high >> i_1) & 16843009u) * q.lift);
+    uint high_1 = (q.high >> i_1) | ((q.high << 1u) << (31u - i_1));
+    return ((q.a[metal::min(unsigned(i_1 & 3u), 3u)] >> ((i_1 >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+}
+
+Scales scales(
+    Block b_1,
+    constant Params& p
+) {
+    uint k_3 = b_1.word & 255u;
+    uint _e12 = p.extra.x;
+    float step = (k_3 == 0u) ? 0.0 : (as_type<float>((k_3 << 21u) + 1065353216u) * as_type<float>(_e12));
+    uint e_2 = b_1.word >> (8u + (12u * b_1.head.half_));
+    metal::float2 sc = as_type<metal::float2>((metal::uint2(e_2, e_2 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
+    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_2 >> 2u, e_2 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
+    return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
@@ -212,52 +243,74 @@ metal::float4 brain_quad(
     return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
 }
 
+type_9 brains(
+    Block b_2,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint at_4 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_4 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e12 = brain_quad(_e11);
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e18 = brain_quad(_e17);
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_4 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e24 = brain_quad(_e23);
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_4 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e30 = brain_quad(_e29);
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_4 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e36 = brain_quad(_e35);
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_4 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e42 = brain_quad(_e41);
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_4 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e48 = brain_quad(_e47);
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_4 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e54 = brain_quad(_e53);
+    return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
+}
+
 type_9 quads(
     Codes q_1
 ) {
-    uint _e2 = code_bytes(q_1, 0u);
-    metal::float4 _e6 = fields(_e2, 0u, 31u, q_1.centre);
-    uint _e8 = code_bytes(q_1, 1u);
-    metal::float4 _e12 = fields(_e8, 0u, 31u, q_1.centre);
-    uint _e14 = code_bytes(q_1, 2u);
-    metal::float4 _e18 = fields(_e14, 0u, 31u, q_1.centre);
-    uint _e20 = code_bytes(q_1, 3u);
-    metal::float4 _e24 = fields(_e20, 0u, 31u, q_1.centre);
-    uint _e26 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e26, 0u, 31u, q_1.centre);
+    float centre_1 = (0.5 * q_1.most) + 0.5;
+    uint _e7 = code_bytes(q_1, 0u);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    uint _e12 = code_bytes(q_1, 1u);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    uint _e17 = code_bytes(q_1, 2u);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    uint _e22 = code_bytes(q_1, 3u);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    uint _e27 = code_bytes(q_1, 4u);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e36 = fields(_e32, 0u, 31u, q_1.centre);
-    uint _e38 = code_bytes(q_1, 6u);
-    metal::float4 _e42 = fields(_e38, 0u, 31u, q_1.centre);
-    uint _e44 = code_bytes(q_1, 7u);
-    metal::float4 _e48 = fields(_e44, 0u, 31u, q_1.centre);
-    return type_9 {{_e6, _e12, _e18, _e24, _e30, _e36, _e42, _e48}};
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    uint _e37 = code_bytes(q_1, 6u);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    uint _e42 = code_bytes(q_1, 7u);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
 type_9 weights(
-    Block b_1
+    Block b_3,
+    constant Params& p,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
 ) {
-    if (b_1.brain) {
-        metal::uint4 a = b_1.codes.a;
-        metal::float4 _e5 = brain_quad(a.xy);
-        metal::float4 _e7 = brain_quad(a.zw);
-        metal::float4 _e10 = brain_quad(b_1.b.xy);
-        metal::float4 _e13 = brain_quad(b_1.b.zw);
-        metal::float4 _e16 = brain_quad(b_1.c.xy);
-        metal::float4 _e19 = brain_quad(b_1.c.zw);
-        metal::float4 _e22 = brain_quad(b_1.d.xy);
-        metal::float4 _e25 = brain_quad(b_1.d.zw);
-        return type_9 {{_e5, _e7, _e10, _e13, _e16, _e19, _e22, _e25}};
+    if (b_3.head.rate > 3u) {
+        type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
+        return _e5;
     }
-    type_9 _e28 = quads(b_1.codes);
-    metal::float2 s = b_1.scale;
-    metal::float2 m_2 = b_1.minus - (b_1.codes.centre * s);
-    return type_9 {{(_e28.inner[0] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[1] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[2] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[3] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[4] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[5] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[6] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[7] * b_1.scale.y) - metal::float4(m_2.y)}};
+    type_9 _e7 = quads(b_3.codes);
+    Scales _e8 = scales(b_3, p);
+    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
+    metal::float2 w_2 = _e8.scale;
+    return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
 }
 
 void put(
     uint at_1,
-    uint row_1,
+    uint row_3,
     float sum,
     device type_11& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -334,48 +387,48 @@ struct main_Input {
                 }
                 {
                     uint _e45 = e;
-                    uint row_2 = naga_mod(_e45, 64u);
+                    uint row_4 = naga_mod(_e45, 64u);
                     uint _e48 = e;
                     uint part = naga_div(_e48, 64u);
                     uint _e51 = tile;
-                    uint unit_1 = (_e51 * TILE_UNITS) + part;
+                    uint unit_2 = (_e51 * TILE_UNITS) + part;
                     uint _e57 = p.units;
-                    if (unit_1 < _e57) {
+                    if (unit_2 < _e57) {
                         uint _e62 = p.rows;
-                        Block _e66 = load(metal::min(row0_ + row_2, _e62 - 1u), unit_1, p, word_plane, map, starts, code_plane, _buffer_sizes);
-                        type_9 _e67 = weights(_e66);
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[1].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[1].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[1].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[1].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 2u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[2].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[2].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[2].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[2].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 3u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[3].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[3].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[3].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[3].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 4u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[4].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[4].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[4].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[4].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 5u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[5].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[5].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[5].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[5].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 6u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[6].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[6].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[6].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[6].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 7u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[7].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[7].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[7].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[7].w;
+                        Block _e66 = load(metal::min(row0_ + row_4, _e62 - 1u), unit_2, p, word_plane, map, starts, code_plane, _buffer_sizes);
+                        type_9 _e67 = weights(_e66, p, code_plane, _buffer_sizes);
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 2u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 3u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 4u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 5u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 6u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 7u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].w;
                     } else {
                         i = 0u;
                         bool loop_init_2 = true;
@@ -392,7 +445,7 @@ struct main_Input {
                             }
                             {
                                 uint _e478 = i;
-                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e478), 31u)].inner[metal::min(unsigned(row_2), 67u)] = 0.0;
+                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e478), 31u)].inner[metal::min(unsigned(row_4), 67u)] = 0.0;
                             }
                         }
                     }
@@ -465,23 +518,23 @@ struct main_Input {
                     float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r_1 + 2u), 67u)];
                     uint _e598 = k;
                     float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r_1 + 3u), 67u)];
-                    metal::float4 w_2 = metal::float4(_e582, _e589, _e596, _e603);
+                    metal::float4 w_3 = metal::float4(_e582, _e589, _e596, _e603);
                     metal::float4 _e605 = sum0_;
                     uint _e607 = k;
                     float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_2 * _e612);
+                    sum0_ = _e605 + (w_3 * _e612);
                     metal::float4 _e615 = sum1_;
                     uint _e617 = k;
                     float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_2 * _e622);
+                    sum1_ = _e615 + (w_3 * _e622);
                     metal::float4 _e625 = sum2_;
                     uint _e627 = k;
                     float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_2 * _e632);
+                    sum2_ = _e625 + (w_3 * _e632);
                     metal::float4 _e635 = sum3_;
                     uint _e637 = k;
                     float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_2 * _e642);
+                    sum3_ = _e635 + (w_3 * _e642);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -491,120 +544,120 @@ struct main_Input {
     if (((token0_ + t) + 0u) < _e656) {
         uint _e663 = p.y_stride;
         uint _e667 = p.first;
-        uint at_3 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r_1;
+        uint at_5 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r_1;
         uint _e676 = p.rows;
         if (((row0_ + r_1) + 0u) < _e676) {
             uint _e682 = p.first;
             float _e688 = sum0_.x;
-            put(at_3 + 0u, ((_e682 + row0_) + r_1) + 0u, _e688, y, _buffer_sizes);
+            put(at_5 + 0u, ((_e682 + row0_) + r_1) + 0u, _e688, y, _buffer_sizes);
         }
         uint _e694 = p.rows;
         if (((row0_ + r_1) + 1u) < _e694) {
             uint _e700 = p.first;
             float _e706 = sum0_.y;
-            put(at_3 + 1u, ((_e700 + row0_) + r_1) + 1u, _e706, y, _buffer_sizes);
+            put(at_5 + 1u, ((_e700 + row0_) + r_1) + 1u, _e706, y, _buffer_sizes);
         }
         uint _e712 = p.rows;
         if (((row0_ + r_1) + 2u) < _e712) {
             uint _e718 = p.first;
             float _e724 = sum0_.z;
-            put(at_3 + 2u, ((_e718 + row0_) + r_1) + 2u, _e724, y, _buffer_sizes);
+            put(at_5 + 2u, ((_e718 + row0_) + r_1) + 2u, _e724, y, _buffer_sizes);
         }
         uint _e730 = p.rows;
         if (((row0_ + r_1) + 3u) < _e730) {
             uint _e736 = p.first;
             float _e742 = sum0_.w;
-            put(at_3 + 3u, ((_e736 + row0_) + r_1) + 3u, _e742, y, _buffer_sizes);
+            put(at_5 + 3u, ((_e736 + row0_) + r_1) + 3u, _e742, y, _buffer_sizes);
         }
     }
     uint _e748 = p.tokens;
     if (((token0_ + t) + 1u) < _e748) {
         uint _e755 = p.y_stride;
         uint _e759 = p.first;
-        uint at_4 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r_1;
+        uint at_6 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r_1;
         uint _e768 = p.rows;
         if (((row0_ + r_1) + 0u) < _e768) {
             uint _e774 = p.first;
             float _e780 = sum1_.x;
-            put(at_4 + 0u, ((_e774 + row0_) + r_1) + 0u, _e780, y, _buffer_sizes);
+            put(at_6 + 0u, ((_e774 + row0_) + r_1) + 0u, _e780, y, _buffer_sizes);
         }
         uint _e786 = p.rows;
         if (((row0_ + r_1) + 1u) < _e786) {
             uint _e792 = p.first;
             float _e798 = sum1_.y;
-            put(at_4 + 1u, ((_e792 + row0_) + r_1) + 1u, _e798, y, _buffer_sizes);
+            put(at_6 + 1u, ((_e792 + row0_) + r_1) + 1u, _e798, y, _buffer_sizes);
         }
         uint _e804 = p.rows;
         if (((row0_ + r_1) + 2u) < _e804) {
             uint _e810 = p.first;
             float _e816 = sum1_.z;
-            put(at_4 + 2u, ((_e810 + row0_) + r_1) + 2u, _e816, y, _buffer_sizes);
+            put(at_6 + 2u, ((_e810 + row0_) + r_1) + 2u, _e816, y, _buffer_sizes);
         }
         uint _e822 = p.rows;
         if (((row0_ + r_1) + 3u) < _e822) {
             uint _e828 = p.first;
             float _e834 = sum1_.w;
-            put(at_4 + 3u, ((_e828 + row0_) + r_1) + 3u, _e834, y, _buffer_sizes);
+            put(at_6 + 3u, ((_e828 + row0_) + r_1) + 3u, _e834, y, _buffer_sizes);
         }
     }
     uint _e840 = p.tokens;
     if (((token0_ + t) + 2u) < _e840) {
         uint _e847 = p.y_stride;
         uint _e851 = p.first;
-        uint at_5 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r_1;
+        uint at_7 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r_1;
         uint _e860 = p.rows;
         if (((row0_ + r_1) + 0u) < _e860) {
             uint _e866 = p.first;
             float _e872 = sum2_.x;
-            put(at_5 + 0u, ((_e866 + row0_) + r_1) + 0u, _e872, y, _buffer_sizes);
+            put(at_7 + 0u, ((_e866 + row0_) + r_1) + 0u, _e872, y, _buffer_sizes);
         }
         uint _e878 = p.rows;
         if (((row0_ + r_1) + 1u) < _e878) {
             uint _e884 = p.first;
             float _e890 = sum2_.y;
-            put(at_5 + 1u, ((_e884 + row0_) + r_1) + 1u, _e890, y, _buffer_sizes);
+            put(at_7 + 1u, ((_e884 + row0_) + r_1) + 1u, _e890, y, _buffer_sizes);
         }
         uint _e896 = p.rows;
         if (((row0_ + r_1) + 2u) < _e896) {
             uint _e902 = p.first;
             float _e908 = sum2_.z;
-            put(at_5 + 2u, ((_e902 + row0_) + r_1) + 2u, _e908, y, _buffer_sizes);
+            put(at_7 + 2u, ((_e902 + row0_) + r_1) + 2u, _e908, y, _buffer_sizes);
         }
         uint _e914 = p.rows;
         if (((row0_ + r_1) + 3u) < _e914) {
             uint _e920 = p.first;
             float _e926 = sum2_.w;
-            put(at_5 + 3u, ((_e920 + row0_) + r_1) + 3u, _e926, y, _buffer_sizes);
+            put(at_7 + 3u, ((_e920 + row0_) + r_1) + 3u, _e926, y, _buffer_sizes);
         }
     }
     uint _e932 = p.tokens;
     if (((token0_ + t) + 3u) < _e932) {
         uint _e939 = p.y_stride;
         uint _e943 = p.first;
-        uint at_6 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r_1;
+        uint at_8 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r_1;
         uint _e952 = p.rows;
         if (((row0_ + r_1) + 0u) < _e952) {
             uint _e958 = p.first;
             float _e964 = sum3_.x;
-            put(at_6 + 0u, ((_e958 + row0_) + r_1) + 0u, _e964, y, _buffer_sizes);
+            put(at_8 + 0u, ((_e958 + row0_) + r_1) + 0u, _e964, y, _buffer_sizes);
         }
         uint _e970 = p.rows;
         if (((row0_ + r_1) + 1u) < _e970) {
             uint _e976 = p.first;
             float _e982 = sum3_.y;
-            put(at_6 + 1u, ((_e976 + row0_) + r_1) + 1u, _e982, y, _buffer_sizes);
+            put(at_8 + 1u, ((_e976 + row0_) + r_1) + 1u, _e982, y, _buffer_sizes);
         }
         uint _e988 = p.rows;
         if (((row0_ + r_1) + 2u) < _e988) {
             uint _e994 = p.first;
             float _e1000 = sum3_.z;
-            put(at_6 + 2u, ((_e994 + row0_) + r_1) + 2u, _e1000, y, _buffer_sizes);
+            put(at_8 + 2u, ((_e994 + row0_) + r_1) + 2u, _e1000, y, _buffer_sizes);
         }
         uint _e1006 = p.rows;
         if (((row0_ + r_1) + 3u) < _e1006) {
             uint _e1012 = p.first;
             float _e1018 = sum3_.w;
-            put(at_6 + 3u, ((_e1012 + row0_) + r_1) + 3u, _e1018, y, _buffer_sizes);
+            put(at_8 + 3u, ((_e1012 + row0_) + r_1) + 3u, _e1018, y, _buffer_sizes);
             return;
         } else {
             return;

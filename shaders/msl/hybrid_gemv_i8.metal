@@ -62,19 +62,32 @@ struct Codes {
     metal::uint4 a;
     uint high;
     uint mask;
+    uint above;
+    float most;
+};
+struct Head {
+    uint first;
+    uint row_units;
+    uint block;
+    uint half_;
+    uint rate;
+    uint mask;
+    uint above;
     uint lift;
-    float centre;
+    float most;
+    float mean;
 };
 struct Block {
+    Head head;
+    char _pad1[8];
     Codes codes;
-    metal::uint4 b;
-    metal::uint4 c;
-    metal::uint4 d;
-    bool brain;
-    char _pad5[7];
+    uint begin;
+    uint word;
+    char _pad4[8];
+};
+struct Scales {
     metal::float2 scale;
     metal::float2 minus;
-    char _pad7[8];
 };
 typedef float type_12[1];
 struct Place {
@@ -155,11 +168,11 @@ metal::float4 fields(
     uint mask,
     float centre
 ) {
-    uint h = w_1 >> 16u;
+    uint h_2 = w_1 >> 16u;
     uint m = mask << at;
     uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
     return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
@@ -210,7 +223,8 @@ uint code_bytes(
     Codes q,
     uint i_2
 ) {
-    return ((q.a[metal::min(unsigned(i_2 & 3u), 3u)] >> ((i_2 >> 2u) * 4u)) & q.mask) + (((q.high >> i_2) & 16843009u) * q.lift);
+    uint high = (q.high >> i_2) | ((q.high << 1u) << (31u - i_2));
+    return ((q.a[metal::min(unsigned(i_2 & 3u), 3u)] >> ((i_2 >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
 Bytes bytes(
@@ -249,9 +263,88 @@ uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
-Block load(
+Head head(
     uint row,
     uint unit_2,
+    constant Params& p,
+    device type_10 const& map,
+    device type_8 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_2 >> 1u;
+    h.half_ = unit_2 & 1u;
+    uint strip = row >> 4u;
+    uint _e15 = p.base.y;
+    uint _e19 = p.stride.y;
+    uint _e25 = h.block;
+    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e34 = p.base.z;
+    uint at_3 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint length = _e45 - start;
+    uint _e50 = p.rows;
+    uint count = metal::min(16u, _e50 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e63 = h.block;
+    uint k_1 = _e63 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e77 = p.base.w;
+    uint _e84 = units_before(record.x, k_1);
+    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
+    uint _e87 = h.rate;
+    bool narrow = _e87 < 2u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = narrow ? 67372036u : 269488144u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e105 = h.rate;
+    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
+    uint _e114 = h.rate;
+    uint _e121 = h.rate;
+    uint _e127 = h.rate;
+    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
+    Head _e132 = h;
+    return _e132;
+}
+
+Block load_under(
+    Head h_1,
+    uint row_1,
+    constant Params& p,
+    device type_8 const& word_plane,
+    device type_10 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Block b = {};
+    b.head = h_1;
+    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    uint _e16 = p.base.x;
+    uint _e20 = p.stride.x;
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    b.word = _e28;
+    bool narrow_1 = h_1.rate < 2u;
+    uint _e33 = b.begin;
+    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
+    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
+    bool odd = (h_1.rate & 1u) == 1u;
+    uint _e67 = b.begin;
+    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
+    Block _e92 = b;
+    return _e92;
+}
+
+Block load(
+    uint row_2,
+    uint unit_3,
     constant Params& p,
     device type_8 const& word_plane,
     device type_10 const& map,
@@ -259,84 +352,22 @@ Block load(
     device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint row_units = {};
-    Block b = {};
-    metal::uint2 more = {};
-    uint block = unit_2 >> 1u;
-    uint half_ = unit_2 & 1u;
-    uint strip = row >> 4u;
-    uint _e12 = p.base.y;
-    uint _e16 = p.stride.y;
-    metal::uint2 record = map[metal::min(unsigned(((_e12 + (strip * _e16)) >> 3u) + (block >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint _e29 = p.base.z;
-    uint at_3 = (_e29 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e40 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint length = _e40 - start;
-    uint _e45 = p.rows;
-    uint count = metal::min(16u, _e45 - (strip << 4u));
-    row_units = length >> 4u;
-    if (count < 16u) {
-        row_units = naga_div(length, count);
-    }
-    uint k_1 = block & 7u;
-    uint rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e67 = p.base.w;
-    uint _e73 = row_units;
-    uint _e79 = units_before(record.x, k_1);
-    uint first_1 = ((((_e67 >> 3u) + start) + ((row & 15u) * _e73)) + record.y) + _e79;
-    b.brain = rate > 3u;
-    bool narrow = rate < 2u;
-    b.codes.mask = narrow ? 50529027u : 252645135u;
-    b.codes.lift = narrow ? 4u : 16u;
-    b.codes.centre = as_type<float>((128u + rate) << 23u);
-    bool _e105 = b.brain;
-    if (_e105) {
-        uint begin = first_1 + (8u * half_);
-        metal::uint2 _e113 = code_plane[metal::min(unsigned(begin), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        metal::uint2 _e118 = code_plane[metal::min(unsigned(begin + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        b.codes.a = metal::uint4(_e113, _e118);
-        metal::uint2 _e125 = code_plane[metal::min(unsigned(begin + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        metal::uint2 _e130 = code_plane[metal::min(unsigned(begin + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        b.b = metal::uint4(_e125, _e130);
-        metal::uint2 _e137 = code_plane[metal::min(unsigned(begin + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        metal::uint2 _e142 = code_plane[metal::min(unsigned(begin + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        b.c = metal::uint4(_e137, _e142);
-        metal::uint2 _e149 = code_plane[metal::min(unsigned(begin + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        metal::uint2 _e154 = code_plane[metal::min(unsigned(begin + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        b.d = metal::uint4(_e149, _e154);
-    } else {
-        uint begin_1 = first_1 + (narrow ? half_ : (2u * half_));
-        metal::uint2 words = code_plane[metal::min(unsigned(begin_1), (_buffer_sizes.size6 - 0 - 8) / 8)];
-        more = words >> metal::uint2(2u);
-        if (!(narrow)) {
-            metal::uint2 _e172 = code_plane[metal::min(unsigned(begin_1 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-            more = _e172;
-        }
-        metal::uint2 _e175 = more;
-        b.codes.a = metal::uint4(words, _e175);
-        if ((rate & 1u) == 1u) {
-            metal::uint2 bits_1 = code_plane[metal::min(unsigned((first_1 + rate) + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-            b.codes.high = (half_ == 1u) ? bits_1.y : bits_1.x;
-        }
-        uint _e198 = p.base.x;
-        uint _e202 = p.stride.x;
-        uint word = word_plane[metal::min(unsigned(((_e198 + (row * _e202)) >> 2u) + block), (_buffer_sizes.size3 - 0 - 4) / 4)];
-        uint k_2 = word & 255u;
-        float power = as_type<float>((((k_2 >> 2u) + 127u) << 23u) | ((k_2 & 3u) << 21u));
-        uint _e227 = p.extra.x;
-        float step = (k_2 == 0u) ? 0.0 : (power * as_type<float>(_e227));
-        uint e = word >> (8u + (12u * half_));
-        metal::float2 sc = static_cast<metal::float2>(metal::uint2(e, e >> 6u) & metal::uint2(7u)) + metal::float2(6.0);
-        metal::float2 m_1 = static_cast<metal::float2>(metal::uint2(e >> 3u, e >> 9u) & metal::uint2(7u)) - metal::float2(3.5);
-        float most = as_type<float>((129u + rate) << 23u) - 1.0;
-        float mean = (rate == 0u) ? 2.25 : ((rate == 1u) ? 3.5 : ((rate == 2u) ? 8.0 : 20.0));
-        b.scale = step * sc;
-        metal::float2 _e289 = b.scale;
-        b.minus = ((step * mean) * m_1) + ((0.5 * most) * _e289);
-    }
-    Block _e292 = b;
-    return _e292;
+    Head _e2 = head(row_2, unit_3, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    return _e3;
+}
+
+Scales scales(
+    Block b_1,
+    constant Params& p
+) {
+    uint k_2 = b_1.word & 255u;
+    uint _e12 = p.extra.x;
+    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
+    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
+    metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
+    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
+    return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
@@ -345,37 +376,62 @@ metal::float4 brain_quad(
     return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
-float dot_block(
-    Block b_1,
-    X x_3
+type_7 brains(
+    Block b_2,
+    device type_10 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
 ) {
-    if (b_1.brain) {
-        type_7 _e3 = x_floats(x_3);
-        metal::uint4 a = b_1.codes.a;
-        metal::float4 _e8 = brain_quad(a.xy);
-        metal::float4 _e12 = brain_quad(a.zw);
-        metal::float4 _e18 = brain_quad(b_1.b.xy);
-        metal::float4 _e24 = brain_quad(b_1.b.zw);
-        metal::float4 _e30 = brain_quad(b_1.c.xy);
-        metal::float4 _e36 = brain_quad(b_1.c.zw);
-        metal::float4 _e42 = brain_quad(b_1.d.xy);
-        metal::float4 _e48 = brain_quad(b_1.d.zw);
-        return x_3.scale * (((((((metal::dot(_e8, _e3.inner[0]) + metal::dot(_e12, _e3.inner[1])) + metal::dot(_e18, _e3.inner[2])) + metal::dot(_e24, _e3.inner[3])) + metal::dot(_e30, _e3.inner[4])) + metal::dot(_e36, _e3.inner[5])) + metal::dot(_e42, _e3.inner[6])) + metal::dot(_e48, _e3.inner[7]));
+    uint at_5 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e12 = brain_quad(_e11);
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e18 = brain_quad(_e17);
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e24 = brain_quad(_e23);
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e30 = brain_quad(_e29);
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e36 = brain_quad(_e35);
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e42 = brain_quad(_e41);
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e48 = brain_quad(_e47);
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::float4 _e54 = brain_quad(_e53);
+    return type_7 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
+}
+
+float dot_block(
+    Block b_3,
+    X x_3,
+    constant Params& p,
+    device type_10 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    float sum = {};
+    metal::float2 centre_1 = (0.5 * b_3.head.most) * x_3.sums;
+    metal::float2 mean = b_3.head.mean * x_3.sums;
+    Scales _e12 = scales(b_3, p);
+    metal::float2 _e15 = dots(b_3.codes, x_3);
+    sum = metal::dot(_e12.scale, _e15 - centre_1) - metal::dot(_e12.minus, mean);
+    if (b_3.head.rate > 3u) {
+        type_7 _e26 = x_floats(x_3);
+        type_7 _e27 = brains(b_3, code_plane, _buffer_sizes);
+        sum = x_3.scale * (((((((metal::dot(_e27.inner[0], _e26.inner[0]) + metal::dot(_e27.inner[1], _e26.inner[1])) + metal::dot(_e27.inner[2], _e26.inner[2])) + metal::dot(_e27.inner[3], _e26.inner[3])) + metal::dot(_e27.inner[4], _e26.inner[4])) + metal::dot(_e27.inner[5], _e26.inner[5])) + metal::dot(_e27.inner[6], _e26.inner[6])) + metal::dot(_e27.inner[7], _e26.inner[7]));
     }
-    metal::float2 _e54 = dots(b_1.codes, x_3);
-    metal::float2 minus = b_1.minus;
-    return metal::dot(b_1.scale, _e54) - metal::dot(minus, x_3.sums);
+    float _e61 = sum;
+    return _e61;
 }
 
 void put(
     uint at_1,
-    uint row_1,
-    float sum,
+    uint row_3,
+    float sum_1,
     device type_12& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
-    value = sum;
+    value = sum_1;
     float _e6 = value;
     y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
@@ -406,7 +462,7 @@ float reduce(
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     uint count_1 = naga_div(LANES, at_2.subgroup);
-    uint first_2 = naga_div(mine, count_1) * count_1;
+    uint first_1 = naga_div(mine, count_1) * count_1;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
@@ -422,7 +478,7 @@ float reduce(
         {
             float _e28 = total;
             uint _e33 = i_4;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first_2 + _e33), 63u)];
+            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first_1 + _e33), 63u)];
             total = _e28 + _e36;
         }
     }
@@ -455,8 +511,8 @@ struct main_Input {
     uint i = {};
     bool local = {};
     bool local_1 = {};
-    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_4.index, LANES);
+    Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_6.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -466,10 +522,10 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_3 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
     uint units = p.units;
-    uint row0_ = 0u + metal::min(first_3 + 0u, rows - 1u);
-    uint row1_ = 0u + metal::min(first_3 + 1u, rows - 1u);
+    uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
+    uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
     i = lane;
     bool loop_init_1 = true;
     while(true) {
@@ -490,10 +546,10 @@ struct main_Input {
             Block _e76 = load(row1_, _e74, p, word_plane, map, starts, code_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
             float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78);
+            float _e80 = dot_block(_e75, _e78, p, code_plane, _buffer_sizes);
             sum0_ = _e79 + _e80;
             float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78);
+            float _e83 = dot_block(_e76, _e78, p, code_plane, _buffer_sizes);
             sum1_ = _e82 + _e83;
         }
     }
@@ -516,34 +572,34 @@ struct main_Input {
             Block _e93 = load(row1_, _e91, p, word_plane, map, starts, code_plane, _buffer_sizes);
             X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
             float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95);
+            float _e97 = dot_block(_e92, _e95, p, code_plane, _buffer_sizes);
             sum0_ = _e96 + _e97;
             float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95);
+            float _e100 = dot_block(_e93, _e95, p, code_plane, _buffer_sizes);
             sum1_ = _e99 + _e100;
         }
     }
     float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_4, partial);
+    float _e107 = reduce(_e105, 0u, at_6, partial);
     if (lane == 0u) {
-        local = (first_3 + 0u) < rows;
+        local = (first_2 + 0u) < rows;
     } else {
         local = false;
     }
     bool _e116 = local;
     if (_e116) {
-        put(((y_first + output) + first_3) + 0u, (output + first_3) + 0u, _e107, y, _buffer_sizes);
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
     }
     float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_4, partial);
+    float _e126 = reduce(_e124, 1u, at_6, partial);
     if (lane == 1u) {
-        local_1 = (first_3 + 1u) < rows;
+        local_1 = (first_2 + 1u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_3) + 1u, (output + first_3) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
         return;
     } else {
         return;

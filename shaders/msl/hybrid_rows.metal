@@ -40,28 +40,41 @@ struct Params {
 };
 typedef uint type_3[1];
 typedef metal::uint2 type_5[1];
+struct Head {
+    uint first;
+    uint row_units;
+    uint block;
+    uint half_;
+    uint rate;
+    uint mask;
+    uint above;
+    uint lift;
+    float most;
+    float mean;
+};
 struct Codes {
     metal::uint4 a;
     uint high;
     uint mask;
-    uint lift;
-    float centre;
+    uint above;
+    float most;
 };
 struct Block {
+    Head head;
+    char _pad1[8];
     Codes codes;
-    metal::uint4 b;
-    metal::uint4 c;
-    metal::uint4 d;
-    bool brain;
-    char _pad5[7];
+    uint begin;
+    uint word;
+    char _pad4[8];
+};
+struct Scales {
     metal::float2 scale;
     metal::float2 minus;
-    char _pad7[8];
 };
-struct type_9 {
+struct type_8 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_10[1];
+typedef metal::float4 type_9[1];
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
@@ -79,11 +92,11 @@ metal::float4 fields(
     uint mask,
     float centre
 ) {
-    uint h = w >> 16u;
+    uint h_2 = w >> 16u;
     uint m = mask << at;
     uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
     return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
@@ -101,9 +114,88 @@ uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
-Block load(
+Head head(
     uint row,
     uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit >> 1u;
+    h.half_ = unit & 1u;
+    uint strip = row >> 4u;
+    uint _e15 = p.base.y;
+    uint _e19 = p.stride.y;
+    uint _e25 = h.block;
+    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    uint _e34 = p.base.z;
+    uint at_1 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_1), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_1 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e45 - start;
+    uint _e50 = p.rows;
+    uint count = metal::min(16u, _e50 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e63 = h.block;
+    uint k_1 = _e63 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e77 = p.base.w;
+    uint _e84 = units_before(record.x, k_1);
+    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
+    uint _e87 = h.rate;
+    bool narrow = _e87 < 2u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = narrow ? 67372036u : 269488144u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e105 = h.rate;
+    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
+    uint _e114 = h.rate;
+    uint _e121 = h.rate;
+    uint _e127 = h.rate;
+    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
+    Head _e132 = h;
+    return _e132;
+}
+
+Block load_under(
+    Head h_1,
+    uint row_1,
+    constant Params& p,
+    device type_3 const& word_plane,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Block b = {};
+    b.head = h_1;
+    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    uint _e16 = p.base.x;
+    uint _e20 = p.stride.x;
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    b.word = _e28;
+    bool narrow_1 = h_1.rate < 2u;
+    uint _e33 = b.begin;
+    uint at_2 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_2 : (at_2 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
+    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
+    bool odd = (h_1.rate & 1u) == 1u;
+    uint _e67 = b.begin;
+    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_2), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
+    Block _e92 = b;
+    return _e92;
+}
+
+Block load(
+    uint row_2,
+    uint unit_1,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -111,91 +203,30 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint row_units = {};
-    Block b = {};
-    metal::uint2 more = {};
-    uint block = unit >> 1u;
-    uint half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e12 = p.base.y;
-    uint _e16 = p.stride.y;
-    metal::uint2 record = map[metal::min(unsigned(((_e12 + (strip * _e16)) >> 3u) + (block >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e29 = p.base.z;
-    uint at_1 = (_e29 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_1), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e40 = starts[metal::min(unsigned(at_1 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e40 - start;
-    uint _e45 = p.rows;
-    uint count = metal::min(16u, _e45 - (strip << 4u));
-    row_units = length >> 4u;
-    if (count < 16u) {
-        row_units = naga_div(length, count);
-    }
-    uint k_1 = block & 7u;
-    uint rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e67 = p.base.w;
-    uint _e73 = row_units;
-    uint _e79 = units_before(record.x, k_1);
-    uint first = ((((_e67 >> 3u) + start) + ((row & 15u) * _e73)) + record.y) + _e79;
-    b.brain = rate > 3u;
-    bool narrow = rate < 2u;
-    b.codes.mask = narrow ? 50529027u : 252645135u;
-    b.codes.lift = narrow ? 4u : 16u;
-    b.codes.centre = as_type<float>((128u + rate) << 23u);
-    bool _e105 = b.brain;
-    if (_e105) {
-        uint begin = first + (8u * half_);
-        metal::uint2 _e113 = code_plane[metal::min(unsigned(begin), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e118 = code_plane[metal::min(unsigned(begin + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.codes.a = metal::uint4(_e113, _e118);
-        metal::uint2 _e125 = code_plane[metal::min(unsigned(begin + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e130 = code_plane[metal::min(unsigned(begin + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.b = metal::uint4(_e125, _e130);
-        metal::uint2 _e137 = code_plane[metal::min(unsigned(begin + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e142 = code_plane[metal::min(unsigned(begin + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.c = metal::uint4(_e137, _e142);
-        metal::uint2 _e149 = code_plane[metal::min(unsigned(begin + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e154 = code_plane[metal::min(unsigned(begin + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.d = metal::uint4(_e149, _e154);
-    } else {
-        uint begin_1 = first + (narrow ? half_ : (2u * half_));
-        metal::uint2 words = code_plane[metal::min(unsigned(begin_1), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        more = words >> metal::uint2(2u);
-        if (!(narrow)) {
-            metal::uint2 _e172 = code_plane[metal::min(unsigned(begin_1 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-            more = _e172;
-        }
-        metal::uint2 _e175 = more;
-        b.codes.a = metal::uint4(words, _e175);
-        if ((rate & 1u) == 1u) {
-            metal::uint2 bits_1 = code_plane[metal::min(unsigned((first + rate) + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-            b.codes.high = (half_ == 1u) ? bits_1.y : bits_1.x;
-        }
-        uint _e198 = p.base.x;
-        uint _e202 = p.stride.x;
-        uint word = word_plane[metal::min(unsigned(((_e198 + (row * _e202)) >> 2u) + block), (_buffer_sizes.size1 - 0 - 4) / 4)];
-        uint k_2 = word & 255u;
-        float power = as_type<float>((((k_2 >> 2u) + 127u) << 23u) | ((k_2 & 3u) << 21u));
-        uint _e227 = p.extra.x;
-        float step = (k_2 == 0u) ? 0.0 : (power * as_type<float>(_e227));
-        uint e = word >> (8u + (12u * half_));
-        metal::float2 sc = static_cast<metal::float2>(metal::uint2(e, e >> 6u) & metal::uint2(7u)) + metal::float2(6.0);
-        metal::float2 m_1 = static_cast<metal::float2>(metal::uint2(e >> 3u, e >> 9u) & metal::uint2(7u)) - metal::float2(3.5);
-        float most = as_type<float>((129u + rate) << 23u) - 1.0;
-        float mean = (rate == 0u) ? 2.25 : ((rate == 1u) ? 3.5 : ((rate == 2u) ? 8.0 : 20.0));
-        b.scale = step * sc;
-        metal::float2 _e289 = b.scale;
-        b.minus = ((step * mean) * m_1) + ((0.5 * most) * _e289);
-    }
-    Block _e292 = b;
-    return _e292;
+    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    return _e3;
 }
 
 uint code_bytes(
     Codes q,
     uint i
 ) {
-    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) + (((q.high >> i) & 16843009u) * q.lift);
+    uint high_1 = (q.high >> i) | ((q.high << 1u) << (31u - i));
+    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+}
+
+Scales scales(
+    Block b_1,
+    constant Params& p
+) {
+    uint k_2 = b_1.word & 255u;
+    uint _e12 = p.extra.x;
+    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
+    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
+    metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
+    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
+    return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
@@ -204,47 +235,69 @@ metal::float4 brain_quad(
     return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
 }
 
-type_9 quads(
-    Codes q_1
+type_8 brains(
+    Block b_2,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e2 = code_bytes(q_1, 0u);
-    metal::float4 _e6 = fields(_e2, 0u, 31u, q_1.centre);
-    uint _e8 = code_bytes(q_1, 1u);
-    metal::float4 _e12 = fields(_e8, 0u, 31u, q_1.centre);
-    uint _e14 = code_bytes(q_1, 2u);
-    metal::float4 _e18 = fields(_e14, 0u, 31u, q_1.centre);
-    uint _e20 = code_bytes(q_1, 3u);
-    metal::float4 _e24 = fields(_e20, 0u, 31u, q_1.centre);
-    uint _e26 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e26, 0u, 31u, q_1.centre);
-    uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e36 = fields(_e32, 0u, 31u, q_1.centre);
-    uint _e38 = code_bytes(q_1, 6u);
-    metal::float4 _e42 = fields(_e38, 0u, 31u, q_1.centre);
-    uint _e44 = code_bytes(q_1, 7u);
-    metal::float4 _e48 = fields(_e44, 0u, 31u, q_1.centre);
-    return type_9 {{_e6, _e12, _e18, _e24, _e30, _e36, _e42, _e48}};
+    uint at_3 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_3 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e12 = brain_quad(_e11);
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e18 = brain_quad(_e17);
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_3 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e24 = brain_quad(_e23);
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_3 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e30 = brain_quad(_e29);
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_3 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e36 = brain_quad(_e35);
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_3 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e42 = brain_quad(_e41);
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_3 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e48 = brain_quad(_e47);
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_3 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e54 = brain_quad(_e53);
+    return type_8 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
 
-type_9 weights(
-    Block b_1
+type_8 quads(
+    Codes q_1
 ) {
-    if (b_1.brain) {
-        metal::uint4 a = b_1.codes.a;
-        metal::float4 _e5 = brain_quad(a.xy);
-        metal::float4 _e7 = brain_quad(a.zw);
-        metal::float4 _e10 = brain_quad(b_1.b.xy);
-        metal::float4 _e13 = brain_quad(b_1.b.zw);
-        metal::float4 _e16 = brain_quad(b_1.c.xy);
-        metal::float4 _e19 = brain_quad(b_1.c.zw);
-        metal::float4 _e22 = brain_quad(b_1.d.xy);
-        metal::float4 _e25 = brain_quad(b_1.d.zw);
-        return type_9 {{_e5, _e7, _e10, _e13, _e16, _e19, _e22, _e25}};
+    float centre_1 = (0.5 * q_1.most) + 0.5;
+    uint _e7 = code_bytes(q_1, 0u);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    uint _e12 = code_bytes(q_1, 1u);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    uint _e17 = code_bytes(q_1, 2u);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    uint _e22 = code_bytes(q_1, 3u);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    uint _e27 = code_bytes(q_1, 4u);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    uint _e32 = code_bytes(q_1, 5u);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    uint _e37 = code_bytes(q_1, 6u);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    uint _e42 = code_bytes(q_1, 7u);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    return type_8 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
+}
+
+type_8 weights(
+    Block b_3,
+    constant Params& p,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    if (b_3.head.rate > 3u) {
+        type_8 _e5 = brains(b_3, code_plane, _buffer_sizes);
+        return _e5;
     }
-    type_9 _e28 = quads(b_1.codes);
-    metal::float2 s = b_1.scale;
-    metal::float2 m_2 = b_1.minus - (b_1.codes.centre * s);
-    return type_9 {{(_e28.inner[0] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[1] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[2] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[3] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[4] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[5] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[6] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[7] * b_1.scale.y) - metal::float4(m_2.y)}};
+    type_8 _e7 = quads(b_3.codes);
+    Scales _e8 = scales(b_3, p);
+    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
+    metal::float2 w_2 = _e8.scale;
+    return type_8 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
 }
 
 metal::float4 keep(
@@ -271,29 +324,29 @@ struct main_Input {
 , device type_3 const& starts [[buffer(2)]]
 , device type_5 const& code_plane [[buffer(3)]]
 , device type_3 const& ids [[buffer(4)]]
-, device type_10& y [[buffer(6)]]
+, device type_9& y [[buffer(6)]]
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     uint _e5 = p.y_stride;
     uint units = naga_div(_e5, 32u);
-    uint at_2 = ((group.x + (group.y * groups.x)) * WG) + index;
-    uint token = naga_div(at_2, units);
-    uint unit_1 = naga_mod(at_2, units);
+    uint at_4 = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint token = naga_div(at_4, units);
+    uint unit_2 = naga_mod(at_4, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
     }
     uint _e24 = ids[metal::min(unsigned(token), (_buffer_sizes.size5 - 0 - 4) / 4)];
     uint _e27 = p.first;
-    uint row_1 = _e24 - _e27;
+    uint row_3 = _e24 - _e27;
     uint _e31 = p.rows;
-    if (row_1 >= _e31) {
+    if (row_3 >= _e31) {
         return;
     }
     uint _e35 = p.y_stride;
-    uint out = (token * naga_div(_e35, 4u)) + (unit_1 * VECTORS);
+    uint out = (token * naga_div(_e35, 4u)) + (unit_2 * VECTORS);
     uint _e44 = p.units;
-    if (unit_1 >= _e44) {
+    if (unit_2 >= _e44) {
         y[metal::min(unsigned(out + 0u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
         y[metal::min(unsigned(out + 1u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
         y[metal::min(unsigned(out + 2u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
@@ -304,31 +357,31 @@ struct main_Input {
         y[metal::min(unsigned(out + 7u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
         return;
     }
-    Block _e94 = load(row_1, unit_1, p, word_plane, map, starts, code_plane, _buffer_sizes);
-    type_9 _e95 = weights(_e94);
+    Block _e94 = load(row_3, unit_2, p, word_plane, map, starts, code_plane, _buffer_sizes);
+    type_8 _e95 = weights(_e94, p, code_plane, _buffer_sizes);
     float _e103 = p.factor;
-    metal::float4 _e109 = keep((unit_1 * VECTORS) + 0u, p);
+    metal::float4 _e109 = keep((unit_2 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;
     float _e118 = p.factor;
-    metal::float4 _e124 = keep((unit_1 * VECTORS) + 1u, p);
+    metal::float4 _e124 = keep((unit_2 * VECTORS) + 1u, p);
     y[metal::min(unsigned(out + 1u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[1] * _e118) * _e124;
     float _e133 = p.factor;
-    metal::float4 _e139 = keep((unit_1 * VECTORS) + 2u, p);
+    metal::float4 _e139 = keep((unit_2 * VECTORS) + 2u, p);
     y[metal::min(unsigned(out + 2u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[2] * _e133) * _e139;
     float _e148 = p.factor;
-    metal::float4 _e154 = keep((unit_1 * VECTORS) + 3u, p);
+    metal::float4 _e154 = keep((unit_2 * VECTORS) + 3u, p);
     y[metal::min(unsigned(out + 3u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[3] * _e148) * _e154;
     float _e163 = p.factor;
-    metal::float4 _e169 = keep((unit_1 * VECTORS) + 4u, p);
+    metal::float4 _e169 = keep((unit_2 * VECTORS) + 4u, p);
     y[metal::min(unsigned(out + 4u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[4] * _e163) * _e169;
     float _e178 = p.factor;
-    metal::float4 _e184 = keep((unit_1 * VECTORS) + 5u, p);
+    metal::float4 _e184 = keep((unit_2 * VECTORS) + 5u, p);
     y[metal::min(unsigned(out + 5u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[5] * _e178) * _e184;
     float _e193 = p.factor;
-    metal::float4 _e199 = keep((unit_1 * VECTORS) + 6u, p);
+    metal::float4 _e199 = keep((unit_2 * VECTORS) + 6u, p);
     y[metal::min(unsigned(out + 6u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[6] * _e193) * _e199;
     float _e208 = p.factor;
-    metal::float4 _e214 = keep((unit_1 * VECTORS) + 7u, p);
+    metal::float4 _e214 = keep((unit_2 * VECTORS) + 7u, p);
     y[metal::min(unsigned(out + 7u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[7] * _e208) * _e214;
     return;
 }

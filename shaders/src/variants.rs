@@ -109,7 +109,7 @@ pub const CODECS: &[Codec] = &[
         gemm: "hybrid_gemm",
         rows: "hybrid_rows",
         unit: 32,
-        layouts: &[&[]],
+        layouts: &[&[], &["STRIPS"]],
         forms: FORMS,
     },
     Codec {

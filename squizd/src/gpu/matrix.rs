@@ -299,7 +299,11 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
-        let (options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
+        let (mut options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
+        // Rows of an invocation lie in one strip: they begin at multiples of their count.
+        if options.constant("STRIP").is_some_and(|strip| strip.is_multiple_of(tuning.rows)) {
+            options = options.flag("STRIPS");
+        }
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
             let params = Params { share: 1, units: self.turns(), ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])

@@ -24,7 +24,7 @@ fn describe(tensor: &Tensor<'_>) -> Result<Recipe> {
     let whole = |offset| Slot { offset, row_stride: 0, rows_per_run: 1 };
     let unit = libm::exp2f(f32::from(tensor.params[2].cast_signed()));
     Ok(Recipe {
-        options: Options::default(),
+        options: Options::default().with("STRIP", hybrid_layout::STRIP as u32),
         unit: 32,
         slots: vec![tensor.plane(0), map, whole(parts.starts), whole(parts.codes)],
         extra: [unit.to_bits(), 0, 0, 0],
