@@ -33,6 +33,8 @@ mod pipeline;
 mod record;
 mod rotation;
 mod sample;
+#[cfg(test)]
+mod seen;
 mod session;
 #[cfg(test)]
 mod session_tests;
@@ -41,7 +43,12 @@ mod sparse;
 #[cfg(test)]
 mod sparse_tests;
 #[cfg(test)]
+mod strip_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod texel_tests;
+mod texels;
 mod tuning;
 mod weights;
 #[cfg(test)]

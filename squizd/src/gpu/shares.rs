@@ -13,8 +13,13 @@ const WIDEST: u32 = 256;
 /// `None` for codecs whose lanes take units.
 pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
     if let Some(height) = recipe.height() {
-        // Strips are few: a workgroup for each, unless rows are short.
         let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
+        // A large table is fetched for several strips, if there are enough.
+        if recipe.options.flags.contains(&"OVER_TABLE") && rows >= 4096 {
+            let lanes = widest / 4;
+            return Some(Tuning { workgroup: widest, lanes, rows: height, unroll: 1, neighbours: false });
+        }
+        // Strips are few: a workgroup for each, unless rows are short.
         let lanes = turns.div_ceil(4).next_power_of_two().clamp(8, widest);
         return Some(Tuning { workgroup: lanes.max(64), lanes, rows: height, unroll: 1, neighbours: false });
     }
@@ -31,7 +36,7 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
 /// Tunings to try; none for codecs whose lanes take units.
 pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
     let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
-    let workgroups = [64, 128, 256].into_iter().filter(|w| *w <= widest);
+    let workgroups = [64, 128, 256, 512].into_iter().filter(|w| *w <= widest);
     let mut all = Vec::new();
     for workgroup in workgroups {
         if let Some(rows) = recipe.height() {
