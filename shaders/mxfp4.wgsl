@@ -15,7 +15,44 @@ fn load(row: u32, unit: u32) -> Block {
   return Block(Codes(code_plane[((p.base.x + row * p.stride.x) >> 4u) + unit]), power);
 }
 
-//: if I8|I24
+//: if I24
+//: use dots
+const CENTRE: f32 = 0.0;
+
+// Twice the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a word's eight codes, a
+// nibble each. From 4 on the codes' low two bits count double, 3 four times.
+fn doubled(w: u32) -> u32 {
+  let big = w & 0x44444444u;
+  let rest = w & (big - (big >> 2u));
+  let three = rest & (rest >> 1u) & 0x11111111u;
+  return (w & 0x77777777u) + rest + 2u * three;
+}
+
+// Bytes of twice the elements from magnitudes and from nibbles that are 15 for a
+// negative one: 15 - v is v ^ 15, and 128 keeps the bytes apart.
+fn signed_bytes(magnitude: u32, negative: u32) -> u32 {
+  let n = negative & 0x0f0f0f0fu;
+  return (((magnitude & 0x0f0f0f0fu) ^ n) + (0x80808080u - n)) ^ 0x80808080u;
+}
+
+fn bytes(q: Codes) -> Bytes {
+//: each i 4
+  let v$i = doubled(q.words[$i]);
+  let n$i = ((q.words[$i] >> 3u) & 0x11111111u) * 15u;
+//: end
+  return Bytes(
+    vec4<u32>(signed_bytes(v0, n0), signed_bytes(v1, n1), signed_bytes(v2, n2), signed_bytes(v3, n3)),
+    vec4<u32>(
+      signed_bytes(v0 >> 4u, n0 >> 4u), signed_bytes(v1 >> 4u, n1 >> 4u),
+      signed_bytes(v2 >> 4u, n2 >> 4u), signed_bytes(v3 >> 4u, n3 >> 4u)));
+}
+
+fn dot_block(b: Block, x: X) -> f32 {
+  let d = dots(b.codes, x);
+  return (0.5 * b.power) * (d.x + d.y);
+}
+//: else
+//: if I8
 // Twice the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a word's eight codes, a
 // nibble each: from 4 on the codes' low two bits count double, and 3 two more.
 fn doubled(w: u32) -> u32 {
@@ -38,7 +75,7 @@ fn parts(w: u32) -> Parts {
 }
 
 // 32 times the product.
-fn digit_dot(a: Parts, b: Parts, c: Parts, d: Parts, u: vec4<u32>, v: vec4<u32>) -> f32 {
+fn parts_dot(a: Parts, b: Parts, c: Parts, d: Parts, u: vec4<u32>, v: vec4<u32>) -> f32 {
   let low = dot4I8Packed(a.low, u.x) + dot4I8Packed(b.low, u.y) + dot4I8Packed(c.low, u.z) + dot4I8Packed(d.low, u.w);
   let less_low = dot4I8Packed(a.less_low, u.x) + dot4I8Packed(b.less_low, u.y) + dot4I8Packed(c.less_low, u.z) + dot4I8Packed(d.less_low, u.w);
   let high = dot4I8Packed(a.high, v.x) + dot4I8Packed(b.high, v.y) + dot4I8Packed(c.high, v.z) + dot4I8Packed(d.high, v.w);
@@ -52,13 +89,7 @@ fn dot_block(b: Block, x: X) -> f32 {
   let c1 = parts(w.y);
   let c2 = parts(w.z);
   let c3 = parts(w.w);
-  let scale = x.scale * (b.power * 0.03125);
-//: if I24
-  return scale * (65536.0 * digit_dot(c0, c1, c2, c3, x.v0, x.v1)
-    + (256.0 * digit_dot(c0, c1, c2, c3, x.v2, x.v3) + digit_dot(c0, c1, c2, c3, x.v4, x.v5)));
-//: else
-  return scale * digit_dot(c0, c1, c2, c3, x.v0, x.v1);
-//: end
+  return x.scale * (b.power * 0.03125) * parts_dot(c0, c1, c2, c3, x.v0, x.v1);
 }
 //: else
 // A code's bits at the top of a half are the element times 2^-14, its exponent 0
@@ -118,6 +149,7 @@ fn dot_block(b: Block, x: X) -> f32 {
   let d = dots(b.codes, x);
   return b.power * (RAISE * (d.x + d.y));
 }
+//: end
 //: end
 //: end
 //: end

@@ -111,12 +111,15 @@ fn trellis(tensor: &Tensor<'_>) -> Recipe {
         options.with("SHARE", 4).with("HEIGHT", sqint::TILE as u32).with("RATE", rate).with("STREAM", words);
     let span = |steps: &[u32]| window + steps.last().copied().unwrap_or(0);
     options = match pairs(tensor.params) {
+        Some(steps) if span(&steps) == PAIR_BITS => {
+            options.with("SPAN", PAIR_BITS).flag("PAIRS").with("TOGETHER", 2)
+        }
         Some(steps) => options.with("SPAN", span(&steps)).flag("PAIRS"),
         None => options.with("SPAN", window),
     };
     if let Some(steps) = quads(tensor.params).filter(|_| tensor.matrix.cols >= QUAD_COLUMNS) {
         options = options.with("QUAD", span(&steps)).flag("QUADS").flag("OVER_TABLE");
-        options = options.with("WIDEST", QUAD_WORKGROUP);
+        options = options.with("WIDEST", QUAD_WORKGROUP).with("TOGETHER", 4);
     }
     if rate.is_multiple_of(4) {
         options = options.flag("WHOLE");
