@@ -38,6 +38,7 @@ fn unit_of(i: u32) -> u32 {
 //: end
 }
 
+const PARTIALS: u32 = 2u * WG;
 //: use reduce
 
 @compute @workgroup_size(WG)

@@ -6,6 +6,7 @@
 //               else T follows M (with INVERSE M follows T).
 //   INVERSE:    R^T.
 //   IN_PLACE:   reads what it overwrites.
+//   EMIT:       writes the result's coded form and sums, too (see `emit`).
 //
 // A workgroup has SPACE floats: M is done by segments of so many columns.
 
@@ -21,6 +22,10 @@ var<immediate> p: Rotate;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 // A bit for each column, then, from a whole word on, for each of the tail.
 @group(0) @binding(2) var<storage, read> signs: array<u32>;
+
+//: if EMIT
+//: use emit
+//: end
 
 var<workgroup> values: array<f32, SPACE>;
 
@@ -108,6 +113,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   // Padding is zero.
   if (start + count == p.cols) {
     for (var i = p.cols + index; i < p.stride; i += WG) { y[group.y * p.stride + i] = 0.0; }
+  }
+//: end
+//: if EMIT
+  // Blocks of 32 are whole in a segment, but for the last one's padding.
+  let padded = (count + 31u) / 32u * 32u;
+  for (var i = count + index; i < padded; i += WG) { values[i] = 0.0; }
+  workgroupBarrier();
+  for (var first = 0u; first < padded / 4u; first += WG) {
+    let quad = first + index;
+    let inside = quad < padded / 4u;
+    var v = vec4<f32>(0.0);
+    if (inside) { v = vec4<f32>(values[4u * quad], values[4u * quad + 1u], values[4u * quad + 2u], values[4u * quad + 3u]); }
+    emit(index, (group.y * p.stride + start) / 4u + quad, inside, v);
   }
 //: end
 }

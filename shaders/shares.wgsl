@@ -14,6 +14,7 @@
 //: use CODEC
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
 //: use put
+const PARTIALS: u32 = 2u * WG;
 //: use reduce
 
 @compute @workgroup_size(WG)

@@ -43,6 +43,15 @@ pub struct Buffer {
     pub write: bool,
 }
 
+/// A texture of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Texture {
+    /// Its name in the source.
+    pub name: String,
+    /// Texture index.
+    pub slot: u8,
+}
+
 /// A kernel in the Metal Shading Language, and what its pipeline is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metal {
@@ -52,6 +61,8 @@ pub struct Metal {
     pub threads: u32,
     /// Storage buffers.
     pub buffers: Vec<Buffer>,
+    /// Textures.
+    pub textures: Vec<Texture>,
     /// Bytes of the kernel's numbers at [`IMMEDIATES`].
     pub immediates: u32,
     /// Buffer indices whose lengths in bytes, as `u32`, are bound at [`SIZES`],
@@ -104,6 +115,7 @@ pub fn generate(name: &str, options: &Options, checks: Checks) -> Result<Metal, 
         source: String::new(),
         threads: entry.workgroup_size.iter().product(),
         buffers: Vec::new(),
+        textures: Vec::new(),
         immediates: 0,
         sizes: Vec::new(),
         threadgroup_memory: Vec::new(),
@@ -111,12 +123,14 @@ pub fn generate(name: &str, options: &Options, checks: Checks) -> Result<Metal, 
     for (handle, variable) in module.global_variables.iter() {
         let inner = &module.types[variable.ty].inner;
         let used = uses[handle] != GlobalUse::empty();
+        let slot_of = |binding: naga::ResourceBinding| {
+            let slot = u8::try_from(binding.binding).ok();
+            slot.filter(|slot| *slot < IMMEDIATES && binding.group == 0)
+                .ok_or_else(|| MslError(format!("kernel {name} binds {binding:?}")))
+        };
         match (variable.space, variable.binding) {
             (AddressSpace::Storage { access }, Some(binding)) => {
-                let slot = u8::try_from(binding.binding)
-                    .ok()
-                    .filter(|slot| *slot < IMMEDIATES && binding.group == 0)
-                    .ok_or_else(|| MslError(format!("kernel {name} binds {binding:?}")))?;
+                let slot = slot_of(binding)?;
                 let write = access.contains(StorageAccess::STORE);
                 let target = msl::BindTarget { buffer: Some(slot), mutable: write, ..Default::default() };
                 resources.resources.insert(binding, target);
@@ -127,6 +141,12 @@ pub fn generate(name: &str, options: &Options, checks: Checks) -> Result<Metal, 
                     let name = variable.name.clone().unwrap_or_default();
                     metal.buffers.push(Buffer { name, slot, write });
                 }
+            }
+            (AddressSpace::Handle, Some(binding)) => {
+                let slot = slot_of(binding)?;
+                let target = msl::BindTarget { texture: Some(slot), ..Default::default() };
+                resources.resources.insert(binding, target);
+                metal.textures.push(Texture { name: variable.name.clone().unwrap_or_default(), slot });
             }
             (AddressSpace::Immediate, _) => metal.immediates = inner.size(module.to_ctx()),
             (AddressSpace::WorkGroup, _) if used => {
@@ -185,6 +205,7 @@ fn about(name: &str, options: &Options, metal: &Metal) -> String {
     line("threads of a threadgroup", metal.threads.to_string());
     let buffer = |b: &Buffer| format!("{} {}{}", b.slot, b.name, if b.write { " (written)" } else { "" });
     line("buffers", list(&mut metal.buffers.iter().map(buffer)));
+    line("textures", list(&mut metal.textures.iter().map(|t| format!("{} {}", t.slot, t.name))));
     if metal.immediates > 0 {
         line("numbers", format!("buffer {IMMEDIATES}, {} bytes", metal.immediates));
     }
@@ -202,7 +223,8 @@ fn about(name: &str, options: &Options, metal: &Metal) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shipped {
     /// File name without `.metal`: the kernel's, with `_f16`, `_i8` or `_i24` for other
-    /// forms of input than f32, `_coop` for halves and matrices of a SIMD group.
+    /// forms of input than f32, `_coop` for halves and matrices of a SIMD group,
+    /// `_texture` if it samples its blocks.
     pub stem: String,
     /// The kernel.
     pub kernel: &'static str,
@@ -214,14 +236,22 @@ pub struct Shipped {
 const PREFERRED: &[(&str, &[&str])] = &[
     // Of many: sums by subgroup operations, which fit any size of subgroup.
     ("gemv", &["SUBGROUP"]),
+    ("astc", &["OFTEN"]),
+    ("sqint2", &["PAIRS"]),
     ("raw", &["ALIGNED", "BRAIN"]),
     ("rope", &["ROPE"]),
     ("gated", &["SILU"]),
 ];
 
 /// Flags that say what form the input or output has, or by what it is multiplied.
-const FORMS: &[(&str, &str)] =
-    &[("F16", "_f16"), ("HALVES_OUT", "_f16"), ("I8", "_i8"), ("I24", "_i24"), ("EIGHT", "_coop")];
+const FORMS: &[(&str, &str)] = &[
+    ("F16", "_f16"),
+    ("HALVES_OUT", "_f16"),
+    ("I8", "_i8"),
+    ("I24", "_i24"),
+    ("EIGHT", "_coop"),
+    ("TEXTURE", "_texture"),
+];
 
 /// The sources of `shaders/msl/`: each kernel with each form of input, in its
 /// plainest layout.
@@ -249,7 +279,9 @@ pub fn shipped() -> Vec<Shipped> {
     };
     KERNELS
         .iter()
-        .flat_map(|k| ["", "_f16", "_i8", "_i24", "_coop"].into_iter().filter_map(move |s| of(k, s)))
+        .flat_map(|k| {
+            ["", "_f16", "_i8", "_i24", "_coop", "_texture"].into_iter().filter_map(move |s| of(k, s))
+        })
         .collect()
 }
 

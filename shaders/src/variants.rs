@@ -21,8 +21,15 @@ pub struct Codec {
 }
 
 /// Constants that some codecs' files ask for.
-const CODED: &[(&str, u32)] =
-    &[("CLUSTER", 8), ("SHARE", 128), ("HEIGHT", 16), ("RATE", 17), ("SPAN", 10), ("STREAM", 5)];
+const CODED: &[(&str, u32)] = &[
+    ("CLUSTER", 8),
+    ("SHARE", 128),
+    ("HEIGHT", 16),
+    ("RATE", 17),
+    ("SPAN", 10),
+    ("QUAD", 14),
+    ("STREAM", 5),
+];
 
 const FORMS: &[&str] = &["F16", "I8", "I24"];
 
@@ -53,8 +60,8 @@ pub const CODECS: &[Codec] = &[
         gemm: "sqint2_gemm",
         rows: "sqint2_rows",
         unit: 8,
-        layouts: &[&[], &["WIDE"], &["WHOLE", "PAIRS"], &["ODD"]],
-        forms: &[],
+        layouts: &[&[], &["WIDE"], &["WHOLE", "PAIRS"], &["ODD"], &["PAIRS", "QUADS", "OVER_TABLE"]],
+        forms: FORMS,
     },
     Codec {
         gemv: "nf2_gemv",
@@ -69,7 +76,14 @@ pub const CODECS: &[Codec] = &[
         gemm: "astc_gemm",
         rows: "astc_rows",
         unit: 8,
-        layouts: &[&[], &["COLUMNS"]],
+        layouts: &[
+            &[],
+            &["COLUMNS"],
+            &["OFTEN"],
+            &["OFTEN", "COLUMNS"],
+            &["TEXTURE"],
+            &["TEXTURE", "COLUMNS"],
+        ],
         forms: &[],
     },
     Codec {
@@ -216,6 +230,9 @@ pub fn cases() -> Vec<(&'static str, Options)> {
                 &["INVERSE", "MAIN", "IN_PLACE"],
                 &["INVERSE", "MAIN", "TAIL", "IN_PLACE"],
                 &["INVERSE", "TAIL", "IN_PLACE"],
+                &["MAIN", "EMIT", "I8"],
+                &["MAIN", "TAIL", "EMIT", "I24"],
+                &["MAIN", "EMIT", "HALVES_OUT"],
             ],
         ),
         ("halves", &[&[]]),

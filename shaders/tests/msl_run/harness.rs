@@ -96,8 +96,8 @@ fn arguments(source: &str) -> Vec<String> {
             Some("simdgroup_index_in_threadgroup") => "t.subgroup".to_owned(),
             Some("threads_per_simdgroup") => "t.subgroup_size".to_owned(),
             Some("simdgroups_per_threadgroup") => "t.subgroups".to_owned(),
-            Some(buffer) if buffer.starts_with("buffer(") => {
-                let slot = buffer.trim_start_matches("buffer(").trim_end_matches(')');
+            Some(bound) if bound.starts_with("buffer(") || bound.starts_with("texture(") => {
+                let slot = bound.split_once('(').map_or("", |(_, slot)| slot.trim_end_matches(')'));
                 format!("c.buffers[{slot}]")
             }
             None if line.starts_with("threadgroup ") => {

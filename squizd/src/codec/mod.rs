@@ -282,6 +282,8 @@ mod zplanes;
 pub use activation::{Activation, ActivationBuffers, Precision};
 #[cfg(feature = "gpu")]
 pub(crate) use astc::device_tables;
+#[cfg(all(test, feature = "gpu"))]
+pub(crate) use astc::device_texels;
 pub use guide::{Guide, InputMoments};
 pub use hybrid::Allocation;
 pub use integer::IntegerLayout;

@@ -1,9 +1,12 @@
 //! Every kind of block that kernels may meet.
 
+use super::codec::Tensor;
+use super::device::Gpu;
 use super::matrix::GpuMatrix;
 use super::pipeline::Span;
 use super::sample::Sample;
 use super::tests::gpu;
+use super::texels::Store;
 use crate::codec::{codec, device_tables};
 use squizd_spec::{CodecId, Matrix};
 
@@ -68,10 +71,21 @@ fn every_block_decodes_as_on_the_cpu() {
     assert!(allowed * 3 > want.len() / 6, "{allowed}");
 
     let buffer = gpu.upload(&sample.data, &mut |_| {}).unwrap();
-    let on_gpu = GpuMatrix::new(gpu, sample.id, &sample.view(), &Span::from(&buffer)).unwrap();
+    let mut on_gpu = GpuMatrix::new(gpu, sample.id, &sample.view(), &Span::from(&buffer)).unwrap();
+    lookups_are(gpu, &on_gpu, &blocks, &want);
+    // The same from texels, those that are not allowed decoded by the CPU.
+    let tensor = Tensor::new(sample.id, &sample.view()).unwrap();
+    on_gpu.sample(gpu, Store::Halves, &tensor, &sample.data, 100).unwrap();
+    assert!(on_gpu.recipe().options.flags.contains(&"TEXTURE"));
+    lookups_are(gpu, &on_gpu, &blocks, &want);
+}
+
+/// Asserts that looked-up rows have the bits of `want`.
+fn lookups_are(gpu: &Gpu, on_gpu: &GpuMatrix, blocks: &[u128], want: &[f32]) {
+    let (rows, cols) = (u64::from(on_gpu.rows()), on_gpu.cols());
     let ids: Vec<u8> = (0..rows as u32).flat_map(u32::to_le_bytes).collect();
     let ids = gpu.upload(&ids, &mut |_| {}).unwrap();
-    let stride = (cols as u32).next_multiple_of(32);
+    let stride = cols.next_multiple_of(32);
     let y = gpu.storage(4 * rows * u64::from(stride)).unwrap();
     gpu.submit(&on_gpu.lookup(gpu, &ids, rows as u32, 1.0, &y, stride).unwrap());
     let got = gpu.read_f32(&y, rows as usize * stride as usize).unwrap();

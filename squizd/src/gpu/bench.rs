@@ -19,7 +19,7 @@ use super::sample::{Sample, gaussian};
 use super::shares;
 use super::sparse::{Axis, Clusters};
 use super::tuning::{Tuning, climb};
-use crate::codec::{EncodeOptions, IntegerLayout, codec};
+use crate::codec::{EncodeOptions, IntegerLayout, Quality, codec};
 use crate::{Error, Result};
 use serde::Serialize;
 use squizd_shaders::Options;
@@ -302,6 +302,8 @@ fn layouts(id: CodecId) -> Vec<(&'static str, EncodeOptions)> {
                 ("fine", layout(IntegerLayout::Fine)),
             ]
         }
+        // Windows of 10 and of 8 bits.
+        CodecId::SQINT2 => vec![("", none), ("fast", EncodeOptions { quality: Some(Quality::Fast), ..none })],
         _ => vec![("", none)],
     }
 }

@@ -4,6 +4,7 @@ use super::adapter::all;
 use super::codec::{GpuCodec, serving};
 use super::device::{Abilities, Gpu};
 use super::math::Math;
+use super::texels::Store;
 use crate::codec::{Precision, codec};
 use crate::dispatch::{Adapter, Backend, KernelChoice, Stage, Subject};
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ impl Backend for GpuKernels {
             Some(layout) if !layout.is_empty() => format!("{id}-{layout}"),
             _ => id.to_string(),
         };
+        let sampled = Store::of(self.abilities, id).is_some();
         let (kernel, reason) = match stage {
             Stage::Prefill if self.math.rounds() && self.abilities.cooperative.is_some() => (
                 format!("{family}/{}/f16", kernels.gemm),
@@ -54,13 +56,16 @@ impl Backend for GpuKernels {
             }
             Stage::Decode => (
                 format!("{family}/{}/{}", kernels.gemv, self.math(kernels)),
-                if (id, &params) == (tensor.codec, tensor.params) {
+                if sampled {
+                    "samples an ASTC 6x6 HDR texture, a copy of the stored blocks"
+                } else if (id, &params) == (tensor.codec, tensor.params) {
                     "reads the stored blocks in place"
                 } else {
                     "reads what loading made of the stored blocks"
                 },
             ),
         };
+        let kernel = if sampled { format!("{kernel}/texture") } else { kernel };
         let fallback = self.abilities.software.then(|| "the adapter computes on the CPU".to_owned());
         Ok(KernelChoice { stage, backend: self.name().into(), kernel, reason: reason.to_owned(), fallback })
     }

@@ -18,12 +18,16 @@ pub struct Abilities {
     pub dot8: bool,
     /// Side of cooperative matrices of halves that are summed in f32.
     pub cooperative: Option<u32>,
+    /// Textures of ASTC blocks of the HDR profile.
+    pub astc_hdr: bool,
     /// Timestamps around passes.
     pub timestamps: bool,
     /// It computes on the CPU.
     pub software: bool,
     /// It has memory of its own.
     pub discrete: bool,
+    /// Invocations of a workgroup at most.
+    pub max_workgroup: u32,
     /// Bytes that one binding reaches at most.
     pub max_binding: u64,
     /// Bytes of the largest buffer.
@@ -51,7 +55,7 @@ const ADDRESSABLE: u64 = 1 << 31;
 /// Bytes of immediate data that kernels use.
 const IMMEDIATES: u32 = 128;
 /// Bytes of workgroup memory that a kernel takes at most.
-const WORKGROUP_MEMORY: u32 = 20 << 10;
+const WORKGROUP_MEMORY: u32 = 32 << 10;
 /// Storage bindings of a kernel, at most.
 pub(super) const BINDINGS: u32 = 8;
 
@@ -217,9 +221,11 @@ fn abilities(
         // Apple's GPUs have the instruction, but slowly; software has none.
         dot8: info.backend == wgpu::Backend::Vulkan && !software,
         cooperative,
+        astc_hdr: features.contains(wgpu::Features::TEXTURE_COMPRESSION_ASTC_HDR),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         software,
         discrete: info.device_type == wgpu::DeviceType::DiscreteGpu,
+        max_workgroup: limits.max_compute_invocations_per_workgroup,
         max_binding: limits.max_storage_buffer_binding_size.min(ADDRESSABLE),
         max_buffer: limits.max_buffer_size,
     }

@@ -223,7 +223,7 @@ enum NormTo<'a> {
 
 /// The options and ports with which a kernel writes an input's coded form.
 fn emit_to(input: &Input, options: Options, ports: &mut Vec<(Port, Span)>) -> Options {
-    ports.extend([(write(4), Span::from(&input.coded)), (write(5), Span::from(&input.sums))]);
+    ports.extend([(write(4), Span::from(&input.form.coded)), (write(5), Span::from(&input.form.sums))]);
     let options = options.flag("EMIT");
     match input.math.emitted() {
         Some(flag) => options.flag(flag),

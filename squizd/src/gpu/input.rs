@@ -6,7 +6,7 @@ use super::math::Math;
 use super::matrix::GpuMatrix;
 use super::pipeline::{Span, read, write};
 use super::record::Step;
-use super::rotation::RotationKey;
+use super::rotation::{Rotation, RotationKey};
 use crate::Result;
 use squizd_shaders::Options;
 use std::cell::RefCell;
@@ -17,6 +17,51 @@ const WORKGROUP: u64 = 64;
 
 /// Values of a tile of the coded form (`input.wgsl`).
 const TILE: u64 = 256;
+
+/// Floats, padded with zeros to a multiple of 32, and where their coded form goes.
+#[derive(Clone, Debug)]
+pub(super) struct Coded {
+    pub(super) values: wgpu::Buffer,
+    pub(super) form: Option<Form>,
+}
+
+/// A coded form of floats.
+#[derive(Clone, Debug)]
+pub(super) struct Form {
+    pub(super) math: Math,
+    /// Blocks of 32 in tiles of eight.
+    pub(super) coded: wgpu::Buffer,
+    /// Scale and sums of each block of 32.
+    pub(super) sums: wgpu::Buffer,
+}
+
+impl Form {
+    /// Room for that of `length` floats.
+    fn new(gpu: &Gpu, math: Math, length: u64) -> Result<Self> {
+        let coded = gpu.storage(math.bytes() * length.next_multiple_of(TILE))?;
+        Ok(Self { math, coded, sums: gpu.storage(length / 2)? })
+    }
+}
+
+impl Coded {
+    /// Makes the coded form, if it is wanted, of `length` floats.
+    pub(super) fn prepare(&self, gpu: &Gpu, length: u32) -> Result<Option<Step>> {
+        let Some(form) = &self.form else { return Ok(None) };
+        prepare(gpu, &self.values, form, length).map(Some)
+    }
+}
+
+/// Makes the coded form and the sums of `length` floats.
+fn prepare(gpu: &Gpu, values: &wgpu::Buffer, form: &Form, length: u32) -> Result<Step> {
+    let mut options = Options::default().with("WG", WORKGROUP as u32);
+    if let Some(flag) = form.math.emitted() {
+        options = options.flag(flag);
+    }
+    let spans = [Span::from(values), Span::from(&form.coded), Span::from(&form.sums)];
+    let pipeline = gpu.pipeline("prepare", &options, &[read(0), write(4), write(5)])?;
+    let workgroups = u64::from(length / 4).div_ceil(WORKGROUP);
+    Step::new(gpu, &pipeline, &spans, &PrepareParams { length }, workgroups)
+}
 
 /// Vectors of one width as kernels read them: floats, padded with zeros to a
 /// multiple of 32, and what `prepare` makes of them.
@@ -29,12 +74,10 @@ pub(super) struct Input {
     pub(super) count: u32,
     /// The floats.
     pub(super) values: wgpu::Buffer,
-    /// The form of `math`, blocks of 32 in tiles of eight.
-    pub(super) coded: wgpu::Buffer,
-    /// Scale and sums of each block of 32.
-    pub(super) sums: wgpu::Buffer,
-    /// The floats under the rotations that were asked for.
-    rotated: RefCell<Vec<(RotationKey, wgpu::Buffer)>>,
+    /// The form of `math`.
+    pub(super) form: Form,
+    /// The same under the rotations that were asked for.
+    rotated: RefCell<Vec<(RotationKey, Coded)>>,
     /// The floats, or those under a rotation, as halves.
     halves: RefCell<Vec<(Option<RotationKey>, Halves)>>,
 }
@@ -55,8 +98,7 @@ impl Input {
             stride,
             count,
             values: gpu.storage(4 * length)?,
-            coded: gpu.storage(math.bytes() * length.next_multiple_of(TILE))?,
-            sums: gpu.storage(length / 2)?,
+            form: Form::new(gpu, math, length)?,
             rotated: RefCell::default(),
             halves: RefCell::default(),
         })
@@ -76,20 +118,39 @@ impl Input {
                 continue;
             }
             done.push(rotation.key);
-            let buffer = if let Some(buffer) = self.rotated(rotation.key) {
-                buffer
+            let to = if let Some(to) = self.rotated(rotation.key) {
+                to
             } else {
-                let buffer = gpu.storage(4 * u64::from(self.stride) * u64::from(self.count))?;
-                self.rotated.borrow_mut().push((rotation.key, buffer.clone()));
-                buffer
+                let length = u64::from(self.stride) * u64::from(self.count);
+                // Without a form of their own, kernels read floats.
+                let coded = self.math != Math::F32;
+                let form = coded.then(|| Form::new(gpu, self.math, length)).transpose()?;
+                let to = Coded { values: gpu.storage(4 * length)?, form };
+                self.rotated.borrow_mut().push((rotation.key, to.clone()));
+                to
             };
-            steps.extend(rotation.forward(gpu, &self.values, &buffer, self.stride, count)?);
+            steps.extend(rotation.forward(gpu, &self.values, &to, self.stride, count)?);
         }
         Ok(steps)
     }
 
-    fn rotated(&self, key: RotationKey) -> Option<wgpu::Buffer> {
-        self.rotated.borrow().iter().find(|(k, _)| *k == key).map(|(_, buffer)| buffer.clone())
+    fn rotated(&self, key: RotationKey) -> Option<Coded> {
+        self.rotated.borrow().iter().find(|(k, _)| *k == key).map(|(_, to)| to.clone())
+    }
+
+    /// What [`Input::rotate`] made for `matrix`.
+    fn rotated_for(&self, gpu: &Gpu, rotation: &Rotation) -> Result<Coded> {
+        self.rotated(rotation.key).ok_or_else(|| gpu.error("an input has not been rotated"))
+    }
+
+    /// The coded form as `matrix` takes it.
+    ///
+    /// # Errors
+    /// If [`Input::rotate`] was not asked for its rotation.
+    pub(super) fn form(&self, gpu: &Gpu, matrix: &GpuMatrix) -> Result<Form> {
+        let Some(rotation) = matrix.rotation() else { return Ok(self.form.clone()) };
+        let form = self.rotated_for(gpu, rotation)?.form;
+        form.ok_or_else(|| gpu.error("a rotated input has no coded form"))
     }
 
     /// The floats as `matrix` takes them.
@@ -98,7 +159,7 @@ impl Input {
     /// If [`Input::rotate`] was not asked for its rotation.
     pub(super) fn floats(&self, gpu: &Gpu, matrix: &GpuMatrix) -> Result<wgpu::Buffer> {
         let Some(rotation) = matrix.rotation() else { return Ok(self.values.clone()) };
-        self.rotated(rotation.key).ok_or_else(|| gpu.error("an input has not been rotated"))
+        Ok(self.rotated_for(gpu, rotation)?.values)
     }
 
     /// Makes, of the floats of the first `count` vectors, what products of
@@ -155,19 +216,6 @@ impl Input {
 
     /// Makes the coded form and the sums from the floats.
     pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Step> {
-        let mut options = Options::default().with("WG", WORKGROUP as u32);
-        if let Some(flag) = self.math.emitted() {
-            options = options.flag(flag);
-        }
-        let spans = [Span::from(&self.values), Span::from(&self.coded), Span::from(&self.sums)];
-        let pipeline = gpu.pipeline("prepare", &options, &[read(0), write(4), write(5)])?;
-        let length = self.stride * self.count;
-        Step::new(
-            gpu,
-            &pipeline,
-            &spans,
-            &PrepareParams { length },
-            u64::from(length / 4).div_ceil(WORKGROUP),
-        )
+        prepare(gpu, &self.values, &self.form, self.stride * self.count)
     }
 }

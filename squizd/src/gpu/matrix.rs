@@ -9,15 +9,16 @@ use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
-use super::pipeline::{Port, Span, read, write};
+use super::pipeline::{Port, Span, read, texels, write};
 use super::record::{Step, over_two};
 use super::rotation::Rotation;
 use super::shares;
+use super::texels::{Store, Texels};
 use super::tuning::{Tuning, gemv_tuning};
 use crate::codec::Encoded;
 use crate::{Error, Result};
 use squizd_shaders::Options;
-use squizd_spec::CodecId;
+use squizd_spec::{CodecId, astc};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Invocations of a workgroup of `rows`.
@@ -116,6 +117,8 @@ pub(super) struct GpuMatrix {
     rotation: Option<Rotation>,
     /// The power of two under which weights are halves, once known.
     factor: Option<f32>,
+    /// The blocks of the first slot as a texture, which kernels read instead.
+    texels: Option<Texels>,
 }
 
 impl GpuMatrix {
@@ -133,11 +136,14 @@ impl GpuMatrix {
         payload: &Span,
         limit: u64,
     ) -> Result<Self> {
-        let name = tensor.name;
+        let (name, data) = (tensor.name, tensor.data);
         let codec = kernels(id, tensor.params)
             .ok_or_else(|| Error::unsupported(format!("tensor {name}: codec {id} has no GPU kernels")))?;
         let tensor = Tensor::new(id, tensor)?;
-        let recipe = (codec.describe)(&tensor)?;
+        let mut recipe = (codec.describe)(&tensor)?;
+        if let Some(widest) = recipe.options.constant("WIDEST") {
+            recipe.options = recipe.options.with("WIDEST", widest.min(gpu.abilities().max_workgroup));
+        }
         let too_large = || Error::unsupported(format!("tensor {name}: a side is too large for GPU kernels"));
         let small = |v: u64| u32::try_from(v).ok().filter(|v| *v <= 1 << 30).ok_or_else(too_large);
         let (rows, cols) = (small(tensor.matrix.rows)?, small(tensor.matrix.cols)?);
@@ -148,7 +154,37 @@ impl GpuMatrix {
             .map(|(name, make)| gpu.shared(name, || make(tensor.params)))
             .transpose()?;
         let rotation = rotation(id, &tensor).map(|r| Rotation::new(gpu, &r, cols)).transpose()?;
-        Ok(Self { codec, recipe, rows, cols, pieces, tables, rotation, factor: None })
+        let mut this =
+            Self { codec, recipe, rows, cols, pieces, tables, rotation, factor: None, texels: None };
+        if let Some(store) = Store::of(gpu.abilities(), id) {
+            this.sample(gpu, store, &tensor, data, astc::TEXTURE_BLOCKS)?;
+        }
+        Ok(this)
+    }
+
+    /// Has kernels read the blocks of `tensor` from a texture with layers of at
+    /// most `most` of them along a side, if the device has such.
+    pub(super) fn sample(
+        &mut self,
+        gpu: &Gpu,
+        store: Store,
+        tensor: &Tensor<'_>,
+        payload: &[u8],
+        most: u64,
+    ) -> Result<()> {
+        self.texels = Texels::new(gpu, store, tensor, payload, most)?;
+        if let Some(Texels { rows, columns, across, .. }) = self.texels {
+            let mut options = std::mem::take(&mut self.recipe.options);
+            // Texels are alike.
+            options.flags.retain(|f| *f != "OFTEN");
+            self.recipe.options = options.flag("TEXTURE");
+            for piece in &mut self.pieces {
+                let [unit, ..] = piece.params.extra;
+                piece.params.extra = [unit, rows, columns, across];
+            }
+            self.tables = None;
+        }
+        Ok(())
     }
 
     /// Output width.
@@ -323,8 +359,9 @@ impl GpuMatrix {
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
-        // Codecs without the input's form read its floats.
-        let coded = self.blocks() && self.effective(x.math) == x.math;
+        // Codecs without the input's form read its floats, and so do those without
+        // blocks in f32.
+        let coded = self.effective(x.math) == x.math && (self.blocks() || x.math != Math::F32);
         if coded {
             options = options.flag("TILED");
             if let Some(flag) = x.math.flag() {
@@ -332,10 +369,11 @@ impl GpuMatrix {
             }
         }
         let options = shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities());
-        let values = if coded { x.coded.clone() } else { x.floats(gpu, self)? };
+        let form = if coded { x.form(gpu, self)? } else { x.form.clone() };
+        let values = if coded { form.coded } else { x.floats(gpu, self)? };
         let mut tail = vec![(read(4), Span::from(&values))];
-        if self.blocks() {
-            tail.push((read(5), Span::from(&x.sums)));
+        if coded || self.blocks() {
+            tail.push((read(5), Span::from(&form.sums)));
         }
         tail.extend(out.ports());
         Ok((options, tail))
@@ -382,6 +420,10 @@ impl GpuMatrix {
         grid: impl Fn(Params) -> (Params, [u64; 3]),
     ) -> Result<Vec<Step>> {
         let mut ports: Vec<_> = (0..self.recipe.slots.len()).map(|i| read(i as u32)).collect();
+        let layers = self.texels.as_ref().map(|t| &t.layers);
+        // The texture stands in for the first slot.
+        let replaced = layers.iter().len();
+        ports.iter_mut().take(replaced).for_each(|port| *port = texels(0));
         let tables = self.tables.as_ref().map(|t| (read(TABLES), Span::from(t)));
         let tail: Vec<_> = tables.iter().chain(tail).collect();
         ports.extend(tail.iter().map(|(port, _)| *port));
@@ -389,12 +431,12 @@ impl GpuMatrix {
         self.pieces
             .iter()
             .map(|piece| {
-                let mut spans = piece.spans.clone();
+                let mut spans = piece.spans.get(replaced..).unwrap_or_default().to_vec();
                 spans.extend(tail.iter().map(|(_, span)| span.clone()));
                 let (params, [x, y, z]) =
                     grid(Params { cols: self.cols, units: self.units(), ..piece.params });
                 let [x, y] = if y == 0 { over_two(x) } else { [x, y] };
-                Step::in_grid(gpu, &pipeline, &spans, &params, [x, y, z])
+                Step::sampling(gpu, &pipeline, layers, &spans, &params, [x, y, z])
             })
             .collect()
     }

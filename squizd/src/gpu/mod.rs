@@ -35,6 +35,8 @@ mod profile;
 mod record;
 mod rotation;
 mod sample;
+#[cfg(test)]
+mod seen;
 mod session;
 #[cfg(test)]
 mod session_tests;
@@ -43,7 +45,12 @@ mod sparse;
 #[cfg(test)]
 mod sparse_tests;
 #[cfg(test)]
+mod strip_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod texel_tests;
+mod texels;
 mod top_k;
 mod tuning;
 mod weights;

@@ -10,21 +10,56 @@ use squizd_shaders::{Options, assemble};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A storage binding of a kernel.
+/// What is bound to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    /// A buffer that is read.
+    Read,
+    /// A buffer that is written, too.
+    Write,
+    /// The layers of a texture, which are read.
+    Texels,
+}
+
+/// A binding of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Port {
-    pub(super) binding: u32,
-    pub(super) write: bool,
+    binding: u32,
+    kind: Kind,
 }
 
 /// A port that is read.
 pub(super) const fn read(binding: u32) -> Port {
-    Port { binding, write: false }
+    Port { binding, kind: Kind::Read }
 }
 
 /// A port that is written, too.
 pub(super) const fn write(binding: u32) -> Port {
-    Port { binding, write: true }
+    Port { binding, kind: Kind::Write }
+}
+
+/// A port for the layers of a texture.
+pub(super) const fn texels(binding: u32) -> Port {
+    Port { binding, kind: Kind::Texels }
+}
+
+impl Kind {
+    fn binding_type(self) -> wgpu::BindingType {
+        let storage = |read_only| wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        match self {
+            Self::Read => storage(true),
+            Self::Write => storage(false),
+            Self::Texels => wgpu::BindingType::Texture {
+                sample_type: wgpu::TextureSampleType::Float { filterable: false },
+                view_dimension: wgpu::TextureViewDimension::D2Array,
+                multisampled: false,
+            },
+        }
+    }
 }
 
 /// A compiled kernel.
@@ -86,11 +121,7 @@ impl Gpu {
             .map(|port| wgpu::BindGroupLayoutEntry {
                 binding: port.binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: !port.write },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
+                ty: port.kind.binding_type(),
                 count: None,
             })
             .collect();
@@ -126,24 +157,32 @@ impl Gpu {
         Pipeline { name, compute, layout, ports: ports.to_vec() }
     }
 
-    /// Binds `spans` to the kernel's ports, in their order.
-    pub(super) fn bind(&self, pipeline: &Pipeline, spans: &[Span]) -> Result<wgpu::BindGroup> {
-        if spans.len() != pipeline.ports.len() {
-            return Err(self.error(format!("{} buffers for {} ports", spans.len(), pipeline.ports.len())));
+    /// Binds `layers` to the kernel's texture port, if it has one, and `spans` to
+    /// the others, in their order.
+    pub(super) fn bind(
+        &self,
+        pipeline: &Pipeline,
+        layers: Option<&wgpu::TextureView>,
+        spans: &[Span],
+    ) -> Result<wgpu::BindGroup> {
+        let (textures, buffers): (Vec<&Port>, Vec<&Port>) =
+            pipeline.ports.iter().partition(|p| p.kind == Kind::Texels);
+        if textures.len() != layers.iter().len() || buffers.len() != spans.len() {
+            return Err(self.error(format!("{} buffers for {} ports", spans.len(), buffers.len())));
         }
-        let entries: Vec<_> = pipeline
-            .ports
-            .iter()
-            .zip(spans)
-            .map(|(port, span)| wgpu::BindGroupEntry {
-                binding: port.binding,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &span.buffer,
-                    offset: span.offset,
-                    size: std::num::NonZeroU64::new(span.size),
-                }),
-            })
-            .collect();
+        let textures = textures.into_iter().zip(layers).map(|(port, view)| wgpu::BindGroupEntry {
+            binding: port.binding,
+            resource: wgpu::BindingResource::TextureView(view),
+        });
+        let buffers = buffers.into_iter().zip(spans).map(|(port, span)| wgpu::BindGroupEntry {
+            binding: port.binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &span.buffer,
+                offset: span.offset,
+                size: std::num::NonZeroU64::new(span.size),
+            }),
+        });
+        let entries: Vec<_> = textures.chain(buffers).collect();
         self.scoped("binding buffers", || {
             self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,

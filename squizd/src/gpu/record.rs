@@ -47,11 +47,23 @@ impl Step {
         params: &(impl IntoBytes + Immutable),
         grid: [u64; 3],
     ) -> Result<Self> {
+        Self::sampling(gpu, pipeline, None, spans, params, grid)
+    }
+
+    /// The same with the layers of a texture, if the kernel reads one.
+    pub(super) fn sampling(
+        gpu: &Gpu,
+        pipeline: &Arc<Pipeline>,
+        layers: Option<&wgpu::TextureView>,
+        spans: &[Span],
+        params: &(impl IntoBytes + Immutable),
+        grid: [u64; 3],
+    ) -> Result<Self> {
         if grid.iter().any(|n| *n > DIMENSION) {
             return Err(gpu.error(format!("{grid:?} workgroups are more than {DIMENSION} in a dimension")));
         }
         Ok(Self {
-            bindings: gpu.bind(pipeline, spans)?,
+            bindings: gpu.bind(pipeline, layers, spans)?,
             pipeline: Arc::clone(pipeline),
             params: params.as_bytes().to_vec(),
             grid: grid.map(|n| n as u32),

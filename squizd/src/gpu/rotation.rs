@@ -4,6 +4,7 @@
 //! them, looked-up rows are rotated back.
 
 use super::device::Gpu;
+use super::input::Coded;
 use super::pipeline::{Span, read, write};
 use super::record::Step;
 use crate::Result;
@@ -50,21 +51,25 @@ impl Rotation {
         Ok(Self { key: (seed, log_block), cols, block: 1 << log_block, unit, signs })
     }
 
-    /// `to = R from` for `count` vectors `stride` apart, zero-padded.
+    /// `to = R from` for `count` vectors `stride` apart, zero-padded, with its
+    /// coded form if that has buffers.
     pub(super) fn forward(
         &self,
         gpu: &Gpu,
         from: &wgpu::Buffer,
-        to: &wgpu::Buffer,
+        to: &Coded,
         stride: u32,
         count: u32,
     ) -> Result<Vec<Step>> {
-        let mut steps = Vec::with_capacity(2);
+        let mut steps = Vec::with_capacity(3);
         let (whole, tail) = self.parts();
         let flags: &[_] = if whole { &["MAIN", "TAIL"] } else { &["MAIN"] };
-        steps.push(self.step(gpu, flags, Some(from), to, stride, count)?);
+        let coded = to.form.is_some() && !tail;
+        steps.push(self.step(gpu, flags, Some(from), to, coded, [stride, count])?);
         if tail {
-            steps.push(self.step(gpu, &["TAIL"], None, to, stride, count)?);
+            steps.push(self.step(gpu, &["TAIL"], None, to, false, [stride, count])?);
+            // The tail may begin within a block of 32.
+            steps.extend(to.prepare(gpu, stride * count)?);
         }
         Ok(steps)
     }
@@ -72,12 +77,13 @@ impl Rotation {
     /// `y = Rᵀ y` for `count` vectors `stride` apart.
     pub(super) fn inverse(&self, gpu: &Gpu, y: &wgpu::Buffer, stride: u32, count: u32) -> Result<Vec<Step>> {
         let mut steps = Vec::with_capacity(2);
+        let y = Coded { values: y.clone(), form: None };
         let (whole, tail) = self.parts();
         if tail {
-            steps.push(self.step(gpu, &["TAIL", "INVERSE"], None, y, stride, count)?);
+            steps.push(self.step(gpu, &["TAIL", "INVERSE"], None, &y, false, [stride, count])?);
         }
         let flags: &[_] = if whole { &["MAIN", "TAIL", "INVERSE"] } else { &["MAIN", "INVERSE"] };
-        steps.push(self.step(gpu, flags, None, y, stride, count)?);
+        steps.push(self.step(gpu, flags, None, &y, false, [stride, count])?);
         Ok(steps)
     }
 
@@ -93,9 +99,9 @@ impl Rotation {
         gpu: &Gpu,
         flags: &[&'static str],
         from: Option<&wgpu::Buffer>,
-        y: &wgpu::Buffer,
-        stride: u32,
-        count: u32,
+        y: &Coded,
+        coded: bool,
+        [stride, count]: [u32; 2],
     ) -> Result<Step> {
         let log = self.block.trailing_zeros();
         let main = flags.contains(&"MAIN");
@@ -108,13 +114,19 @@ impl Rotation {
         if log % 2 == 1 {
             options = options.flag("ODD");
         }
-        let (mut ports, mut spans) = (vec![write(1), read(2)], vec![Span::from(y), Span::from(&self.signs)]);
+        let (mut ports, mut spans) =
+            (vec![write(1), read(2)], vec![Span::from(&y.values), Span::from(&self.signs)]);
         match from {
             Some(from) => {
                 ports.insert(0, read(0));
                 spans.insert(0, Span::from(from));
             }
             None => options = options.flag("IN_PLACE"),
+        }
+        if let Some(form) = y.form.as_ref().filter(|_| coded) {
+            options = form.math.emitted().iter().fold(options.flag("EMIT"), |o, f| o.flag(f));
+            ports.extend([write(4), write(5)]);
+            spans.extend([Span::from(&form.coded), Span::from(&form.sums)]);
         }
         let pipeline = gpu.pipeline("rotate", &options, &ports)?;
         let params = RotateParams { cols: self.cols, stride, unit: self.unit };

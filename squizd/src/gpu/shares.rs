@@ -13,10 +13,13 @@ const WIDEST: u32 = 256;
 /// `None` for codecs whose lanes take units.
 pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
     if let Some(height) = recipe.height() {
-        // Strips are few: a workgroup for each, unless rows are short.
+        // Strips are few: a workgroup for each, unless rows are short, or a table is
+        // large and better fetched for several strips TOGETHER.
         let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
-        let lanes = turns.div_ceil(4).next_power_of_two().clamp(8, widest);
-        return Some(Tuning { workgroup: lanes.max(64), lanes, rows: height, unroll: 1, neighbours: false });
+        let together = recipe.options.constant("TOGETHER").filter(|_| rows >= 4096).unwrap_or(1);
+        let lanes = turns.div_ceil(4).next_power_of_two().clamp(8, widest / together);
+        let workgroup = if together > 1 { widest } else { lanes.max(64) };
+        return Some(Tuning { workgroup, lanes, rows: height, unroll: 1, neighbours: false });
     }
     let lanes = recipe.options.constant("CLUSTER")?;
     // A workgroup fetches the input once: a large one, if there are enough.
@@ -31,7 +34,7 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
 /// Tunings to try; none for codecs whose lanes take units.
 pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
     let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
-    let workgroups = [64, 128, 256].into_iter().filter(|w| *w <= widest);
+    let workgroups = [64, 128, 256, 512].into_iter().filter(|w| *w <= widest);
     let mut all = Vec::new();
     for workgroup in workgroups {
         if let Some(rows) = recipe.height() {

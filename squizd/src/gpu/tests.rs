@@ -2,11 +2,11 @@
 
 use super::codec::{GPU_CODECS, gpu_codec, readable};
 use super::device::Gpu;
-use super::input::Input;
 use super::math::Math;
 use super::matrix::{GpuMatrix, Output, Stack};
 use super::pipeline::Span;
 use super::sample::{Sample, gaussian};
+use super::seen::{inputs, rotate};
 use super::shares;
 use super::tuning::Tuning;
 use super::weights::{Mapping, Payloads};
@@ -112,41 +112,6 @@ pub(super) fn relative_error(y: &[f32], case: &Case, x: &[f64]) -> f64 {
     if difference.is_finite() { (difference / norm).sqrt() } else { f64::INFINITY }
 }
 
-/// The inputs on the device, prepared, and as the kernels of their form see
-/// them.
-pub(super) fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, Vec<Vec<f64>>) {
-    let count = x.len() / width;
-    let input = Input::new(gpu, math, width as u32, count as u32).unwrap();
-    let stride = input.stride as usize;
-    let mut padded = vec![0.0f32; stride * count];
-    for (to, from) in padded.chunks_mut(stride).zip(x.chunks(width)) {
-        to[..width].copy_from_slice(from);
-    }
-    let bytes: Vec<u8> = padded.iter().flat_map(|v| v.to_le_bytes()).collect();
-    gpu.write(&input.values, &bytes);
-    gpu.submit(&[input.prepare(gpu).unwrap()]);
-    let seen = match math {
-        Math::F32 | Math::F16 => padded.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),
-        Math::I8 | Math::I24 => whole_numbers(gpu, &input, padded.len()),
-    };
-    (input, seen.chunks(stride).map(<[f64]>::to_vec).collect())
-}
-
-/// What the bytes of an input's coded form say: a block's vectors of 16 lie in
-/// tiles of eight blocks, those of the high bytes first.
-fn whole_numbers(gpu: &Gpu, input: &Input, length: usize) -> Vec<f64> {
-    let digits = input.math.bytes() as usize;
-    let coded = gpu.read(&input.coded, 0..(digits * length.next_multiple_of(256)) as u64).unwrap();
-    let sums = gpu.read_f32(&input.sums, length / 8).unwrap();
-    let value = |i: usize| {
-        let (block, vector, byte) = (i / 32, i % 32 / 16, i % 16);
-        let at = |digit: usize| 16 * (block / 8 * 16 * digits + (2 * digit + vector) * 8 + block % 8) + byte;
-        let n = (0..digits).fold(0, |n, d| 256 * n + i32::from(coded[at(d)].cast_signed()));
-        f64::from(n) * f64::from(sums[4 * block])
-    };
-    (0..length).map(value).collect()
-}
-
 /// Largest relative error: of halves against the exact product, else against
 /// the product of the inputs as rounded.
 pub(super) fn bound(math: Math) -> f64 {
@@ -156,12 +121,15 @@ pub(super) fn bound(math: Math) -> f64 {
     }
 }
 
-fn check_gemv(gpu: &Gpu, case: &Case, math: Math, tuning: Option<Tuning>) {
+pub(super) fn check_gemv(gpu: &Gpu, case: &Case, math: Math, tuning: Option<Tuning>) {
     let matrix = case.load(gpu);
+    if matrix.math(gpu, math) != math {
+        return;
+    }
     let x = gaussian(case.sample.matrix.cols as usize, 5);
-    let (input, seen) = inputs(gpu, math, x.len(), &x);
+    let (input, mut seen) = inputs(gpu, math, x.len(), &x);
     let y = gpu.storage(4 * u64::from(matrix.rows())).unwrap();
-    gpu.submit(&input.rotate(gpu, [&matrix], 1).unwrap());
+    rotate(gpu, &input, &case.sample, &matrix, &mut seen);
     let steps = match tuning {
         Some(tuning) => matrix.gemv_tuned(gpu, &input, Output::to(&y, 0), tuning),
         None => matrix.gemv(gpu, &input, Output::to(&y, 0)),
@@ -262,13 +230,13 @@ fn every_stack_of_experts_agrees_with_the_decoder() {
             Case::new(codec(gpu_codec.id).unwrap(), experts * expert_rows, cols, 1.0, EncodeOptions::NONE);
         let matrix = stacked.load(gpu);
         for math in maths(gpu_codec.id).into_iter().filter(|m| *m != Math::F16 || gpu.abilities().f16) {
-            let (input, seen) = inputs(gpu, math, cols, &gaussian(2 * cols, 9));
+            let (input, mut seen) = inputs(gpu, math, cols, &gaussian(2 * cols, 9));
             let list = gpu.upload(&chosen.map(u32::to_le_bytes).concat(), &mut |_| {}).unwrap();
             let stack = Stack { expert_rows: expert_rows as u32, experts: &list, count: 4, share: 2 };
             let stride = expert_rows + 3;
             let y = gpu.storage(4 * 4 * stride as u64).unwrap();
             let out = Output::to(&y, stride as u32);
-            gpu.submit(&input.rotate(gpu, [&matrix], 2).unwrap());
+            rotate(gpu, &input, &stacked.sample, &matrix, &mut seen);
             gpu.submit(&matrix.expert_gemv(gpu, &input, out, stack).unwrap());
             let y = gpu.read_f32(&y, 4 * stride).unwrap();
             for (i, (y, expert)) in y.chunks(stride).zip(chosen).enumerate() {
@@ -368,7 +336,9 @@ fn every_tuning_of_shares_gives_the_same() {
         let case = Case::new(codec(gpu_codec.id).unwrap(), 37, 2304, 1.0, EncodeOptions::NONE);
         let matrix = case.load(gpu);
         for tuning in shares::candidates(matrix.recipe()) {
-            check_gemv(gpu, &case, Math::F32, Some(tuning));
+            for math in maths(gpu_codec.id) {
+                check_gemv(gpu, &case, math, Some(tuning));
+            }
         }
     }
 }

@@ -17,8 +17,9 @@ const RANGES: u32 = 8;
 /// - digits of 256 groups of trits, of 128 groups of quints, four bits each;
 /// - levels of 64 groups of six texels of two levels, 256 of five of three, 64 of
 ///   three of four, 128 of three of five, 8192 of five of six: five bits each;
-/// - 8 words for each map, of two to four partitions, by seed: of each row of
-///   texels eight times the partition, five bits each.
+/// - 4 words for each map, of two to four partitions, by seed: the low bit of the
+///   partition of texel (x, y) is bit 5 x + y of the first word, or of row 5 bit
+///   5 x of the second; the high bits lie likewise in the others.
 pub(crate) fn device_tables() -> Vec<u32> {
     let modes: Vec<Option<Mode>> =
         (0..RANGES).flat_map(|bits| (1..=PARTITIONS).map(move |p| mode(bits, p))).collect();
@@ -42,12 +43,30 @@ pub(crate) fn device_tables() -> Vec<u32> {
     words.extend(levels(&group::<8192>(6, 5), 5));
     for partitions in 2..=PARTITIONS {
         for seed in 0..partition::SEEDS {
-            let map = partition::map(partitions, seed).map(|p| 8 * p);
-            words.extend(map.as_chunks::<6>().0.iter().map(|row| packed(row, 5)));
-            words.extend([0; 2]);
+            let map = partition::map(partitions, seed);
+            for bit in 0..2 {
+                let bits = map.map(|p| p >> bit & 1);
+                let rows = bits.as_chunks::<6>().0.iter().map(|row| packed(row, 5));
+                // Five rows in one word, the last in another.
+                let mut halves = [0; 2];
+                for (y, row) in rows.enumerate() {
+                    halves[y / 5] |= row << (y % 5);
+                }
+                words.extend(halves);
+            }
         }
     }
     words
+}
+
+/// The texels of a block, row by row, as hardware returns them; those of a block
+/// that is not allowed are 1/2.
+#[cfg(all(test, feature = "gpu"))]
+pub(crate) fn device_texels(block: &[u8; 16]) -> [f32; super::TEXELS] {
+    let mut expanded = super::expand::Expanded::ZERO;
+    super::expand::expand(super::expand::Tables::get(), block, &mut expanded);
+    // Exact: 11 significant bits.
+    std::array::from_fn(|i| 0.5 * (expanded.value(i) + 1.0))
 }
 
 fn about(mode: &Mode) -> [u32; 8] {

@@ -44,6 +44,8 @@ use strip::{Buffers, Plan};
 
 #[cfg(feature = "gpu")]
 pub(crate) use device::device_tables;
+#[cfg(all(test, feature = "gpu"))]
+pub(crate) use device::device_texels;
 
 /// The codec.
 pub(super) const CODEC: &dyn Codec = &Astc;

@@ -13,13 +13,14 @@ pub(super) const ASTC: GpuCodec = GpuCodec {
     describe: |tensor| Ok(describe(tensor)),
 };
 
-/// Invocations of a workgroup at most: each has 128 bytes of palettes.
+/// Invocations of a workgroup at most: each has 200 bytes of workgroup memory.
 const WIDEST: u32 = 64;
 
 fn describe(tensor: &Tensor<'_>) -> Recipe {
     let [blocks, _, columns, _] = tensor.geometry.planes;
     let side = astc::SIDE as u32;
     let mut options = Options::default().with("SHARE", side).with("HEIGHT", side).with("WIDEST", WIDEST);
+    options = options.flag("OFTEN");
     let blocks = Slot { offset: blocks.offset, row_stride: blocks.row_stride, rows_per_run: astc::SIDE };
     let mut slots = vec![blocks, tensor.plane(1)];
     if tensor.geometry.plane_count == 3 {

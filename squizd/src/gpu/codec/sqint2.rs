@@ -1,6 +1,7 @@
 //! SQINT2: strips of trellis-coded tiles, or four levels in plain rows; both
 //! under a rotation of the columns.
 
+use super::super::math::Math;
 use super::{GpuCodec, Recipe, Slot, Tensor};
 use crate::codec::device_table;
 use half::f16;
@@ -12,7 +13,7 @@ pub(super) const TRELLIS: GpuCodec = GpuCodec {
     gemv: "sqint2_gemv",
     gemm: "sqint2_gemm",
     rows: "sqint2_rows",
-    forms: &[],
+    forms: &[Math::F16, Math::I8, Math::I24],
     describe: |tensor| Ok(trellis(tensor)),
 };
 
@@ -28,36 +29,66 @@ pub(super) const LEVELS: GpuCodec = GpuCodec {
 /// Bits of the states that a table of pairs has at most: 16 KiB of workgroup
 /// memory.
 const PAIR_BITS: u32 = 12;
+/// The same of quads, of whose table half is kept: 32 KiB.
+const QUAD_BITS: u32 = 14;
+/// Columns from which on it pays to fetch that for a strip.
+const QUAD_COLUMNS: u64 = 2048;
 
-/// How far apart the windows of two neighbours of a row lie, if that is the same
-/// for all that begin with an even number, and a table of pairs is small enough.
-fn pair_step(params: &Params) -> Option<u32> {
+/// Invocations of their workgroups, where the device has such.
+const QUAD_WORKGROUP: u32 = 512;
+
+/// How far behind the first one's the windows of `count` neighbours of a row lie,
+/// if that is the same for all that begin with a multiple of `count`, and states
+/// of all their bits have at most `most`.
+fn steps(params: &Params, count: u32, most: u32) -> Option<Vec<u32>> {
     let [_, rate, window, ..] = *params;
     let (rate, window) = (u32::from(rate), u32::from(window));
-    let step = |i: u32| rate * (i + 1) / 8 - rate * i / 8;
-    let same = [2, 4, 6].iter().all(|i| step(*i) == step(0));
-    (same && window + step(0) <= PAIR_BITS).then(|| step(0))
+    let from =
+        |first: u32| -> Vec<u32> { (0..count).map(|i| rate * (first + i) / 8 - rate * first / 8).collect() };
+    let steps = from(0);
+    let same = (0..8).step_by(count as usize).all(|first| from(first) == steps);
+    let last = steps.last().copied().unwrap_or(0);
+    (same && window + last <= most).then_some(steps)
 }
 
-/// What tells the table of a tensor from those of others.
+fn pairs(params: &Params) -> Option<Vec<u32>> {
+    steps(params, 2, PAIR_BITS)
+}
+
+fn quads(params: &Params) -> Option<Vec<u32>> {
+    steps(params, 4, QUAD_BITS)
+}
+
+/// What tells the tables of a tensor from those of others.
 pub(super) fn table_name(params: &Params) -> String {
     let [_, _, window, table, ..] = *params;
-    format!("sqint2 {window} {table} {:?}", pair_step(params))
+    format!("sqint2 {window} {table} {:?} {:?}", pairs(params), quads(params))
 }
 
-/// The values of all states, f32, or of those of both windows of pairs, f16.
+/// Tables, see the shader: the values of all states, f32, or of those of pairs,
+/// f16; the same as bytes; half of the bytes of quads, if there are any.
 pub(super) fn table(params: &Params) -> Vec<u8> {
     let values = device_table(params);
-    let word = |words: Vec<u32>| words.iter().flat_map(|w| w.to_le_bytes()).collect();
-    let Some(step) = pair_step(params) else {
-        return word(values.iter().map(|v| f32::from(*v).to_bits()).collect());
+    let value = |state: usize| values.get(state % values.len().max(1)).copied().unwrap_or(0);
+    let bytes = |state: usize, steps: &[u32]| {
+        steps.iter().rev().fold(0, |word, s| word << 8 | u32::from(value(state >> s).cast_unsigned()))
     };
-    let value = |state: usize| {
-        // Exact: whole numbers below 128.
-        let value = values.get(state % values.len().max(1)).copied().unwrap_or(0);
-        u32::from(f16::from_f32(f32::from(value)).to_bits())
+    let states = |steps: &[u32]| values.len() << steps.last().copied().unwrap_or(0);
+    // Exact: whole numbers below 128.
+    let half = |v: i8| u32::from(f16::from_f32(f32::from(v)).to_bits());
+    let pairs = pairs(params);
+    let mut words: Vec<u32> = match pairs.as_deref() {
+        Some([_, step]) => {
+            (0..values.len() << step).map(|s| half(value(s)) | half(value(s >> step)) << 16).collect()
+        }
+        _ => values.iter().map(|v| f32::from(*v).to_bits()).collect(),
     };
-    word((0..values.len() << step).map(|s| value(s) | value(s >> step) << 16).collect())
+    let steps = pairs.unwrap_or_else(|| vec![0]);
+    words.extend((0..states(&steps)).map(|s| bytes(s, &steps)));
+    if let Some(steps) = quads(params) {
+        words.extend((0..states(&steps) / 2).map(|s| bytes(s, &steps)));
+    }
+    words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
 /// Options and numbers of the scales.
@@ -78,10 +109,18 @@ fn trellis(tensor: &Tensor<'_>) -> Recipe {
     let words = (63 * rate / 8 + window).div_ceil(32);
     let mut options =
         options.with("SHARE", 4).with("HEIGHT", sqint::TILE as u32).with("RATE", rate).with("STREAM", words);
-    options = match pair_step(tensor.params) {
-        Some(step) => options.with("SPAN", window + step).flag("PAIRS"),
+    let span = |steps: &[u32]| window + steps.last().copied().unwrap_or(0);
+    options = match pairs(tensor.params) {
+        Some(steps) if span(&steps) == PAIR_BITS => {
+            options.with("SPAN", PAIR_BITS).flag("PAIRS").with("TOGETHER", 2)
+        }
+        Some(steps) => options.with("SPAN", span(&steps)).flag("PAIRS"),
         None => options.with("SPAN", window),
     };
+    if let Some(steps) = quads(tensor.params).filter(|_| tensor.matrix.cols >= QUAD_COLUMNS) {
+        options = options.with("QUAD", span(&steps)).flag("QUADS").flag("OVER_TABLE");
+        options = options.with("WIDEST", QUAD_WORKGROUP).with("TOGETHER", 4);
+    }
     if rate.is_multiple_of(4) {
         options = options.flag("WHOLE");
     }
