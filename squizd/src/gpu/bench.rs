@@ -4,7 +4,9 @@
 //! anything counts; times are the device's own timestamps where it has them;
 //! medians of several rounds.
 
-use super::codec::{GPU_CODECS, GpuCodec, Slot, Tensor, kernels as kernels_of};
+mod large;
+
+use super::codec::{GPU_CODECS, GpuCodec};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
@@ -15,11 +17,11 @@ use super::sample::{Sample, gaussian};
 use super::shares;
 use super::sparse::{Axis, Clusters};
 use super::tuning::{Tuning, climb};
-use crate::codec::{EncodeOptions, IntegerLayout, codec};
 use crate::{Error, Result};
+use large::{large_sample, layouts};
 use serde::Serialize;
 use squizd_shaders::Options;
-use squizd_spec::{CodecId, PayloadLength};
+use squizd_spec::CodecId;
 use std::time::{Duration, Instant};
 
 /// What to measure.
@@ -27,18 +29,24 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// Rows and columns of the matrices.
     pub shapes: Vec<(u64, u64)>,
-    /// Names of the codecs, empty for all.
+    /// Names of the codecs, with or without a layout (`int4:fine`); empty for all.
     pub codecs: Vec<String>,
+    /// Forms of the input, empty for all.
+    pub inputs: Vec<Math>,
     /// Bytes of a working set, at least.
     pub working_set: u64,
     /// Time spent warming the clocks before each kernel.
     pub warm: Duration,
     /// Rounds, of which the median counts.
     pub rounds: u32,
+    /// Shapes of workgroups to measure one by one, instead of the rule's.
+    pub workgroups: Vec<Tuning>,
     /// Search for the best shape of workgroups, and report it.
     pub tune: bool,
     /// Measure products that skip half of the clusters, too.
     pub sparse: bool,
+    /// Let no product wait for the one before it.
+    pub apart: bool,
 }
 
 impl Plan {
@@ -55,11 +63,14 @@ impl Plan {
                 (1536, 1536),
             ],
             codecs: Vec::new(),
+            inputs: Vec::new(),
+            workgroups: Vec::new(),
             working_set: 512 << 20,
             warm: Duration::from_millis(60),
             rounds: 11,
             tune: false,
             sparse: false,
+            apart: false,
         }
     }
 
@@ -68,11 +79,14 @@ impl Plan {
         Self {
             shapes: vec![(256, 1024)],
             codecs: Vec::new(),
+            inputs: Vec::new(),
+            workgroups: Vec::new(),
             working_set: 1 << 20,
             warm: Duration::ZERO,
             rounds: 1,
             tune: false,
             sparse: false,
+            apart: false,
         }
     }
 }
@@ -259,17 +273,22 @@ pub fn kernels(
     ceilings: &Ceilings,
     each: &mut dyn FnMut(&KernelResult),
 ) -> Result<Vec<KernelResult>> {
-    if let Some(name) =
-        plan.codecs.iter().find(|n| !GPU_CODECS.iter().any(|c| c.id.name() == Some(n.as_str())))
-    {
+    let named = |name: &String, id: CodecId, layout: &str| {
+        let (codec, wanted) = name.split_once(':').unwrap_or((name, layout));
+        id.name() == Some(codec) && (wanted == layout || layout.split(' ').any(|word| word == wanted))
+    };
+    let known = |name: &&String| {
+        GPU_CODECS.iter().any(|c| layouts(c.id).iter().any(|(layout, _)| named(name, c.id, layout)))
+    };
+    if let Some(name) = plan.codecs.iter().find(|n| !known(n)) {
         return Err(Error::invalid(format!("codec {name:?} has no GPU kernels")));
     }
     let mut results = Vec::new();
     for gpu_codec in GPU_CODECS {
-        if !plan.codecs.is_empty() && !plan.codecs.iter().any(|n| Some(n.as_str()) == gpu_codec.id.name()) {
-            continue;
-        }
         for (layout, options) in layouts(gpu_codec.id) {
+            if !plan.codecs.is_empty() && !plan.codecs.iter().any(|n| named(n, gpu_codec.id, layout)) {
+                continue;
+            }
             for (rows, cols) in &plan.shapes {
                 let sample = large_sample(gpu_codec.id, *rows, *cols, options)?;
                 let label = match layout {
@@ -282,68 +301,6 @@ pub fn kernels(
         }
     }
     Ok(results)
-}
-
-/// Layouts of a codec that are worth a row of their own.
-fn layouts(id: CodecId) -> Vec<(&'static str, EncodeOptions)> {
-    let none = EncodeOptions::NONE;
-    match id {
-        CodecId::INT4 | CodecId::INT3 | CodecId::INT2 => {
-            let layout = |l| EncodeOptions { layout: Some(l), ..none };
-            vec![
-                ("plain g32", EncodeOptions { group_size: Some(32), ..none }),
-                ("compact", layout(IntegerLayout::Compact)),
-                ("fine", layout(IntegerLayout::Fine)),
-            ]
-        }
-        _ => vec![("", none)],
-    }
-}
-
-/// Rows that are encoded; larger matrices repeat them.
-const ENCODED_ROWS: u64 = 96;
-
-/// A matrix of `rows` rows, of which the first are repeated where the payload
-/// is planes of rows or strips.
-fn large_sample(id: CodecId, rows: u64, cols: u64, options: EncodeOptions) -> Result<Sample> {
-    let codec =
-        codec(id).ok_or_else(|| Error::unsupported(format!("codec {id} has no encoder in this build")))?;
-    let some = rows.min(ENCODED_ROWS);
-    let values = |rows: u64| gaussian((rows * cols) as usize, 7).into_iter().map(|v| v * 0.02).collect();
-    let small = Sample::encode(codec, cols, values(some), options)?;
-    let of =
-        |matrix| id.geometry(matrix, &small.params).map_err(|e| Error::invalid(format!("codec {id}: {e:?}")));
-    let matrix = squizd_spec::Matrix { rows, cols };
-    let (from, to) = (of(small.matrix)?, of(matrix)?);
-    let PayloadLength::Exact(length) = to.length else {
-        return Sample::encode(codec, cols, values(rows), options);
-    };
-    let mut data = vec![0; length as usize];
-    let slots = |matrix, geometry, length| -> Result<Vec<Slot>> {
-        let tensor = Tensor { matrix, params: &small.params, geometry, length };
-        let kernels = kernels_of(id, &small.params).ok_or_else(|| Error::unsupported("no kernels"))?;
-        Ok((kernels.describe)(&tensor)?.slots)
-    };
-    let from = slots(small.matrix, from, small.data.len() as u64)?;
-    for (from, to) in from.iter().zip(slots(matrix, to, length)?) {
-        let source = small.data.get(from.offset as usize..).unwrap_or_default();
-        let target = data.get_mut(to.offset as usize..).unwrap_or_default();
-        // What does not depend on rows comes last.
-        if to.row_stride == 0 {
-            if let Some(target) = target.get_mut(..source.len()) {
-                target.copy_from_slice(source);
-            }
-            continue;
-        }
-        let runs = |rows: u64| rows.div_ceil(to.rows_per_run) as usize;
-        let (stride, count) = (to.row_stride as usize, runs(rows));
-        for (i, run) in target.chunks_exact_mut(stride).take(count).enumerate() {
-            if let Some(source) = source.chunks_exact(stride).nth(i % runs(some)) {
-                run.copy_from_slice(source);
-            }
-        }
-    }
-    Ok(Sample { matrix, data, ..small })
 }
 
 /// One codec, layout and shape.
@@ -369,8 +326,10 @@ impl One<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let mut results = Vec::new();
+        let mut cold = true;
         for math in std::iter::once(Math::F32).chain(gpu_codec.forms.iter().copied()) {
-            if math == Math::F16 && !gpu.abilities().f16 {
+            let wanted = plan.inputs.is_empty() || plan.inputs.contains(&math);
+            if !wanted || math == Math::F16 && !gpu.abilities().f16 {
                 continue;
             }
             let x = Input::new(gpu, math, sample.matrix.cols as u32, 1)?;
@@ -378,18 +337,34 @@ impl One<'_> {
             gpu.write(&x.values, zerocopy::IntoBytes::as_bytes(&values[..]));
             gpu.submit(&[x.prepare(gpu)?]);
             gpu.submit(&x.rotate(gpu, matrices.first(), 1)?);
-            let y = gpu.storage(4 * sample.matrix.rows)?;
+            let outputs = if plan.apart { copies } else { 1 };
+            let outputs = (0..outputs).map(|_| gpu.storage(4 * sample.matrix.rows));
+            let outputs = outputs.collect::<Result<Vec<_>>>()?;
             let Some(first) = matrices.first() else { continue };
             let repeats = (1e-3 / (bytes as f64 * copies as f64 / self.ceilings.read_gbs / 1e9)).ceil();
             let repeats = (repeats as u32).clamp(1, 64);
             let time = |tuning: Tuning, warm: Duration, rounds: u32| -> Result<f64> {
                 let steps = matrices
                     .iter()
-                    .map(|m| m.gemv_tuned(gpu, &x, Output::to(&y, 0), tuning))
+                    .zip(outputs.iter().cycle())
+                    .map(|(m, y)| m.gemv_tuned(gpu, &x, Output::to(y, 0), tuning))
                     .collect::<Result<Vec<_>>>()?
                     .concat();
                 Ok(gpu.time(&steps, repeats, warm, rounds)? / copies as f64)
             };
+            if cold {
+                // Encoding left the device idle, and clocks take their time.
+                time(first.tuning(math), plan.warm * 8, 1)?;
+                cold = false;
+            }
+            if !plan.workgroups.is_empty() {
+                for tuning in &plan.workgroups {
+                    let given = self.result(math, *tuning, time(*tuning, plan.warm, plan.rounds)?, 0.0);
+                    each(&given);
+                    results.push(given);
+                }
+                continue;
+            }
             let mut tuning = first.tuning(math);
             if plan.tune {
                 // Each is warmed in full: compiling it left the device idle.
@@ -423,7 +398,8 @@ impl One<'_> {
                 gpu.submit(&[list]);
                 let steps = matrices
                     .iter()
-                    .map(|m| m.sparse_gemv(gpu, &x, Output::to(&y, 0), &listed))
+                    .zip(outputs.iter().cycle())
+                    .map(|(m, y)| m.sparse_gemv(gpu, &x, Output::to(y, 0), &listed))
                     .collect::<Result<Vec<_>>>()?
                     .concat();
                 let seconds = gpu.time(&steps, repeats, plan.warm, plan.rounds)? / copies as f64;
