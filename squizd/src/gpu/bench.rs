@@ -5,10 +5,11 @@
 //! medians of several rounds.
 
 mod gemm;
+mod large;
 
 pub use gemm::{BATCHES, GemmResult, gemms};
 
-use super::codec::{GPU_CODECS, GpuCodec, Slot, Tensor, kernels as kernels_of};
+use super::codec::GpuCodec;
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
@@ -19,11 +20,11 @@ use super::sample::{Sample, gaussian};
 use super::shares;
 use super::sparse::{Axis, Clusters};
 use super::tuning::{Tuning, climb};
-use crate::codec::{EncodeOptions, IntegerLayout, Quality, codec};
 use crate::{Error, Result};
+use large::{Wanted, large_sample, wanted};
 use serde::Serialize;
 use squizd_shaders::Options;
-use squizd_spec::{CodecId, PayloadLength};
+use squizd_spec::CodecId;
 use std::time::{Duration, Instant};
 
 /// What to measure.
@@ -31,18 +32,24 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// Rows and columns of the matrices.
     pub shapes: Vec<(u64, u64)>,
-    /// Names of the codecs, empty for all.
+    /// Names of the codecs, with or without a layout (`int4:fine`); empty for all.
     pub codecs: Vec<String>,
+    /// Forms of the input, empty for all.
+    pub inputs: Vec<Math>,
     /// Bytes of a working set, at least.
     pub working_set: u64,
     /// Time spent warming the clocks before each kernel.
     pub warm: Duration,
     /// Rounds, of which the median counts.
     pub rounds: u32,
+    /// Shapes of workgroups to measure one by one, instead of the rule's.
+    pub workgroups: Vec<Tuning>,
     /// Search for the best shape of workgroups, and report it.
     pub tune: bool,
     /// Measure products that skip half of the clusters, too.
     pub sparse: bool,
+    /// Let no product wait for the one before it.
+    pub apart: bool,
 }
 
 impl Plan {
@@ -59,11 +66,14 @@ impl Plan {
                 (1536, 1536),
             ],
             codecs: Vec::new(),
+            inputs: Vec::new(),
+            workgroups: Vec::new(),
             working_set: 512 << 20,
             warm: Duration::from_millis(60),
             rounds: 11,
             tune: false,
             sparse: false,
+            apart: false,
         }
     }
 
@@ -72,11 +82,14 @@ impl Plan {
         Self {
             shapes: vec![(256, 1024)],
             codecs: Vec::new(),
+            inputs: Vec::new(),
+            workgroups: Vec::new(),
             working_set: 1 << 20,
             warm: Duration::ZERO,
             rounds: 1,
             tune: false,
             sparse: false,
+            apart: false,
         }
     }
 }
@@ -264,94 +277,15 @@ pub fn kernels(
     each: &mut dyn FnMut(&KernelResult),
 ) -> Result<Vec<KernelResult>> {
     let mut results = Vec::new();
-    for gpu_codec in checked(plan)? {
-        for (layout, options) in layouts(gpu_codec.id) {
-            for (rows, cols) in &plan.shapes {
-                let sample = large_sample(gpu_codec.id, *rows, *cols, options)?;
-                let label = labelled(gpu_codec.id, layout);
-                let mut one = One { gpu, plan, ceilings, gpu_codec, label, sample: &sample };
-                results.extend(one.measure(each)?);
-            }
+    for Wanted { codec, label, options } in wanted(&plan.codecs)? {
+        for (rows, cols) in &plan.shapes {
+            let sample = large_sample(codec.id, *rows, *cols, options)?;
+            let label = label.clone();
+            let mut one = One { gpu, plan, ceilings, gpu_codec: codec, label, sample: &sample };
+            results.extend(one.measure(each)?);
         }
     }
     Ok(results)
-}
-
-/// The codecs that `plan` names.
-fn checked(plan: &Plan) -> Result<impl Iterator<Item = &'static GpuCodec>> {
-    let names = |c: &GpuCodec, n: &String| c.id.name() == Some(n.as_str());
-    if let Some(name) = plan.codecs.iter().find(|n| !GPU_CODECS.iter().any(|c| names(c, n))) {
-        return Err(Error::invalid(format!("codec {name:?} has no GPU kernels")));
-    }
-    Ok(GPU_CODECS.iter().filter(move |c| plan.codecs.is_empty() || plan.codecs.iter().any(|n| names(c, n))))
-}
-
-fn labelled(id: CodecId, layout: &str) -> String {
-    if layout.is_empty() { id.to_string() } else { format!("{id} {layout}") }
-}
-
-/// Layouts of a codec that are worth a row of their own.
-fn layouts(id: CodecId) -> Vec<(&'static str, EncodeOptions)> {
-    let none = EncodeOptions::NONE;
-    match id {
-        CodecId::INT4 | CodecId::INT3 | CodecId::INT2 => {
-            let layout = |l| EncodeOptions { layout: Some(l), ..none };
-            vec![
-                ("plain g32", EncodeOptions { group_size: Some(32), ..none }),
-                ("compact", layout(IntegerLayout::Compact)),
-                ("fine", layout(IntegerLayout::Fine)),
-            ]
-        }
-        // Windows of 10 and of 8 bits.
-        CodecId::SQINT2 => vec![("", none), ("fast", EncodeOptions { quality: Some(Quality::Fast), ..none })],
-        _ => vec![("", none)],
-    }
-}
-
-/// Rows that are encoded; larger matrices repeat them.
-const ENCODED_ROWS: u64 = 96;
-
-/// A matrix of `rows` rows, of which the first are repeated where the payload
-/// is planes of rows or strips.
-fn large_sample(id: CodecId, rows: u64, cols: u64, options: EncodeOptions) -> Result<Sample> {
-    let codec =
-        codec(id).ok_or_else(|| Error::unsupported(format!("codec {id} has no encoder in this build")))?;
-    let some = rows.min(ENCODED_ROWS);
-    let values = |rows: u64| gaussian((rows * cols) as usize, 7).into_iter().map(|v| v * 0.02).collect();
-    let small = Sample::encode(codec, cols, values(some), options)?;
-    let of =
-        |matrix| id.geometry(matrix, &small.params).map_err(|e| Error::invalid(format!("codec {id}: {e:?}")));
-    let matrix = squizd_spec::Matrix { rows, cols };
-    let (from, to) = (of(small.matrix)?, of(matrix)?);
-    let PayloadLength::Exact(length) = to.length else {
-        return Sample::encode(codec, cols, values(rows), options);
-    };
-    let mut data = vec![0; length as usize];
-    let slots = |matrix, geometry, length| -> Result<Vec<Slot>> {
-        let tensor = Tensor { matrix, params: &small.params, geometry, length };
-        let kernels = kernels_of(id, &small.params).ok_or_else(|| Error::unsupported("no kernels"))?;
-        Ok((kernels.describe)(&tensor)?.slots)
-    };
-    let from = slots(small.matrix, from, small.data.len() as u64)?;
-    for (from, to) in from.iter().zip(slots(matrix, to, length)?) {
-        let source = small.data.get(from.offset as usize..).unwrap_or_default();
-        let target = data.get_mut(to.offset as usize..).unwrap_or_default();
-        // What does not depend on rows comes last.
-        if to.row_stride == 0 {
-            if let Some(target) = target.get_mut(..source.len()) {
-                target.copy_from_slice(source);
-            }
-            continue;
-        }
-        let runs = |rows: u64| rows.div_ceil(to.rows_per_run) as usize;
-        let (stride, count) = (to.row_stride as usize, runs(rows));
-        for (i, run) in target.chunks_exact_mut(stride).take(count).enumerate() {
-            if let Some(source) = source.chunks_exact(stride).nth(i % runs(some)) {
-                run.copy_from_slice(source);
-            }
-        }
-    }
-    Ok(Sample { matrix, data, ..small })
 }
 
 /// One codec, layout and shape.
@@ -377,11 +311,10 @@ impl One<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let mut results = Vec::new();
-        // Encoding the sample left the device idle: its clocks take longest to
-        // rise for the first kernel.
-        let mut warm = plan.warm * 10;
+        let mut cold = true;
         for math in std::iter::once(Math::F32).chain(gpu_codec.forms.iter().copied()) {
-            if math == Math::F16 && !gpu.abilities().f16 {
+            let wanted = plan.inputs.is_empty() || plan.inputs.contains(&math);
+            if !wanted || math == Math::F16 && !gpu.abilities().f16 {
                 continue;
             }
             let x = Input::new(gpu, math, sample.matrix.cols as u32, 1)?;
@@ -389,21 +322,35 @@ impl One<'_> {
             gpu.write(&x.values, zerocopy::IntoBytes::as_bytes(&values[..]));
             gpu.submit(&[x.prepare(gpu)?]);
             gpu.submit(&x.rotate(gpu, matrices.first(), 1)?);
-            let y = gpu.storage(4 * sample.matrix.rows)?;
+            let outputs = if plan.apart { copies } else { 1 };
+            let outputs = (0..outputs).map(|_| gpu.storage(4 * sample.matrix.rows));
+            let outputs = outputs.collect::<Result<Vec<_>>>()?;
             let Some(first) = matrices.first() else { continue };
             let repeats = (1e-3 / (bytes as f64 * copies as f64 / self.ceilings.read_gbs / 1e9)).ceil();
             let repeats = (repeats as u32).clamp(1, 64);
             let time = |tuning: Tuning, warm: Duration, rounds: u32| -> Result<f64> {
                 let steps = matrices
                     .iter()
-                    .map(|m| m.gemv_tuned(gpu, &x, Output::to(&y, 0), tuning))
+                    .zip(outputs.iter().cycle())
+                    .map(|(m, y)| m.gemv_tuned(gpu, &x, Output::to(y, 0), tuning))
                     .collect::<Result<Vec<_>>>()?
                     .concat();
                 Ok(gpu.time(&steps, repeats, warm, rounds)? / copies as f64)
             };
+            if cold {
+                // Encoding left the device idle, and clocks take their time.
+                time(first.tuning(math), plan.warm * 8, 1)?;
+                cold = false;
+            }
+            if !plan.workgroups.is_empty() {
+                for tuning in &plan.workgroups {
+                    let given = self.result(math, *tuning, time(*tuning, plan.warm, plan.rounds)?, 0.0);
+                    each(&given);
+                    results.push(given);
+                }
+                continue;
+            }
             let mut tuning = first.tuning(math);
-            time(tuning, warm, 1)?;
-            warm = plan.warm;
             if plan.tune {
                 // Each is warmed in full: compiling it left the device idle.
                 let trial = |t| time(t, plan.warm, plan.rounds.min(5));
@@ -436,7 +383,8 @@ impl One<'_> {
                 gpu.submit(&[list]);
                 let steps = matrices
                     .iter()
-                    .map(|m| m.sparse_gemv(gpu, &x, Output::to(&y, 0), &listed))
+                    .zip(outputs.iter().cycle())
+                    .map(|(m, y)| m.sparse_gemv(gpu, &x, Output::to(y, 0), &listed))
                     .collect::<Result<Vec<_>>>()?
                     .concat();
                 let seconds = gpu.time(&steps, repeats, plan.warm, plan.rounds)? / copies as f64;

@@ -70,3 +70,14 @@ impl std::fmt::Display for Math {
         })
     }
 }
+
+/// As [`Math`] prints itself.
+impl std::str::FromStr for Math {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::F32, Self::F16, Self::I8, Self::I24];
+        let found = all.into_iter().find(|math| math.to_string() == text);
+        found.ok_or_else(|| format!("{text:?} is none of f32, f16, i8, i24"))
+    }
+}

@@ -50,19 +50,43 @@ impl Tuning {
     }
 }
 
+/// Lanes of a whole matrix up to which each has one row: large devices run more at once.
+const AT_ONCE: u32 = 1 << 16;
+/// Units of a row from which on twice as many lanes share it.
+const WIDE: u32 = 512;
+
 /// The tuning for a matrix of `rows` rows of `units` units of `unit` columns.
 pub(super) fn gemv_tuning(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
+    if unit == 32 {
+        return blocks(math, rows, units);
+    }
     let workgroup = 64;
     // As many lanes as have something to do, in whole turns where possible.
     let lanes = units.div_ceil(2).next_power_of_two().clamp(8, workgroup);
-    let wide = match math {
+    let busy = rows / (workgroup / lanes) >= 1024;
+    let rows = if busy { most_rows(math) } else { 2 };
+    let unroll = if units >= 4 * lanes { 2 } else { 1 };
+    Tuning { workgroup, lanes, rows, unroll, neighbours: false }
+}
+
+/// Rows that share an input's unit, where they are many.
+fn most_rows(math: Math) -> u32 {
+    match math {
         Math::F32 | Math::F16 => 4,
         Math::I8 | Math::I24 => 2,
-    };
-    let busy = rows / (workgroup / lanes) >= 1024;
-    let rows = if busy { wide } else { wide.min(2) };
-    let unroll = if unit == 8 && units >= 4 * lanes { 2 } else { 1 };
-    Tuning { workgroup, lanes, rows, unroll, neighbours: false }
+    }
+}
+
+/// The same for units of 32. Measured with byte inputs on an H200: a short row is
+/// bound by how long one unit takes, so that no lane should have two, nor two
+/// rows; a long one by the memory, which likes to be read in long runs.
+fn blocks(math: Math, rows: u32, units: u32) -> Tuning {
+    let whole = matches!(math, Math::I8 | Math::I24);
+    let workgroup = if whole && units >= WIDE { 128 } else { 64 };
+    let lanes = units.next_power_of_two().clamp(8, workgroup);
+    let single = rows.saturating_mul(lanes) <= AT_ONCE || (math == Math::I8 && workgroup == 128);
+    let rows = if single { 1 } else { most_rows(math) };
+    Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false }
 }
 
 impl std::fmt::Display for Tuning {
@@ -71,6 +95,38 @@ impl std::fmt::Display for Tuning {
         let neighbours = if *neighbours { " neighbours" } else { "" };
         write!(f, "wg{workgroup} lanes{lanes} rows{rows} unroll{unroll}{neighbours}")
     }
+}
+
+/// As [`Tuning`] prints itself.
+impl std::str::FromStr for Tuning {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let usual = gemv_tuning(Math::I8, 32, 8192, 896);
+        let fits = |t: &Self| {
+            let whole = t.lanes.is_power_of_two() && t.workgroup.is_multiple_of(t.lanes);
+            whole && t.workgroup != 32 && t.rows * t.unroll <= MOST_UNITS
+        };
+        parsed(text).filter(fits).ok_or_else(|| format!("{text:?} is no shape such as \"{usual}\""))
+    }
+}
+
+fn parsed(text: &str) -> Option<Tuning> {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let ([workgroup, lanes, rows, unroll] | [workgroup, lanes, rows, unroll, "neighbours"]) = words[..]
+    else {
+        return None;
+    };
+    let number = |word: &str, name| word.strip_prefix(name)?.parse().ok().filter(|n| (1..=256).contains(n));
+    let unroll: u32 = number(unroll, "unroll")?;
+    let neighbours = words.len() == 5;
+    (!neighbours || 8 % unroll == 0).then_some(Tuning {
+        workgroup: number(workgroup, "wg")?,
+        lanes: number(lanes, "lanes")?,
+        rows: number(rows, "rows")?,
+        unroll,
+        neighbours,
+    })
 }
 
 /// Units that an invocation has under way at most, of all its rows.
@@ -126,6 +182,39 @@ fn by_lanes(t: Tuning) -> Vec<Tuning> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_rows_take_one_turn_and_long_ones_long_runs() {
+        let shape = |math, rows, units| {
+            let t = gemv_tuning(math, 32, rows, units);
+            (t.workgroup, t.lanes, t.rows)
+        };
+        // Columns: 576, 1536, 4096, 28672.
+        assert_eq!(shape(Math::I8, 1536, 18), (64, 32, 1));
+        assert_eq!(shape(Math::F16, 576, 48), (64, 64, 1));
+        assert_eq!(shape(Math::I8, 4096, 128), (64, 64, 2));
+        assert_eq!(shape(Math::I8, 8192, 896), (128, 128, 1));
+        assert_eq!(shape(Math::I24, 8192, 896), (128, 128, 2));
+        assert_eq!(shape(Math::F32, 8192, 896), (64, 64, 4));
+        assert_eq!(shape(Math::I8, 7, 1), (64, 8, 1));
+    }
+
+    #[test]
+    fn tunings_are_read_as_they_are_printed() {
+        let tuning = Tuning { workgroup: 128, lanes: 32, rows: 3, unroll: 2, neighbours: true };
+        for tuning in [tuning, Tuning { neighbours: false, ..tuning }] {
+            assert_eq!(tuning.to_string().parse(), Ok(tuning));
+        }
+        for wrong in [
+            "",
+            "wg64",
+            "wg32 lanes32 rows1 unroll1",
+            "wg64 lanes24 rows1 unroll1",
+            "wg64 lanes64 rows8 unroll8",
+        ] {
+            assert!(wrong.parse::<Tuning>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_climb_finds_the_best_shape() {

@@ -4,7 +4,7 @@
 use crate::{Exit, Failure, bench::Device, output};
 use serde_json::{Value, json};
 use squizd::gpu::bench::{Ceilings, GemmResult, KernelResult, Plan, ceilings, gemms, kernels};
-use squizd::gpu::{AdapterSummary, Gpu, GpuModel, GpuSession};
+use squizd::gpu::{AdapterSummary, Gpu, GpuModel, GpuSession, Math, Tuning};
 use squizd::runtime::SessionOptions;
 
 #[derive(clap::Args)]
@@ -15,12 +15,18 @@ pub(super) struct Args {
     /// Print as Markdown, the default
     #[arg(long)]
     md: bool,
-    /// Codec to measure; repeatable [default: all that have kernels]
+    /// Codec to measure, or one of its layouts (int4:fine); repeatable [default: all that have kernels]
     #[arg(long, value_name = "NAME")]
     codec: Vec<String>,
+    /// Form of the input to measure: f32, f16, i8, i24; repeatable [default: all that the kernels read]
+    #[arg(long, value_name = "FORM")]
+    input: Vec<Math>,
     /// Shape to measure; repeatable [default: 4096x4096 to 8192x28672, and small models' widths]
     #[arg(long, value_name = "ROWSxCOLS", value_parser = shape)]
     shape: Vec<(u64, u64)>,
+    /// Shape of workgroups to measure instead of the built-in rule's, as reports show it; repeatable
+    #[arg(long, value_name = "SHAPE", conflicts_with = "tune")]
+    workgroups: Vec<Tuning>,
     /// Search for the best shape of workgroups, and report it
     #[arg(long)]
     tune: bool,
@@ -29,8 +35,11 @@ pub(super) struct Args {
     sparse: bool,
     /// Measure products with 64 and 512 vectors instead, and how far those of
     /// cooperative matrices are from those in f32; with --tune, all shapes of workgroups
-    #[arg(long, conflicts_with = "sparse")]
+    #[arg(long, conflicts_with_all = ["sparse", "apart", "input", "workgroups"])]
     gemm: bool,
+    /// Let no product wait for the one before it: what a kernel makes of memory, without the start of a dispatch
+    #[arg(long)]
+    apart: bool,
     /// Only see whether everything runs: little data, one round
     #[arg(long)]
     small: bool,
@@ -48,8 +57,11 @@ impl Args {
     fn plan(&self) -> Plan {
         let mut plan = if self.small { Plan::small() } else { Plan::full() };
         plan.codecs.clone_from(&self.codec);
+        plan.inputs.clone_from(&self.input);
+        plan.workgroups.clone_from(&self.workgroups);
         plan.tune = self.tune;
         plan.sparse = self.sparse;
+        plan.apart = self.apart;
         if !self.shape.is_empty() {
             plan.shapes.clone_from(&self.shape);
         }

@@ -10,7 +10,8 @@ use super::super::matrix::{GpuMatrix, Output};
 use super::super::pipeline::Span;
 use super::super::record::Step;
 use super::super::sample::{Sample, gaussian};
-use super::{Plan, checked, copied, labelled, large_sample, layouts};
+use super::large::{Wanted, large_sample, wanted};
+use super::{Plan, copied};
 use crate::Result;
 use serde::Serialize;
 
@@ -52,14 +53,11 @@ pub struct GemmResult {
 /// What went wrong on the device, or a codec's name that there is not.
 pub fn gemms(gpu: &Gpu, plan: &Plan, each: &mut dyn FnMut(&GemmResult)) -> Result<Vec<GemmResult>> {
     let mut results = Vec::new();
-    for gpu_codec in checked(plan)? {
-        for (layout, options) in layouts(gpu_codec.id) {
-            for (rows, cols) in &plan.shapes {
-                let sample = large_sample(gpu_codec.id, *rows, *cols, options)?;
-                let label = labelled(gpu_codec.id, layout);
-                for batch in BATCHES {
-                    results.extend(measure(gpu, plan, gpu_codec, &label, &sample, batch, each)?);
-                }
+    for Wanted { codec, label, options } in wanted(&plan.codecs)? {
+        for (rows, cols) in &plan.shapes {
+            let sample = large_sample(codec.id, *rows, *cols, options)?;
+            for batch in BATCHES {
+                results.extend(measure(gpu, plan, codec, &label, &sample, batch, each)?);
             }
         }
     }
