@@ -85,7 +85,7 @@ impl GpuSession<'_, '_, '_> {
             let recorded = start.elapsed();
             gpu.queue.submit([commands]);
             records.push(recorded.as_secs_f64() * 1e6);
-            submits.push((start.elapsed() - recorded).as_secs_f64() * 1e6);
+            submits.push(start.elapsed().saturating_sub(recorded).as_secs_f64() * 1e6);
             gpu.wait()?;
         }
         Ok(Profile {
