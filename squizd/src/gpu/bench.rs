@@ -20,11 +20,10 @@ use super::sample::{Sample, gaussian};
 use super::shares;
 use super::sparse::{Axis, Clusters};
 use super::tuning::{Tuning, climb};
-use crate::{Error, Result};
+use crate::Result;
 use large::{Wanted, large_sample, wanted};
 use serde::Serialize;
 use squizd_shaders::Options;
-use squizd_spec::CodecId;
 use std::time::{Duration, Instant};
 
 /// What to measure.
