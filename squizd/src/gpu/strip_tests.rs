@@ -39,7 +39,8 @@ fn every_look_up_of_a_trellis_agrees_with_the_decoder() {
 #[test]
 fn large_tables_are_shared_by_strips() {
     let Some(gpu) = gpu() else { return };
-    let case = Case::new(codec(CodecId::SQINT2).unwrap(), 16, 2048, 1.0, EncodeOptions::NONE);
+    let fast = EncodeOptions { quality: Some(Quality::Fast), ..EncodeOptions::NONE };
+    let case = Case::new(codec(CodecId::SQINT2).unwrap(), 16, 2048, 1.0, fast);
     let matrix = case.load(gpu);
     let large = shares::tuning(matrix.recipe(), 8192, 512).unwrap();
     assert_eq!(large.workgroup, gpu.abilities().max_workgroup.min(512));
