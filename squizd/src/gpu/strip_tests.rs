@@ -6,7 +6,7 @@ use crate::codec::{EncodeOptions, Quality, codec};
 use squizd_spec::CodecId;
 
 /// SQINT2 by quads where they fit (windows of 8 bits at 16, 17 and 18 eighths,
-/// wide matrices), by pairs and one by one, in every shape of workgroup.
+/// wide matrices), by pairs and one by one.
 #[test]
 fn every_look_up_of_a_trellis_agrees_with_the_decoder() {
     let Some(gpu) = gpu() else { return };
@@ -28,7 +28,9 @@ fn every_look_up_of_a_trellis_agrees_with_the_decoder() {
         assert_eq!(by, wanted, "{options:?}");
         for math in maths(CodecId::SQINT2) {
             check_gemv(gpu, &case, math, None);
-            for tuning in shares::candidates(matrix.recipe()).into_iter().filter(|t| t.lanes >= 32) {
+            // Few shapes: each is compiled anew.
+            let shapes = shares::candidates(matrix.recipe());
+            for tuning in shapes.into_iter().filter(|t| t.workgroup >= 256 && t.lanes * 4 == t.workgroup) {
                 check_gemv(gpu, &case, math, Some(tuning));
             }
         }
@@ -39,7 +41,8 @@ fn every_look_up_of_a_trellis_agrees_with_the_decoder() {
 #[test]
 fn large_tables_are_shared_by_strips() {
     let Some(gpu) = gpu() else { return };
-    let case = Case::new(codec(CodecId::SQINT2).unwrap(), 16, 2048, 1.0, EncodeOptions::NONE);
+    let fast = EncodeOptions { quality: Some(Quality::Fast), ..EncodeOptions::NONE };
+    let case = Case::new(codec(CodecId::SQINT2).unwrap(), 16, 2048, 1.0, fast);
     let matrix = case.load(gpu);
     let large = shares::tuning(matrix.recipe(), 8192, 512).unwrap();
     assert_eq!(large.workgroup, gpu.abilities().max_workgroup.min(512));
