@@ -18,6 +18,7 @@
 #                        llama-cpp-python with AMX crashes in some virtual machines: then build it with
 #                        CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON
 #                        -DGGML_BMI2=ON -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON"
+#   --backend NAME       where squizd runs: cpu, gpu or auto [cpu]
 #   --cores LIST         pin what is measured to these cores (taskset), such as 0,1
 #   --minutes M          end after about M minutes, in fewer trials where they do not suffice
 #   --work FOLDER        converted files [target/benchmark]
@@ -31,13 +32,14 @@ cd "$(dirname "$0")/.."
 
 squizd=${SQUIZD:-target/release/squizd} python=${PYTHON:-${SQUIZD_PYTHON:-}}
 work=target/benchmark output=docs/BENCHMARK_SQUIZD_FORMAT.md
-note='' cores='' minutes='' reuse='' open_gb=1
+note='' backend=cpu cores='' minutes='' reuse='' open_gb=1
 p=128 n=64 r=30
 models=()
 # As it was called, without this machine's folders.
 called=$(printf '%s' "${*:+ $*}" | sed -E 's#(=| )/([^ /]*/)*#\1#g')
 while [ $# -gt 0 ]; do
   case $1 in
+    --backend) backend=$2; shift 2 ;;
     --cores) cores=$2; shift 2 ;;
     --minutes) minutes=$2; shift 2 ;;
     --work) work=$2; shift 2 ;;
@@ -187,9 +189,9 @@ for model in "${models[@]}"; do
   # Of the time that is left for this model, two thirds for the bars. A trial that has begun ends.
   first='' second=''
   if [ -n "$minutes" ]; then first=$(( ((deadline - SECONDS) / left - 10) * 2 / 3 )); fi
-  bench "$name: INT4" "$first" "${main[@]}" -- -p "$p" -n "$n" -r "$r" --through-server
+  bench "$name: INT4" "$first" "${main[@]}" -- -p "$p" -n "$n" -r "$r" --backend "$backend" --through-server
   if [ -n "$minutes" ]; then second=$(( (deadline - SECONDS) / left - 10 )); fi
-  bench "$name: the other codecs" "$second" "${files[@]}" -- -p "$p" -n "$(( n < 16 ? n : 16 ))" -r "$r"
+  bench "$name: the other codecs" "$second" "${files[@]}" -- -p "$p" -n "$(( n < 16 ? n : 16 ))" -r "$r" --backend "$backend"
   left=$(( left - 1 ))
 done
 
