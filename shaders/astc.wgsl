@@ -26,10 +26,10 @@ fn row_scale(row: u32) -> f32 {
 //: if TEXTURE
 // Where a texel lies: its layer, column and row.
 fn place(row: u32, col: u32) -> vec3<u32> {
-  let side = 6u * vec2<u32>(p.extra.z, p.extra.y);
-  let at = vec2<u32>(col, p.first + row);
-  let layer = at / side;
-  return vec3<u32>(at - layer * side, layer.y * p.extra.w + layer.x);
+  let width = 6u * p.extra.z;
+  let height = 6u * p.extra.y;
+  let y = p.first + row;
+  return vec3<u32>(col % width, y % height, y / height * p.extra.w + col / width);
 }
 
 // The value 2 t - 1 of the texel at a place.
@@ -57,11 +57,8 @@ fn word(i: u32) -> u32 { return tables[i >> 2u][i & 3u]; }
 
 // A block taken apart: of each row of texels their places, level and eight times
 // the partition, five bits each; both endpoints of each partition, a byte each;
-// steps of the levels; and how many levels and partitions there are. Or texels
-// that all have one value.
-struct Texels {
-  rows: array<u32, 6>, ends: vec2<u32>, steps: vec2<u32>, levels: u32, partitions: u32, same: bool, value: f32,
-}
+// steps of the levels. Or texels that all have one value.
+struct Texels { rows: array<u32, 6>, ends: vec2<u32>, steps: vec2<u32>, same: bool, value: f32 }
 
 // The value 2 t - 1 of a 16-bit texel: t is rounded to 11 bits toward zero.
 fn texel(c: u32) -> f32 {
@@ -172,11 +169,11 @@ fn unpack(b: vec4<u32>) -> Texels {
   if (!allowed) {
     let grey = b.z & 0xffffu;
     let constant = (b.x == 0xfffffdfcu) && b.y == 0xffffffffu && b.z == grey * 0x10001u && b.w == (grey | 0xffff0000u);
-    return Texels(rows, vec2<u32>(0u), vec2<u32>(0u), 1u, 1u, true, select(0.0, texel(grey), constant));
+    let all = select(0.0, texel(grey), constant);
+    return Texels(rows, vec2<u32>(0u), vec2<u32>(0u), true, all);
   }
   let ends = endpoints(b, mode, partitions);
-  let levels = (word(mode) >> 4u) & 15u;
-  switch (levels) {
+  switch ((word(mode) >> 4u) & 15u) {
     case 2u: {
 //: each y 6
       rows[$y] = word(TWO + top(b, 6u * $yu, 6u));
@@ -216,7 +213,7 @@ fn unpack(b: vec4<u32>) -> Texels {
     rows[$y] |= map_row(map, $yu);
 //: end
   }
-  return Texels(rows, ends, vec2<u32>(word(mode + 1u), word(mode + 2u)), levels, partitions, false, 0.0);
+  return Texels(rows, ends, vec2<u32>(word(mode + 1u), word(mode + 2u)), false, 0.0);
 }
 
 //: end
@@ -283,9 +280,9 @@ fn add(strip: u32, unit: u32, x_first: u32, index: u32, sums: ptr<function, arra
 //: end
 }
 //: else
-// A block's values by place; invocations have a column each and leave the others'
-// alone. Then what of the tables `add_often` needs.
-var<workgroup> palette: array<array<f32, WG>, 28>;
+// Values of blocks as `add_often` takes them, by place; invocations have a column
+// each and leave the others' alone. Then what of the tables such blocks need.
+var<workgroup> palette: array<array<f32, WG>, 13>;
 var<workgroup> fives: array<u32, 128>;
 var<workgroup> trits: array<u32, 128>;
 var<workgroup> twelve: array<u32, 12>;
@@ -343,11 +340,13 @@ fn add(strip: u32, unit: u32, x_first: u32, index: u32, sums: ptr<function, arra
 //: each i 3
   let x$i = input(x_first, unit, $iu);
 //: end
-  for (var first = 0u; first < 8u * t.partitions; first += 8u) {
-    for (var i = 0u; i < t.levels; i++) { palette[first + i][index] = value(&t, first + i); }
-  }
 //: each y 6
-  (*sums)[$y] += line_sum(t.rows[$y], index, x0, x1, x2);
+  {
+    let line = t.rows[$y];
+    (*sums)[$y] += (value(&t, line & 31u) * x0.x + value(&t, (line >> 5u) & 31u) * x0.y)
+      + (value(&t, (line >> 10u) & 31u) * x1.x + value(&t, (line >> 15u) & 31u) * x1.y)
+      + (value(&t, (line >> 20u) & 31u) * x2.x + value(&t, (line >> 25u) & 31u) * x2.y);
+  }
 //: end
 }
 //: end

@@ -155,11 +155,14 @@ fn load_x(quad: u32) -> X {
   return x;
 }
 
+// By itself, since naga's Metal declares the bytes again for each product with them.
+fn product(a: u32, b: u32) -> f32 { return number(dot4I8Packed(a, b)); }
+
 // The product with four bytes, in steps of the input's scale.
 fn bytes_dot(bytes: u32, x: X) -> f32 {
-  let high = number(dot4I8Packed(bytes, x.high));
+  let high = product(bytes, x.high);
 //: if I24
-  return 65536.0 * high + (256.0 * number(dot4I8Packed(bytes, x.middle)) + number(dot4I8Packed(bytes, x.low)));
+  return 65536.0 * high + (256.0 * product(bytes, x.middle) + product(bytes, x.low));
 //: else
   return high;
 //: end

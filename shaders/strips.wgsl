@@ -23,13 +23,6 @@ fn give(out: Rows, row: u32, sum: f32) {
   if (row >= out.start && i < out.rows) { put(out.y + i, out.first + i, finish(row, sum)); }
 }
 
-//: if OFTEN
-const TURNS: u32 = 16u;
-// How many units each lane has left for later, and which.
-var<workgroup> rests: array<u32, WG>;
-var<workgroup> queue: array<u32, TURNS * WG>;
-//: end
-
 @compute @workgroup_size(WG)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -67,34 +60,18 @@ fn main(
   sums[$r] = 0.0;
 //: end
 //: if OFTEN
-  // TURNS units of a lane at a time: first those of the kind that is quick, then
-  // the others, dealt out evenly in an order that is always the same.
-  let group_first = at.index - lane;
-  for (var base = 0u; base < p.units; base += TURNS * LANES) {
+  // At most 32 units of a lane at a time: first those of the kind that is quick,
+  // then the others, so that neighbouring lanes wait for each other but once.
+  for (var first = lane; first < p.units; first += 32u * LANES) {
+    let count = min((p.units - first + LANES - 1u) / LANES, 32u);
     var rest = 0u;
-    for (var i = 0u; i < TURNS; i++) {
-      let unit = base + i * LANES + lane;
-      if (unit < p.units && !add_often(strip, unit, x_first, index, &sums)) { rest |= 1u << i; }
+    for (var i = 0u; i < count; i++) {
+      if (!add_often(strip, first + i * LANES, x_first, index, &sums)) { rest |= 1u << i; }
     }
-    let own = countOneBits(rest);
-    rests[at.index] = own;
-    workgroupBarrier();
-    var before = 0u;
-    var all = 0u;
-    for (var i = 0u; i < LANES; i++) {
-      let n = rests[group_first + i];
-      before += select(0u, n, i < lane);
-      all += n;
-    }
-    for (var i = 0u; i < own; i++) {
-      queue[group_first * TURNS + before + i] = base + firstTrailingBit(rest) * LANES + lane;
+    for (var left = countOneBits(rest); left > 0u; left--) {
+      add(strip, first + firstTrailingBit(rest) * LANES, x_first, index, &sums);
       rest &= rest - 1u;
     }
-    workgroupBarrier();
-    for (var i = lane; i < all; i += LANES) {
-      add(strip, queue[group_first * TURNS + i], x_first, index, &sums);
-    }
-    workgroupBarrier();
   }
 //: else
   for (var unit = lane; unit < p.units; unit += LANES) {

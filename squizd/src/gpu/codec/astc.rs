@@ -13,7 +13,7 @@ pub(super) const ASTC: GpuCodec = GpuCodec {
     describe: |tensor| Ok(describe(tensor)),
 };
 
-/// Invocations of a workgroup at most: each has 200 bytes of workgroup memory.
+/// Invocations of a workgroup at most: each has 52 bytes of palettes.
 const WIDEST: u32 = 64;
 
 fn describe(tensor: &Tensor<'_>) -> Recipe {
