@@ -1,6 +1,6 @@
 // hybrid_gemm
 // flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -42,23 +42,36 @@ struct Params {
 };
 typedef uint type_3[1];
 typedef metal::uint2 type_5[1];
+struct Head {
+    uint first;
+    uint row_units;
+    uint block;
+    uint half_;
+    uint rate;
+    uint mask;
+    uint above;
+    uint lift;
+    float most;
+    float mean;
+};
 struct Codes {
     metal::uint4 a;
     uint high;
     uint mask;
-    uint lift;
-    float centre;
+    uint above;
+    float most;
 };
 struct Block {
+    Head head;
+    char _pad1[8];
     Codes codes;
-    metal::uint4 b;
-    metal::uint4 c;
-    metal::uint4 d;
-    bool brain;
-    char _pad5[7];
+    uint begin;
+    uint word;
+    char _pad4[8];
+};
+struct Scales {
     metal::float2 scale;
     metal::float2 minus;
-    char _pad7[8];
 };
 struct type_9 {
     metal::float4 inner[8];
@@ -82,6 +95,7 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
@@ -107,11 +121,11 @@ metal::float4 fields(
     uint mask,
     float centre
 ) {
-    uint h = w >> 16u;
+    uint h_2 = w >> 16u;
     uint m = mask << at;
     uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
     return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
@@ -129,9 +143,88 @@ uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
-Block load(
+Head head(
     uint row,
     uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit >> 1u;
+    h.half_ = unit & 1u;
+    uint strip = row >> 4u;
+    uint _e15 = p.base.y;
+    uint _e19 = p.stride.y;
+    uint _e25 = h.block;
+    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    uint _e34 = p.base.z;
+    uint at_4 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e45 - start;
+    uint _e50 = p.rows;
+    uint count = metal::min(16u, _e50 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e63 = h.block;
+    uint k_1 = _e63 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e77 = p.base.w;
+    uint _e84 = units_before(record.x, k_1);
+    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
+    uint _e87 = h.rate;
+    bool narrow = _e87 < 2u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = narrow ? 67372036u : 269488144u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e105 = h.rate;
+    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
+    uint _e114 = h.rate;
+    uint _e121 = h.rate;
+    uint _e127 = h.rate;
+    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
+    Head _e132 = h;
+    return _e132;
+}
+
+Block load_under(
+    Head h_1,
+    uint row_1,
+    constant Params& p,
+    device type_3 const& word_plane,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Block b = {};
+    b.head = h_1;
+    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    uint _e16 = p.base.x;
+    uint _e20 = p.stride.x;
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    b.word = _e28;
+    bool narrow_1 = h_1.rate < 2u;
+    uint _e33 = b.begin;
+    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
+    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
+    bool odd = (h_1.rate & 1u) == 1u;
+    uint _e67 = b.begin;
+    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
+    Block _e92 = b;
+    return _e92;
+}
+
+Block load(
+    uint row_2,
+    uint unit_1,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -139,91 +232,30 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint row_units = {};
-    Block b = {};
-    metal::uint2 more = {};
-    uint block = unit >> 1u;
-    uint half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e12 = p.base.y;
-    uint _e16 = p.stride.y;
-    metal::uint2 record = map[metal::min(unsigned(((_e12 + (strip * _e16)) >> 3u) + (block >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e29 = p.base.z;
-    uint at_4 = (_e29 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e40 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e40 - start;
-    uint _e45 = p.rows;
-    uint count = metal::min(16u, _e45 - (strip << 4u));
-    row_units = length >> 4u;
-    if (count < 16u) {
-        row_units = naga_div(length, count);
-    }
-    uint k_1 = block & 7u;
-    uint rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e67 = p.base.w;
-    uint _e73 = row_units;
-    uint _e79 = units_before(record.x, k_1);
-    uint first = ((((_e67 >> 3u) + start) + ((row & 15u) * _e73)) + record.y) + _e79;
-    b.brain = rate > 3u;
-    bool narrow = rate < 2u;
-    b.codes.mask = narrow ? 50529027u : 252645135u;
-    b.codes.lift = narrow ? 4u : 16u;
-    b.codes.centre = as_type<float>((128u + rate) << 23u);
-    bool _e105 = b.brain;
-    if (_e105) {
-        uint begin = first + (8u * half_);
-        metal::uint2 _e113 = code_plane[metal::min(unsigned(begin), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e118 = code_plane[metal::min(unsigned(begin + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.codes.a = metal::uint4(_e113, _e118);
-        metal::uint2 _e125 = code_plane[metal::min(unsigned(begin + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e130 = code_plane[metal::min(unsigned(begin + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.b = metal::uint4(_e125, _e130);
-        metal::uint2 _e137 = code_plane[metal::min(unsigned(begin + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e142 = code_plane[metal::min(unsigned(begin + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.c = metal::uint4(_e137, _e142);
-        metal::uint2 _e149 = code_plane[metal::min(unsigned(begin + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        metal::uint2 _e154 = code_plane[metal::min(unsigned(begin + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        b.d = metal::uint4(_e149, _e154);
-    } else {
-        uint begin_1 = first + (narrow ? half_ : (2u * half_));
-        metal::uint2 words = code_plane[metal::min(unsigned(begin_1), (_buffer_sizes.size4 - 0 - 8) / 8)];
-        more = words >> metal::uint2(2u);
-        if (!(narrow)) {
-            metal::uint2 _e172 = code_plane[metal::min(unsigned(begin_1 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-            more = _e172;
-        }
-        metal::uint2 _e175 = more;
-        b.codes.a = metal::uint4(words, _e175);
-        if ((rate & 1u) == 1u) {
-            metal::uint2 bits_1 = code_plane[metal::min(unsigned((first + rate) + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
-            b.codes.high = (half_ == 1u) ? bits_1.y : bits_1.x;
-        }
-        uint _e198 = p.base.x;
-        uint _e202 = p.stride.x;
-        uint word = word_plane[metal::min(unsigned(((_e198 + (row * _e202)) >> 2u) + block), (_buffer_sizes.size1 - 0 - 4) / 4)];
-        uint k_2 = word & 255u;
-        float power = as_type<float>((((k_2 >> 2u) + 127u) << 23u) | ((k_2 & 3u) << 21u));
-        uint _e227 = p.extra.x;
-        float step = (k_2 == 0u) ? 0.0 : (power * as_type<float>(_e227));
-        uint e_18 = word >> (8u + (12u * half_));
-        metal::float2 sc = static_cast<metal::float2>(metal::uint2(e_18, e_18 >> 6u) & metal::uint2(7u)) + metal::float2(6.0);
-        metal::float2 m_1 = static_cast<metal::float2>(metal::uint2(e_18 >> 3u, e_18 >> 9u) & metal::uint2(7u)) - metal::float2(3.5);
-        float most = as_type<float>((129u + rate) << 23u) - 1.0;
-        float mean = (rate == 0u) ? 2.25 : ((rate == 1u) ? 3.5 : ((rate == 2u) ? 8.0 : 20.0));
-        b.scale = step * sc;
-        metal::float2 _e289 = b.scale;
-        b.minus = ((step * mean) * m_1) + ((0.5 * most) * _e289);
-    }
-    Block _e292 = b;
-    return _e292;
+    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    return _e3;
 }
 
 uint code_bytes(
     Codes q,
     uint i
 ) {
-    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) + (((q.high >> i) & 16843009u) * q.lift);
+    uint high_1 = (q.high >> i) | ((q.high << 1u) << (31u - i));
+    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+}
+
+Scales scales(
+    Block b_1,
+    constant Params& p
+) {
+    uint k_2 = b_1.word & 255u;
+    uint _e12 = p.extra.x;
+    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
+    uint e_18 = b_1.word >> (8u + (12u * b_1.head.half_));
+    metal::float2 sc = as_type<metal::float2>((metal::uint2(e_18, e_18 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
+    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_18 >> 2u, e_18 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
+    return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
@@ -232,52 +264,74 @@ metal::float4 brain_quad(
     return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
 }
 
+type_9 brains(
+    Block b_2,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint at_6 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e12 = brain_quad(_e11);
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e18 = brain_quad(_e17);
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e24 = brain_quad(_e23);
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e30 = brain_quad(_e29);
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e36 = brain_quad(_e35);
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e42 = brain_quad(_e41);
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e48 = brain_quad(_e47);
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::float4 _e54 = brain_quad(_e53);
+    return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
+}
+
 type_9 quads(
     Codes q_1
 ) {
-    uint _e2 = code_bytes(q_1, 0u);
-    metal::float4 _e6 = fields(_e2, 0u, 31u, q_1.centre);
-    uint _e8 = code_bytes(q_1, 1u);
-    metal::float4 _e12 = fields(_e8, 0u, 31u, q_1.centre);
-    uint _e14 = code_bytes(q_1, 2u);
-    metal::float4 _e18 = fields(_e14, 0u, 31u, q_1.centre);
-    uint _e20 = code_bytes(q_1, 3u);
-    metal::float4 _e24 = fields(_e20, 0u, 31u, q_1.centre);
-    uint _e26 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e26, 0u, 31u, q_1.centre);
+    float centre_1 = (0.5 * q_1.most) + 0.5;
+    uint _e7 = code_bytes(q_1, 0u);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    uint _e12 = code_bytes(q_1, 1u);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    uint _e17 = code_bytes(q_1, 2u);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    uint _e22 = code_bytes(q_1, 3u);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    uint _e27 = code_bytes(q_1, 4u);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e36 = fields(_e32, 0u, 31u, q_1.centre);
-    uint _e38 = code_bytes(q_1, 6u);
-    metal::float4 _e42 = fields(_e38, 0u, 31u, q_1.centre);
-    uint _e44 = code_bytes(q_1, 7u);
-    metal::float4 _e48 = fields(_e44, 0u, 31u, q_1.centre);
-    return type_9 {{_e6, _e12, _e18, _e24, _e30, _e36, _e42, _e48}};
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    uint _e37 = code_bytes(q_1, 6u);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    uint _e42 = code_bytes(q_1, 7u);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
 type_9 weights(
-    Block b_1
+    Block b_3,
+    constant Params& p,
+    device type_5 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
 ) {
-    if (b_1.brain) {
-        metal::uint4 a = b_1.codes.a;
-        metal::float4 _e5 = brain_quad(a.xy);
-        metal::float4 _e7 = brain_quad(a.zw);
-        metal::float4 _e10 = brain_quad(b_1.b.xy);
-        metal::float4 _e13 = brain_quad(b_1.b.zw);
-        metal::float4 _e16 = brain_quad(b_1.c.xy);
-        metal::float4 _e19 = brain_quad(b_1.c.zw);
-        metal::float4 _e22 = brain_quad(b_1.d.xy);
-        metal::float4 _e25 = brain_quad(b_1.d.zw);
-        return type_9 {{_e5, _e7, _e10, _e13, _e16, _e19, _e22, _e25}};
+    if (b_3.head.rate > 3u) {
+        type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
+        return _e5;
     }
-    type_9 _e28 = quads(b_1.codes);
-    metal::float2 s = b_1.scale;
-    metal::float2 m_2 = b_1.minus - (b_1.codes.centre * s);
-    return type_9 {{(_e28.inner[0] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[1] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[2] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[3] * b_1.scale.x) - metal::float4(m_2.x), (_e28.inner[4] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[5] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[6] * b_1.scale.y) - metal::float4(m_2.y), (_e28.inner[7] * b_1.scale.y) - metal::float4(m_2.y)}};
+    type_9 _e7 = quads(b_3.codes);
+    Scales _e8 = scales(b_3, p);
+    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
+    metal::float2 w_2 = _e8.scale;
+    return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
 }
 
 void put(
     uint at_1,
-    uint row_1,
+    uint row_3,
     float sum,
     device type_13& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -468,10 +522,10 @@ struct main_Input {
                 {
                     uint e_19 = index + 0u;
                     uint _e94 = p.rows;
-                    uint row_2 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
+                    uint row_4 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
                     uint _e98 = turn;
                     uint _e106 = p.units;
-                    Block _e110 = load(row_2, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, word_plane, map, starts, code_plane, _buffer_sizes);
+                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, word_plane, map, starts, code_plane, _buffer_sizes);
                     block0_ = _e110;
                 }
                 {
@@ -689,21 +743,21 @@ struct main_Input {
                     uint e_24 = index + 0u;
                     if (e_24 < 64u) {
                         uint _e577 = turn;
-                        uint at_5 = ((((_e577 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
+                        uint at_7 = ((((_e577 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
                         Block _e592 = block0_;
-                        type_9 _e593 = weights(_e592);
+                        type_9 _e593 = weights(_e592, p, code_plane, _buffer_sizes);
                         float _e596 = p.factor;
                         uint _e597 = turn;
                         uint _e605 = p.units;
                         float factor = (((_e597 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e605) ? _e596 : 0.0;
-                        keep_w(at_5 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
-                        keep_w(at_5 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
-                        keep_w(at_5 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
-                        keep_w(at_5 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
-                        keep_w(at_5 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
-                        keep_w(at_5 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
-                        keep_w(at_5 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
-                        keep_w(at_5 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
+                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
+                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
+                        keep_w(at_7 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
+                        keep_w(at_7 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
+                        keep_w(at_7 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
+                        keep_w(at_7 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
+                        keep_w(at_7 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
+                        keep_w(at_7 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
                     }
                 }
                 {
@@ -734,11 +788,11 @@ struct main_Input {
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint first_1 = (subgroup * TILE) * TILE;
+    uint first = (subgroup * TILE) * TILE;
     float _e723 = p.factor;
     float inverse = as_type<float>(2130706432u - as_type<uint>(_e723));
     Sums _e727 = sums0_0_;
-    simdgroup_store(_e727, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e727, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
     bool loop_init_3 = true;
@@ -755,11 +809,11 @@ struct main_Input {
         }
         {
             uint _e738 = e_2;
-            uint row_3 = ((row0_ + part_row) + 0u) + naga_mod(_e738, TILE);
+            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e738, TILE);
             uint _e745 = e_2;
             uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e745, TILE);
             uint _e751 = p.rows;
-            if (row_3 < _e751) {
+            if (row_5 < _e751) {
                 uint _e757 = p.tokens;
                 local = token_4 < _e757;
             } else {
@@ -771,15 +825,15 @@ struct main_Input {
                 uint _e767 = p.first;
                 uint _e772 = p.first;
                 uint _e775 = e_2;
-                float _e778 = staged.inner[metal::min(unsigned(first_1 + _e775), 255u)];
+                float _e778 = staged.inner[metal::min(unsigned(first + _e775), 255u)];
                 float _e781 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_4 * _e763) + _e767) + row_3, _e772 + row_3, (_e778 * _e781) * inverse, y, _buffer_sizes);
+                put(((token_4 * _e763) + _e767) + row_5, _e772 + row_5, (_e778 * _e781) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e787 = sums0_1_;
-    simdgroup_store(_e787, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e787, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
     bool loop_init_4 = true;
@@ -796,11 +850,11 @@ struct main_Input {
         }
         {
             uint _e798 = e_3;
-            uint row_4 = ((row0_ + part_row) + 0u) + naga_mod(_e798, TILE);
+            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e798, TILE);
             uint _e805 = e_3;
             uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e805, TILE);
             uint _e811 = p.rows;
-            if (row_4 < _e811) {
+            if (row_6 < _e811) {
                 uint _e817 = p.tokens;
                 local_1 = token_5 < _e817;
             } else {
@@ -812,15 +866,15 @@ struct main_Input {
                 uint _e827 = p.first;
                 uint _e832 = p.first;
                 uint _e835 = e_3;
-                float _e838 = staged.inner[metal::min(unsigned(first_1 + _e835), 255u)];
+                float _e838 = staged.inner[metal::min(unsigned(first + _e835), 255u)];
                 float _e841 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_5 * _e823) + _e827) + row_4, _e832 + row_4, (_e838 * _e841) * inverse, y, _buffer_sizes);
+                put(((token_5 * _e823) + _e827) + row_6, _e832 + row_6, (_e838 * _e841) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e847 = sums0_2_;
-    simdgroup_store(_e847, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e847, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
     bool loop_init_5 = true;
@@ -837,11 +891,11 @@ struct main_Input {
         }
         {
             uint _e858 = e_4;
-            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e858, TILE);
+            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e858, TILE);
             uint _e865 = e_4;
             uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e865, TILE);
             uint _e871 = p.rows;
-            if (row_5 < _e871) {
+            if (row_7 < _e871) {
                 uint _e877 = p.tokens;
                 local_2 = token_6 < _e877;
             } else {
@@ -853,15 +907,15 @@ struct main_Input {
                 uint _e887 = p.first;
                 uint _e892 = p.first;
                 uint _e895 = e_4;
-                float _e898 = staged.inner[metal::min(unsigned(first_1 + _e895), 255u)];
+                float _e898 = staged.inner[metal::min(unsigned(first + _e895), 255u)];
                 float _e901 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_6 * _e883) + _e887) + row_5, _e892 + row_5, (_e898 * _e901) * inverse, y, _buffer_sizes);
+                put(((token_6 * _e883) + _e887) + row_7, _e892 + row_7, (_e898 * _e901) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e907 = sums0_3_;
-    simdgroup_store(_e907, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e907, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
     bool loop_init_6 = true;
@@ -878,11 +932,11 @@ struct main_Input {
         }
         {
             uint _e918 = e_5;
-            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e918, TILE);
+            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e918, TILE);
             uint _e925 = e_5;
             uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e925, TILE);
             uint _e931 = p.rows;
-            if (row_6 < _e931) {
+            if (row_8 < _e931) {
                 uint _e937 = p.tokens;
                 local_3 = token_7 < _e937;
             } else {
@@ -894,15 +948,15 @@ struct main_Input {
                 uint _e947 = p.first;
                 uint _e952 = p.first;
                 uint _e955 = e_5;
-                float _e958 = staged.inner[metal::min(unsigned(first_1 + _e955), 255u)];
+                float _e958 = staged.inner[metal::min(unsigned(first + _e955), 255u)];
                 float _e961 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_7 * _e943) + _e947) + row_6, _e952 + row_6, (_e958 * _e961) * inverse, y, _buffer_sizes);
+                put(((token_7 * _e943) + _e947) + row_8, _e952 + row_8, (_e958 * _e961) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e967 = sums1_0_;
-    simdgroup_store(_e967, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e967, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
     bool loop_init_7 = true;
@@ -919,11 +973,11 @@ struct main_Input {
         }
         {
             uint _e978 = e_6;
-            uint row_7 = ((row0_ + part_row) + 8u) + naga_mod(_e978, TILE);
+            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e978, TILE);
             uint _e985 = e_6;
             uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e985, TILE);
             uint _e991 = p.rows;
-            if (row_7 < _e991) {
+            if (row_9 < _e991) {
                 uint _e997 = p.tokens;
                 local_4 = token_8 < _e997;
             } else {
@@ -935,15 +989,15 @@ struct main_Input {
                 uint _e1007 = p.first;
                 uint _e1012 = p.first;
                 uint _e1015 = e_6;
-                float _e1018 = staged.inner[metal::min(unsigned(first_1 + _e1015), 255u)];
+                float _e1018 = staged.inner[metal::min(unsigned(first + _e1015), 255u)];
                 float _e1021 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_8 * _e1003) + _e1007) + row_7, _e1012 + row_7, (_e1018 * _e1021) * inverse, y, _buffer_sizes);
+                put(((token_8 * _e1003) + _e1007) + row_9, _e1012 + row_9, (_e1018 * _e1021) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1027 = sums1_1_;
-    simdgroup_store(_e1027, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1027, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
     bool loop_init_8 = true;
@@ -960,11 +1014,11 @@ struct main_Input {
         }
         {
             uint _e1038 = e_7;
-            uint row_8 = ((row0_ + part_row) + 8u) + naga_mod(_e1038, TILE);
+            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1038, TILE);
             uint _e1045 = e_7;
             uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1045, TILE);
             uint _e1051 = p.rows;
-            if (row_8 < _e1051) {
+            if (row_10 < _e1051) {
                 uint _e1057 = p.tokens;
                 local_5 = token_9 < _e1057;
             } else {
@@ -976,15 +1030,15 @@ struct main_Input {
                 uint _e1067 = p.first;
                 uint _e1072 = p.first;
                 uint _e1075 = e_7;
-                float _e1078 = staged.inner[metal::min(unsigned(first_1 + _e1075), 255u)];
+                float _e1078 = staged.inner[metal::min(unsigned(first + _e1075), 255u)];
                 float _e1081 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_9 * _e1063) + _e1067) + row_8, _e1072 + row_8, (_e1078 * _e1081) * inverse, y, _buffer_sizes);
+                put(((token_9 * _e1063) + _e1067) + row_10, _e1072 + row_10, (_e1078 * _e1081) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1087 = sums1_2_;
-    simdgroup_store(_e1087, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1087, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
     bool loop_init_9 = true;
@@ -1001,11 +1055,11 @@ struct main_Input {
         }
         {
             uint _e1098 = e_8;
-            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e1098, TILE);
+            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1098, TILE);
             uint _e1105 = e_8;
             uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1105, TILE);
             uint _e1111 = p.rows;
-            if (row_9 < _e1111) {
+            if (row_11 < _e1111) {
                 uint _e1117 = p.tokens;
                 local_6 = token_10 < _e1117;
             } else {
@@ -1017,15 +1071,15 @@ struct main_Input {
                 uint _e1127 = p.first;
                 uint _e1132 = p.first;
                 uint _e1135 = e_8;
-                float _e1138 = staged.inner[metal::min(unsigned(first_1 + _e1135), 255u)];
+                float _e1138 = staged.inner[metal::min(unsigned(first + _e1135), 255u)];
                 float _e1141 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_10 * _e1123) + _e1127) + row_9, _e1132 + row_9, (_e1138 * _e1141) * inverse, y, _buffer_sizes);
+                put(((token_10 * _e1123) + _e1127) + row_11, _e1132 + row_11, (_e1138 * _e1141) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1147 = sums1_3_;
-    simdgroup_store(_e1147, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1147, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
     bool loop_init_10 = true;
@@ -1042,11 +1096,11 @@ struct main_Input {
         }
         {
             uint _e1158 = e_9;
-            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1158, TILE);
+            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1158, TILE);
             uint _e1165 = e_9;
             uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1165, TILE);
             uint _e1171 = p.rows;
-            if (row_10 < _e1171) {
+            if (row_12 < _e1171) {
                 uint _e1177 = p.tokens;
                 local_7 = token_11 < _e1177;
             } else {
@@ -1058,15 +1112,15 @@ struct main_Input {
                 uint _e1187 = p.first;
                 uint _e1192 = p.first;
                 uint _e1195 = e_9;
-                float _e1198 = staged.inner[metal::min(unsigned(first_1 + _e1195), 255u)];
+                float _e1198 = staged.inner[metal::min(unsigned(first + _e1195), 255u)];
                 float _e1201 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_11 * _e1183) + _e1187) + row_10, _e1192 + row_10, (_e1198 * _e1201) * inverse, y, _buffer_sizes);
+                put(((token_11 * _e1183) + _e1187) + row_12, _e1192 + row_12, (_e1198 * _e1201) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1207 = sums2_0_;
-    simdgroup_store(_e1207, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1207, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
     bool loop_init_11 = true;
@@ -1083,11 +1137,11 @@ struct main_Input {
         }
         {
             uint _e1218 = e_10;
-            uint row_11 = ((row0_ + part_row) + 16u) + naga_mod(_e1218, TILE);
+            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1218, TILE);
             uint _e1225 = e_10;
             uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1225, TILE);
             uint _e1231 = p.rows;
-            if (row_11 < _e1231) {
+            if (row_13 < _e1231) {
                 uint _e1237 = p.tokens;
                 local_8 = token_12 < _e1237;
             } else {
@@ -1099,15 +1153,15 @@ struct main_Input {
                 uint _e1247 = p.first;
                 uint _e1252 = p.first;
                 uint _e1255 = e_10;
-                float _e1258 = staged.inner[metal::min(unsigned(first_1 + _e1255), 255u)];
+                float _e1258 = staged.inner[metal::min(unsigned(first + _e1255), 255u)];
                 float _e1261 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_12 * _e1243) + _e1247) + row_11, _e1252 + row_11, (_e1258 * _e1261) * inverse, y, _buffer_sizes);
+                put(((token_12 * _e1243) + _e1247) + row_13, _e1252 + row_13, (_e1258 * _e1261) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1267 = sums2_1_;
-    simdgroup_store(_e1267, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1267, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
     bool loop_init_12 = true;
@@ -1124,11 +1178,11 @@ struct main_Input {
         }
         {
             uint _e1278 = e_11;
-            uint row_12 = ((row0_ + part_row) + 16u) + naga_mod(_e1278, TILE);
+            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1278, TILE);
             uint _e1285 = e_11;
             uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1285, TILE);
             uint _e1291 = p.rows;
-            if (row_12 < _e1291) {
+            if (row_14 < _e1291) {
                 uint _e1297 = p.tokens;
                 local_9 = token_13 < _e1297;
             } else {
@@ -1140,15 +1194,15 @@ struct main_Input {
                 uint _e1307 = p.first;
                 uint _e1312 = p.first;
                 uint _e1315 = e_11;
-                float _e1318 = staged.inner[metal::min(unsigned(first_1 + _e1315), 255u)];
+                float _e1318 = staged.inner[metal::min(unsigned(first + _e1315), 255u)];
                 float _e1321 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_13 * _e1303) + _e1307) + row_12, _e1312 + row_12, (_e1318 * _e1321) * inverse, y, _buffer_sizes);
+                put(((token_13 * _e1303) + _e1307) + row_14, _e1312 + row_14, (_e1318 * _e1321) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1327 = sums2_2_;
-    simdgroup_store(_e1327, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1327, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
     bool loop_init_13 = true;
@@ -1165,11 +1219,11 @@ struct main_Input {
         }
         {
             uint _e1338 = e_12;
-            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1338, TILE);
+            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1338, TILE);
             uint _e1345 = e_12;
             uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1345, TILE);
             uint _e1351 = p.rows;
-            if (row_13 < _e1351) {
+            if (row_15 < _e1351) {
                 uint _e1357 = p.tokens;
                 local_10 = token_14 < _e1357;
             } else {
@@ -1181,15 +1235,15 @@ struct main_Input {
                 uint _e1367 = p.first;
                 uint _e1372 = p.first;
                 uint _e1375 = e_12;
-                float _e1378 = staged.inner[metal::min(unsigned(first_1 + _e1375), 255u)];
+                float _e1378 = staged.inner[metal::min(unsigned(first + _e1375), 255u)];
                 float _e1381 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_14 * _e1363) + _e1367) + row_13, _e1372 + row_13, (_e1378 * _e1381) * inverse, y, _buffer_sizes);
+                put(((token_14 * _e1363) + _e1367) + row_15, _e1372 + row_15, (_e1378 * _e1381) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1387 = sums2_3_;
-    simdgroup_store(_e1387, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1387, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
     bool loop_init_14 = true;
@@ -1206,11 +1260,11 @@ struct main_Input {
         }
         {
             uint _e1398 = e_13;
-            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1398, TILE);
+            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1398, TILE);
             uint _e1405 = e_13;
             uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1405, TILE);
             uint _e1411 = p.rows;
-            if (row_14 < _e1411) {
+            if (row_16 < _e1411) {
                 uint _e1417 = p.tokens;
                 local_11 = token_15 < _e1417;
             } else {
@@ -1222,15 +1276,15 @@ struct main_Input {
                 uint _e1427 = p.first;
                 uint _e1432 = p.first;
                 uint _e1435 = e_13;
-                float _e1438 = staged.inner[metal::min(unsigned(first_1 + _e1435), 255u)];
+                float _e1438 = staged.inner[metal::min(unsigned(first + _e1435), 255u)];
                 float _e1441 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_15 * _e1423) + _e1427) + row_14, _e1432 + row_14, (_e1438 * _e1441) * inverse, y, _buffer_sizes);
+                put(((token_15 * _e1423) + _e1427) + row_16, _e1432 + row_16, (_e1438 * _e1441) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1447 = sums3_0_;
-    simdgroup_store(_e1447, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1447, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
     bool loop_init_15 = true;
@@ -1247,11 +1301,11 @@ struct main_Input {
         }
         {
             uint _e1458 = e_14;
-            uint row_15 = ((row0_ + part_row) + 24u) + naga_mod(_e1458, TILE);
+            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1458, TILE);
             uint _e1465 = e_14;
             uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1465, TILE);
             uint _e1471 = p.rows;
-            if (row_15 < _e1471) {
+            if (row_17 < _e1471) {
                 uint _e1477 = p.tokens;
                 local_12 = token_16 < _e1477;
             } else {
@@ -1263,15 +1317,15 @@ struct main_Input {
                 uint _e1487 = p.first;
                 uint _e1492 = p.first;
                 uint _e1495 = e_14;
-                float _e1498 = staged.inner[metal::min(unsigned(first_1 + _e1495), 255u)];
+                float _e1498 = staged.inner[metal::min(unsigned(first + _e1495), 255u)];
                 float _e1501 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_16 * _e1483) + _e1487) + row_15, _e1492 + row_15, (_e1498 * _e1501) * inverse, y, _buffer_sizes);
+                put(((token_16 * _e1483) + _e1487) + row_17, _e1492 + row_17, (_e1498 * _e1501) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1507 = sums3_1_;
-    simdgroup_store(_e1507, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1507, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
     bool loop_init_16 = true;
@@ -1288,11 +1342,11 @@ struct main_Input {
         }
         {
             uint _e1518 = e_15;
-            uint row_16 = ((row0_ + part_row) + 24u) + naga_mod(_e1518, TILE);
+            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1518, TILE);
             uint _e1525 = e_15;
             uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1525, TILE);
             uint _e1531 = p.rows;
-            if (row_16 < _e1531) {
+            if (row_18 < _e1531) {
                 uint _e1537 = p.tokens;
                 local_13 = token_17 < _e1537;
             } else {
@@ -1304,15 +1358,15 @@ struct main_Input {
                 uint _e1547 = p.first;
                 uint _e1552 = p.first;
                 uint _e1555 = e_15;
-                float _e1558 = staged.inner[metal::min(unsigned(first_1 + _e1555), 255u)];
+                float _e1558 = staged.inner[metal::min(unsigned(first + _e1555), 255u)];
                 float _e1561 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_17 * _e1543) + _e1547) + row_16, _e1552 + row_16, (_e1558 * _e1561) * inverse, y, _buffer_sizes);
+                put(((token_17 * _e1543) + _e1547) + row_18, _e1552 + row_18, (_e1558 * _e1561) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1567 = sums3_2_;
-    simdgroup_store(_e1567, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1567, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
     bool loop_init_17 = true;
@@ -1329,11 +1383,11 @@ struct main_Input {
         }
         {
             uint _e1578 = e_16;
-            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1578, TILE);
+            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1578, TILE);
             uint _e1585 = e_16;
             uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1585, TILE);
             uint _e1591 = p.rows;
-            if (row_17 < _e1591) {
+            if (row_19 < _e1591) {
                 uint _e1597 = p.tokens;
                 local_14 = token_18 < _e1597;
             } else {
@@ -1345,15 +1399,15 @@ struct main_Input {
                 uint _e1607 = p.first;
                 uint _e1612 = p.first;
                 uint _e1615 = e_16;
-                float _e1618 = staged.inner[metal::min(unsigned(first_1 + _e1615), 255u)];
+                float _e1618 = staged.inner[metal::min(unsigned(first + _e1615), 255u)];
                 float _e1621 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_18 * _e1603) + _e1607) + row_17, _e1612 + row_17, (_e1618 * _e1621) * inverse, y, _buffer_sizes);
+                put(((token_18 * _e1603) + _e1607) + row_19, _e1612 + row_19, (_e1618 * _e1621) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     Sums _e1627 = sums3_3_;
-    simdgroup_store(_e1627, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    simdgroup_store(_e1627, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
     bool loop_init_18 = true;
@@ -1370,11 +1424,11 @@ struct main_Input {
         }
         {
             uint _e1638 = e_17;
-            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1638, TILE);
+            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1638, TILE);
             uint _e1645 = e_17;
             uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1645, TILE);
             uint _e1651 = p.rows;
-            if (row_18 < _e1651) {
+            if (row_20 < _e1651) {
                 uint _e1657 = p.tokens;
                 local_15 = token_19 < _e1657;
             } else {
@@ -1386,9 +1440,9 @@ struct main_Input {
                 uint _e1667 = p.first;
                 uint _e1672 = p.first;
                 uint _e1675 = e_17;
-                float _e1678 = staged.inner[metal::min(unsigned(first_1 + _e1675), 255u)];
+                float _e1678 = staged.inner[metal::min(unsigned(first + _e1675), 255u)];
                 float _e1681 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_19 * _e1663) + _e1667) + row_18, _e1672 + row_18, (_e1678 * _e1681) * inverse, y, _buffer_sizes);
+                put(((token_19 * _e1663) + _e1667) + row_20, _e1672 + row_20, (_e1678 * _e1681) * inverse, y, _buffer_sizes);
             }
         }
     }

@@ -1,6 +1,6 @@
 // hybrid_gemv
 // flags: BLOCKS, SUBGROUP
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -96,10 +96,7 @@ struct Place {
     uint subgroup;
 };
 struct type_12 {
-    float inner[64];
-};
-struct type_13 {
-    type_12 inner[2];
+    float inner[128];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -109,12 +106,14 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 8u;
+constant uint PARTIALS = 128u;
 
 uint x_at(
     uint unit,
@@ -414,22 +413,39 @@ uint unit_of(
     return i_3;
 }
 
+void keep(
+    uint i_4,
+    float v,
+    threadgroup type_12& partial
+) {
+    partial.inner[metal::min(unsigned(i_4), 127u)] = v;
+    return;
+}
+
+float kept(
+    uint i_5,
+    threadgroup type_12& partial
+) {
+    float _e3 = partial.inner[metal::min(unsigned(i_5), 127u)];
+    return _e3;
+}
+
 uint naga_mod(uint lhs, uint rhs) {
     return lhs % metal::select(rhs, 1u, rhs == 0u);
 }
 
 float reduce(
-    float v,
+    float v_1,
     uint slot,
     Place at_2,
-    threadgroup type_13& partial
+    threadgroup type_12& partial
 ) {
     float total = 0.0;
-    uint i_4 = 0u;
-    float unnamed = metal::simd_sum(v);
+    uint i_6 = 0u;
+    float unnamed = metal::simd_sum(v_1);
     uint mine = naga_div(at_2.index, at_2.subgroup);
     if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
-        partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
+        keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     uint count_1 = naga_div(LANES, at_2.subgroup);
@@ -437,19 +453,19 @@ float reduce(
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i_4;
-            i_4 = _e39 + 1u;
+            uint _e39 = i_6;
+            i_6 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i_4;
+        uint _e26 = i_6;
         if (_e26 < count_1) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i_4;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first + _e33), 63u)];
+            uint _e34 = i_6;
+            float _e36 = kept((((slot & 1u) * WG) + first) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -474,7 +490,7 @@ struct main_Input {
 , device type_7 const& starts [[buffer(2)]]
 , device type_9 const& code_plane [[buffer(3)]]
 , device type_11& y [[buffer(6)]]
-, threadgroup type_13& partial
+, threadgroup type_12& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;

@@ -1,6 +1,6 @@
 // mxfp4_gemm
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
 // threads of a threadgroup: 256
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -44,19 +44,19 @@ struct Codes {
 };
 struct Block {
     Codes codes;
-    float scale;
+    float power;
     char _pad2[12];
 };
-struct type_7 {
+struct type_6 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_8[1];
-typedef float type_9[1];
-struct type_10 {
+typedef metal::float4 type_7[1];
+typedef float type_8[1];
+struct type_9 {
     float inner[68];
 };
-struct type_11 {
-    type_10 inner[32];
+struct type_10 {
+    type_9 inner[32];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -66,24 +66,10 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
-constant float CENTRE = 0.0;
+constant float RAISE = 16384.0;
 constant uint TILE_UNITS = 1u;
-
-metal::float4 fields(
-    uint w,
-    uint at,
-    uint mask,
-    float centre
-) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
-}
 
 Block load(
     uint row,
@@ -99,51 +85,50 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
-    float scale = 0.5 * power;
-    uint _e38 = p.base.x;
-    uint _e42 = p.stride.x;
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e49}, scale};
+    uint _e36 = p.base.x;
+    uint _e40 = p.stride.x;
+    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e47}, power};
 }
 
-uint doubled(
-    uint w_1
+uint halves(
+    uint sign,
+    uint rest
 ) {
-    uint big = w_1 & 1145324612u;
-    uint rest = w_1 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_1 & 2004318071u) + rest) + (2u * three);
+    return (sign & 2147516416u) | (rest & 234884608u);
 }
 
-metal::float4 with_signs(
-    metal::float4 v_1,
-    metal::uint4 signs
+metal::float4 quad_(
+    uint even,
+    uint odd
 ) {
-    return as_type<metal::float4>(as_type<metal::uint4>(v_1) | (signs & metal::uint4(2147483648u)));
+    metal::float2 a = float2(as_type<half2>(even));
+    metal::float2 b_1 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_1.x, a.y, b_1.y);
 }
 
 metal::float4 low(
-    uint w_2
+    uint w
 ) {
-    uint _e1 = doubled(w_2);
-    metal::float4 _e5 = fields(_e1, 0u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_2) << metal::uint4(28u, 20u, 12u, 4u));
-    return _e13;
+    uint _e5 = halves(w << 12u, w << 9u);
+    uint _e10 = halves(w << 4u, w << 1u);
+    metal::float4 _e11 = quad_(_e5, _e10);
+    return _e11;
 }
 
 metal::float4 high(
-    uint w_3
+    uint w_1
 ) {
-    uint _e1 = doubled(w_3);
-    metal::float4 _e5 = fields(_e1, 4u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_3) << metal::uint4(24u, 16u, 8u, 0u));
-    return _e13;
+    uint _e5 = halves(w_1 << 8u, w_1 << 5u);
+    uint _e8 = halves(w_1, w_1 >> 3u);
+    metal::float4 _e9 = quad_(_e5, _e8);
+    return _e9;
 }
 
-type_7 quads(
+type_6 quads(
     Codes q
 ) {
-    metal::uint4 w_4 = q.words;
+    metal::uint4 w_2 = q.words;
     metal::float4 _e3 = low(q.words.x);
     metal::float4 _e5 = low(q.words.y);
     metal::float4 _e7 = low(q.words.z);
@@ -152,28 +137,46 @@ type_7 quads(
     metal::float4 _e13 = high(q.words.y);
     metal::float4 _e15 = high(q.words.z);
     metal::float4 _e17 = high(q.words.w);
-    return type_7 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+    return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
 }
 
-type_7 weights(
+type_6 weights(
     Block b
 ) {
-    type_7 _e2 = quads(b.codes);
-    float s_1 = b.scale;
-    return type_7 {{_e2.inner[0] * s_1, _e2.inner[1] * s_1, _e2.inner[2] * s_1, _e2.inner[3] * s_1, _e2.inner[4] * s_1, _e2.inner[5] * s_1, _e2.inner[6] * s_1, _e2.inner[7] * s_1}};
+    type_6 q_1 = {};
+    type_6 _e2 = quads(b.codes);
+    q_1 = _e2;
+    metal::float4 _e6 = q_1.inner[0];
+    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    metal::float4 _e13 = q_1.inner[1];
+    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    metal::float4 _e20 = q_1.inner[2];
+    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    metal::float4 _e27 = q_1.inner[3];
+    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    metal::float4 _e34 = q_1.inner[4];
+    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    metal::float4 _e41 = q_1.inner[5];
+    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    metal::float4 _e48 = q_1.inner[6];
+    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    metal::float4 _e55 = q_1.inner[7];
+    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    type_6 _e60 = q_1;
+    return _e60;
 }
 
 void put(
-    uint at_1,
+    uint at,
     uint row_1,
     float sum,
-    device type_9& y,
+    device type_8& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_div(uint lhs, uint rhs) {
@@ -193,10 +196,10 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
-, device type_8 const& xv [[buffer(4)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_11& w_tile
-, threadgroup type_11& x_tile
+, device type_7 const& xv [[buffer(4)]]
+, device type_8& y [[buffer(6)]]
+, threadgroup type_10& w_tile
+, threadgroup type_10& x_tile
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     metal::float4 sum0_ = metal::float4(0.0);
@@ -253,7 +256,7 @@ struct main_Input {
                     if (unit_1 < _e57) {
                         uint _e62 = p.rows;
                         Block _e66 = load(metal::min(row0_ + row_2, _e62 - 1u), unit_1, p, code_plane, scale_plane, _buffer_sizes);
-                        type_7 _e67 = weights(_e66);
+                        type_6 _e67 = weights(_e66);
                         w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].x;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].y;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].z;
@@ -325,13 +328,13 @@ struct main_Input {
                     uint _e493 = e_1;
                     uint token = _e493 >> 3u;
                     uint _e496 = e_1;
-                    uint quad_ = _e496 & 7u;
+                    uint quad_1 = _e496 & 7u;
                     v = metal::float4(0.0);
                     uint _e505 = p.tokens;
                     if ((token0_ + token) < _e505) {
                         uint _e509 = tile;
                         uint _e517 = p.x_stride;
-                        local = (((_e509 * 8u) + quad_) * 4u) < _e517;
+                        local = (((_e509 * 8u) + quad_1) * 4u) < _e517;
                     } else {
                         local = false;
                     }
@@ -339,17 +342,17 @@ struct main_Input {
                     if (_e520) {
                         uint _e525 = p.x_stride;
                         uint _e529 = tile;
-                        metal::float4 _e535 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e525, 4u)) + (_e529 * 8u)) + quad_), (_buffer_sizes.size3 - 0 - 16) / 16)];
+                        metal::float4 _e535 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e525, 4u)) + (_e529 * 8u)) + quad_1), (_buffer_sizes.size3 - 0 - 16) / 16)];
                         v = _e535;
                     }
                     float _e542 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e542;
+                    x_tile.inner[metal::min(unsigned(quad_1 * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e542;
                     float _e551 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e551;
+                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e551;
                     float _e560 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e560;
+                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e560;
                     float _e569 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e569;
+                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e569;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -375,23 +378,23 @@ struct main_Input {
                     float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
                     uint _e598 = k;
                     float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w_5 = metal::float4(_e582, _e589, _e596, _e603);
+                    metal::float4 w_3 = metal::float4(_e582, _e589, _e596, _e603);
                     metal::float4 _e605 = sum0_;
                     uint _e607 = k;
                     float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_5 * _e612);
+                    sum0_ = _e605 + (w_3 * _e612);
                     metal::float4 _e615 = sum1_;
                     uint _e617 = k;
                     float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_5 * _e622);
+                    sum1_ = _e615 + (w_3 * _e622);
                     metal::float4 _e625 = sum2_;
                     uint _e627 = k;
                     float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_5 * _e632);
+                    sum2_ = _e625 + (w_3 * _e632);
                     metal::float4 _e635 = sum3_;
                     uint _e637 = k;
                     float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_5 * _e642);
+                    sum3_ = _e635 + (w_3 * _e642);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -401,120 +404,120 @@ struct main_Input {
     if (((token0_ + t) + 0u) < _e656) {
         uint _e663 = p.y_stride;
         uint _e667 = p.first;
-        uint at_2 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
+        uint at_1 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
         uint _e676 = p.rows;
         if (((row0_ + r) + 0u) < _e676) {
             uint _e682 = p.first;
             float _e688 = sum0_.x;
-            put(at_2 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
+            put(at_1 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
         }
         uint _e694 = p.rows;
         if (((row0_ + r) + 1u) < _e694) {
             uint _e700 = p.first;
             float _e706 = sum0_.y;
-            put(at_2 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
+            put(at_1 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
         }
         uint _e712 = p.rows;
         if (((row0_ + r) + 2u) < _e712) {
             uint _e718 = p.first;
             float _e724 = sum0_.z;
-            put(at_2 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
+            put(at_1 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
         }
         uint _e730 = p.rows;
         if (((row0_ + r) + 3u) < _e730) {
             uint _e736 = p.first;
             float _e742 = sum0_.w;
-            put(at_2 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
+            put(at_1 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
         }
     }
     uint _e748 = p.tokens;
     if (((token0_ + t) + 1u) < _e748) {
         uint _e755 = p.y_stride;
         uint _e759 = p.first;
-        uint at_3 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
+        uint at_2 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
         uint _e768 = p.rows;
         if (((row0_ + r) + 0u) < _e768) {
             uint _e774 = p.first;
             float _e780 = sum1_.x;
-            put(at_3 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
+            put(at_2 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
         }
         uint _e786 = p.rows;
         if (((row0_ + r) + 1u) < _e786) {
             uint _e792 = p.first;
             float _e798 = sum1_.y;
-            put(at_3 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
+            put(at_2 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
         }
         uint _e804 = p.rows;
         if (((row0_ + r) + 2u) < _e804) {
             uint _e810 = p.first;
             float _e816 = sum1_.z;
-            put(at_3 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
+            put(at_2 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
         }
         uint _e822 = p.rows;
         if (((row0_ + r) + 3u) < _e822) {
             uint _e828 = p.first;
             float _e834 = sum1_.w;
-            put(at_3 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
+            put(at_2 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
         }
     }
     uint _e840 = p.tokens;
     if (((token0_ + t) + 2u) < _e840) {
         uint _e847 = p.y_stride;
         uint _e851 = p.first;
-        uint at_4 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
+        uint at_3 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
         uint _e860 = p.rows;
         if (((row0_ + r) + 0u) < _e860) {
             uint _e866 = p.first;
             float _e872 = sum2_.x;
-            put(at_4 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
+            put(at_3 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
         }
         uint _e878 = p.rows;
         if (((row0_ + r) + 1u) < _e878) {
             uint _e884 = p.first;
             float _e890 = sum2_.y;
-            put(at_4 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
+            put(at_3 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
         }
         uint _e896 = p.rows;
         if (((row0_ + r) + 2u) < _e896) {
             uint _e902 = p.first;
             float _e908 = sum2_.z;
-            put(at_4 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
+            put(at_3 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
         }
         uint _e914 = p.rows;
         if (((row0_ + r) + 3u) < _e914) {
             uint _e920 = p.first;
             float _e926 = sum2_.w;
-            put(at_4 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
+            put(at_3 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
         }
     }
     uint _e932 = p.tokens;
     if (((token0_ + t) + 3u) < _e932) {
         uint _e939 = p.y_stride;
         uint _e943 = p.first;
-        uint at_5 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
+        uint at_4 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
         uint _e952 = p.rows;
         if (((row0_ + r) + 0u) < _e952) {
             uint _e958 = p.first;
             float _e964 = sum3_.x;
-            put(at_5 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
+            put(at_4 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
         }
         uint _e970 = p.rows;
         if (((row0_ + r) + 1u) < _e970) {
             uint _e976 = p.first;
             float _e982 = sum3_.y;
-            put(at_5 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
+            put(at_4 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
         }
         uint _e988 = p.rows;
         if (((row0_ + r) + 2u) < _e988) {
             uint _e994 = p.first;
             float _e1000 = sum3_.z;
-            put(at_5 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
+            put(at_4 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
         }
         uint _e1006 = p.rows;
         if (((row0_ + r) + 3u) < _e1006) {
             uint _e1012 = p.first;
             float _e1018 = sum3_.w;
-            put(at_5 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
+            put(at_4 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -1,6 +1,6 @@
 // mxfp4_gemm
 // flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -45,21 +45,21 @@ struct Codes {
 };
 struct Block {
     Codes codes;
-    float scale;
+    float power;
     char _pad2[12];
 };
-struct type_7 {
+struct type_6 {
     metal::float4 inner[8];
 };
-typedef metal::half4 type_10[1];
-typedef float type_11[1];
+typedef metal::half4 type_9[1];
+typedef float type_10[1];
 typedef metal::simdgroup_half8x8 MatrixA;
 typedef metal::simdgroup_half8x8 MatrixB;
 typedef metal::simdgroup_float8x8 Sums;
-struct type_12 {
+struct type_11 {
     half inner[5120];
 };
-struct type_13 {
+struct type_12 {
     float inner[256];
 };
 constant uint VECTORS = 8u;
@@ -70,6 +70,7 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
@@ -79,7 +80,7 @@ constant uint DEPTH = 32u;
 constant uint TURNS = 4u;
 constant uint UNITS = 1u;
 constant uint X_QUADS = 4u;
-constant float CENTRE = 0.0;
+constant float RAISE = 16384.0;
 constant uint TILE = 8u;
 constant uint SUBGROUPS = 4u;
 constant uint WG = 128u;
@@ -89,21 +90,6 @@ constant uint TILE_UNITS = 1u;
 constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
-
-metal::float4 fields(
-    uint w,
-    uint at,
-    uint mask,
-    float centre
-) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
-}
 
 Block load(
     uint row,
@@ -119,51 +105,50 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
-    float scale = 0.5 * power;
-    uint _e38 = p.base.x;
-    uint _e42 = p.stride.x;
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e49}, scale};
+    uint _e36 = p.base.x;
+    uint _e40 = p.stride.x;
+    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e47}, power};
 }
 
-uint doubled(
-    uint w_1
+uint halves(
+    uint sign,
+    uint rest
 ) {
-    uint big = w_1 & 1145324612u;
-    uint rest = w_1 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_1 & 2004318071u) + rest) + (2u * three);
+    return (sign & 2147516416u) | (rest & 234884608u);
 }
 
-metal::float4 with_signs(
-    metal::float4 v,
-    metal::uint4 signs
+metal::float4 quad_(
+    uint even,
+    uint odd
 ) {
-    return as_type<metal::float4>(as_type<metal::uint4>(v) | (signs & metal::uint4(2147483648u)));
+    metal::float2 a = float2(as_type<half2>(even));
+    metal::float2 b_1 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_1.x, a.y, b_1.y);
 }
 
 metal::float4 low(
-    uint w_2
+    uint w
 ) {
-    uint _e1 = doubled(w_2);
-    metal::float4 _e5 = fields(_e1, 0u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_2) << metal::uint4(28u, 20u, 12u, 4u));
-    return _e13;
+    uint _e5 = halves(w << 12u, w << 9u);
+    uint _e10 = halves(w << 4u, w << 1u);
+    metal::float4 _e11 = quad_(_e5, _e10);
+    return _e11;
 }
 
 metal::float4 high(
-    uint w_3
+    uint w_1
 ) {
-    uint _e1 = doubled(w_3);
-    metal::float4 _e5 = fields(_e1, 4u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_3) << metal::uint4(24u, 16u, 8u, 0u));
-    return _e13;
+    uint _e5 = halves(w_1 << 8u, w_1 << 5u);
+    uint _e8 = halves(w_1, w_1 >> 3u);
+    metal::float4 _e9 = quad_(_e5, _e8);
+    return _e9;
 }
 
-type_7 quads(
+type_6 quads(
     Codes q
 ) {
-    metal::uint4 w_4 = q.words;
+    metal::uint4 w_2 = q.words;
     metal::float4 _e3 = low(q.words.x);
     metal::float4 _e5 = low(q.words.y);
     metal::float4 _e7 = low(q.words.z);
@@ -172,52 +157,70 @@ type_7 quads(
     metal::float4 _e13 = high(q.words.y);
     metal::float4 _e15 = high(q.words.z);
     metal::float4 _e17 = high(q.words.w);
-    return type_7 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+    return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
 }
 
-type_7 weights(
+type_6 weights(
     Block b
 ) {
-    type_7 _e2 = quads(b.codes);
-    float s_1 = b.scale;
-    return type_7 {{_e2.inner[0] * s_1, _e2.inner[1] * s_1, _e2.inner[2] * s_1, _e2.inner[3] * s_1, _e2.inner[4] * s_1, _e2.inner[5] * s_1, _e2.inner[6] * s_1, _e2.inner[7] * s_1}};
+    type_6 q_1 = {};
+    type_6 _e2 = quads(b.codes);
+    q_1 = _e2;
+    metal::float4 _e6 = q_1.inner[0];
+    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    metal::float4 _e13 = q_1.inner[1];
+    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    metal::float4 _e20 = q_1.inner[2];
+    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    metal::float4 _e27 = q_1.inner[3];
+    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    metal::float4 _e34 = q_1.inner[4];
+    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    metal::float4 _e41 = q_1.inner[5];
+    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    metal::float4 _e48 = q_1.inner[6];
+    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    metal::float4 _e55 = q_1.inner[7];
+    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    type_6 _e60 = q_1;
+    return _e60;
 }
 
 void put(
-    uint at_1,
+    uint at,
     uint row_1,
     float sum,
-    device type_11& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_2,
-    metal::half4 v_1,
-    threadgroup type_12& w_tile
+    uint at_1,
+    metal::half4 v,
+    threadgroup type_11& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v_1.x;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v_1.y;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v_1.z;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v_1.w;
+    w_tile.inner[metal::min(unsigned((4u * at_1) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_1) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_1) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_1) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_3,
-    metal::half4 v_2,
-    threadgroup type_12& x_tile
+    uint at_2,
+    metal::half4 v_1,
+    threadgroup type_11& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v_2.x;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v_2.y;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v_2.z;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v_2.w;
+    x_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -251,12 +254,12 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
-, device type_10 const& xv [[buffer(4)]]
-, device type_11 const& x_scales [[buffer(5)]]
-, device type_11& y [[buffer(6)]]
-, threadgroup type_12& w_tile
-, threadgroup type_12& x_tile
-, threadgroup type_13& staged
+, device type_9 const& xv [[buffer(4)]]
+, device type_10 const& x_scales [[buffer(5)]]
+, device type_10& y [[buffer(6)]]
+, threadgroup type_11& w_tile
+, threadgroup type_11& x_tile
+, threadgroup type_12& staged
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     Sums sums0_0_ = {};
@@ -389,36 +392,36 @@ struct main_Input {
                     uint _e118 = p.tokens;
                     uint token = metal::min(token0_ + naga_div(e_19, QUADS), _e118 - 1u);
                     uint _e122 = turn;
-                    uint quad_ = (_e122 * QUADS) + naga_mod(e_19, QUADS);
-                    metal::half4 _e137 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x0_ = (quad_ < x_quads) ? _e137 : metal::half4(0.0h);
+                    uint quad_1 = (_e122 * QUADS) + naga_mod(e_19, QUADS);
+                    metal::half4 _e137 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x0_ = (quad_1 < x_quads) ? _e137 : metal::half4(0.0h);
                 }
                 {
                     uint e_20 = index + 128u;
                     uint _e147 = p.tokens;
                     uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e147 - 1u);
                     uint _e151 = turn;
-                    uint quad_1 = (_e151 * QUADS) + naga_mod(e_20, QUADS);
-                    metal::half4 _e166 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x1_ = (quad_1 < x_quads) ? _e166 : metal::half4(0.0h);
+                    uint quad_2 = (_e151 * QUADS) + naga_mod(e_20, QUADS);
+                    metal::half4 _e166 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x1_ = (quad_2 < x_quads) ? _e166 : metal::half4(0.0h);
                 }
                 {
                     uint e_21 = index + 256u;
                     uint _e176 = p.tokens;
                     uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e176 - 1u);
                     uint _e180 = turn;
-                    uint quad_2 = (_e180 * QUADS) + naga_mod(e_21, QUADS);
-                    metal::half4 _e195 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x2_ = (quad_2 < x_quads) ? _e195 : metal::half4(0.0h);
+                    uint quad_3 = (_e180 * QUADS) + naga_mod(e_21, QUADS);
+                    metal::half4 _e195 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x2_ = (quad_3 < x_quads) ? _e195 : metal::half4(0.0h);
                 }
                 {
                     uint e_22 = index + 384u;
                     uint _e205 = p.tokens;
                     uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e205 - 1u);
                     uint _e209 = turn;
-                    uint quad_3 = (_e209 * QUADS) + naga_mod(e_22, QUADS);
-                    metal::half4 _e224 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x3_ = (quad_3 < x_quads) ? _e224 : metal::half4(0.0h);
+                    uint quad_4 = (_e209 * QUADS) + naga_mod(e_22, QUADS);
+                    metal::half4 _e224 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_4, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x3_ = (quad_4 < x_quads) ? _e224 : metal::half4(0.0h);
                 }
             }
             uint _e227 = turn;
@@ -599,21 +602,21 @@ struct main_Input {
                     uint e_23 = index + 0u;
                     if (e_23 < 64u) {
                         uint _e577 = turn;
-                        uint at_4 = ((((_e577 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
+                        uint at_3 = ((((_e577 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
                         Block _e592 = block0_;
-                        type_7 _e593 = weights(_e592);
+                        type_6 _e593 = weights(_e592);
                         float _e596 = p.factor;
                         uint _e597 = turn;
                         uint _e605 = p.units;
                         float factor = (((_e597 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e605) ? _e596 : 0.0;
-                        keep_w(at_4 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
-                        keep_w(at_4 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
-                        keep_w(at_4 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
-                        keep_w(at_4 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
-                        keep_w(at_4 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
-                        keep_w(at_4 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
-                        keep_w(at_4 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
-                        keep_w(at_4 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
+                        keep_w(at_3 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
+                        keep_w(at_3 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
+                        keep_w(at_3 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
+                        keep_w(at_3 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
+                        keep_w(at_3 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
+                        keep_w(at_3 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
+                        keep_w(at_3 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
+                        keep_w(at_3 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
                     }
                 }
                 {

@@ -1,6 +1,6 @@
 // mxfp4_gemv
 // flags: BLOCKS, SUBGROUP
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -62,7 +62,7 @@ struct Codes {
 };
 struct Block {
     Codes codes;
-    float scale;
+    float power;
     char _pad2[12];
 };
 typedef float type_9[1];
@@ -71,10 +71,7 @@ struct Place {
     uint subgroup;
 };
 struct type_10 {
-    float inner[64];
-};
-struct type_11 {
-    type_10 inner[2];
+    float inner[128];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -84,13 +81,15 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 8u;
-constant float CENTRE = 0.0;
+constant float RAISE = 16384.0;
+constant uint PARTIALS = 128u;
 
 uint x_at(
     uint unit,
@@ -143,78 +142,6 @@ type_6 x_floats(
     return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
 }
 
-metal::float4 fields(
-    uint w,
-    uint at,
-    uint mask,
-    float centre
-) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
-}
-
-metal::float4 with_signs(
-    metal::float4 v,
-    metal::uint4 signs
-) {
-    return as_type<metal::float4>(as_type<metal::uint4>(v) | (signs & metal::uint4(2147483648u)));
-}
-
-uint doubled(
-    uint w_1
-) {
-    uint big = w_1 & 1145324612u;
-    uint rest = w_1 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_1 & 2004318071u) + rest) + (2u * three);
-}
-
-metal::float4 low(
-    uint w_2
-) {
-    uint _e1 = doubled(w_2);
-    metal::float4 _e5 = fields(_e1, 0u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_2) << metal::uint4(28u, 20u, 12u, 4u));
-    return _e13;
-}
-
-metal::float4 high(
-    uint w_3
-) {
-    uint _e1 = doubled(w_3);
-    metal::float4 _e5 = fields(_e1, 4u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_3) << metal::uint4(24u, 16u, 8u, 0u));
-    return _e13;
-}
-
-type_6 quads(
-    Codes q
-) {
-    metal::uint4 w_4 = q.words;
-    metal::float4 _e3 = low(q.words.x);
-    metal::float4 _e5 = low(q.words.y);
-    metal::float4 _e7 = low(q.words.z);
-    metal::float4 _e9 = low(q.words.w);
-    metal::float4 _e11 = high(q.words.x);
-    metal::float4 _e13 = high(q.words.y);
-    metal::float4 _e15 = high(q.words.z);
-    metal::float4 _e17 = high(q.words.w);
-    return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
-}
-
-metal::float2 dots(
-    Codes q_1,
-    X x_2
-) {
-    type_6 _e2 = quads(q_1);
-    return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
-}
-
 Block load(
     uint row,
     uint unit_2,
@@ -229,11 +156,82 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
-    float scale = 0.5 * power;
-    uint _e38 = p.base.x;
-    uint _e42 = p.stride.x;
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e49}, scale};
+    uint _e36 = p.base.x;
+    uint _e40 = p.stride.x;
+    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e47}, power};
+}
+
+uint halves(
+    uint sign,
+    uint rest
+) {
+    return (sign & 2147516416u) | (rest & 234884608u);
+}
+
+metal::float4 quad_(
+    uint even,
+    uint odd
+) {
+    metal::float2 a = float2(as_type<half2>(even));
+    metal::float2 b_1 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_1.x, a.y, b_1.y);
+}
+
+metal::float4 low(
+    uint w
+) {
+    uint _e5 = halves(w << 12u, w << 9u);
+    uint _e10 = halves(w << 4u, w << 1u);
+    metal::float4 _e11 = quad_(_e5, _e10);
+    return _e11;
+}
+
+metal::float4 high(
+    uint w_1
+) {
+    uint _e5 = halves(w_1 << 8u, w_1 << 5u);
+    uint _e8 = halves(w_1, w_1 >> 3u);
+    metal::float4 _e9 = quad_(_e5, _e8);
+    return _e9;
+}
+
+type_6 quads(
+    Codes q
+) {
+    metal::uint4 w_3 = q.words;
+    metal::float4 _e3 = low(q.words.x);
+    metal::float4 _e5 = low(q.words.y);
+    metal::float4 _e7 = low(q.words.z);
+    metal::float4 _e9 = low(q.words.w);
+    metal::float4 _e11 = high(q.words.x);
+    metal::float4 _e13 = high(q.words.y);
+    metal::float4 _e15 = high(q.words.z);
+    metal::float4 _e17 = high(q.words.w);
+    return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+}
+
+metal::float4 fields(
+    uint w_2,
+    uint at,
+    uint mask,
+    float centre
+) {
+    uint h = w_2 >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits = metal::uint4(w_2, w_2, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+}
+
+metal::float2 dots(
+    Codes q_1,
+    X x_2
+) {
+    type_6 _e2 = quads(q_1);
+    return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
 }
 
 float dot_block(
@@ -241,7 +239,7 @@ float dot_block(
     X x_3
 ) {
     metal::float2 _e3 = dots(b.codes, x_3);
-    return b.scale * (_e3.x + _e3.y);
+    return b.power * (RAISE * (_e3.x + _e3.y));
 }
 
 void put(
@@ -264,6 +262,23 @@ uint unit_of(
     return i_2;
 }
 
+void keep(
+    uint i_3,
+    float v,
+    threadgroup type_10& partial
+) {
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v;
+    return;
+}
+
+float kept(
+    uint i_4,
+    threadgroup type_10& partial
+) {
+    float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
+    return _e3;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
@@ -276,14 +291,14 @@ float reduce(
     float v_1,
     uint slot,
     Place at_2,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
-    uint i_3 = 0u;
+    uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
     uint mine = naga_div(at_2.index, at_2.subgroup);
     if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
-        partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
+        keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     uint count = naga_div(LANES, at_2.subgroup);
@@ -291,19 +306,19 @@ float reduce(
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i_3;
-            i_3 = _e39 + 1u;
+            uint _e39 = i_5;
+            i_5 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i_3;
+        uint _e26 = i_5;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i_3;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first + _e33), 63u)];
+            uint _e34 = i_5;
+            float _e36 = kept((((slot & 1u) * WG) + first) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -326,7 +341,7 @@ struct main_Input {
 , device type_7 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
 , device type_9& y [[buffer(6)]]
-, threadgroup type_11& partial
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;

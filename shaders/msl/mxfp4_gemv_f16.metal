@@ -1,6 +1,6 @@
 // mxfp4_gemv
 // flags: BLOCKS, TILED, SUBGROUP, F16
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -58,6 +58,14 @@ struct type_9 {
 };
 typedef metal::uint4 type_10[1];
 typedef uint type_11[1];
+struct Codes {
+    metal::uint4 words;
+};
+struct Block {
+    Codes codes;
+    float power;
+    char _pad2[12];
+};
 struct HalfQuads {
     metal::half4 v0_;
     metal::half4 v1_;
@@ -68,24 +76,13 @@ struct HalfQuads {
     metal::half4 v6_;
     metal::half4 v7_;
 };
-struct Codes {
-    metal::uint4 words;
-};
-struct Block {
-    Codes codes;
-    float scale;
-    char _pad2[12];
-};
 typedef float type_13[1];
 struct Place {
     uint index;
     uint subgroup;
 };
 struct type_14 {
-    float inner[64];
-};
-struct type_15 {
-    type_14 inner[2];
+    float inner[128];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -95,13 +92,15 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 8u;
-constant float CENTRE = 0.0;
+constant float RAISE = 16384.0;
+constant uint PARTIALS = 128u;
 
 uint x_at(
     uint unit,
@@ -154,6 +153,33 @@ type_9 x_floats(
     return type_9 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
 }
 
+Block load(
+    uint row,
+    uint unit_2,
+    constant Params& p,
+    device type_10 const& code_plane,
+    device type_11 const& scale_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint byte = (_e5 + (row * _e9)) + unit_2;
+    uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
+    float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
+    uint _e36 = p.base.x;
+    uint _e40 = p.stride.x;
+    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e47}, power};
+}
+
+uint halves(
+    uint sign,
+    uint rest
+) {
+    return (sign & 2147516416u) | (rest & 234884608u);
+}
+
 metal::float4 fields(
     uint w,
     uint at,
@@ -189,34 +215,30 @@ metal::half4 half_fields(
     return metal::half4(_e20 - less_1, _e26 - less_1);
 }
 
-metal::half2 elements(
-    uint sign,
-    uint rest
-) {
-    metal::half2 _e7 = as_halves((sign & 2147516416u) | (rest & 234884608u));
-    return _e7 * 32768.0h;
-}
-
 metal::half4 low(
     uint w_2
 ) {
-    metal::half2 _e5 = elements(w_2 << 12u, w_2 << 9u);
-    metal::half2 _e10 = elements(w_2 << 4u, w_2 << 1u);
-    return metal::half4(_e5, _e10);
+    uint _e5 = halves(w_2 << 12u, w_2 << 9u);
+    metal::half2 _e6 = as_halves(_e5);
+    uint _e11 = halves(w_2 << 4u, w_2 << 1u);
+    metal::half2 _e12 = as_halves(_e11);
+    return metal::half4(_e6, _e12);
 }
 
 metal::half4 high(
     uint w_3
 ) {
-    metal::half2 _e5 = elements(w_3 << 8u, w_3 << 5u);
-    metal::half2 _e8 = elements(w_3, w_3 >> 3u);
-    return metal::half4(_e5, _e8);
+    uint _e5 = halves(w_3 << 8u, w_3 << 5u);
+    metal::half2 _e6 = as_halves(_e5);
+    uint _e9 = halves(w_3, w_3 >> 3u);
+    metal::half2 _e10 = as_halves(_e9);
+    return metal::half4(_e6, _e10);
 }
 
 HalfQuads half_quads(
     Codes q
 ) {
-    metal::uint4 w_5 = q.words;
+    metal::uint4 w_4 = q.words;
     metal::half4 _e3 = low(q.words.x);
     metal::half4 _e5 = low(q.words.y);
     metal::half4 _e7 = low(q.words.z);
@@ -236,46 +258,27 @@ metal::float2 dots(
     metal::half4 first = metal::fma(_e2.v3_, x_2.v3_.xzyw, metal::fma(_e2.v2_, x_2.v2_.xzyw, metal::fma(_e2.v1_, x_2.v1_.xzyw, _e2.v0_ * x_2.v0_.xzyw)));
     metal::half4 second = metal::fma(_e2.v7_, x_2.v7_.xzyw, metal::fma(_e2.v6_, x_2.v6_.xzyw, metal::fma(_e2.v5_, x_2.v5_.xzyw, _e2.v4_ * x_2.v4_.xzyw)));
     metal::float4 f = static_cast<metal::float4>(first);
-    metal::float4 s_1 = static_cast<metal::float4>(second);
-    return x_2.scale * metal::float2(((f.x + f.y) + f.z) + f.w, ((s_1.x + s_1.y) + s_1.z) + s_1.w);
-}
-
-Block load(
-    uint row,
-    uint unit_2,
-    constant Params& p,
-    device type_10 const& code_plane,
-    device type_11 const& scale_plane,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    uint _e5 = p.base.y;
-    uint _e9 = p.stride.y;
-    uint byte = (_e5 + (row * _e9)) + unit_2;
-    uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint s_2 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
-    float power = as_type<float>((s_2 == 0u) ? 4194304u : (s_2 << 23u));
-    float scale = 0.5 * power;
-    uint _e38 = p.base.x;
-    uint _e42 = p.stride.x;
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e49}, scale};
-}
-
-uint doubled(
-    uint w_4
-) {
-    uint big = w_4 & 1145324612u;
-    uint rest_1 = w_4 & (big - (big >> 2u));
-    uint three = (rest_1 & (rest_1 >> 1u)) & 286331153u;
-    return ((w_4 & 2004318071u) + rest_1) + (2u * three);
+    metal::float4 s_2 = static_cast<metal::float4>(second);
+    return x_2.scale * metal::float2(((f.x + f.y) + f.z) + f.w, ((s_2.x + s_2.y) + s_2.z) + s_2.w);
 }
 
 float dot_block(
     Block b,
     X x_3
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    return b.scale * (_e3.x + _e3.y);
+    X scaled = {};
+    scaled = x_3;
+    scaled.v0_ = x_3.v0_ * 16384.0h;
+    scaled.v1_ = x_3.v1_ * 16384.0h;
+    scaled.v2_ = x_3.v2_ * 16384.0h;
+    scaled.v3_ = x_3.v3_ * 16384.0h;
+    scaled.v4_ = x_3.v4_ * 16384.0h;
+    scaled.v5_ = x_3.v5_ * 16384.0h;
+    scaled.v6_ = x_3.v6_ * 16384.0h;
+    scaled.v7_ = x_3.v7_ * 16384.0h;
+    X _e36 = scaled;
+    metal::float2 _e37 = dots(b.codes, _e36);
+    return b.power * (_e37.x + _e37.y);
 }
 
 void put(
@@ -298,6 +301,23 @@ uint unit_of(
     return i_2;
 }
 
+void keep(
+    uint i_3,
+    float v,
+    threadgroup type_14& partial
+) {
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v;
+    return;
+}
+
+float kept(
+    uint i_4,
+    threadgroup type_14& partial
+) {
+    float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
+    return _e3;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
@@ -307,17 +327,17 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v,
+    float v_1,
     uint slot,
     Place at_3,
-    threadgroup type_15& partial
+    threadgroup type_14& partial
 ) {
     float total = 0.0;
-    uint i_3 = 0u;
-    float unnamed = metal::simd_sum(v);
+    uint i_5 = 0u;
+    float unnamed = metal::simd_sum(v_1);
     uint mine = naga_div(at_3.index, at_3.subgroup);
     if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
-        partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
+        keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     uint count = naga_div(LANES, at_3.subgroup);
@@ -325,19 +345,19 @@ float reduce(
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i_3;
-            i_3 = _e39 + 1u;
+            uint _e39 = i_5;
+            i_5 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i_3;
+        uint _e26 = i_5;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i_3;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first_1 + _e33), 63u)];
+            uint _e34 = i_5;
+            float _e36 = kept((((slot & 1u) * WG) + first_1) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -360,7 +380,7 @@ struct main_Input {
 , device type_10 const& code_plane [[buffer(0)]]
 , device type_11 const& scale_plane [[buffer(1)]]
 , device type_13& y [[buffer(6)]]
-, threadgroup type_15& partial
+, threadgroup type_14& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;

@@ -1,6 +1,6 @@
 // mxfp4_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -51,17 +51,19 @@ struct type_7 {
     metal::float4 inner[8];
 };
 typedef uint type_8[1];
-struct Bytes {
-    metal::uint4 a;
-    metal::uint4 b;
-};
 struct Codes {
     metal::uint4 words;
 };
 struct Block {
     Codes codes;
-    float scale;
+    float power;
     char _pad2[12];
+};
+struct Parts {
+    uint low;
+    uint less_low;
+    uint high;
+    uint less_high;
 };
 typedef float type_9[1];
 struct Place {
@@ -69,10 +71,7 @@ struct Place {
     uint subgroup;
 };
 struct type_10 {
-    float inner[64];
-};
-struct type_11 {
-    type_10 inner[2];
+    float inner[128];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -82,13 +81,14 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 2u;
-constant float CENTRE = 0.0;
+constant uint PARTIALS = 128u;
 
 uint x_at(
     uint unit,
@@ -137,111 +137,6 @@ type_7 x_floats(
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-metal::float4 fields(
-    uint w_1,
-    uint at,
-    uint mask,
-    float centre
-) {
-    uint h = w_1 >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
-}
-
-metal::float2 byte_dots(
-    Bytes c,
-    metal::uint4 u,
-    metal::uint4 v
-) {
-    uint _e4 = c.a.x;
-    uint _e5 = u.x;
-    packed_char4 reinterpreted_packed_char4_e4 = as_type<packed_char4>(_e4);
-    packed_char4 reinterpreted_packed_char4_e5 = as_type<packed_char4>(_e5);
-    uint _e8 = c.a.y;
-    uint _e9 = u.y;
-    packed_char4 reinterpreted_packed_char4_e8 = as_type<packed_char4>(_e8);
-    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
-    uint _e13 = c.a.z;
-    uint _e14 = u.z;
-    packed_char4 reinterpreted_packed_char4_e13 = as_type<packed_char4>(_e13);
-    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
-    uint _e18 = c.a.w;
-    uint _e19 = u.w;
-    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
-    packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
-    int first = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e18[0] * reinterpreted_packed_char4_e19[0] + reinterpreted_packed_char4_e18[1] * reinterpreted_packed_char4_e19[1] + reinterpreted_packed_char4_e18[2] * reinterpreted_packed_char4_e19[2] + reinterpreted_packed_char4_e18[3] * reinterpreted_packed_char4_e19[3])));
-    uint _e23 = c.b.x;
-    uint _e24 = v.x;
-    packed_char4 reinterpreted_packed_char4_e23 = as_type<packed_char4>(_e23);
-    packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
-    uint _e27 = c.b.y;
-    uint _e28 = v.y;
-    packed_char4 reinterpreted_packed_char4_e27 = as_type<packed_char4>(_e27);
-    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
-    uint _e32 = c.b.z;
-    uint _e33 = v.z;
-    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
-    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
-    uint _e37 = c.b.w;
-    uint _e38 = v.w;
-    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
-    packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
-    int second = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e23[0] * reinterpreted_packed_char4_e24[0] + reinterpreted_packed_char4_e23[1] * reinterpreted_packed_char4_e24[1] + reinterpreted_packed_char4_e23[2] * reinterpreted_packed_char4_e24[2] + reinterpreted_packed_char4_e23[3] * reinterpreted_packed_char4_e24[3])) + as_type<uint>(( + reinterpreted_packed_char4_e27[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e27[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e27[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e27[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])));
-    return metal::float2(static_cast<float>(first), static_cast<float>(second));
-}
-
-uint doubled(
-    uint w_2
-) {
-    uint big = w_2 & 1145324612u;
-    uint rest = w_2 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_2 & 2004318071u) + rest) + (2u * three);
-}
-
-uint signed_bytes(
-    uint magnitude,
-    uint negative
-) {
-    uint n = negative & 252645135u;
-    return (((magnitude & 252645135u) ^ n) + (2155905152u - n)) ^ 2155905152u;
-}
-
-Bytes bytes(
-    Codes q
-) {
-    uint _e3 = doubled(q.words.x);
-    uint n0_ = ((q.words.x >> 3u) & 286331153u) * 15u;
-    uint _e14 = doubled(q.words.y);
-    uint n1_ = ((q.words.y >> 3u) & 286331153u) * 15u;
-    uint _e25 = doubled(q.words.z);
-    uint n2_ = ((q.words.z >> 3u) & 286331153u) * 15u;
-    uint _e36 = doubled(q.words.w);
-    uint n3_ = ((q.words.w >> 3u) & 286331153u) * 15u;
-    uint _e45 = signed_bytes(_e3, n0_);
-    uint _e46 = signed_bytes(_e14, n1_);
-    uint _e47 = signed_bytes(_e25, n2_);
-    uint _e48 = signed_bytes(_e36, n3_);
-    uint _e54 = signed_bytes(_e3 >> 4u, n0_ >> 4u);
-    uint _e59 = signed_bytes(_e14 >> 4u, n1_ >> 4u);
-    uint _e64 = signed_bytes(_e25 >> 4u, n2_ >> 4u);
-    uint _e69 = signed_bytes(_e36 >> 4u, n3_ >> 4u);
-    return Bytes {metal::uint4(_e45, _e46, _e47, _e48), metal::uint4(_e54, _e59, _e64, _e69)};
-}
-
-metal::float2 dots(
-    Codes q_1,
-    X x_2
-) {
-    Bytes _e2 = bytes(q_1);
-    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
-    return x_2.scale * _e6;
-}
-
 Block load(
     uint row,
     uint unit_2,
@@ -256,23 +151,123 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
-    float scale = 0.5 * power;
-    uint _e38 = p.base.x;
-    uint _e42 = p.stride.x;
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e49}, scale};
+    uint _e36 = p.base.x;
+    uint _e40 = p.stride.x;
+    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e47}, power};
+}
+
+uint doubled(
+    uint w_1
+) {
+    uint rest = w_1 & (((w_1 >> 2u) & 286331153u) * 3u);
+    return ((w_1 & 2004318071u) + rest) + (rest & (rest * 2u));
+}
+
+Parts parts(
+    uint w_2
+) {
+    uint _e1 = doubled(w_2);
+    uint n = (w_2 >> 3u) & 286331153u;
+    uint m = n * 15u;
+    uint k = 2290649224u - n;
+    return Parts {(_e1 ^ m) & 252645135u, m & 252645135u, (_e1 ^ k) & 4042322160u, k & 4042322160u};
+}
+
+float parts_dot(
+    Parts a,
+    Parts b,
+    Parts c,
+    Parts d,
+    metal::uint4 u,
+    metal::uint4 v
+) {
+    uint _e6 = a.low;
+    uint _e7 = u.x;
+    packed_char4 reinterpreted_packed_char4_e6 = as_type<packed_char4>(_e6);
+    packed_char4 reinterpreted_packed_char4_e7 = as_type<packed_char4>(_e7);
+    uint _e9 = b.low;
+    uint _e10 = u.y;
+    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
+    packed_char4 reinterpreted_packed_char4_e10 = as_type<packed_char4>(_e10);
+    uint _e13 = c.low;
+    uint _e14 = u.z;
+    packed_char4 reinterpreted_packed_char4_e13 = as_type<packed_char4>(_e13);
+    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
+    uint _e17 = d.low;
+    uint _e18 = u.w;
+    packed_char4 reinterpreted_packed_char4_e17 = as_type<packed_char4>(_e17);
+    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
+    int low = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e6[0] * reinterpreted_packed_char4_e7[0] + reinterpreted_packed_char4_e6[1] * reinterpreted_packed_char4_e7[1] + reinterpreted_packed_char4_e6[2] * reinterpreted_packed_char4_e7[2] + reinterpreted_packed_char4_e6[3] * reinterpreted_packed_char4_e7[3])) + as_type<uint>(( + reinterpreted_packed_char4_e9[0] * reinterpreted_packed_char4_e10[0] + reinterpreted_packed_char4_e9[1] * reinterpreted_packed_char4_e10[1] + reinterpreted_packed_char4_e9[2] * reinterpreted_packed_char4_e10[2] + reinterpreted_packed_char4_e9[3] * reinterpreted_packed_char4_e10[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e17[0] * reinterpreted_packed_char4_e18[0] + reinterpreted_packed_char4_e17[1] * reinterpreted_packed_char4_e18[1] + reinterpreted_packed_char4_e17[2] * reinterpreted_packed_char4_e18[2] + reinterpreted_packed_char4_e17[3] * reinterpreted_packed_char4_e18[3])));
+    uint _e21 = a.less_low;
+    uint _e22 = u.x;
+    packed_char4 reinterpreted_packed_char4_e21 = as_type<packed_char4>(_e21);
+    packed_char4 reinterpreted_packed_char4_e22 = as_type<packed_char4>(_e22);
+    uint _e24 = b.less_low;
+    uint _e25 = u.y;
+    packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
+    packed_char4 reinterpreted_packed_char4_e25 = as_type<packed_char4>(_e25);
+    uint _e28 = c.less_low;
+    uint _e29 = u.z;
+    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
+    packed_char4 reinterpreted_packed_char4_e29 = as_type<packed_char4>(_e29);
+    uint _e32 = d.less_low;
+    uint _e33 = u.w;
+    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
+    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
+    int less_low = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e21[0] * reinterpreted_packed_char4_e22[0] + reinterpreted_packed_char4_e21[1] * reinterpreted_packed_char4_e22[1] + reinterpreted_packed_char4_e21[2] * reinterpreted_packed_char4_e22[2] + reinterpreted_packed_char4_e21[3] * reinterpreted_packed_char4_e22[3])) + as_type<uint>(( + reinterpreted_packed_char4_e24[0] * reinterpreted_packed_char4_e25[0] + reinterpreted_packed_char4_e24[1] * reinterpreted_packed_char4_e25[1] + reinterpreted_packed_char4_e24[2] * reinterpreted_packed_char4_e25[2] + reinterpreted_packed_char4_e24[3] * reinterpreted_packed_char4_e25[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e28[0] * reinterpreted_packed_char4_e29[0] + reinterpreted_packed_char4_e28[1] * reinterpreted_packed_char4_e29[1] + reinterpreted_packed_char4_e28[2] * reinterpreted_packed_char4_e29[2] + reinterpreted_packed_char4_e28[3] * reinterpreted_packed_char4_e29[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])));
+    uint _e36 = a.high;
+    uint _e37 = v.x;
+    packed_char4 reinterpreted_packed_char4_e36 = as_type<packed_char4>(_e36);
+    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
+    uint _e39 = b.high;
+    uint _e40 = v.y;
+    packed_char4 reinterpreted_packed_char4_e39 = as_type<packed_char4>(_e39);
+    packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
+    uint _e43 = c.high;
+    uint _e44 = v.z;
+    packed_char4 reinterpreted_packed_char4_e43 = as_type<packed_char4>(_e43);
+    packed_char4 reinterpreted_packed_char4_e44 = as_type<packed_char4>(_e44);
+    uint _e47 = d.high;
+    uint _e48 = v.w;
+    packed_char4 reinterpreted_packed_char4_e47 = as_type<packed_char4>(_e47);
+    packed_char4 reinterpreted_packed_char4_e48 = as_type<packed_char4>(_e48);
+    int high = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e36[0] * reinterpreted_packed_char4_e37[0] + reinterpreted_packed_char4_e36[1] * reinterpreted_packed_char4_e37[1] + reinterpreted_packed_char4_e36[2] * reinterpreted_packed_char4_e37[2] + reinterpreted_packed_char4_e36[3] * reinterpreted_packed_char4_e37[3])) + as_type<uint>(( + reinterpreted_packed_char4_e39[0] * reinterpreted_packed_char4_e40[0] + reinterpreted_packed_char4_e39[1] * reinterpreted_packed_char4_e40[1] + reinterpreted_packed_char4_e39[2] * reinterpreted_packed_char4_e40[2] + reinterpreted_packed_char4_e39[3] * reinterpreted_packed_char4_e40[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e43[0] * reinterpreted_packed_char4_e44[0] + reinterpreted_packed_char4_e43[1] * reinterpreted_packed_char4_e44[1] + reinterpreted_packed_char4_e43[2] * reinterpreted_packed_char4_e44[2] + reinterpreted_packed_char4_e43[3] * reinterpreted_packed_char4_e44[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e47[0] * reinterpreted_packed_char4_e48[0] + reinterpreted_packed_char4_e47[1] * reinterpreted_packed_char4_e48[1] + reinterpreted_packed_char4_e47[2] * reinterpreted_packed_char4_e48[2] + reinterpreted_packed_char4_e47[3] * reinterpreted_packed_char4_e48[3])));
+    uint _e51 = a.less_high;
+    uint _e52 = v.x;
+    packed_char4 reinterpreted_packed_char4_e51 = as_type<packed_char4>(_e51);
+    packed_char4 reinterpreted_packed_char4_e52 = as_type<packed_char4>(_e52);
+    uint _e54 = b.less_high;
+    uint _e55 = v.y;
+    packed_char4 reinterpreted_packed_char4_e54 = as_type<packed_char4>(_e54);
+    packed_char4 reinterpreted_packed_char4_e55 = as_type<packed_char4>(_e55);
+    uint _e58 = c.less_high;
+    uint _e59 = v.z;
+    packed_char4 reinterpreted_packed_char4_e58 = as_type<packed_char4>(_e58);
+    packed_char4 reinterpreted_packed_char4_e59 = as_type<packed_char4>(_e59);
+    uint _e62 = d.less_high;
+    uint _e63 = v.w;
+    packed_char4 reinterpreted_packed_char4_e62 = as_type<packed_char4>(_e62);
+    packed_char4 reinterpreted_packed_char4_e63 = as_type<packed_char4>(_e63);
+    int less_high = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e51[0] * reinterpreted_packed_char4_e52[0] + reinterpreted_packed_char4_e51[1] * reinterpreted_packed_char4_e52[1] + reinterpreted_packed_char4_e51[2] * reinterpreted_packed_char4_e52[2] + reinterpreted_packed_char4_e51[3] * reinterpreted_packed_char4_e52[3])) + as_type<uint>(( + reinterpreted_packed_char4_e54[0] * reinterpreted_packed_char4_e55[0] + reinterpreted_packed_char4_e54[1] * reinterpreted_packed_char4_e55[1] + reinterpreted_packed_char4_e54[2] * reinterpreted_packed_char4_e55[2] + reinterpreted_packed_char4_e54[3] * reinterpreted_packed_char4_e55[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e58[0] * reinterpreted_packed_char4_e59[0] + reinterpreted_packed_char4_e58[1] * reinterpreted_packed_char4_e59[1] + reinterpreted_packed_char4_e58[2] * reinterpreted_packed_char4_e59[2] + reinterpreted_packed_char4_e58[3] * reinterpreted_packed_char4_e59[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e62[0] * reinterpreted_packed_char4_e63[0] + reinterpreted_packed_char4_e62[1] * reinterpreted_packed_char4_e63[1] + reinterpreted_packed_char4_e62[2] * reinterpreted_packed_char4_e63[2] + reinterpreted_packed_char4_e62[3] * reinterpreted_packed_char4_e63[3])));
+    return static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(16) * as_type<uint>(as_type<int>(as_type<uint>(low) - as_type<uint>(less_low))))) + as_type<uint>(as_type<int>(as_type<uint>(high) - as_type<uint>(less_high)))));
 }
 
 float dot_block(
-    Block b,
-    X x_3
+    Block b_1,
+    X x_2
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    return b.scale * (_e3.x + _e3.y);
+    metal::uint4 w_3 = b_1.codes.words;
+    Parts _e5 = parts(b_1.codes.words.x);
+    Parts _e7 = parts(b_1.codes.words.y);
+    Parts _e9 = parts(b_1.codes.words.z);
+    Parts _e11 = parts(b_1.codes.words.w);
+    float _e19 = parts_dot(_e5, _e7, _e9, _e11, x_2.v0_, x_2.v1_);
+    return (x_2.scale * (b_1.power * 0.03125)) * _e19;
 }
 
 void put(
-    uint at_1,
+    uint at,
     uint row_1,
     float sum,
     device type_9& y,
@@ -281,7 +276,7 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -289,6 +284,23 @@ uint unit_of(
     uint i_2
 ) {
     return i_2;
+}
+
+void keep(
+    uint i_3,
+    float v_1,
+    threadgroup type_10& partial
+) {
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v_1;
+    return;
+}
+
+float kept(
+    uint i_4,
+    threadgroup type_10& partial
+) {
+    float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
+    return _e3;
 }
 
 uint naga_div(uint lhs, uint rhs) {
@@ -300,37 +312,37 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v_1,
+    float v_2,
     uint slot,
-    Place at_2,
-    threadgroup type_11& partial
+    Place at_1,
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
-    uint i_3 = 0u;
-    float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
-        partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
+    uint i_5 = 0u;
+    float unnamed = metal::simd_sum(v_2);
+    uint mine = naga_div(at_1.index, at_1.subgroup);
+    if (naga_mod(at_1.index, at_1.subgroup) == 0u) {
+        keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_2.subgroup);
-    uint first_1 = naga_div(mine, count) * count;
+    uint count = naga_div(LANES, at_1.subgroup);
+    uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i_3;
-            i_3 = _e39 + 1u;
+            uint _e39 = i_5;
+            i_5 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i_3;
+        uint _e26 = i_5;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i_3;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first_1 + _e33), 63u)];
+            uint _e34 = i_5;
+            float _e36 = kept((((slot & 1u) * WG) + first) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -353,7 +365,7 @@ struct main_Input {
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
 , device type_9& y [[buffer(6)]]
-, threadgroup type_11& partial
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
@@ -361,8 +373,8 @@ struct main_Input {
     uint i = {};
     bool local = {};
     bool local_1 = {};
-    Place at_3 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_3.index, LANES);
+    Place at_2 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_2.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -372,10 +384,10 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_3.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_2.index, LANES)) * ROWS;
     uint units = p.units;
-    uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
-    uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
+    uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
+    uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
     i = lane;
     bool loop_init_1 = true;
     while(true) {
@@ -430,26 +442,26 @@ struct main_Input {
         }
     }
     float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_3, partial);
+    float _e107 = reduce(_e105, 0u, at_2, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
+        local = (first_1 + 0u) < rows;
     } else {
         local = false;
     }
     bool _e116 = local;
     if (_e116) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e107, y, _buffer_sizes);
     }
     float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_3, partial);
+    float _e126 = reduce(_e124, 1u, at_2, partial);
     if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_1 + 1u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e126, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // mxfp4_rows
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -43,13 +43,13 @@ struct Codes {
 };
 struct Block {
     Codes codes;
-    float scale;
+    float power;
     char _pad2[12];
 };
-struct type_7 {
+struct type_6 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_8[1];
+typedef metal::float4 type_7[1];
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
@@ -58,24 +58,10 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
-constant float CENTRE = 0.0;
-
-metal::float4 fields(
-    uint w,
-    uint at,
-    uint mask,
-    float centre
-) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
-}
+constant float RAISE = 16384.0;
 
 Block load(
     uint row,
@@ -91,51 +77,50 @@ Block load(
     uint _e17 = scale_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
-    float scale = 0.5 * power;
-    uint _e38 = p.base.x;
-    uint _e42 = p.stride.x;
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e38 + (row * _e42)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e49}, scale};
+    uint _e36 = p.base.x;
+    uint _e40 = p.stride.x;
+    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e47}, power};
 }
 
-uint doubled(
-    uint w_1
+uint halves(
+    uint sign,
+    uint rest
 ) {
-    uint big = w_1 & 1145324612u;
-    uint rest = w_1 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_1 & 2004318071u) + rest) + (2u * three);
+    return (sign & 2147516416u) | (rest & 234884608u);
 }
 
-metal::float4 with_signs(
-    metal::float4 v,
-    metal::uint4 signs
+metal::float4 quad_(
+    uint even,
+    uint odd
 ) {
-    return as_type<metal::float4>(as_type<metal::uint4>(v) | (signs & metal::uint4(2147483648u)));
+    metal::float2 a = float2(as_type<half2>(even));
+    metal::float2 b_1 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_1.x, a.y, b_1.y);
 }
 
 metal::float4 low(
-    uint w_2
+    uint w
 ) {
-    uint _e1 = doubled(w_2);
-    metal::float4 _e5 = fields(_e1, 0u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_2) << metal::uint4(28u, 20u, 12u, 4u));
-    return _e13;
+    uint _e5 = halves(w << 12u, w << 9u);
+    uint _e10 = halves(w << 4u, w << 1u);
+    metal::float4 _e11 = quad_(_e5, _e10);
+    return _e11;
 }
 
 metal::float4 high(
-    uint w_3
+    uint w_1
 ) {
-    uint _e1 = doubled(w_3);
-    metal::float4 _e5 = fields(_e1, 4u, 15u, 0.0);
-    metal::float4 _e13 = with_signs(_e5, metal::uint4(w_3) << metal::uint4(24u, 16u, 8u, 0u));
-    return _e13;
+    uint _e5 = halves(w_1 << 8u, w_1 << 5u);
+    uint _e8 = halves(w_1, w_1 >> 3u);
+    metal::float4 _e9 = quad_(_e5, _e8);
+    return _e9;
 }
 
-type_7 quads(
+type_6 quads(
     Codes q
 ) {
-    metal::uint4 w_4 = q.words;
+    metal::uint4 w_2 = q.words;
     metal::float4 _e3 = low(q.words.x);
     metal::float4 _e5 = low(q.words.y);
     metal::float4 _e7 = low(q.words.z);
@@ -144,23 +129,41 @@ type_7 quads(
     metal::float4 _e13 = high(q.words.y);
     metal::float4 _e15 = high(q.words.z);
     metal::float4 _e17 = high(q.words.w);
-    return type_7 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+    return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
 }
 
-type_7 weights(
+type_6 weights(
     Block b
 ) {
-    type_7 _e2 = quads(b.codes);
-    float s_1 = b.scale;
-    return type_7 {{_e2.inner[0] * s_1, _e2.inner[1] * s_1, _e2.inner[2] * s_1, _e2.inner[3] * s_1, _e2.inner[4] * s_1, _e2.inner[5] * s_1, _e2.inner[6] * s_1, _e2.inner[7] * s_1}};
+    type_6 q_1 = {};
+    type_6 _e2 = quads(b.codes);
+    q_1 = _e2;
+    metal::float4 _e6 = q_1.inner[0];
+    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    metal::float4 _e13 = q_1.inner[1];
+    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    metal::float4 _e20 = q_1.inner[2];
+    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    metal::float4 _e27 = q_1.inner[3];
+    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    metal::float4 _e34 = q_1.inner[4];
+    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    metal::float4 _e41 = q_1.inner[5];
+    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    metal::float4 _e48 = q_1.inner[6];
+    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    metal::float4 _e55 = q_1.inner[7];
+    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    type_6 _e60 = q_1;
+    return _e60;
 }
 
 metal::float4 keep(
-    uint quad_,
+    uint quad_1,
     constant Params& p
 ) {
     uint _e16 = p.cols;
-    return metal::select(metal::float4(0.0), metal::float4(1.0), (metal::uint4(quad_ * 4u) + metal::uint4(0u, 1u, 2u, 3u)) < metal::uint4(_e16));
+    return metal::select(metal::float4(0.0), metal::float4(1.0), (metal::uint4(quad_1 * 4u) + metal::uint4(0u, 1u, 2u, 3u)) < metal::uint4(_e16));
 }
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
@@ -181,14 +184,14 @@ struct main_Input {
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
 , device type_4 const& ids [[buffer(4)]]
-, device type_8& y [[buffer(6)]]
+, device type_7& y [[buffer(6)]]
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     uint _e5 = p.y_stride;
     uint units = naga_div(_e5, 32u);
-    uint at_1 = ((group.x + (group.y * groups.x)) * WG) + index;
-    uint token = naga_div(at_1, units);
-    uint unit_1 = naga_mod(at_1, units);
+    uint at = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint token = naga_div(at, units);
+    uint unit_1 = naga_mod(at, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
@@ -215,7 +218,7 @@ struct main_Input {
         return;
     }
     Block _e94 = load(row_1, unit_1, p, code_plane, scale_plane, _buffer_sizes);
-    type_7 _e95 = weights(_e94);
+    type_6 _e95 = weights(_e94);
     float _e103 = p.factor;
     metal::float4 _e109 = keep((unit_1 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size4 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;

@@ -1,6 +1,6 @@
 // q8_gemv
 // flags: BLOCKS, SUBGROUP
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -72,10 +72,7 @@ struct Place {
     uint subgroup;
 };
 struct type_10 {
-    float inner[64];
-};
-struct type_11 {
-    type_10 inner[2];
+    float inner[128];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -85,6 +82,7 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
@@ -92,6 +90,7 @@ constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 8u;
 constant float CENTRE = 0.0;
+constant uint PARTIALS = 128u;
 
 uint x_at(
     uint unit,
@@ -237,6 +236,23 @@ uint unit_of(
     return i_2;
 }
 
+void keep(
+    uint i_3,
+    float v,
+    threadgroup type_10& partial
+) {
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v;
+    return;
+}
+
+float kept(
+    uint i_4,
+    threadgroup type_10& partial
+) {
+    float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
+    return _e3;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
@@ -246,17 +262,17 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v,
+    float v_1,
     uint slot,
     Place at_2,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
-    uint i_3 = 0u;
-    float unnamed = metal::simd_sum(v);
+    uint i_5 = 0u;
+    float unnamed = metal::simd_sum(v_1);
     uint mine = naga_div(at_2.index, at_2.subgroup);
     if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
-        partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(mine), 63u)] = unnamed;
+        keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     uint count = naga_div(LANES, at_2.subgroup);
@@ -264,19 +280,19 @@ float reduce(
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e39 = i_3;
-            i_3 = _e39 + 1u;
+            uint _e39 = i_5;
+            i_5 = _e39 + 1u;
         }
         loop_init = false;
-        uint _e26 = i_3;
+        uint _e26 = i_5;
         if (_e26 < count) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e33 = i_3;
-            float _e36 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(first + _e33), 63u)];
+            uint _e34 = i_5;
+            float _e36 = kept((((slot & 1u) * WG) + first) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -299,7 +315,7 @@ struct main_Input {
 , device type_7 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
 , device type_9& y [[buffer(6)]]
-, threadgroup type_11& partial
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;

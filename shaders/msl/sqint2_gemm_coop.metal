@@ -1,6 +1,6 @@
 // sqint2_gemm
-// flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
+// flags: WHOLE, PAIRS, WEIGHTS, COOP, EIGHT
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 scale_plane, 1 tiles, 3 table, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -66,6 +66,7 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
@@ -107,7 +108,7 @@ float value(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e3 = table[metal::min(unsigned(state), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    return as_type<float>(_e3);
+    return float2(as_type<half2>(_e3)).x;
 }
 
 uint naga_div(uint lhs, uint rhs) {

@@ -1,6 +1,6 @@
 // sqint2_rows
-// flags: WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64
+// flags: WHOLE, PAIRS, WEIGHTS
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 scale_plane, 1 tiles, 3 table, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -54,6 +54,7 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint STATES = 1024u;
@@ -79,7 +80,7 @@ float value(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e3 = table[metal::min(unsigned(state), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    return as_type<float>(_e3);
+    return float2(as_type<half2>(_e3)).x;
 }
 
 uint naga_div(uint lhs, uint rhs) {

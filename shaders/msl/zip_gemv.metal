@@ -1,5 +1,5 @@
 // zip_gemv
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, STREAM = 5, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -85,10 +85,7 @@ struct Place {
     uint subgroup;
 };
 struct type_11 {
-    float inner[64];
-};
-struct type_12 {
-    type_11 inner[2];
+    float inner[128];
 };
 constant uint VECTORS = 2u;
 constant uint GROUP = 32u;
@@ -98,6 +95,7 @@ constant uint SHARE = 128u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
+constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint WG = 64u;
 constant uint LANES = 8u;
@@ -105,6 +103,7 @@ constant uint ROWS = 4u;
 constant uint UNROLL = 2u;
 constant uint WORDS = 1u;
 constant uint SUPERBLOCK = 88u;
+constant uint PARTIALS = 128u;
 
 uint swizzled(
     uint quad_
@@ -514,24 +513,42 @@ void put(
     return;
 }
 
+void keep(
+    uint i_2,
+    float v,
+    threadgroup type_11& partial
+) {
+    partial.inner[metal::min(unsigned(i_2), 127u)] = v;
+    return;
+}
+
+float kept(
+    uint i_3,
+    threadgroup type_11& partial
+) {
+    float _e3 = partial.inner[metal::min(unsigned(i_3), 127u)];
+    return _e3;
+}
+
 uint naga_mod(uint lhs, uint rhs) {
     return lhs % metal::select(rhs, 1u, rhs == 0u);
 }
 
 float reduce(
-    float v,
+    float v_1,
     uint slot,
     Place at_2,
-    threadgroup type_12& partial
+    threadgroup type_11& partial
 ) {
     uint step = 4u;
-    partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(at_2.index), 63u)] = v;
+    uint own = ((slot & 1u) * WG) + at_2.index;
+    keep(own, v_1, partial);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e36 = step;
-            step = _e36 >> 1u;
+            uint _e24 = step;
+            step = _e24 >> 1u;
         }
         loop_init_2 = false;
         uint _e11 = step;
@@ -542,16 +559,16 @@ float reduce(
         {
             uint _e17 = step;
             if (naga_mod(at_2.index, LANES) < _e17) {
-                float _e25 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(at_2.index), 63u)];
-                uint _e31 = step;
-                float _e34 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(at_2.index + _e31), 63u)];
-                partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(at_2.index), 63u)] = _e25 + _e34;
+                float _e19 = kept(own, partial);
+                uint _e20 = step;
+                float _e22 = kept(own + _e20, partial);
+                keep(own, _e19 + _e22, partial);
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    float _e49 = partial.inner[metal::min(unsigned(slot & 1u), 1u)].inner[metal::min(unsigned(naga_div(at_2.index, LANES) * LANES), 63u)];
-    return _e49;
+    float _e37 = kept(((slot & 1u) * WG) + (naga_div(at_2.index, LANES) * LANES), partial);
+    return _e37;
 }
 
 struct main_Input {
@@ -568,7 +585,7 @@ struct main_Input {
 , device type_5 const& tail [[buffer(3)]]
 , device type_9 const& xv [[buffer(4)]]
 , device type_10& y [[buffer(6)]]
-, threadgroup type_12& partial
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
