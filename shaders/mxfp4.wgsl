@@ -64,18 +64,18 @@ fn doubled(w: u32) -> u32 {
 // each, without carries. In low nibbles, n being 1 for a negative one: that of
 // v ^ 15 n = 15 - v and of 15 n. In high ones, which are signed, 16 times that of
 // v ^ k and of k, k being -8 or, for a negative one, 7.
-struct Parts { low: u32, less_low: u32, high: u32, less_high: u32 }
+struct Differences { low: u32, less_low: u32, high: u32, less_high: u32 }
 
-fn parts(w: u32) -> Parts {
+fn differences(w: u32) -> Differences {
   let v = doubled(w);
   let n = (w >> 3u) & 0x11111111u;
   let m = n * 15u;
   let k = 0x88888888u - n;
-  return Parts((v ^ m) & 0x0f0f0f0fu, m & 0x0f0f0f0fu, (v ^ k) & 0xf0f0f0f0u, k & 0xf0f0f0f0u);
+  return Differences((v ^ m) & 0x0f0f0f0fu, m & 0x0f0f0f0fu, (v ^ k) & 0xf0f0f0f0u, k & 0xf0f0f0f0u);
 }
 
 // 32 times the product.
-fn parts_dot(a: Parts, b: Parts, c: Parts, d: Parts, u: vec4<u32>, v: vec4<u32>) -> f32 {
+fn difference_dot(a: Differences, b: Differences, c: Differences, d: Differences, u: vec4<u32>, v: vec4<u32>) -> f32 {
   let low = dot4I8Packed(a.low, u.x) + dot4I8Packed(b.low, u.y) + dot4I8Packed(c.low, u.z) + dot4I8Packed(d.low, u.w);
   let less_low = dot4I8Packed(a.less_low, u.x) + dot4I8Packed(b.less_low, u.y) + dot4I8Packed(c.less_low, u.z) + dot4I8Packed(d.less_low, u.w);
   let high = dot4I8Packed(a.high, v.x) + dot4I8Packed(b.high, v.y) + dot4I8Packed(c.high, v.z) + dot4I8Packed(d.high, v.w);
@@ -85,11 +85,11 @@ fn parts_dot(a: Parts, b: Parts, c: Parts, d: Parts, u: vec4<u32>, v: vec4<u32>)
 
 fn dot_block(b: Block, x: X) -> f32 {
   let w = b.codes.words;
-  let c0 = parts(w.x);
-  let c1 = parts(w.y);
-  let c2 = parts(w.z);
-  let c3 = parts(w.w);
-  return x.scale * (b.power * 0.03125) * parts_dot(c0, c1, c2, c3, x.v0, x.v1);
+  let c0 = differences(w.x);
+  let c1 = differences(w.y);
+  let c2 = differences(w.z);
+  let c3 = differences(w.w);
+  return x.scale * (b.power * 0.03125) * difference_dot(c0, c1, c2, c3, x.v0, x.v1);
 }
 //: else
 // A code's bits at the top of a half are the element times 2^-14, its exponent 0

@@ -59,7 +59,7 @@ struct Block {
     float power;
     char _pad2[12];
 };
-struct Parts {
+struct Differences {
     uint low;
     uint less_low;
     uint high;
@@ -164,21 +164,21 @@ uint doubled(
     return ((w_1 & 2004318071u) + rest) + (rest & (rest * 2u));
 }
 
-Parts parts(
+Differences differences(
     uint w_2
 ) {
     uint _e1 = doubled(w_2);
     uint n = (w_2 >> 3u) & 286331153u;
     uint m = n * 15u;
     uint k = 2290649224u - n;
-    return Parts {(_e1 ^ m) & 252645135u, m & 252645135u, (_e1 ^ k) & 4042322160u, k & 4042322160u};
+    return Differences {(_e1 ^ m) & 252645135u, m & 252645135u, (_e1 ^ k) & 4042322160u, k & 4042322160u};
 }
 
-float parts_dot(
-    Parts a,
-    Parts b,
-    Parts c,
-    Parts d,
+float difference_dot(
+    Differences a,
+    Differences b,
+    Differences c,
+    Differences d,
     metal::uint4 u,
     metal::uint4 v
 ) {
@@ -258,11 +258,11 @@ float dot_block(
     X x_2
 ) {
     metal::uint4 w_3 = b_1.codes.words;
-    Parts _e5 = parts(b_1.codes.words.x);
-    Parts _e7 = parts(b_1.codes.words.y);
-    Parts _e9 = parts(b_1.codes.words.z);
-    Parts _e11 = parts(b_1.codes.words.w);
-    float _e19 = parts_dot(_e5, _e7, _e9, _e11, x_2.v0_, x_2.v1_);
+    Differences _e5 = differences(b_1.codes.words.x);
+    Differences _e7 = differences(b_1.codes.words.y);
+    Differences _e9 = differences(b_1.codes.words.z);
+    Differences _e11 = differences(b_1.codes.words.w);
+    float _e19 = difference_dot(_e5, _e7, _e9, _e11, x_2.v0_, x_2.v1_);
     return (x_2.scale * (b_1.power * 0.03125)) * _e19;
 }
 

@@ -76,7 +76,7 @@ fn tables_agree_with_the_sidecar() {
         has(format!("\"dims\": {:?},", t.dims));
         has(format!("\"sha256\": \"{}\"", squizd_spec::Hex(t.sha256)));
         has(format!("\"params\": \"{}\"", squizd_spec::Hex(t.params)));
-        let elements: u64 = t.dims.iter().map(|&d| u64::from(d)).product();
+        let elements: u64 = t.dims.iter().product();
         assert_eq!(t.elements(), elements, "{}", t.name);
         assert_eq!((t.bits_per_weight() * elements as f64) as u64, t.length * 8, "{}", t.name);
     }

@@ -4,7 +4,7 @@
     allow(unsafe_code, reason = "a Vulkan query that wgpu has no safe form of")
 )]
 
-use super::codec::rotation_key;
+use super::codec::{rotation_key, tables};
 use super::device::Gpu;
 use super::forward::LOGIT_ROWS;
 use super::session::BATCH;
@@ -75,13 +75,19 @@ pub(super) fn predict<'a>(
     cooperative: bool,
 ) -> MemoryNeed {
     let mut need = MemoryNeed::default();
-    let mut rotations = Vec::new();
+    let (mut rotations, mut shared) = (Vec::new(), Vec::new());
     for StoredSize { subject, vector, bytes } in tensors {
         if vector {
             let floats = subject.matrix.elements().next_multiple_of(64);
             need.unpacked = need.unpacked.saturating_add(floats.saturating_mul(4));
         } else {
             need.weights = need.weights.saturating_add(bytes.next_multiple_of(256));
+            if let Some((name, make)) = tables(subject.codec, subject.params)
+                && !shared.contains(&name)
+            {
+                need.unpacked = need.unpacked.saturating_add(make(subject.params).len() as u64);
+                shared.push(name);
+            }
             let cols = subject.matrix.cols;
             let turned = rotation_key(subject.codec, subject.params, cols).map(|key| (key, cols));
             rotations.extend(turned.filter(|turned| !rotations.contains(turned)));

@@ -54,7 +54,9 @@ fn rotate_back(rotation: &DeviceRotation, x: &mut [f64]) {
                 (x[i], x[i + step]) = (x[i] + x[i + step], x[i] - x[i + step]);
             }
         }
-        x.iter_mut().for_each(|v| *v *= f64::from(rotation.unit));
+        for v in x.iter_mut() {
+            *v *= f64::from(rotation.unit);
+        }
     };
     let flip = |x: &mut [f64], signs: &[u32]| {
         for (v, _) in x.iter_mut().zip(signs).filter(|(_, sign)| **sign != 0) {

@@ -186,18 +186,13 @@ fn dispatch<O: Octets, const B: u32>(layout: Layout, x: O, rows: Rows<'_>, y: &m
     true
 }
 
-/// `length` bytes of `plane` from `at`; where it ends earlier, what there is if
-/// that is whole registers of 32 bytes, else through `buffer`, with zeros.
+/// `length` bytes of `plane` from `at`, through `buffer` where it ends earlier.
 #[inline(always)]
 pub(super) fn part<'a>(plane: &'a [u8], at: usize, length: usize, buffer: &'a mut [u8; 128]) -> &'a [u8] {
-    let rest = plane.get(at..).unwrap_or_default();
-    if let Some(part) = rest.get(..length) {
+    if let Some(part) = plane.get(at..at + length) {
         return part;
     }
-    if rest.len().is_multiple_of(32) {
-        return rest;
-    }
-    *buffer = padded(rest);
+    *buffer = padded(plane.get(at..).unwrap_or_default());
     buffer.get(..length).unwrap_or_default()
 }
 
