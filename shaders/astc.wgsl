@@ -172,7 +172,9 @@ fn unpack(b: vec4<u32>) -> Texels {
   if (!allowed) {
     let grey = b.z & 0xffffu;
     let constant = (b.x == 0xfffffdfcu) && b.y == 0xffffffffu && b.z == grey * 0x10001u && b.w == (grey | 0xffff0000u);
-    return Texels(rows, vec2<u32>(0u), vec2<u32>(0u), 1u, 1u, true, select(0.0, texel(grey), constant));
+    var value = 0.0;
+    if (constant) { value = texel(grey); }
+    return Texels(rows, vec2<u32>(0u), vec2<u32>(0u), 1u, 1u, true, value);
   }
   let ends = endpoints(b, mode, partitions);
   let levels = (word(mode) >> 4u) & 15u;

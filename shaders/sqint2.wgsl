@@ -156,7 +156,9 @@ fn load_x(quad: u32) -> X {
 }
 
 // The product with four bytes, in steps of the input's scale.
-fn bytes_dot(bytes: u32, x: X) -> f32 {
+fn bytes_dot(b: u32, x: X) -> f32 {
+  // Loaded for each product: naga names a value once, by its own expression.
+  var bytes = b;
   let high = number(dot4I8Packed(bytes, x.high));
 //: if I24
   return 65536.0 * high + (256.0 * number(dot4I8Packed(bytes, x.middle)) + number(dot4I8Packed(bytes, x.low)));

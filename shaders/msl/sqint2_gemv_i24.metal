@@ -293,22 +293,27 @@ X load_x(
 }
 
 float bytes_dot(
-    uint bytes,
+    uint b,
     X x_1
 ) {
-    uint _e2 = x_1.high;
-    packed_char4 reinterpreted_packed_char4_e0 = as_type<packed_char4>(bytes);
-    packed_char4 reinterpreted_packed_char4_e2 = as_type<packed_char4>(_e2);
-    float _e4 = number(( + reinterpreted_packed_char4_e0[0] * reinterpreted_packed_char4_e2[0] + reinterpreted_packed_char4_e0[1] * reinterpreted_packed_char4_e2[1] + reinterpreted_packed_char4_e0[2] * reinterpreted_packed_char4_e2[2] + reinterpreted_packed_char4_e0[3] * reinterpreted_packed_char4_e2[3]));
-    uint _e7 = x_1.middle;
-    packed_char4 reinterpreted_packed_char4_e0 = as_type<packed_char4>(bytes);
-    packed_char4 reinterpreted_packed_char4_e7 = as_type<packed_char4>(_e7);
-    float _e9 = number(( + reinterpreted_packed_char4_e0[0] * reinterpreted_packed_char4_e7[0] + reinterpreted_packed_char4_e0[1] * reinterpreted_packed_char4_e7[1] + reinterpreted_packed_char4_e0[2] * reinterpreted_packed_char4_e7[2] + reinterpreted_packed_char4_e0[3] * reinterpreted_packed_char4_e7[3]));
-    uint _e12 = x_1.low;
-    packed_char4 reinterpreted_packed_char4_e0 = as_type<packed_char4>(bytes);
-    packed_char4 reinterpreted_packed_char4_e12 = as_type<packed_char4>(_e12);
-    float _e14 = number(( + reinterpreted_packed_char4_e0[0] * reinterpreted_packed_char4_e12[0] + reinterpreted_packed_char4_e0[1] * reinterpreted_packed_char4_e12[1] + reinterpreted_packed_char4_e0[2] * reinterpreted_packed_char4_e12[2] + reinterpreted_packed_char4_e0[3] * reinterpreted_packed_char4_e12[3]));
-    return (65536.0 * _e4) + ((256.0 * _e9) + _e14);
+    uint bytes = {};
+    bytes = b;
+    uint _e3 = bytes;
+    uint _e4 = x_1.high;
+    packed_char4 reinterpreted_packed_char4_e3 = as_type<packed_char4>(_e3);
+    packed_char4 reinterpreted_packed_char4_e4 = as_type<packed_char4>(_e4);
+    float _e6 = number(( + reinterpreted_packed_char4_e3[0] * reinterpreted_packed_char4_e4[0] + reinterpreted_packed_char4_e3[1] * reinterpreted_packed_char4_e4[1] + reinterpreted_packed_char4_e3[2] * reinterpreted_packed_char4_e4[2] + reinterpreted_packed_char4_e3[3] * reinterpreted_packed_char4_e4[3]));
+    uint _e9 = bytes;
+    uint _e10 = x_1.middle;
+    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
+    packed_char4 reinterpreted_packed_char4_e10 = as_type<packed_char4>(_e10);
+    float _e12 = number(( + reinterpreted_packed_char4_e9[0] * reinterpreted_packed_char4_e10[0] + reinterpreted_packed_char4_e9[1] * reinterpreted_packed_char4_e10[1] + reinterpreted_packed_char4_e9[2] * reinterpreted_packed_char4_e10[2] + reinterpreted_packed_char4_e9[3] * reinterpreted_packed_char4_e10[3]));
+    uint _e15 = bytes;
+    uint _e16 = x_1.low;
+    packed_char4 reinterpreted_packed_char4_e15 = as_type<packed_char4>(_e15);
+    packed_char4 reinterpreted_packed_char4_e16 = as_type<packed_char4>(_e16);
+    float _e18 = number(( + reinterpreted_packed_char4_e15[0] * reinterpreted_packed_char4_e16[0] + reinterpreted_packed_char4_e15[1] * reinterpreted_packed_char4_e16[1] + reinterpreted_packed_char4_e15[2] * reinterpreted_packed_char4_e16[2] + reinterpreted_packed_char4_e15[3] * reinterpreted_packed_char4_e16[3]));
+    return (65536.0 * _e6) + ((256.0 * _e12) + _e18);
 }
 
 uint naga_div(uint lhs, uint rhs) {

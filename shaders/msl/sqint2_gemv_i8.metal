@@ -285,14 +285,17 @@ X load_x(
 }
 
 float bytes_dot(
-    uint bytes,
+    uint b,
     X x_1
 ) {
-    uint _e2 = x_1.high;
-    packed_char4 reinterpreted_packed_char4_e0 = as_type<packed_char4>(bytes);
-    packed_char4 reinterpreted_packed_char4_e2 = as_type<packed_char4>(_e2);
-    float _e4 = number(( + reinterpreted_packed_char4_e0[0] * reinterpreted_packed_char4_e2[0] + reinterpreted_packed_char4_e0[1] * reinterpreted_packed_char4_e2[1] + reinterpreted_packed_char4_e0[2] * reinterpreted_packed_char4_e2[2] + reinterpreted_packed_char4_e0[3] * reinterpreted_packed_char4_e2[3]));
-    return _e4;
+    uint bytes = {};
+    bytes = b;
+    uint _e3 = bytes;
+    uint _e4 = x_1.high;
+    packed_char4 reinterpreted_packed_char4_e3 = as_type<packed_char4>(_e3);
+    packed_char4 reinterpreted_packed_char4_e4 = as_type<packed_char4>(_e4);
+    float _e6 = number(( + reinterpreted_packed_char4_e3[0] * reinterpreted_packed_char4_e4[0] + reinterpreted_packed_char4_e3[1] * reinterpreted_packed_char4_e4[1] + reinterpreted_packed_char4_e3[2] * reinterpreted_packed_char4_e4[2] + reinterpreted_packed_char4_e3[3] * reinterpreted_packed_char4_e4[3]));
+    return _e6;
 }
 
 uint naga_div(uint lhs, uint rhs) {
