@@ -8,8 +8,8 @@ use squizd_spec::{
 };
 use std::cell::Cell;
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
-const EXPECTED: &str = include_str!("../../fixtures/golden/v1-draft/toy-2layer.json");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
+const EXPECTED: &str = include_str!("../../fixtures/golden/v1/toy-2layer.json");
 
 struct NoCodecs;
 

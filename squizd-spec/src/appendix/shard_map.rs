@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn the_first_shard_is_compared() {
-        let toy = include_bytes!("../../../fixtures/golden/v1-draft/toy-2layer.squizd");
+        let toy = include_bytes!("../../../fixtures/golden/v1/toy-2layer.squizd");
         let tables = Tables::parse_prefix(toy, &Limits::DEFAULT).unwrap();
         let findings = |count: u32, length: u64, first: Option<&str>| {
             let mut names: Vec<&str> = tables.descs().map(|t| t.name).collect();
