@@ -2,8 +2,10 @@
 
 mod batch;
 mod joined;
+mod staged;
 
 pub(super) use joined::{Joined, PART_ALIGN};
+pub(super) use staged::{Fetch, Staged};
 
 use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
@@ -335,15 +337,37 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
-        let (mut options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        // Rows of an invocation lie in one strip: they begin at multiples of their count.
-        if options.constant("STRIP").is_some_and(|strip| strip.is_multiple_of(tuning.rows)) {
-            options = options.flag("STRIPS");
-        }
+        let (options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
+        let options = self.in_strips(options, tuning);
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
             let params = Params { share: 1, units: self.turns(), ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
+    }
+
+    /// `options`, with rows of an invocation in one strip where they begin at
+    /// multiples of their count.
+    fn in_strips(&self, options: Options, tuning: Tuning) -> Options {
+        let strip = options.constant("STRIP");
+        if strip.is_some_and(|s| s.is_multiple_of(tuning.rows)) { options.flag("STRIPS") } else { options }
+    }
+
+    /// Whether kernels read the coded form of an input of form `math`. Codecs without
+    /// it read its floats, and so do those without blocks in f32.
+    fn coded(&self, math: Math) -> bool {
+        self.effective(math) == math && (self.blocks() || math != Math::F32)
+    }
+
+    /// Options of `gemv` for inputs of form `math`.
+    fn gemv_options(&self, gpu: &Gpu, math: Math, out: Output<'_>, tuning: Tuning) -> Options {
+        let mut options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4);
+        if self.blocks() {
+            options = options.flag("BLOCKS");
+        }
+        if let Some(flag) = math.flag().filter(|_| self.coded(math)) {
+            options = options.flag(flag);
+        }
+        shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities())
     }
 
     /// Options and bindings of `gemv` behind the slots.
@@ -354,21 +378,11 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<(Options, Vec<(Port, Span)>)> {
-        let mut options = self.recipe.options.clone();
-        options = options.with("VECTORS", self.recipe.unit / 4);
-        if self.blocks() {
-            options = options.flag("BLOCKS");
-        }
-        // Codecs without the input's form read its floats, and so do those without
-        // blocks in f32.
-        let coded = self.effective(x.math) == x.math && (self.blocks() || x.math != Math::F32);
+        let coded = self.coded(x.math);
+        let mut options = self.gemv_options(gpu, x.math, out, tuning);
         if coded {
             options = options.flag("TILED");
-            if let Some(flag) = x.math.flag() {
-                options = options.flag(flag);
-            }
         }
-        let options = shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities());
         let form = if coded { x.form(gpu, self)? } else { x.form.clone() };
         let values = if coded { form.coded } else { x.floats(gpu, self)? };
         let mut tail = vec![(read(4), Span::from(&values))];

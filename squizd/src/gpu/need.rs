@@ -6,7 +6,7 @@
 
 use super::codec::{rotation_key, tables};
 use super::device::Gpu;
-use super::forward::LOGIT_ROWS;
+use super::forward::{LOGIT_ROWS, shared_bytes, shares_of};
 use super::session::BATCH;
 use crate::codec::Precision;
 use crate::dispatch::Subject;
@@ -127,7 +127,12 @@ pub(super) fn predict<'a>(
     let part = |n: u64| n.next_multiple_of(64);
     let products = part(queries) + 2 * part(keys) + 2 * part(wide) * routes;
     let floats = batch * (2 * hidden + products + 2 * dim + 1 + scores) + rows.saturating_mul(vocab) + 256;
-    need.scratch = floats.saturating_mul(4).saturating_add(inputs).saturating_mul(sessions);
+    let heads = usize::from(config.num_heads);
+    let shared = match shares_of(run.session.context, heads) {
+        1 => 0,
+        shares => shared_bytes(shares, heads, config.head_dim as usize),
+    };
+    need.scratch = floats.saturating_mul(4).saturating_add(inputs + shared).saturating_mul(sessions);
     need
 }
 
