@@ -82,9 +82,7 @@ fn stage(index: u32) -> f32 {
 //: if NORMED
   return inverseSqrt(workgroup_sum(squares, index) / f32(p.cols) + p.factor);
 //: else
-//: if !BLOCKS
   workgroupBarrier();
-//: end
   return 1.0;
 //: end
 }

@@ -189,7 +189,7 @@ impl Forward {
             step(gpu, "argmax", options, &ports, &count, [1, 1, 1])
         };
         if vocab <= SHARES * WORKGROUP {
-            let widest = gpu.abilities().max_workgroup.min(WIDEST);
+            let widest = 1 << gpu.abilities().max_workgroup.min(WIDEST).ilog2();
             return Ok(vec![last(&b.logits, &options.with("WG", widest), vocab)?]);
         }
         let ports = [(read(0), Span::from(&b.logits)), (write(4), Span::from(&b.candidates))];

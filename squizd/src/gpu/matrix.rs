@@ -2,9 +2,11 @@
 
 mod batch;
 mod joined;
+mod picked;
 mod staged;
 
 pub(super) use joined::{Joined, PART_ALIGN};
+pub(super) use picked::Stack;
 pub(super) use staged::{Fetch, Staged};
 
 use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
@@ -47,19 +49,6 @@ struct Params {
     expert_rows: u32,
     /// The shader's struct ends at a multiple of 16.
     padding: [u32; 2],
-}
-
-/// Which of stacked matrices are multiplied.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stack<'a> {
-    /// Rows of one matrix.
-    pub(super) expert_rows: u32,
-    /// The matrix of each output.
-    pub(super) experts: &'a wgpu::Buffer,
-    /// Outputs.
-    pub(super) count: u32,
-    /// Outputs that share an input.
-    pub(super) share: u32,
 }
 
 /// A run of rows whose planes fit one binding each.
@@ -252,69 +241,6 @@ impl GpuMatrix {
         self.gemv_tuned(gpu, x, out, self.tuning(x.math))
     }
 
-    /// Products of experts' matrices, `expert_rows` rows each and stacked in this
-    /// one, with vectors of `x`: output `i` is that of expert `experts[i]` and
-    /// input `i / share`, for `count` of them.
-    ///
-    /// # Errors
-    /// As for other products; an unsupported one if the stack needs more than
-    /// one binding.
-    pub(super) fn expert_gemv(
-        &self,
-        gpu: &Gpu,
-        x: &Input,
-        out: Output<'_>,
-        stack: Stack<'_>,
-    ) -> Result<Vec<Step>> {
-        if self.pieces.len() > 1 {
-            return Err(gpu.error("a stack of experts is larger than a binding"));
-        }
-        let rows = stack.expert_rows;
-        let tuning = self.tuning_of(x.math, rows);
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        tail.push((read(7), Span::from(stack.experts)));
-        self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
-            let params = Params {
-                share: stack.share,
-                expert_rows: rows,
-                x_stride: x.stride,
-                y_stride: out.stride,
-                units: self.turns(),
-                ..params
-            };
-            // An expert's rows may begin within a strip.
-            let height = u64::from(self.recipe.height().unwrap_or(1));
-            let before = if u64::from(rows).is_multiple_of(height) { 0 } else { height - 1 };
-            let groups = (u64::from(rows) + before).div_ceil(tuning.rows_per_workgroup());
-            (params, [groups, 0, u64::from(stack.count)])
-        })
-    }
-
-    /// The product over the rows or units that `listed` holds, as `flag` says
-    /// (`sparse_gemv`).
-    pub(super) fn listed_gemv(
-        &self,
-        gpu: &Gpu,
-        x: &Input,
-        out: Output<'_>,
-        flag: &'static str,
-        listed: &wgpu::Buffer,
-    ) -> Result<Vec<Step>> {
-        if self.pieces.len() > 1 {
-            return Err(gpu.error("a sparse matrix is larger than a binding"));
-        }
-        if !self.skips() {
-            return Err(gpu.error(format!("{} skips nothing", self.codec.gemv)));
-        }
-        let tuning = self.tuning(x.math).apart();
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        tail.push((read(7), Span::from(listed)));
-        self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
-            let params = Params { share: 1, ..params };
-            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
-        })
-    }
-
     fn effective(&self, math: Math) -> Math {
         if self.codec.forms.contains(&math) { math } else { Math::F32 }
     }
@@ -325,8 +251,19 @@ impl GpuMatrix {
     }
 
     fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
-        shares::tuning(&self.recipe, rows, self.turns())
-            .unwrap_or_else(|| gemv_tuning(self.effective(math), self.recipe.unit, rows, self.units()))
+        shares::tuning(&self.recipe, rows, self.turns()).unwrap_or_else(|| self.by_units(math, rows))
+    }
+
+    /// The same of `rows` rows whose lanes take units.
+    fn by_units(&self, math: Math, rows: u32) -> Tuning {
+        let math = self.effective(math);
+        let tuning = gemv_tuning(math, self.recipe.unit, rows, self.units());
+        // A unit of 12 bytes is no vector: long runs of one row were slower than two rows.
+        let odd = self.codec.id == CodecId::INT3 && self.recipe.options.flags.contains(&"PLAIN");
+        if odd && math == Math::I8 && tuning.lanes > 64 {
+            return Tuning { workgroup: 64, lanes: 64, rows: 2, ..tuning };
+        }
+        tuning
     }
 
     /// The same as `tuning` says.

@@ -6,11 +6,13 @@ use super::buffers::narrow;
 use crate::Result;
 use squizd_shaders::Options;
 
-/// Invocations of a workgroup.
-const WORKGROUP: u32 = 256;
-/// Vectors of keys, and of values, that an invocation has under way at most.
-const UNDER_WAY: u32 = 16;
-/// Invocations that share a key's products, for heads up to 16 times as many
+/// Invocations of a workgroup, where the device has so many: 512 were faster than 256 and
+/// 1024.
+const WORKGROUP: u32 = 512;
+/// Vectors of a key that an invocation has at most, and of several keys at a time.
+const CHUNK: u32 = 16;
+const UNDER_WAY: u32 = 8;
+/// Invocations that share a key's products, for heads up to CHUNK times as many
 /// vectors.
 const LANES: u32 = 4;
 /// Workgroups that a large device should have at least.
@@ -42,35 +44,40 @@ impl Shape {
     /// cache once for them, but no more than `most`.
     fn for_heads(dim: u32, share: u32, most: u32) -> Self {
         let quads = dim.div_ceil(4).max(1);
-        let wanted = (quads / UNDER_WAY).max(LANES).next_power_of_two();
+        let wanted = (quads / CHUNK).max(LANES).next_power_of_two();
         let lanes = wanted.min(1 << quads.trailing_zeros());
         let chunk = quads / lanes;
-        let most = (UNDER_WAY / chunk).min(most).clamp(1, LANES);
+        let most = (CHUNK / chunk).min(most).clamp(1, LANES);
         let heads = (1..=most).rev().find(|h| share.is_multiple_of(*h)).unwrap_or(1);
         Self { quads, heads, lanes, unroll: (UNDER_WAY / chunk).clamp(1, 4) }
     }
 
     /// Whether a workgroup holds the queries and the key of one position.
-    pub(super) fn holds_own(self) -> bool {
-        (self.heads + 1) * self.quads <= WORKGROUP
+    pub(super) fn holds_own(self, abilities: Abilities) -> bool {
+        (self.heads + 1) * self.quads <= workgroup(abilities)
     }
 
     pub(super) fn options(self, abilities: Abilities) -> Options {
         let Self { quads, heads, lanes, unroll } = self;
-        let tile = WORKGROUP / lanes * unroll;
+        let workgroup = workgroup(abilities);
+        let tile = workgroup / lanes * unroll;
         let options = Options::default()
-            .with("WG", WORKGROUP)
+            .with("WG", workgroup)
             .with("QUADS", quads)
             .with("HEADS", heads)
             .with("LANES", lanes)
             .with("CHUNK", quads / lanes)
             .with("UNROLL", unroll)
-            .with("RUNS", tile.div_ceil((WORKGROUP / quads).max(1)));
+            .with("RUNS", tile.div_ceil((workgroup / quads).max(1)));
         match abilities.subgroup {
             Some((smallest, _)) if lanes <= smallest => options.flag("SHUFFLE"),
             _ => options,
         }
     }
+}
+
+fn workgroup(abilities: Abilities) -> u32 {
+    if abilities.max_workgroup < WORKGROUP { WORKGROUP / 2 } else { WORKGROUP }
 }
 
 #[cfg(test)]
@@ -92,11 +99,10 @@ mod tests {
             let Shape { quads, heads, lanes, unroll } = Shape::for_heads(dim, share, most);
             [quads, heads, lanes, unroll]
         };
-        assert_eq!(usual(64, 4, 0), [16, 1, 4, 4]);
-        assert_eq!(usual(64, 3, 9), [16, 3, 4, 4]);
-        assert_eq!(usual(128, 4, 2), [32, 2, 4, 2]);
+        assert_eq!(usual(64, 4, 0), [16, 1, 4, 2]);
+        assert_eq!(usual(64, 3, 9), [16, 3, 4, 2]);
+        assert_eq!(usual(128, 4, 2), [32, 2, 4, 1]);
         assert_eq!(usual(256, 2, 8), [64, 1, 4, 1]);
         assert_eq!(usual(1024, 1, 1), [256, 1, 16, 1]);
-        assert!(!Shape::for_heads(1024, 1, 1).holds_own());
     }
 }

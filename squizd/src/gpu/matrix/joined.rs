@@ -3,7 +3,7 @@
 use super::super::device::{BINDINGS, Gpu};
 use super::super::pipeline::{Span, read};
 use super::super::record::{Step, over_two};
-use super::super::tuning::{Tuning, gemv_tuning};
+use super::super::tuning::Tuning;
 use super::{Fetch, GpuMatrix, Output, Params};
 use crate::Result;
 use zerocopy::{Immutable, IntoBytes};
@@ -69,7 +69,7 @@ impl<'a> Joined<'a> {
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
         let tuning = match from {
-            Fetch::Ready(x) => gemv_tuning(first.effective(x.math), first.recipe.unit, rows, first.units()),
+            Fetch::Ready(x) => first.by_units(x.math, rows),
             Fetch::Staged(_) => first.staged_tuning(rows),
         };
         let mut parts = Vec::new();

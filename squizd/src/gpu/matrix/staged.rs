@@ -79,7 +79,7 @@ impl GpuMatrix {
     /// it, partial sums of norm and products.
     fn staged_memory(&self, math: Math) -> u32 {
         let unit = self.effective(math).bytes() as u32 * self.recipe.unit + 16;
-        unit.saturating_mul(self.span()).saturating_add((16 + 4 + 8) * WORKGROUP)
+        unit.saturating_mul(self.span()).saturating_add((8 + 4 + 8) * WORKGROUP)
     }
 
     pub(super) fn staged_tuning(&self, rows: u32) -> Tuning {
