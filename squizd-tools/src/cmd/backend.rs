@@ -91,7 +91,9 @@ impl BackendArgs {
                 Some(adapter) if adapter.discrete => {
                     MemoryNeed { unpacked: need.unpacked, ..MemoryNeed::default() }
                 }
-                Some(adapter) if !adapter.software => opened.device_memory(run, true),
+                Some(adapter) if !adapter.software => {
+                    opened.device_memory(run, squizd::gpu::Abilities::assumed(&adapter))
+                }
                 _ => need,
             };
         }
