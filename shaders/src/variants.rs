@@ -31,6 +31,10 @@ const CODED: &[(&str, u32)] = &[
     ("STREAM", 5),
 ];
 
+/// Products whose input every workgroup can make.
+const UNITS: &[&str] =
+    &["fused_int4_gemv", "int3_gemv", "lut_int2_gemv", "mxfp4_gemv", "hybrid_gemv", "q8_gemv", "raw_gemv"];
+
 const FORMS: &[&str] = &["F16", "I8", "I24"];
 
 /// Layouts of the integer codecs.
@@ -203,11 +207,20 @@ pub fn cases() -> Vec<(&'static str, Options)> {
                         &["NEIGHBOURS"],
                         &["LISTED_ROWS"],
                         &["LISTED_UNITS"],
+                        &["STAGED", "NORMED", "ALONE", "JOINED", "BIAS"],
+                        &["STAGED", "GATED", "SILU", "ACCUMULATE"],
                     ] {
+                        // Lanes of other frames take no units.
+                        if out.contains(&"STAGED") && !UNITS.contains(&codec.gemv) {
+                            continue;
+                        }
                         let options = flags(flags(shaped.clone(), sums), out);
                         let mut options = form.iter().fold(options, |o, f| o.flag(f));
                         if out.contains(&"JOINED") {
                             options = options.with("PARTS", 3);
+                        }
+                        if out.contains(&"STAGED") {
+                            options = options.with("SPAN", 17);
                         }
                         if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {
                             all.push(("sparse_gemv", options.clone()));
@@ -219,6 +232,8 @@ pub fn cases() -> Vec<(&'static str, Options)> {
         }
     }
     let base = Options::default().with("WG", 64).with("DIM", 64).with("QUADS", 16).with("EXPERTS", 8);
+    // Of attention: four invocations share a key, and have four of them under way.
+    let base = base.with("HEADS", 1).with("LANES", 4).with("CHUNK", 4).with("UNROLL", 4).with("RUNS", 16);
     let base = base.with("LOG", 5).with("BLOCK", 32).with("SPACE", 4096);
     let others: &[(&str, &[&[&str]])] = &[
         (
@@ -240,7 +255,20 @@ pub fn cases() -> Vec<(&'static str, Options)> {
         ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
         ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
-        ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+        (
+            "attention",
+            &[
+                &[],
+                &["KV_HALVES"],
+                &["CAP"],
+                &["SHUFFLE", "WHOLE"],
+                &["EMIT", "I8"],
+                &["EMIT", "HALVES_OUT"],
+                &["OWN", "SPLIT"],
+                &["OWN", "ROPE", "QK_NORM", "KV_HALVES", "WHOLE", "SHUFFLE", "EMIT", "I8"],
+            ],
+        ),
+        ("attention_join", &[&[], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
         ("active", &[&[]]),
         ("route", &[&[], &["NORMALIZE"]]),
         ("softcap", &[&[]]),

@@ -1,6 +1,6 @@
 //! One sequence on the device.
 
-use super::forward::{Buffers, Forward};
+use super::forward::{Buffers, Forward, shares_of};
 use super::model::GpuModel;
 use super::pick::Pick;
 use super::record::Step;
@@ -26,8 +26,9 @@ pub struct GpuSession<'g, 'm, 'w> {
     tokens: Vec<u32>,
     frequencies: [Frequencies; 2],
     forward: Forward,
-    /// Dispatches for a number of tokens, with those of the last one's logits.
-    steps: HashMap<(usize, bool), Vec<Step>>,
+    /// Dispatches for a number of tokens, with those of the last one's logits; of one
+    /// token, for shares of the positions.
+    steps: HashMap<(usize, bool, u32), Vec<Step>>,
     /// What picks the likeliest token.
     picking: Vec<Step>,
     /// What finds the likeliest tokens.
@@ -239,10 +240,11 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             self.picking = self.forward.argmax(self.model)?;
         }
         self.forget_odd(n);
-        self.steps_for(n, true)?;
-        let gpu = &self.model.gpu;
         let staging = self.staging.pop();
-        let steps = self.steps.get(&(n, true)).into_iter().flatten().chain(&self.picking);
+        let shares = self.shares(n, past);
+        self.steps_for(n, true, shares)?;
+        let gpu = &self.model.gpu;
+        let steps = self.steps.get(&(n, true, shares)).into_iter().flatten().chain(&self.picking);
         gpu.submit_for_word(steps, &self.forward.buffers.list, 4 * slot as u64, staging)
     }
 
@@ -258,22 +260,29 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// # Errors
     /// What went wrong on the device.
     pub fn dispatches_per_token(&mut self) -> Result<usize> {
-        Ok(self.steps_for(1, true)?.len())
+        let shares = self.shares(1, self.tokens.len());
+        Ok(self.steps_for(1, true, shares)?.len())
     }
 
     /// Dispatches of one token up to the next one's id.
     pub(super) fn token_steps(&mut self) -> Result<Vec<Step>> {
-        let mut steps = self.steps_for(1, true)?.clone();
+        let shares = self.shares(1, self.tokens.len());
+        let mut steps = self.steps_for(1, true, shares)?.clone();
         steps.extend(self.forward.argmax(self.model)?);
         Ok(steps)
     }
 
-    fn steps_for(&mut self, n: usize, logits: bool) -> Result<&mut Vec<Step>> {
+    /// In how many shares `n` tokens look at the positions.
+    fn shares(&self, n: usize, past: usize) -> u32 {
+        if n == 1 { shares_of(past + 1, self.model.model.heads.queries) } else { 1 }
+    }
+
+    fn steps_for(&mut self, n: usize, logits: bool, shares: u32) -> Result<&mut Vec<Step>> {
         use std::collections::hash_map::Entry;
-        match self.steps.entry((n, logits)) {
+        match self.steps.entry((n, logits, shares)) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let mut steps = self.forward.layers(self.model, n)?;
+                let mut steps = self.forward.layers(self.model, n, shares)?;
                 if logits {
                     steps.extend(self.forward.logits(self.model, n - 1, 1)?);
                 }
@@ -285,7 +294,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// Other lengths than one token and whole batches come once.
     fn forget_odd(&mut self, n: usize) {
         if n != 1 && n != self.batch {
-            self.steps.retain(|(n, _), _| *n == 1 || *n == self.batch);
+            self.steps.retain(|(n, ..), _| *n == 1 || *n == self.batch);
         }
     }
 
@@ -294,7 +303,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         self.forward.tell(self.model, &self.frequencies, Some(batch), past, 0, batch.len())?;
         self.forget_odd(batch.len());
         let gpu = &self.model.gpu;
-        gpu.submit(&*self.steps_for(batch.len(), logits)?);
+        gpu.submit(&*self.steps_for(batch.len(), logits, self.shares(batch.len(), past))?);
         gpu.check()?;
         self.tokens.extend_from_slice(batch);
         Ok(())
