@@ -3,6 +3,8 @@
 //! Expressions are written so that operands are evaluated once, in order, and
 //! keep their types: `a < b` becomes
 //! `match (&(a), &(b)) { (l, r) => if mutant(7) { *l <= *r } else { *l < *r } }`.
+//! Where another operator would group a chain of operators anew (`a && b && c`
+//! with `||` first), the whole chain is written a second time.
 
 use crate::{
     Mutant,
@@ -17,12 +19,14 @@ struct Finder<'a, 'e> {
     /// Mutants that have found no syntax yet, by where they begin.
     mutants: BTreeMap<Place, Vec<&'a Mutant>>,
     edits: &'e mut Edits<'a>,
+    /// Within a chain of operators whose beginning has been seen.
+    inside: bool,
 }
 
 /// Writes the branches of one file's mutants; returns those it cannot.
 pub fn write<'a>(text: &'a str, mutants: &'a [Mutant], edits: &mut Edits<'a>) -> syn::Result<Vec<usize>> {
     let file = syn::parse_file(text)?;
-    let mut finder = Finder { mutants: BTreeMap::new(), edits };
+    let mut finder = Finder { mutants: BTreeMap::new(), edits, inside: false };
     for mutant in mutants {
         finder.mutants.entry(mutant.start).or_default().push(mutant);
     }
@@ -32,6 +36,31 @@ pub fn write<'a>(text: &'a str, mutants: &'a [Mutant], edits: &mut Edits<'a>) ->
 
 fn active(mutant: &Mutant) -> String {
     format!("crate::mutant({})", mutant.number)
+}
+
+/// How tightly an operator binds.
+fn precedence(op: &str) -> usize {
+    const LEVELS: [&[&str]; 9] = [
+        &["||"],
+        &["&&"],
+        &["==", "!=", "<", "<=", ">", ">="],
+        &["|"],
+        &["^"],
+        &["&"],
+        &["<<", ">>"],
+        &["+", "-"],
+        &["*", "/", "%"],
+    ];
+    LEVELS.iter().position(|level| level.contains(&op)).unwrap_or(LEVELS.len())
+}
+
+/// The operators of a chain: `e` and the operands that are operations themselves.
+fn chain(e: &syn::ExprBinary) -> Vec<&syn::ExprBinary> {
+    let inner = [&e.left, &e.right].into_iter().filter_map(|operand| match &**operand {
+        Expr::Binary(b) => Some(chain(b)),
+        _ => None,
+    });
+    std::iter::once(e).chain(inner.flatten()).collect()
 }
 
 fn has_impl(of: &syn::Type) -> bool {
@@ -62,9 +91,13 @@ impl<'a> Finder<'a, '_> {
 
     /// Mutants of this genre that begin where `of` does.
     fn take(&mut self, of: impl Spanned, genre: &str) -> Vec<&'a Mutant> {
+        self.take_if(of, genre, |_| true)
+    }
+
+    fn take_if(&mut self, of: impl Spanned, genre: &str, which: impl Fn(&Mutant) -> bool) -> Vec<&'a Mutant> {
         let start = of.span().start();
         let Some(here) = self.mutants.get_mut(&(start.line, start.column + 1)) else { return Vec::new() };
-        let (taken, left) = here.drain(..).partition(|m| m.genre == genre);
+        let (taken, left) = here.drain(..).partition(|m| m.genre == genre && which(m));
         *here = left;
         taken
     }
@@ -93,6 +126,33 @@ impl<'a> Finder<'a, '_> {
         }
         let at = self.range(first).start;
         self.edits.open(at, pieces);
+    }
+
+    /// `(if mutant(1) { CHAIN } else { .. })` for each mutant that groups the
+    /// chain anew; returns how many there are.
+    fn regrouped(&mut self, e: &syn::ExprBinary) -> usize {
+        let operations = chain(e);
+        let whole = self.range(e);
+        let mut pieces = Vec::new();
+        if operations.len() == 1 {
+            return 0;
+        }
+        for operation in operations {
+            let op = self.range(operation.op);
+            let level = precedence(self.edits.source(&op));
+            let anew = |m: &Mutant| precedence(&m.replacement) != level;
+            for mutant in self.take_if(operation.op, "BinaryOperator", anew) {
+                let (before, after) =
+                    (self.edits.source(&(whole.start..op.start)), self.edits.source(&(op.end..whole.end)));
+                let text = format!("{before}{}{after}", mutant.replacement);
+                pieces.push(Piece::shared(format!("(if {} {{ ", active(mutant))));
+                pieces.push(Piece::of(mutant.number, text));
+                pieces.push(Piece::shared(" } else { "));
+            }
+        }
+        let count = pieces.len() / 3;
+        self.edits.open(whole.start, pieces);
+        count
     }
 
     /// `(match L { l => if mutant(1) { l || R } else { l && R } })`
@@ -157,9 +217,13 @@ impl<'ast> Visit<'ast> for Finder<'_, '_> {
     fn visit_impl_item_const(&mut self, _: &'ast syn::ImplItemConst) {}
 
     fn visit_expr_binary(&mut self, e: &'ast syn::ExprBinary) {
+        let inside = std::mem::replace(&mut self.inside, true);
         // A chain of `let` has no other form than `&&`.
-        let chain = has_let(&e.left) || has_let(&e.right);
-        let mutants = if chain { Vec::new() } else { self.take(e.op, "BinaryOperator") };
+        let lets = has_let(&e.left) || has_let(&e.right);
+        let wrapped = if inside || lets { 0 } else { self.regrouped(e) };
+        let mutants = if lets { Vec::new() } else { self.take(e.op, "BinaryOperator") };
+        // What is taken from a chain of `let` are its single operands.
+        self.inside = !lets;
         match e.op {
             _ if mutants.is_empty() => syn::visit::visit_expr_binary(self, e),
             BinOp::And(_) | BinOp::Or(_) => self.logical(e, &mutants),
@@ -174,6 +238,20 @@ impl<'ast> Visit<'ast> for Finder<'_, '_> {
             | BinOp::ShlAssign(_)
             | BinOp::ShrAssign(_) => self.assignment(e, &mutants),
             _ => self.operation(e, &mutants),
+        }
+        let end = self.range(e).end;
+        self.edits.close(end, vec![Piece::shared(" })".repeat(wrapped))]);
+        self.inside = inside;
+    }
+
+    fn visit_expr(&mut self, e: &'ast Expr) {
+        // Whatever stands between two operations keeps their grouping.
+        if !matches!(e, Expr::Binary(_)) {
+            let inside = std::mem::replace(&mut self.inside, false);
+            syn::visit::visit_expr(self, e);
+            self.inside = inside;
+        } else {
+            syn::visit::visit_expr(self, e);
         }
     }
 
