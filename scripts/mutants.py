@@ -22,7 +22,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "squizd-spec"
 # Cheap ones first: the first that fails ends a mutant.
-ORDER = ["squizd_spec", "toy", "spec_text", "appendices", "limits", "mapped", "verdicts", "structure", "allocation"]
+ORDER = ["squizd_spec", "toy", "spec_text", "appendices", "limits", "places", "compressed", "mapped", "verdicts", "structure", "allocation"]
 SECONDS, MEMORY = 120, 8 << 30
 
 SWITCH = """

@@ -162,13 +162,3 @@ fn a_compressed_section_may_be_as_long_as_either_limit_allows() {
     assert_eq!(code((1 << 20) + 3 * stored, ratio), None);
     assert_eq!(code((1 << 20) + 3 * stored + 1, ratio), Some("limit-inflated"));
 }
-
-/// The documented defaults, in the numbers that docs and specification state.
-#[test]
-fn the_defaults_are_the_documented_ones() {
-    let d = Limits::default();
-    assert_eq!((d.sections, d.tensors, d.strings, d.name), (64, 1_048_576, 67_108_864, 512));
-    assert_eq!((d.dim, d.elements, d.layers), (1_099_511_627_776, 17_592_186_044_416, 4096));
-    assert_eq!((d.section_stored, d.section_inflated, d.inflate_ratio), (268_435_456, 536_870_912, 256));
-    assert_eq!((d.bundle_files, d.clusters, d.package_entries, d.draft_layers), (64, 4096, 4096, 16));
-}
