@@ -246,13 +246,10 @@ impl<'ast> Visit<'ast> for Finder<'_, '_> {
 
     fn visit_expr(&mut self, e: &'ast Expr) {
         // Whatever stands between two operations keeps their grouping.
-        if !matches!(e, Expr::Binary(_)) {
-            let inside = std::mem::replace(&mut self.inside, false);
-            syn::visit::visit_expr(self, e);
-            self.inside = inside;
-        } else {
-            syn::visit::visit_expr(self, e);
-        }
+        let operation = matches!(e, Expr::Binary(_));
+        let inside = std::mem::replace(&mut self.inside, self.inside && operation);
+        syn::visit::visit_expr(self, e);
+        self.inside = inside;
     }
 
     /// `(match (X) { x => if mutant(1) { x } else { !x } })`
@@ -302,7 +299,9 @@ impl<'ast> Visit<'ast> for Finder<'_, '_> {
         let rest = self.edits.source(&self.range(rest));
         for field in &e.fields {
             let mutants = self.take(field, "StructField");
-            let (value, syn::Member::Named(name)) = (self.range(&field.expr), &field.member) else { continue };
+            let (value, syn::Member::Named(name)) = (self.range(&field.expr), &field.member) else {
+                continue;
+            };
             if !mutants.is_empty() {
                 self.edits.open(value.start, Self::branches(&mutants, |_| format!("({rest}).{name}")));
             }

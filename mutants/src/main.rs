@@ -55,7 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         without.extend(find::write(&text, &mutants, &mut edits)?);
         let (text, places) = edits.finish();
         fs::write(&path, text)?;
-        branches.extend(places.into_iter().map(|(number, range)| json!([number, file, range.start, range.end])));
+        branches
+            .extend(places.into_iter().map(|(number, range)| json!([number, file, range.start, range.end])));
     }
     println!("{}", json!({ "branches": branches, "without": without }));
     Ok(())

@@ -5,7 +5,7 @@
 
 use squizd_hostile::seal::Layout;
 use squizd_spec::{
-    ErrorKind, Limits, Result, SquizdRef, Tables,
+    ErrorKind, Limits, Result, Role, SquizdError, SquizdRef, Tables,
     layout::{Header, SectionEntry, TensorRecord},
     structure,
 };
@@ -16,8 +16,11 @@ const STRINGS_END: u64 = 994;
 const TENSORS_AT: usize = 1024;
 const TENSORS_LENGTH: u64 = 3192;
 
+/// Bytes for a place.
+type Edit<'a> = (usize, &'a [u8]);
+
 /// The toy with these bytes at these places, sealed again.
-fn edited(edits: &[(usize, &[u8])]) -> Vec<u8> {
+fn edited(edits: &[Edit<'_>]) -> Vec<u8> {
     let mut toy = TOY.to_vec();
     for (at, bytes) in edits {
         toy[*at..*at + bytes.len()].copy_from_slice(bytes);
@@ -30,7 +33,7 @@ fn verdict<T>(parsed: Result<T>) -> Option<(&'static str, u64)> {
     parsed.err().map(|e| (e.code().0, e.offset()))
 }
 
-fn parsed(edits: &[(usize, &[u8])]) -> Option<(&'static str, u64)> {
+fn parsed(edits: &[Edit<'_>]) -> Option<(&'static str, u64)> {
     verdict(SquizdRef::parse(&edited(edits), &Limits::DEFAULT))
 }
 
@@ -53,7 +56,8 @@ macro_rules! record {
 #[test]
 fn a_misplaced_section_is_called_by_what_it_meets() {
     let at = entry!(1, offset);
-    let code = |offset: u64| parsed(&[(at, &offset.to_le_bytes())]).map(|(code, found)| (code, found == at as u64));
+    let code =
+        |offset: u64| parsed(&[(at, &offset.to_le_bytes())]).map(|(code, found)| (code, found == at as u64));
     // The directory ends at byte 576, the strings before the table at byte 994.
     assert_eq!(code(575), Some(("section-in-header", true)));
     assert_eq!(code(576), Some(("section-overlap", true)));
@@ -81,7 +85,7 @@ fn the_directory_lies_in_the_file() {
 #[test]
 fn a_table_is_whole_records() {
     let length = (TENSORS_LENGTH - 1).to_le_bytes();
-    let edits: [(usize, &[u8]); 2] = [(entry!(1, stored_length), &length), (entry!(1, length), &length)];
+    let edits: [Edit<'_>; 2] = [(entry!(1, stored_length), &length), (entry!(1, length), &length)];
     assert_eq!(parsed(&edits), Some(("tensors-length", TENSORS_AT as u64)));
 }
 
@@ -92,9 +96,12 @@ fn bits_per_weight_are_a_number() {
     for bpw in [-1.0f32, f32::NEG_INFINITY, f32::INFINITY, f32::NAN] {
         let file = edited(&[(header!(compression_bpw), &bpw.to_le_bytes())]);
         let findings = structure(&file, &Limits::DEFAULT).0;
-        let messages: Vec<_> = findings.iter().map(|f| f.message()).collect();
+        let messages: Vec<_> = findings.iter().map(SquizdError::message).collect();
         assert!(findings.iter().all(|f| f.code().0 == "header-bpw"), "{messages:?}");
-        assert!(messages.len() == 2 && messages[0].contains("must be finite and not negative"), "{messages:?}");
+        assert!(
+            messages.len() == 2 && messages[0].contains("must be finite and not negative"),
+            "{messages:?}"
+        );
     }
     let findings = structure(&edited(&[(header!(compression_bpw), &0f32.to_le_bytes())]), &Limits::DEFAULT).0;
     assert_eq!(findings.len(), 1, "0 is a number like any other: {findings:?}");
@@ -104,7 +111,7 @@ fn bits_per_weight_are_a_number() {
 #[test]
 fn a_later_minor_version_may_add() {
     let role: &[u8] = &[5, 0];
-    let additions: [(&str, &[(usize, &[u8])]); 9] = [
+    let additions: [(&str, &[Edit<'_>]); 9] = [
         ("header-reserved", &[(header!(pad), &[1])]),
         ("header-reserved", &[(header!(reserved) + 3, &[1])]),
         ("header-flags", &[(header!(flags) + 2, &[1])]),
@@ -121,7 +128,7 @@ fn a_later_minor_version_may_add() {
         assert_eq!(parsed(&later), None, "{edits:?}");
     }
     // A known role keeps its rules.
-    let version: (usize, &[u8]) = (header!(version), &[1]);
+    let version: Edit<'_> = (header!(version), &[1]);
     let experts = record!(0, experts);
     assert_eq!(parsed(&[(experts, &[3]), version]), Some(("tensor-experts", experts as u64)));
     // The upper eight flags are those that a reader must know.
@@ -191,35 +198,40 @@ fn six_dimensions_are_allowed() {
 /// before the last [8].
 #[test]
 fn experts_lead_the_dimensions_of_stacked_tensors() {
-    let refused = |tensor: usize, role: u8, experts: u8| {
-        let file = edited(&[(record!(tensor, role), &[role, 0]), (record!(tensor, experts), &[experts, 0])]);
+    let refused = |tensor: usize, role: Role, experts: u8| {
+        let file = edited(&[
+            (record!(tensor, role), &role.0.to_le_bytes()),
+            (record!(tensor, experts), &[experts, 0]),
+        ]);
         let findings = structure(&file, &Limits::DEFAULT).0;
         let at = record!(tensor, experts) as u64;
         findings.iter().any(|f| (f.code().0, f.offset()) == ("tensor-experts", at))
     };
-    const OTHER: u8 = 0;
-    const MOE_GATE: u8 = 65;
     for (tensor, role, experts, expected) in [
-        (0, OTHER, 0, false),
-        (0, OTHER, 16, false),
-        (0, OTHER, 3, true),
-        (0, OTHER, 8, true),
-        (19, OTHER, 0, false),
-        (19, OTHER, 8, true),
-        (7, MOE_GATE, 36, false),
-        (7, MOE_GATE, 0, true),
-        (7, MOE_GATE, 3, true),
-        (0, 1, 0, false),
-        (0, 1, 16, true),
+        (0, Role::OTHER, 0, false),
+        (0, Role::OTHER, 16, false),
+        (0, Role::OTHER, 3, true),
+        (0, Role::OTHER, 8, true),
+        (19, Role::OTHER, 0, false),
+        (19, Role::OTHER, 8, true),
+        (7, Role::MOE_GATE, 36, false),
+        (7, Role::MOE_GATE, 0, true),
+        (7, Role::MOE_GATE, 3, true),
+        (0, Role::TOKEN_EMBD, 0, false),
+        (0, Role::TOKEN_EMBD, 16, true),
     ] {
-        assert_eq!(refused(tensor, role, experts), expected, "tensor {tensor}, role {role}, {experts} experts");
+        assert_eq!(
+            refused(tensor, role, experts),
+            expected,
+            "tensor {tensor}, role {role}, {experts} experts"
+        );
     }
 }
 
 /// What a message says beside code and offset.
 #[test]
 fn messages_state_what_is_expected() {
-    let message = |edits: &[(usize, &[u8])]| {
+    let message = |edits: &[Edit<'_>]| {
         let file = edited(edits);
         String::from(SquizdRef::parse(&file, &Limits::DEFAULT).expect_err("refused").message())
     };
