@@ -385,6 +385,17 @@ mod tests {
     }
 
     #[test]
+    fn as_many_tensors_as_the_limit_allows() {
+        let bytes = sample();
+        let code = |tensors| {
+            let limits = Limits { tensors, ..Limits::DEFAULT };
+            ShardMap::parse(&bytes, BASE, &limits).err().map(|e| (e.code().0, e.offset()))
+        };
+        assert_eq!(code(3), None);
+        assert_eq!(code(2), Some(("limit-tensors", BASE + 4)));
+    }
+
+    #[test]
     fn duplicate_tensors_and_stemless_names() {
         let write = |shards: &[Shard<'_>], tensors: &[&str]| {
             ShardMap::write(shards, tensors, 0, &[0; 32], &Limits::DEFAULT).unwrap_err()
