@@ -10,7 +10,7 @@ use squizd_spec::{
 };
 use std::mem::offset_of;
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 /// The tokenizer section: fourth entry of the directory.
 const ENTRY: usize = 256 + 3 * size_of::<SectionEntry>();
 const AT: usize = 32768;

@@ -13,8 +13,8 @@ use squizd_spec::{
 use std::mem::offset_of;
 use zerocopy::FromBytes;
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
-const APPENDICES: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-appendices.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
+const APPENDICES: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-appendices.squizd");
 
 struct NoCodecs;
 

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 
 /// A folder of this test's own, removed at its end.
 struct Folder(PathBuf);

@@ -11,7 +11,7 @@ use squizd_spec::{
 };
 use std::mem::offset_of;
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 const STRINGS_END: u64 = 994;
 const TENSORS_AT: usize = 1024;
 const TENSORS_LENGTH: u64 = 3192;
