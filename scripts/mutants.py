@@ -129,7 +129,7 @@ def one_alone(work, mutant):
     tree = work / "alone"
     copy_tree(tree)
     subprocess.run(["patch", "-s", "-p0"], cwd=tree, input=mutant["diff"], text=True, check=True)
-    env = {**ENVIRONMENT, "CARGO_TARGET_DIR": str(work / "target"), "CARGO_INCREMENTAL": "1"}
+    env = {**ENVIRONMENT, "CARGO_TARGET_DIR": str(work / "target-alone"), "CARGO_INCREMENTAL": "1"}
     if cargo(tree, "check", "--lib", "-p", PACKAGE, **env).returncode:
         return "unviable", None
     outcome = ("missed", None)
