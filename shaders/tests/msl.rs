@@ -342,7 +342,7 @@ fn attention() {
 #[test]
 fn the_guides_example_is_right() {
     let Some(program) = program() else { return };
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden/v1-draft");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden/v1");
     let file = std::fs::read(golden.join("toy-2layer.squizd")).unwrap();
     let payload = &file[16384..32768];
     let description = std::fs::read(golden.join("toy-2layer.json")).unwrap();

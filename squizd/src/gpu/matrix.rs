@@ -275,7 +275,7 @@ impl GpuMatrix {
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
         let (options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        let options = self.in_strips(options, tuning);
+        let options = Self::in_strips(options, tuning);
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
             let params = Params { share: 1, units: self.turns(), ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
@@ -284,7 +284,7 @@ impl GpuMatrix {
 
     /// `options`, with rows of an invocation in one strip where they begin at
     /// multiples of their count.
-    fn in_strips(&self, options: Options, tuning: Tuning) -> Options {
+    fn in_strips(options: Options, tuning: Tuning) -> Options {
         let strip = options.constant("STRIP");
         if strip.is_some_and(|s| s.is_multiple_of(tuning.rows)) { options.flag("STRIPS") } else { options }
     }

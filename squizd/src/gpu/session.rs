@@ -6,7 +6,7 @@ use super::pick::Pick;
 use super::record::Step;
 use super::top_k::{TOP_MOST, TopK};
 use crate::runtime::{
-    EachId, EachLogits, Frequencies, KvType, Likely, Sequence, Sequences, SessionOptions, keep_likeliest,
+    EachId, EachLogits, Frequencies, KvType, Likely, Sequence, Sequences, SessionOptions, likeliest_of,
 };
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -96,13 +96,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// If `tokens` is empty, holds an id outside the vocabulary, or does not fit
     /// the context; what went wrong on the device.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
-        let (input, _) = self.begin(tokens)?;
-        let last = input.len();
-        let mut done = 0;
-        for batch in input.chunks(self.batch) {
-            done += batch.len();
-            self.run(batch, done == last)?;
-        }
+        self.process(tokens)?;
         self.logits = self.forward.read_logits(self.model, 1)?;
         Ok(&mut self.logits)
     }
@@ -110,6 +104,18 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// The logits that the last [`GpuSession::forward`] returned.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.logits
+    }
+
+    /// Processes `tokens`; the logits after the last of them stay on the device.
+    fn process(&mut self, tokens: &[u32]) -> Result<()> {
+        let (input, _) = self.begin(tokens)?;
+        let last = input.len();
+        let mut done = 0;
+        for batch in input.chunks(self.batch) {
+            done += batch.len();
+            self.run(batch, done == last)?;
+        }
+        Ok(())
     }
 
     /// Processes `tokens` and hands `each` the logits after every one of them,
@@ -161,19 +167,10 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// As [`GpuSession::forward`].
     pub fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> Result<()> {
         if k > TOP_MOST {
-            self.forward(tokens)?;
-            top.clear();
-            top.extend(self.logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
-            keep_likeliest(top, k);
+            likeliest_of(self.forward(tokens)?, k, top);
             return Ok(());
         }
-        let (input, _) = self.begin(tokens)?;
-        let last = input.len();
-        let mut done = 0;
-        for batch in input.chunks(self.batch) {
-            done += batch.len();
-            self.run(batch, done == last)?;
-        }
+        self.process(tokens)?;
         if self.topping.as_ref().is_none_or(|t| t.kept != k) {
             self.topping = Some(self.forward.top(self.model, k)?);
         }

@@ -122,7 +122,7 @@ impl GpuMatrix {
     ) -> Result<Vec<Step>> {
         let tuning = self.staged_tuning(self.rows);
         let (options, tail) = self.staged_parts(gpu, staged, out, tuning);
-        let options = self.in_strips(options, tuning);
+        let options = Self::in_strips(options, tuning);
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
             let params = Params { share: 1, units: self.turns(), factor: staged.eps, ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
