@@ -70,7 +70,6 @@ sources! {
     "shares",
     "softcap",
     "sqint2",
-    "staged",
     "strips",
     "top_k",
     "total",
