@@ -34,18 +34,25 @@ fn main(
   let first = group.x * WG + index;
   var most = -3.4028234e38;
   var at = 0xffffffffu;
-  for (var i = first; i < p.count; i += WG * groups.x) {
+  // Four are asked for before any is looked at.
+  let step = WG * groups.x;
+  for (var i = first; i < p.count; i += 4u * step) {
+//: each k 4
 //: if SECOND
-    let value = bitcast<f32>(candidates[i].x);
-    let number = candidates[i].y;
+    let found$k = candidates[min(i + $ku * step, p.count - 1u)];
+    let value$k = bitcast<f32>(found$k.x);
+    let number$k = found$k.y;
 //: else
-    let value = x[i];
-    let number = i;
+    let number$k = min(i + $ku * step, p.count - 1u);
+    let value$k = x[number$k];
 //: end
-    if (value > most || (value == most && number < at)) {
-      most = value;
-      at = number;
+//: end
+//: each k 4
+    if (value$k > most || (value$k == most && number$k < at)) {
+      most = value$k;
+      at = number$k;
     }
+//: end
   }
   best[index] = most;
   place[index] = at;

@@ -1,8 +1,4 @@
-// Writes an activation in the form that `input` reads: see there. Every
-// invocation of the workgroup calls `emit` with four neighbouring values; eight
-// neighbouring invocations hold a block of 32.
-//
-// I8, I24, HALVES_OUT or none of them (floats).
+// Writes an activation in the form that `input` reads: see encode.wgsl.
 
 //: if I8|I24
 @group(0) @binding(4) var<storage, read_write> out_values: array<u32>;
@@ -15,76 +11,28 @@
 //: end
 @group(0) @binding(5) var<storage, read_write> out_sums: array<vec4<f32>>;
 
-var<workgroup> emitted: array<vec4<f32>, WG>;
-
 // Vector `i` of `parts` of a block, in tiles of eight blocks.
 fn place(block: u32, parts: u32, i: u32) -> u32 {
   return (block >> 3u) * (8u * parts) + i * 8u + (block & 7u);
 }
 
-// `index` is the invocation's, `quad` counts the vectors of four written so far.
-fn emit(index: u32, quad: u32, inside: bool, v: vec4<f32>) {
-  emitted[index] = v;
-  workgroupBarrier();
-  if (inside) {
-    let first = index & ~7u;
-    let block = quad >> 3u;
-    let own = quad & 7u;
-    var peak = 0.0;
-    for (var i = 0u; i < 8u; i++) {
-      let a = abs(emitted[first + i]);
-      peak = max(peak, max(max(a.x, a.y), max(a.z, a.w)));
-    }
-//: if I8
-    let scale = peak / 127.0;
-    let inverse = select(0.0, 127.0 / peak, scale > 1e-30);
-    out_values[place(block, 2u, own >> 2u) * 4u + (own & 3u)] = pack4xI8(vec4<i32>(round(v * inverse)));
-//: end
+//: if I8|I24
 //: if I24
-    // The smallest power of two of which three signed bytes count up to the peak.
-    let largest = select(peak, 1e-30, peak < 1e-30);
-    let above = ((bitcast<u32>(largest) >> 23u) & 255u) - 22u;
-    let fits = peak <= 8355711.0 * bitcast<f32>(above << 23u);
-    let exponent = select(above + 1u, above, fits);
-    let scale = bitcast<f32>(exponent << 23u);
-    let inverse = bitcast<f32>((254u - exponent) << 23u);
-    let n = vec4<i32>(round(v * inverse));
-    // Each of the parts from -128 to 127, without carries between them.
-    let low = (n << vec4<u32>(24u)) >> vec4<u32>(24u);
-    let rest = (n - low) >> vec4<u32>(8u);
-    let middle = (rest << vec4<u32>(24u)) >> vec4<u32>(24u);
-    let high = (rest - middle) >> vec4<u32>(8u);
-    out_values[place(block, 6u, own >> 2u) * 4u + (own & 3u)] = pack4xI8(high);
-    out_values[place(block, 6u, 2u + (own >> 2u)) * 4u + (own & 3u)] = pack4xI8(middle);
-    out_values[place(block, 6u, 4u + (own >> 2u)) * 4u + (own & 3u)] = pack4xI8(low);
-//: end
-//: if HALVES_OUT
-    let scale = peak;
-    let inverse = select(0.0, 1.0 / peak, scale > 1e-30);
-    let scaled = v * inverse;
-    out_values[place(block, 8u, own)] = vec2<u32>(pack2x16float(scaled.xy), pack2x16float(scaled.zw));
-//: end
-//: if !I8|I24|HALVES_OUT
-    let scale = 1.0;
-    out_values[place(block, 8u, own)] = v;
-//: end
-    if (own == 0u) {
-      var sums = vec2<f32>(0.0);
-      for (var i = 0u; i < 4u; i++) {
-//: if I8|I24
-        let c = round(emitted[first + i] * inverse);
-        let d = round(emitted[first + 4u + i] * inverse);
+const PARTS_OUT: u32 = 6u;
 //: else
-        let c = emitted[first + i];
-        let d = emitted[first + 4u + i];
+const PARTS_OUT: u32 = 2u;
 //: end
-        sums += vec2<f32>(c.x + c.y + c.z + c.w, d.x + d.y + d.z + d.w);
-      }
-//: if I8|I24
-      sums *= scale;
-//: end
-      out_sums[block] = vec4<f32>(scale, sums, 0.0);
-    }
-  }
-  workgroupBarrier();
+fn keep_word(block: u32, digit: u32, own: u32, word: u32) {
+  out_values[place(block, PARTS_OUT, 2u * digit + (own >> 2u)) * 4u + (own & 3u)] = word;
 }
+//: else
+fn keep_quad(block: u32, own: u32, v: vec4<f32>) {
+//: if HALVES_OUT
+  out_values[place(block, 8u, own)] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
+//: else
+  out_values[place(block, 8u, own)] = v;
+//: end
+}
+//: end
+fn keep_sums(block: u32, sums: vec4<f32>) { out_sums[block] = sums; }
+//: use encode

@@ -3,6 +3,9 @@
 // of `expert_rows` rows, of which every layer takes the one that is listed. With
 // JOINED there are PARTS matrices with one input, each with workgroups of its own.
 //
+// With STAGED every workgroup makes the input itself (stage.wgsl), with ALONE while
+// the only unit of its lanes is fetched.
+//
 // sparse_gemv: with LISTED_ROWS only the rows that active.wgsl lists are read,
 // and the others come to zero; with LISTED_UNITS only the units it lists are
 // read, so the input must be zero in all others.
@@ -106,6 +109,22 @@ fn main(
 //: end
   var sum$r = 0.0;
 //: end
+//: if STAGED
+//: if ALONE
+//: each r ROWS
+  let v$r = load(row$r, min(lane, units - 1u));
+//: end
+//: end
+  let factor = stage(index);
+//: end
+//: if ALONE
+  if (lane < units) {
+    let x = load_x(lane);
+//: each r ROWS
+    sum$r += dot_block(v$r, x);
+//: end
+  }
+//: else
 //: if NEIGHBOURS
   let runs = units / UNROLL;
   for (var run = lane; run < runs; run += LANES) {
@@ -173,8 +192,13 @@ fn main(
     sum$r += dot_block(v$r, x);
 //: end
   }
+//: end
 //: each r ROWS
+//: if STAGED
+  let total$r = reduce(sum$r, $ru, at) * factor;
+//: else
   let total$r = reduce(sum$r, $ru, at);
+//: end
   if (lane == $ru % LANES && first + $ru < rows) {
 //: if LISTED_ROWS
     let out$r = min(listed[1u + first + $ru], rows - 1u);

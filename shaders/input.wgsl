@@ -11,7 +11,12 @@
 // eight units (TILED): the first vectors of all, the second ones, and so on, so
 // that neighbouring lanes read neighbouring vectors. Raw codecs have smaller
 // units and read floats in order.
+//
+//   STAGED: it lies in the workgroup's memory (stage.wgsl).
 
+//: if STAGED
+//: use stage
+//: else
 //: if I8|I24
 @group(0) @binding(4) var<storage, read> xv: array<vec4<u32>>;
 //: else
@@ -23,6 +28,7 @@
 //: end
 //: if BLOCKS
 @group(0) @binding(5) var<storage, read> xs: array<vec4<f32>>;
+//: end
 //: end
 
 struct X {
@@ -50,6 +56,31 @@ struct X {
 //: end
 }
 
+//: if STAGED
+fn load_x(unit: u32) -> X {
+  var x: X;
+//: if I24
+//: each i 6
+  x.v$i = four($iu, unit);
+//: end
+//: else
+//: if I8
+  x.v0 = four(0u, unit);
+  x.v1 = four(1u, unit);
+//: else
+//: each i VECTORS
+  x.v$i = made[$iu * SPAN + unit];
+//: end
+//: end
+//: end
+//: if BLOCKS
+  let s = made_sums[unit];
+  x.scale = s.x;
+  x.sums = s.yz;
+//: end
+  return x;
+}
+//: else
 //: if I24
 const X_VECTORS: u32 = 6u;
 //: else
@@ -92,6 +123,7 @@ fn load_x(unit: u32) -> X {
 //: end
   return x;
 }
+//: end
 
 //: if BLOCKS
 // The unit's values in steps of its scale.

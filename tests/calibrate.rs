@@ -254,7 +254,7 @@ fn wrong_usage_is_said() {
     let model = tiny().join("model.safetensors");
     refused(&[&convert[..], &[text(&model)]].concat(), 1, "format");
     squizd(&[&convert[..], &[text(&calib)]].concat()).assert().success();
-    let other = tiny().join("../golden/v1-draft/toy-2layer.squizd");
+    let other = tiny().join("../golden/v1/toy-2layer.squizd");
     let kld = ["eval", "kld", raw, "--text", corpus, "--reference"];
     let run = squizd(&[&kld[..], &[text(&other)]].concat()).output().unwrap();
     assert!(!run.status.success());

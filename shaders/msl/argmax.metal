@@ -1,5 +1,5 @@
 // argmax
-// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
+// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, HEADS = 1, LANES = 4, CHUNK = 4, UNROLL = 4, RUNS = 16, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 256
 // buffers: 0 x, 1 ids (written), 2 state, 3 list (written)
 // numbers: buffer 10, 4 bytes
@@ -35,6 +35,11 @@ constant uint WG = 256u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint HEADS = 1u;
+constant uint LANES = 4u;
+constant uint CHUNK = 4u;
+constant uint UNROLL = 4u;
+constant uint RUNS = 16u;
 constant uint LOG = 5u;
 constant uint BLOCK = 32u;
 constant uint SPACE = 4096u;
@@ -59,105 +64,182 @@ struct main_Input {
     uint i = {};
     bool local = {};
     bool local_1 = {};
-    uint step = 128u;
     bool local_2 = {};
     bool local_3 = {};
+    bool local_4 = {};
+    bool local_5 = {};
+    bool local_6 = {};
+    bool local_7 = {};
+    uint step = 128u;
+    bool local_8 = {};
+    bool local_9 = {};
     uint first = (group.x * WG) + index;
+    uint step_1 = WG * groups.x;
     i = first;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e37 = i;
-            i = _e37 + (WG * groups.x);
+            uint _e132 = i;
+            i = _e132 + (4u * step_1);
         }
         loop_init = false;
-        uint _e12 = i;
-        uint _e15 = p.count;
-        if (_e12 < _e15) {
+        uint _e15 = i;
+        uint _e18 = p.count;
+        if (_e15 < _e18) {
         } else {
             break;
         }
         {
-            uint _e18 = i;
-            float value = x[metal::min(unsigned(_e18), (_buffer_sizes.size1 - 0 - 4) / 4)];
-            uint number = i;
-            float _e22 = most;
-            if (!((value > _e22))) {
-                float _e27 = most;
-                if (value == _e27) {
-                    uint _e31 = at;
-                    local_1 = number < _e31;
+            uint _e20 = i;
+            uint _e26 = p.count;
+            uint number0_ = metal::min(_e20 + (0u * step_1), _e26 - 1u);
+            float value0_ = x[metal::min(unsigned(number0_), (_buffer_sizes.size1 - 0 - 4) / 4)];
+            uint _e33 = i;
+            uint _e39 = p.count;
+            uint number1_ = metal::min(_e33 + (1u * step_1), _e39 - 1u);
+            float value1_ = x[metal::min(unsigned(number1_), (_buffer_sizes.size1 - 0 - 4) / 4)];
+            uint _e46 = i;
+            uint _e52 = p.count;
+            uint number2_ = metal::min(_e46 + (2u * step_1), _e52 - 1u);
+            float value2_ = x[metal::min(unsigned(number2_), (_buffer_sizes.size1 - 0 - 4) / 4)];
+            uint _e59 = i;
+            uint _e65 = p.count;
+            uint number3_ = metal::min(_e59 + (3u * step_1), _e65 - 1u);
+            float value3_ = x[metal::min(unsigned(number3_), (_buffer_sizes.size1 - 0 - 4) / 4)];
+            float _e72 = most;
+            if (!((value0_ > _e72))) {
+                float _e77 = most;
+                if (value0_ == _e77) {
+                    uint _e81 = at;
+                    local_1 = number0_ < _e81;
                 } else {
                     local_1 = false;
                 }
-                bool _e34 = local_1;
-                local = _e34;
+                bool _e84 = local_1;
+                local = _e84;
             } else {
                 local = true;
             }
-            bool _e36 = local;
-            if (_e36) {
-                most = value;
-                at = number;
+            bool _e86 = local;
+            if (_e86) {
+                most = value0_;
+                at = number0_;
+            }
+            float _e87 = most;
+            if (!((value1_ > _e87))) {
+                float _e92 = most;
+                if (value1_ == _e92) {
+                    uint _e96 = at;
+                    local_3 = number1_ < _e96;
+                } else {
+                    local_3 = false;
+                }
+                bool _e99 = local_3;
+                local_2 = _e99;
+            } else {
+                local_2 = true;
+            }
+            bool _e101 = local_2;
+            if (_e101) {
+                most = value1_;
+                at = number1_;
+            }
+            float _e102 = most;
+            if (!((value2_ > _e102))) {
+                float _e107 = most;
+                if (value2_ == _e107) {
+                    uint _e111 = at;
+                    local_5 = number2_ < _e111;
+                } else {
+                    local_5 = false;
+                }
+                bool _e114 = local_5;
+                local_4 = _e114;
+            } else {
+                local_4 = true;
+            }
+            bool _e116 = local_4;
+            if (_e116) {
+                most = value2_;
+                at = number2_;
+            }
+            float _e117 = most;
+            if (!((value3_ > _e117))) {
+                float _e122 = most;
+                if (value3_ == _e122) {
+                    uint _e126 = at;
+                    local_7 = number3_ < _e126;
+                } else {
+                    local_7 = false;
+                }
+                bool _e129 = local_7;
+                local_6 = _e129;
+            } else {
+                local_6 = true;
+            }
+            bool _e131 = local_6;
+            if (_e131) {
+                most = value3_;
+                at = number3_;
             }
         }
     }
-    float _e44 = most;
-    best.inner[metal::min(unsigned(index), 255u)] = _e44;
-    uint _e47 = at;
-    place.inner[metal::min(unsigned(index), 255u)] = _e47;
+    float _e138 = most;
+    best.inner[metal::min(unsigned(index), 255u)] = _e138;
+    uint _e141 = at;
+    place.inner[metal::min(unsigned(index), 255u)] = _e141;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e95 = step;
-            step = _e95 >> 1u;
+            uint _e189 = step;
+            step = _e189 >> 1u;
         }
         loop_init_1 = false;
-        uint _e50 = step;
-        if (_e50 > 0u) {
+        uint _e144 = step;
+        if (_e144 > 0u) {
         } else {
             break;
         }
         {
-            uint _e53 = step;
-            if (index < _e53) {
-                uint _e56 = step;
-                float other = best.inner[metal::min(unsigned(index + _e56), 255u)];
-                float _e62 = best.inner[metal::min(unsigned(index), 255u)];
-                if (!((other > _e62))) {
-                    float _e69 = best.inner[metal::min(unsigned(index), 255u)];
-                    if (other == _e69) {
-                        uint _e74 = step;
-                        uint _e77 = place.inner[metal::min(unsigned(index + _e74), 255u)];
-                        uint _e80 = place.inner[metal::min(unsigned(index), 255u)];
-                        local_3 = _e77 < _e80;
+            uint _e147 = step;
+            if (index < _e147) {
+                uint _e150 = step;
+                float other = best.inner[metal::min(unsigned(index + _e150), 255u)];
+                float _e156 = best.inner[metal::min(unsigned(index), 255u)];
+                if (!((other > _e156))) {
+                    float _e163 = best.inner[metal::min(unsigned(index), 255u)];
+                    if (other == _e163) {
+                        uint _e168 = step;
+                        uint _e171 = place.inner[metal::min(unsigned(index + _e168), 255u)];
+                        uint _e174 = place.inner[metal::min(unsigned(index), 255u)];
+                        local_9 = _e171 < _e174;
                     } else {
-                        local_3 = false;
+                        local_9 = false;
                     }
-                    bool _e83 = local_3;
-                    local_2 = _e83;
+                    bool _e177 = local_9;
+                    local_8 = _e177;
                 } else {
-                    local_2 = true;
+                    local_8 = true;
                 }
-                bool _e85 = local_2;
-                if (_e85) {
+                bool _e179 = local_8;
+                if (_e179) {
                     best.inner[metal::min(unsigned(index), 255u)] = other;
-                    uint _e91 = step;
-                    uint _e94 = place.inner[metal::min(unsigned(index + _e91), 255u)];
-                    place.inner[metal::min(unsigned(index), 255u)] = _e94;
+                    uint _e185 = step;
+                    uint _e188 = place.inner[metal::min(unsigned(index + _e185), 255u)];
+                    place.inner[metal::min(unsigned(index), 255u)] = _e188;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
     if (index == 0u) {
-        uint _e102 = place.inner[0];
-        uint _e106 = place.inner[0];
-        uint winner = (_e106 == 4294967295u) ? 0u : _e102;
+        uint _e196 = place.inner[0];
+        uint _e200 = place.inner[0];
+        uint winner = (_e200 == 4294967295u) ? 0u : _e196;
         ids[metal::min(unsigned(0), (_buffer_sizes.size2 - 0 - 4) / 4)] = winner;
-        uint _e115 = state[metal::min(unsigned(1), (_buffer_sizes.size3 - 0 - 4) / 4)];
-        list[metal::min(unsigned(_e115), (_buffer_sizes.size4 - 0 - 4) / 4)] = winner;
+        uint _e209 = state[metal::min(unsigned(1), (_buffer_sizes.size3 - 0 - 4) / 4)];
+        list[metal::min(unsigned(_e209), (_buffer_sizes.size4 - 0 - 4) / 4)] = winner;
         return;
     } else {
         return;

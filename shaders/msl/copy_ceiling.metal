@@ -1,5 +1,5 @@
 // copy_ceiling
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, HEADS = 1, LANES = 4, CHUNK = 4, UNROLL = 4, RUNS = 16, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 source, 1 sink (written)
 // numbers: buffer 10, 4 bytes
@@ -25,6 +25,11 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint HEADS = 1u;
+constant uint LANES = 4u;
+constant uint CHUNK = 4u;
+constant uint UNROLL = 4u;
+constant uint RUNS = 16u;
 constant uint LOG = 5u;
 constant uint BLOCK = 32u;
 constant uint SPACE = 4096u;

@@ -1,5 +1,5 @@
 // norm
-// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
+// constants: WG = 256, DIM = 64, QUADS = 16, EXPERTS = 8, HEADS = 1, LANES = 4, CHUNK = 4, UNROLL = 4, RUNS = 16, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 256
 // buffers: 0 x, 1 gain, 2 out (written)
 // numbers: buffer 10, 16 bytes
@@ -33,44 +33,78 @@ constant uint WG = 256u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint HEADS = 1u;
+constant uint LANES = 4u;
+constant uint CHUNK = 4u;
+constant uint UNROLL = 4u;
+constant uint RUNS = 16u;
 constant uint LOG = 5u;
 constant uint BLOCK = 32u;
 constant uint SPACE = 4096u;
+constant uint FAN = 16u;
+constant uint FEW = 16u;
 
 float workgroup_sum(
     float v_1,
     uint index_1,
     threadgroup type_4& totals
 ) {
-    uint step = 128u;
+    float part = {};
+    uint i_1 = 1u;
+    float sum = {};
+    uint i_2 = 1u;
     totals.inner[metal::min(unsigned(index_1), 255u)] = v_1;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init = true;
-    while(true) {
-        if (!loop_init) {
-            uint _e20 = step;
-            step = _e20 >> 1u;
+    if (index_1 < FEW) {
+        float _e8 = totals.inner[metal::min(unsigned(index_1), 255u)];
+        part = _e8;
+        bool loop_init = true;
+        while(true) {
+            if (!loop_init) {
+                uint _e25 = i_1;
+                i_1 = _e25 + 1u;
+            }
+            loop_init = false;
+            uint _e12 = i_1;
+            if (_e12 < FAN) {
+            } else {
+                break;
+            }
+            {
+                float _e15 = part;
+                uint _e17 = i_1;
+                float _e22 = totals.inner[metal::min(unsigned(index_1 + (_e17 * FEW)), 255u)];
+                part = _e15 + _e22;
+            }
         }
-        loop_init = false;
-        uint _e6 = step;
-        if (_e6 > 0u) {
+        float _e29 = part;
+        totals.inner[metal::min(unsigned(index_1), 255u)] = _e29;
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    float _e32 = totals.inner[0];
+    sum = _e32;
+    bool loop_init_1 = true;
+    while(true) {
+        if (!loop_init_1) {
+            uint _e46 = i_2;
+            i_2 = _e46 + 1u;
+        }
+        loop_init_1 = false;
+        uint _e36 = i_2;
+        if (_e36 < FEW) {
         } else {
             break;
         }
         {
-            uint _e9 = step;
-            if (index_1 < _e9) {
-                float _e13 = totals.inner[metal::min(unsigned(index_1), 255u)];
-                uint _e15 = step;
-                float _e18 = totals.inner[metal::min(unsigned(index_1 + _e15), 255u)];
-                totals.inner[metal::min(unsigned(index_1), 255u)] = _e13 + _e18;
-            }
-            metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+            float _e39 = sum;
+            uint _e41 = i_2;
+            float _e43 = totals.inner[metal::min(unsigned(_e41), 255u)];
+            sum = _e39 + _e43;
         }
     }
-    float sum = totals.inner[0];
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    return sum;
+    float _e48 = sum;
+    return _e48;
 }
 
 float workgroup_max(
@@ -78,35 +112,62 @@ float workgroup_max(
     uint index_2,
     threadgroup type_4& totals
 ) {
-    uint step_1 = 128u;
+    float part_1 = {};
+    uint i_3 = 1u;
+    float most = {};
+    uint i_4 = 1u;
     totals.inner[metal::min(unsigned(index_2), 255u)] = v_2;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init_1 = true;
-    while(true) {
-        if (!loop_init_1) {
-            uint _e22 = step_1;
-            step_1 = _e22 >> 1u;
+    if (index_2 < FEW) {
+        float _e8 = totals.inner[metal::min(unsigned(index_2), 255u)];
+        part_1 = _e8;
+        bool loop_init_2 = true;
+        while(true) {
+            if (!loop_init_2) {
+                uint _e25 = i_3;
+                i_3 = _e25 + 1u;
+            }
+            loop_init_2 = false;
+            uint _e12 = i_3;
+            if (_e12 < FAN) {
+            } else {
+                break;
+            }
+            {
+                float _e15 = part_1;
+                uint _e17 = i_3;
+                float _e22 = totals.inner[metal::min(unsigned(index_2 + (_e17 * FEW)), 255u)];
+                part_1 = metal::max(_e15, _e22);
+            }
         }
-        loop_init_1 = false;
-        uint _e6 = step_1;
-        if (_e6 > 0u) {
+        float _e29 = part_1;
+        totals.inner[metal::min(unsigned(index_2), 255u)] = _e29;
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    float _e32 = totals.inner[0];
+    most = _e32;
+    bool loop_init_3 = true;
+    while(true) {
+        if (!loop_init_3) {
+            uint _e46 = i_4;
+            i_4 = _e46 + 1u;
+        }
+        loop_init_3 = false;
+        uint _e36 = i_4;
+        if (_e36 < FEW) {
         } else {
             break;
         }
         {
-            uint _e9 = step_1;
-            if (index_2 < _e9) {
-                float _e15 = totals.inner[metal::min(unsigned(index_2), 255u)];
-                uint _e17 = step_1;
-                float _e20 = totals.inner[metal::min(unsigned(index_2 + _e17), 255u)];
-                totals.inner[metal::min(unsigned(index_2), 255u)] = metal::max(_e15, _e20);
-            }
-            metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+            float _e39 = most;
+            uint _e41 = i_4;
+            float _e43 = totals.inner[metal::min(unsigned(_e41), 255u)];
+            most = metal::max(_e39, _e43);
         }
     }
-    float most = totals.inner[0];
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    return most;
+    float _e48 = most;
+    return _e48;
 }
 
 struct main_Input {
@@ -131,13 +192,13 @@ struct main_Input {
     uint _e14 = p.quads;
     uint to = group.x * _e14;
     i = index;
-    bool loop_init_2 = true;
+    bool loop_init_4 = true;
     while(true) {
-        if (!loop_init_2) {
+        if (!loop_init_4) {
             uint _e37 = i;
             i = _e37 + WG;
         }
-        loop_init_2 = false;
+        loop_init_4 = false;
         uint _e19 = i;
         uint _e22 = p.quads;
         if (_e19 < _e22) {
@@ -158,13 +219,13 @@ struct main_Input {
     uint _e44 = p.width;
     float _e49 = p.eps;
     float factor = metal::rsqrt((_e41 / static_cast<float>(_e44)) + _e49);
-    bool loop_init_3 = true;
+    bool loop_init_5 = true;
     while(true) {
-        if (!loop_init_3) {
+        if (!loop_init_5) {
             uint _e81 = base;
             base = _e81 + WG;
         }
-        loop_init_3 = false;
+        loop_init_5 = false;
         uint _e54 = base;
         uint _e57 = p.quads;
         if (_e54 < _e57) {
@@ -173,16 +234,16 @@ struct main_Input {
         }
         {
             uint _e59 = base;
-            uint i_1 = _e59 + index;
+            uint i_5 = _e59 + index;
             uint _e63 = p.quads;
-            bool inside = i_1 < _e63;
+            bool inside = i_5 < _e63;
             v = metal::float4(0.0);
             if (inside) {
-                metal::float4 _e71 = x[metal::min(unsigned(source + i_1), (_buffer_sizes.size1 - 0 - 16) / 16)];
-                metal::float4 _e75 = gain[metal::min(unsigned(i_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
+                metal::float4 _e71 = x[metal::min(unsigned(source + i_5), (_buffer_sizes.size1 - 0 - 16) / 16)];
+                metal::float4 _e75 = gain[metal::min(unsigned(i_5), (_buffer_sizes.size2 - 0 - 16) / 16)];
                 v = (_e71 * factor) * _e75;
                 metal::float4 _e80 = v;
-                out[metal::min(unsigned(to + i_1), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e80;
+                out[metal::min(unsigned(to + i_5), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e80;
             }
         }
     }

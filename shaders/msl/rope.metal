@@ -1,6 +1,6 @@
 // rope
 // flags: ROPE
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, HEADS = 1, LANES = 4, CHUNK = 4, UNROLL = 4, RUNS = 16, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 qkv (written), 3 state, 4 keys (written), 5 values (written), 6 angles
 // numbers: buffer 10, 40 bytes
@@ -45,44 +45,78 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint HEADS = 1u;
+constant uint LANES = 4u;
+constant uint CHUNK = 4u;
+constant uint UNROLL = 4u;
+constant uint RUNS = 16u;
 constant uint LOG = 5u;
 constant uint BLOCK = 32u;
 constant uint SPACE = 4096u;
+constant uint FAN = 16u;
+constant uint FEW = 4u;
 
 float workgroup_sum(
     float v,
     uint index_1,
     threadgroup type_8& totals
 ) {
-    uint step = 32u;
+    float part = {};
+    uint i_5 = 1u;
+    float sum = {};
+    uint i_6 = 1u;
     totals.inner[metal::min(unsigned(index_1), 63u)] = v;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init = true;
-    while(true) {
-        if (!loop_init) {
-            uint _e20 = step;
-            step = _e20 >> 1u;
+    if (index_1 < FEW) {
+        float _e8 = totals.inner[metal::min(unsigned(index_1), 63u)];
+        part = _e8;
+        bool loop_init = true;
+        while(true) {
+            if (!loop_init) {
+                uint _e25 = i_5;
+                i_5 = _e25 + 1u;
+            }
+            loop_init = false;
+            uint _e12 = i_5;
+            if (_e12 < FAN) {
+            } else {
+                break;
+            }
+            {
+                float _e15 = part;
+                uint _e17 = i_5;
+                float _e22 = totals.inner[metal::min(unsigned(index_1 + (_e17 * FEW)), 63u)];
+                part = _e15 + _e22;
+            }
         }
-        loop_init = false;
-        uint _e6 = step;
-        if (_e6 > 0u) {
+        float _e29 = part;
+        totals.inner[metal::min(unsigned(index_1), 63u)] = _e29;
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    float _e32 = totals.inner[0];
+    sum = _e32;
+    bool loop_init_1 = true;
+    while(true) {
+        if (!loop_init_1) {
+            uint _e46 = i_6;
+            i_6 = _e46 + 1u;
+        }
+        loop_init_1 = false;
+        uint _e36 = i_6;
+        if (_e36 < FEW) {
         } else {
             break;
         }
         {
-            uint _e9 = step;
-            if (index_1 < _e9) {
-                float _e13 = totals.inner[metal::min(unsigned(index_1), 63u)];
-                uint _e15 = step;
-                float _e18 = totals.inner[metal::min(unsigned(index_1 + _e15), 63u)];
-                totals.inner[metal::min(unsigned(index_1), 63u)] = _e13 + _e18;
-            }
-            metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+            float _e39 = sum;
+            uint _e41 = i_6;
+            float _e43 = totals.inner[metal::min(unsigned(_e41), 63u)];
+            sum = _e39 + _e43;
         }
     }
-    float sum = totals.inner[0];
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    return sum;
+    float _e48 = sum;
+    return _e48;
 }
 
 float workgroup_max(
@@ -90,35 +124,62 @@ float workgroup_max(
     uint index_2,
     threadgroup type_8& totals
 ) {
-    uint step_1 = 32u;
+    float part_1 = {};
+    uint i_7 = 1u;
+    float most = {};
+    uint i_8 = 1u;
     totals.inner[metal::min(unsigned(index_2), 63u)] = v_1;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init_1 = true;
-    while(true) {
-        if (!loop_init_1) {
-            uint _e22 = step_1;
-            step_1 = _e22 >> 1u;
+    if (index_2 < FEW) {
+        float _e8 = totals.inner[metal::min(unsigned(index_2), 63u)];
+        part_1 = _e8;
+        bool loop_init_2 = true;
+        while(true) {
+            if (!loop_init_2) {
+                uint _e25 = i_7;
+                i_7 = _e25 + 1u;
+            }
+            loop_init_2 = false;
+            uint _e12 = i_7;
+            if (_e12 < FAN) {
+            } else {
+                break;
+            }
+            {
+                float _e15 = part_1;
+                uint _e17 = i_7;
+                float _e22 = totals.inner[metal::min(unsigned(index_2 + (_e17 * FEW)), 63u)];
+                part_1 = metal::max(_e15, _e22);
+            }
         }
-        loop_init_1 = false;
-        uint _e6 = step_1;
-        if (_e6 > 0u) {
+        float _e29 = part_1;
+        totals.inner[metal::min(unsigned(index_2), 63u)] = _e29;
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    float _e32 = totals.inner[0];
+    most = _e32;
+    bool loop_init_3 = true;
+    while(true) {
+        if (!loop_init_3) {
+            uint _e46 = i_8;
+            i_8 = _e46 + 1u;
+        }
+        loop_init_3 = false;
+        uint _e36 = i_8;
+        if (_e36 < FEW) {
         } else {
             break;
         }
         {
-            uint _e9 = step_1;
-            if (index_2 < _e9) {
-                float _e15 = totals.inner[metal::min(unsigned(index_2), 63u)];
-                uint _e17 = step_1;
-                float _e20 = totals.inner[metal::min(unsigned(index_2 + _e17), 63u)];
-                totals.inner[metal::min(unsigned(index_2), 63u)] = metal::max(_e15, _e20);
-            }
-            metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+            float _e39 = most;
+            uint _e41 = i_8;
+            float _e43 = totals.inner[metal::min(unsigned(_e41), 63u)];
+            most = metal::max(_e39, _e43);
         }
     }
-    float most = totals.inner[0];
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    return most;
+    float _e48 = most;
+    return _e48;
 }
 
 struct main_Input {
@@ -159,13 +220,13 @@ struct main_Input {
     }
     uint _e30 = p.dim;
     i = _e30 + index;
-    bool loop_init_2 = true;
+    bool loop_init_4 = true;
     while(true) {
-        if (!loop_init_2) {
+        if (!loop_init_4) {
             uint _e40 = i;
             i = _e40 + WG;
         }
-        loop_init_2 = false;
+        loop_init_4 = false;
         uint _e33 = i;
         if (_e33 < DIM) {
         } else {
@@ -177,13 +238,13 @@ struct main_Input {
         }
     }
     i_1 = index;
-    bool loop_init_3 = true;
+    bool loop_init_5 = true;
     while(true) {
-        if (!loop_init_3) {
+        if (!loop_init_5) {
             uint _e112 = i_1;
             i_1 = _e112 + WG;
         }
-        loop_init_3 = false;
+        loop_init_5 = false;
         uint _e44 = i_1;
         uint _e47 = p.dim;
         if (_e44 < _e47) {
@@ -229,13 +290,13 @@ struct main_Input {
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     if (!(is_value)) {
         i_2 = index;
-        bool loop_init_4 = true;
+        bool loop_init_6 = true;
         while(true) {
-            if (!loop_init_4) {
+            if (!loop_init_6) {
                 uint _e163 = i_2;
                 i_2 = _e163 + WG;
             }
-            loop_init_4 = false;
+            loop_init_6 = false;
             uint _e117 = i_2;
             uint _e120 = p.pairs;
             if (_e117 < _e120) {
@@ -262,13 +323,13 @@ struct main_Input {
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     if (is_query) {
         i_3 = index;
-        bool loop_init_5 = true;
+        bool loop_init_7 = true;
         while(true) {
-            if (!loop_init_5) {
+            if (!loop_init_7) {
                 uint _e189 = i_3;
                 i_3 = _e189 + WG;
             }
-            loop_init_5 = false;
+            loop_init_7 = false;
             uint _e167 = i_3;
             uint _e170 = p.dim;
             if (_e167 < _e170) {
@@ -291,13 +352,13 @@ struct main_Input {
         uint _e200 = state[metal::min(unsigned(0), (_buffer_sizes.size2 - 0 - 4) / 4)];
         uint at = (((_e193 * _e196) + _e200) + token) * 16u;
         i_4 = index;
-        bool loop_init_6 = true;
+        bool loop_init_8 = true;
         while(true) {
-            if (!loop_init_6) {
+            if (!loop_init_8) {
                 uint _e246 = i_4;
                 i_4 = _e246 + WG;
             }
-            loop_init_6 = false;
+            loop_init_8 = false;
             uint _e205 = i_4;
             if (_e205 < 16u) {
             } else {

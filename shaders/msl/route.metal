@@ -1,5 +1,5 @@
 // route
-// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, LOG = 5, BLOCK = 32, SPACE = 4096
+// constants: WG = 64, DIM = 64, QUADS = 16, EXPERTS = 8, HEADS = 1, LANES = 4, CHUNK = 4, UNROLL = 4, RUNS = 16, LOG = 5, BLOCK = 32, SPACE = 4096
 // threads of a threadgroup: 64
 // buffers: 0 scores, 1 chosen (written), 2 weights (written)
 // numbers: buffer 10, 12 bytes
@@ -39,44 +39,78 @@ constant uint WG = 64u;
 constant uint DIM = 64u;
 constant uint QUADS = 16u;
 constant uint EXPERTS = 8u;
+constant uint HEADS = 1u;
+constant uint LANES = 4u;
+constant uint CHUNK = 4u;
+constant uint UNROLL = 4u;
+constant uint RUNS = 16u;
 constant uint LOG = 5u;
 constant uint BLOCK = 32u;
 constant uint SPACE = 4096u;
+constant uint FAN = 16u;
+constant uint FEW = 4u;
 
 float workgroup_sum(
     float v,
     uint index_1,
     threadgroup type_4& totals
 ) {
-    uint step_1 = 32u;
+    float part = {};
+    uint i_3 = 1u;
+    float sum_1 = {};
+    uint i_4 = 1u;
     totals.inner[metal::min(unsigned(index_1), 63u)] = v;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init = true;
-    while(true) {
-        if (!loop_init) {
-            uint _e20 = step_1;
-            step_1 = _e20 >> 1u;
+    if (index_1 < FEW) {
+        float _e8 = totals.inner[metal::min(unsigned(index_1), 63u)];
+        part = _e8;
+        bool loop_init = true;
+        while(true) {
+            if (!loop_init) {
+                uint _e25 = i_3;
+                i_3 = _e25 + 1u;
+            }
+            loop_init = false;
+            uint _e12 = i_3;
+            if (_e12 < FAN) {
+            } else {
+                break;
+            }
+            {
+                float _e15 = part;
+                uint _e17 = i_3;
+                float _e22 = totals.inner[metal::min(unsigned(index_1 + (_e17 * FEW)), 63u)];
+                part = _e15 + _e22;
+            }
         }
-        loop_init = false;
-        uint _e6 = step_1;
-        if (_e6 > 0u) {
+        float _e29 = part;
+        totals.inner[metal::min(unsigned(index_1), 63u)] = _e29;
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    float _e32 = totals.inner[0];
+    sum_1 = _e32;
+    bool loop_init_1 = true;
+    while(true) {
+        if (!loop_init_1) {
+            uint _e46 = i_4;
+            i_4 = _e46 + 1u;
+        }
+        loop_init_1 = false;
+        uint _e36 = i_4;
+        if (_e36 < FEW) {
         } else {
             break;
         }
         {
-            uint _e9 = step_1;
-            if (index_1 < _e9) {
-                float _e13 = totals.inner[metal::min(unsigned(index_1), 63u)];
-                uint _e15 = step_1;
-                float _e18 = totals.inner[metal::min(unsigned(index_1 + _e15), 63u)];
-                totals.inner[metal::min(unsigned(index_1), 63u)] = _e13 + _e18;
-            }
-            metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+            float _e39 = sum_1;
+            uint _e41 = i_4;
+            float _e43 = totals.inner[metal::min(unsigned(_e41), 63u)];
+            sum_1 = _e39 + _e43;
         }
     }
-    float sum_1 = totals.inner[0];
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    return sum_1;
+    float _e48 = sum_1;
+    return _e48;
 }
 
 float workgroup_max(
@@ -84,35 +118,62 @@ float workgroup_max(
     uint index_2,
     threadgroup type_4& totals
 ) {
-    uint step_2 = 32u;
+    float part_1 = {};
+    uint i_5 = 1u;
+    float most_1 = {};
+    uint i_6 = 1u;
     totals.inner[metal::min(unsigned(index_2), 63u)] = v_1;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init_1 = true;
-    while(true) {
-        if (!loop_init_1) {
-            uint _e22 = step_2;
-            step_2 = _e22 >> 1u;
+    if (index_2 < FEW) {
+        float _e8 = totals.inner[metal::min(unsigned(index_2), 63u)];
+        part_1 = _e8;
+        bool loop_init_2 = true;
+        while(true) {
+            if (!loop_init_2) {
+                uint _e25 = i_5;
+                i_5 = _e25 + 1u;
+            }
+            loop_init_2 = false;
+            uint _e12 = i_5;
+            if (_e12 < FAN) {
+            } else {
+                break;
+            }
+            {
+                float _e15 = part_1;
+                uint _e17 = i_5;
+                float _e22 = totals.inner[metal::min(unsigned(index_2 + (_e17 * FEW)), 63u)];
+                part_1 = metal::max(_e15, _e22);
+            }
         }
-        loop_init_1 = false;
-        uint _e6 = step_2;
-        if (_e6 > 0u) {
+        float _e29 = part_1;
+        totals.inner[metal::min(unsigned(index_2), 63u)] = _e29;
+    }
+    metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+    float _e32 = totals.inner[0];
+    most_1 = _e32;
+    bool loop_init_3 = true;
+    while(true) {
+        if (!loop_init_3) {
+            uint _e46 = i_6;
+            i_6 = _e46 + 1u;
+        }
+        loop_init_3 = false;
+        uint _e36 = i_6;
+        if (_e36 < FEW) {
         } else {
             break;
         }
         {
-            uint _e9 = step_2;
-            if (index_2 < _e9) {
-                float _e15 = totals.inner[metal::min(unsigned(index_2), 63u)];
-                uint _e17 = step_2;
-                float _e20 = totals.inner[metal::min(unsigned(index_2 + _e17), 63u)];
-                totals.inner[metal::min(unsigned(index_2), 63u)] = metal::max(_e15, _e20);
-            }
-            metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
+            float _e39 = most_1;
+            uint _e41 = i_6;
+            float _e43 = totals.inner[metal::min(unsigned(_e41), 63u)];
+            most_1 = metal::max(_e39, _e43);
         }
     }
-    float most_1 = totals.inner[0];
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    return most_1;
+    float _e48 = most_1;
+    return _e48;
 }
 
 struct main_Input {
@@ -143,13 +204,13 @@ struct main_Input {
     uint pick_1 = 0u;
     uint token = group.x;
     i = index;
-    bool loop_init_2 = true;
+    bool loop_init_4 = true;
     while(true) {
-        if (!loop_init_2) {
+        if (!loop_init_4) {
             uint _e20 = i;
             i = _e20 + WG;
         }
-        loop_init_2 = false;
+        loop_init_4 = false;
         uint _e6 = i;
         if (_e6 < EXPERTS) {
         } else {
@@ -166,13 +227,13 @@ struct main_Input {
     float _e23 = most;
     float _e24 = workgroup_max(_e23, index, totals);
     i_1 = index;
-    bool loop_init_3 = true;
+    bool loop_init_5 = true;
     while(true) {
-        if (!loop_init_3) {
+        if (!loop_init_5) {
             uint _e47 = i_1;
             i_1 = _e47 + WG;
         }
-        loop_init_3 = false;
+        loop_init_5 = false;
         uint _e28 = i_1;
         if (_e28 < EXPERTS) {
         } else {
@@ -191,13 +252,13 @@ struct main_Input {
     }
     float _e50 = sum;
     float _e51 = workgroup_sum(_e50, index, totals);
-    bool loop_init_4 = true;
+    bool loop_init_6 = true;
     while(true) {
-        if (!loop_init_4) {
+        if (!loop_init_6) {
             uint _e174 = pick;
             pick = _e174 + 1u;
         }
-        loop_init_4 = false;
+        loop_init_6 = false;
         uint _e56 = pick;
         uint _e59 = p.picks;
         if (_e56 < _e59) {
@@ -208,13 +269,13 @@ struct main_Input {
             best.inner[metal::min(unsigned(index), 63u)] = -1.0;
             place.inner[metal::min(unsigned(index), 63u)] = EXPERTS;
             i_2 = index;
-            bool loop_init_5 = true;
+            bool loop_init_7 = true;
             while(true) {
-                if (!loop_init_5) {
+                if (!loop_init_7) {
                     uint _e88 = i_2;
                     i_2 = _e88 + WG;
                 }
-                loop_init_5 = false;
+                loop_init_7 = false;
                 uint _e68 = i_2;
                 if (_e68 < EXPERTS) {
                 } else {
@@ -235,13 +296,13 @@ struct main_Input {
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
             step = 32u;
-            bool loop_init_6 = true;
+            bool loop_init_8 = true;
             while(true) {
-                if (!loop_init_6) {
+                if (!loop_init_8) {
                     uint _e138 = step;
                     step = _e138 >> 1u;
                 }
-                loop_init_6 = false;
+                loop_init_8 = false;
                 uint _e93 = step;
                 if (_e93 > 0u) {
                 } else {
@@ -300,13 +361,13 @@ struct main_Input {
     }
     float factor = p.scale;
     if (index == 0u) {
-        bool loop_init_7 = true;
+        bool loop_init_9 = true;
         while(true) {
-            if (!loop_init_7) {
+            if (!loop_init_9) {
                 uint _e199 = pick_1;
                 pick_1 = _e199 + 1u;
             }
-            loop_init_7 = false;
+            loop_init_9 = false;
             uint _e183 = pick_1;
             uint _e186 = p.picks;
             if (_e183 < _e186) {

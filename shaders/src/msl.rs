@@ -299,7 +299,9 @@ fn shaped(kernel: &Kernel, options: Options) -> Options {
             let unroll = if options.flags.contains(&"BLOCKS") { 1 } else { 2 };
             options.with("WG", 64).with("LANES", 64).with("ROWS", rows).with("UNROLL", unroll)
         }
-        "norm" | "gated" | "argmax" | "softcap" | "combine" => options.with("WG", 256),
+        "norm" | "gated" | "argmax" | "softcap" | "combine" | "attention" | "attention_join" => {
+            options.with("WG", 256)
+        }
         _ => options,
     }
 }

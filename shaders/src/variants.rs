@@ -31,6 +31,10 @@ const CODED: &[(&str, u32)] = &[
     ("STREAM", 5),
 ];
 
+/// Products whose input every workgroup can make.
+const UNITS: &[&str] =
+    &["fused_int4_gemv", "int3_gemv", "lut_int2_gemv", "mxfp4_gemv", "hybrid_gemv", "q8_gemv", "raw_gemv"];
+
 const FORMS: &[&str] = &["F16", "I8", "I24"];
 
 /// Layouts of the integer codecs.
@@ -172,6 +176,50 @@ fn cooperative(options: Options, side: u32) -> Options {
     if side == 8 { options.flag("EIGHT") } else { options }
 }
 
+/// Flags of the kernels that are no codec's.
+const OTHERS: &[(&str, &[&[&str]])] = &[
+    (
+        "rotate",
+        &[
+            &["MAIN"],
+            &["MAIN", "TAIL", "ODD"],
+            &["TAIL", "IN_PLACE"],
+            &["INVERSE", "MAIN", "IN_PLACE"],
+            &["INVERSE", "MAIN", "TAIL", "IN_PLACE"],
+            &["INVERSE", "TAIL", "IN_PLACE"],
+            &["MAIN", "EMIT", "I8"],
+            &["MAIN", "TAIL", "EMIT", "I24"],
+            &["MAIN", "EMIT", "HALVES_OUT"],
+        ],
+    ),
+    ("halves", &[&[]]),
+    ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
+    ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
+    ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+    ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
+    (
+        "attention",
+        &[
+            &[],
+            &["KV_HALVES"],
+            &["CAP"],
+            &["SHUFFLE", "WHOLE"],
+            &["EMIT", "I8"],
+            &["EMIT", "HALVES_OUT"],
+            &["OWN", "SPLIT"],
+            &["OWN", "ROPE", "QK_NORM", "KV_HALVES", "WHOLE", "SHUFFLE", "EMIT", "I8"],
+        ],
+    ),
+    ("attention_join", &[&[], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
+    ("active", &[&[]]),
+    ("route", &[&[], &["NORMALIZE"]]),
+    ("softcap", &[&[]]),
+    ("argmax", &[&[], &["FIRST"], &["SECOND"]]),
+    ("combine", &[&[]]),
+    ("read_ceiling", &[&[]]),
+    ("copy_ceiling", &[&[]]),
+];
+
 /// Every kernel with each set of options that is of use; sizes stand for any.
 pub fn cases() -> Vec<(&'static str, Options)> {
     let mut all = Vec::new();
@@ -204,11 +252,20 @@ pub fn cases() -> Vec<(&'static str, Options)> {
                         &["NEIGHBOURS"],
                         &["LISTED_ROWS"],
                         &["LISTED_UNITS"],
+                        &["STAGED", "NORMED", "ALONE", "JOINED", "BIAS"],
+                        &["STAGED", "GATED", "SILU", "ACCUMULATE"],
                     ] {
+                        // Lanes of other frames take no units.
+                        if out.contains(&"STAGED") && !UNITS.contains(&codec.gemv) {
+                            continue;
+                        }
                         let options = flags(flags(shaped.clone(), sums), out);
                         let mut options = form.iter().fold(options, |o, f| o.flag(f));
                         if out.contains(&"JOINED") {
                             options = options.with("PARTS", 3);
+                        }
+                        if out.contains(&"STAGED") {
+                            options = options.with("SPAN", 17);
                         }
                         if codec.gemv == "fused_int4_gemv" && out.iter().any(|f| f.starts_with("LISTED")) {
                             all.push(("sparse_gemv", options.clone()));
@@ -220,39 +277,12 @@ pub fn cases() -> Vec<(&'static str, Options)> {
         }
     }
     let base = Options::default().with("WG", 64).with("DIM", 64).with("QUADS", 16).with("EXPERTS", 8);
+    // Of attention: four invocations share a key, and have four of them under way.
+    let base = base.with("HEADS", 1).with("LANES", 4).with("CHUNK", 4).with("UNROLL", 4).with("RUNS", 16);
     let base = base.with("LOG", 5).with("BLOCK", 32).with("SPACE", 4096);
-    let others: &[(&str, &[&[&str]])] = &[
-        (
-            "rotate",
-            &[
-                &["MAIN"],
-                &["MAIN", "TAIL", "ODD"],
-                &["TAIL", "IN_PLACE"],
-                &["INVERSE", "MAIN", "IN_PLACE"],
-                &["INVERSE", "MAIN", "TAIL", "IN_PLACE"],
-                &["INVERSE", "TAIL", "IN_PLACE"],
-                &["MAIN", "EMIT", "I8"],
-                &["MAIN", "TAIL", "EMIT", "I24"],
-                &["MAIN", "EMIT", "HALVES_OUT"],
-            ],
-        ),
-        ("halves", &[&[]]),
-        ("prepare", &[&[], &["I8"], &["I24"], &["HALVES_OUT"]]),
-        ("norm", &[&[], &["ONTO"], &["EMIT"], &["EMIT", "I8"], &["EMIT", "I24"], &["EMIT", "HALVES_OUT"]]),
-        ("gated", &[&[], &["SILU"], &["GELU_TANH"], &["SILU", "EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
-        ("rope", &[&[], &["KV_HALVES"], &["ROPE"], &["QK_NORM", "ROPE", "KV_HALVES"]]),
-        ("attention", &[&[], &["KV_HALVES"], &["CAP"], &["EMIT", "I8"], &["EMIT", "HALVES_OUT"]]),
-        ("active", &[&[]]),
-        ("route", &[&[], &["NORMALIZE"]]),
-        ("softcap", &[&[]]),
-        ("argmax", &[&[], &["FIRST"], &["SECOND"]]),
-        ("combine", &[&[]]),
-        ("read_ceiling", &[&[]]),
-        ("copy_ceiling", &[&[]]),
-    ];
     let top = Options::default().with("WG", 256).with("KEPT", 40);
     all.extend([top.clone().flag("FIRST"), top].map(|options| ("top_k", options)));
-    for (name, sets) in others {
+    for (name, sets) in OTHERS {
         all.extend(sets.iter().map(|set| (*name, flags(base.clone(), set))));
     }
     all

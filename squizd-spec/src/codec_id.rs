@@ -222,6 +222,17 @@ mod tests {
     }
 
     #[test]
+    fn raw_codecs_and_names() {
+        let raw = [CodecId::RAW_F32, CodecId::RAW_F16, CodecId::RAW_BF16, CodecId::RAW_I8];
+        for codec in CodecId::ALL {
+            assert_eq!(codec.is_raw(), raw.contains(codec), "{codec}");
+            assert_eq!(format!("{codec:?}"), codec.name().unwrap());
+        }
+        assert!(!CodecId(0).is_raw() && !CodecId(200).is_raw());
+        assert_eq!(format!("{:?}", CodecId(200)), "Unknown codec 0x00c8");
+    }
+
+    #[test]
     fn lengths_within_the_bounds_are_allowed() {
         let within = PayloadLength::Within { min: 4, max: 6 };
         assert_eq!([3, 4, 5, 6, 7].map(|n| within.allows(n)), [false, true, true, true, false]);

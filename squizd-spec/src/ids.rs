@@ -298,6 +298,12 @@ mod tests {
     }
 
     #[test]
+    fn plain_types_are_not_quantized() {
+        let plain = [DType::F32, DType::F16, DType::BF16, DType::I8];
+        assert!(DType::ALL.iter().all(|t| t.is_quantized() != plain.contains(t)));
+    }
+
+    #[test]
     fn canonical_names() {
         assert_eq!(canonical_name(Role::ATTN_Q, Some(3), Part::BIAS), "blk.3.attn_q.bias");
         assert_eq!(canonical_name(Role::OUTPUT_NORM, None, Part::WEIGHT), "output_norm.weight");

@@ -19,7 +19,7 @@
 //! ```
 //! use squizd_spec::{Limits, SquizdRef};
 //!
-//! let bytes = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+//! let bytes = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 //! let file = SquizdRef::parse(bytes, &Limits::DEFAULT)?;
 //! for tensor in file.tensors() {
 //!     println!("{} {:?} {} {} bytes", tensor.name, tensor.dims, tensor.codec, tensor.data.len());

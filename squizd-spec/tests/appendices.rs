@@ -9,8 +9,8 @@ use squizd_spec::{
     validate,
 };
 
-const GOLDEN: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-appendices.squizd");
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const GOLDEN: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-appendices.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 
 struct NoCodecs;
 

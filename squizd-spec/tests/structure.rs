@@ -13,7 +13,7 @@ use squizd_spec::{
 use std::mem::offset_of;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 
 const STRINGS_AT: usize = 576;
 const STRINGS_LENGTH: usize = 418;

@@ -8,8 +8,8 @@ use squizd_spec::{
 };
 use std::cell::Cell;
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
-const EXPECTED: &str = include_str!("../../fixtures/golden/v1-draft/toy-2layer.json");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
+const EXPECTED: &str = include_str!("../../fixtures/golden/v1/toy-2layer.json");
 
 struct NoCodecs;
 
@@ -86,7 +86,20 @@ fn tables_agree_with_the_sidecar() {
 #[test]
 fn tables_need_no_payload() {
     let tables = Tables::parse_prefix(&TOY[..16384], &Limits::DEFAULT).unwrap();
-    assert_eq!(tables.find("output.weight").unwrap().dims[..], [16, 8]);
+    let found = tables.find("output.weight").unwrap();
+    assert_eq!((found.name, found.index), ("output.weight", 20));
+    assert_eq!(found.dims[..], [16, 8]);
+    assert!(tables.find("output.weigh").is_none());
+}
+
+#[test]
+fn tensors_are_found_by_name() {
+    let file = SquizdRef::parse(TOY, &Limits::DEFAULT).unwrap();
+    for t in file.tensors() {
+        let named = file.tensor_named(t.name).unwrap();
+        assert_eq!((named.index, named.data), (t.index, t.data));
+    }
+    assert!(file.tensor_named("absent").is_none());
 }
 
 #[test]

@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use std::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
-const APPENDICES: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-appendices.squizd");
-const VERDICTS: &str = include_str!("../../fixtures/golden/v1-draft/verdicts.txt");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
+const APPENDICES: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-appendices.squizd");
+const VERDICTS: &str = include_str!("../../fixtures/golden/v1/verdicts.txt");
 
 struct NoCodecs;
 

@@ -12,7 +12,7 @@
 //! use squizd::codec::{Encoded, codec};
 //! use squizd_spec::{Limits, SquizdRef};
 //!
-//! let bytes = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+//! let bytes = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 //! let file = SquizdRef::parse(bytes, &Limits::DEFAULT)?;
 //! let tensor = file.tensor_named("blk.0.ffn_gate.weight").ok_or("no such tensor")?;
 //! let mut row = vec![0.0; tensor.matrix().cols as usize];

@@ -26,7 +26,7 @@ pub struct Metadata {
 /// Format and tool version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormatInfo {
-    /// Version of the written specification, for instance `1.0.0-draft`.
+    /// Version of the written specification, for instance `1.0.0`.
     pub spec: String,
     /// Tool and version, for instance `squizd 0.1.0`.
     pub tool: String,
@@ -34,7 +34,7 @@ pub struct FormatInfo {
 
 impl Default for FormatInfo {
     fn default() -> Self {
-        Self { spec: "1.0.0-draft".into(), tool: concat!("squizd ", env!("CARGO_PKG_VERSION")).into() }
+        Self { spec: "1.0.0".into(), tool: concat!("squizd ", env!("CARGO_PKG_VERSION")).into() }
     }
 }
 

@@ -8,7 +8,7 @@ use squizd::{
 };
 use squizd_spec::{Limits, SectionKind, SquizdRef};
 
-const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1-draft/toy-2layer.squizd");
+const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 
 #[test]
 fn the_writer_reproduces_the_toy() {

@@ -121,11 +121,28 @@ fn bad_paths() {
         Package::write(&WEIGHTS, files.iter().copied(), &Limits::DEFAULT).unwrap_err().code().0
     };
     assert_eq!(code(&[("a", b""), ("A", b"")]), "coreml-duplicate");
+    assert_eq!(code(&[("a", b""), ("a", b"")]), "coreml-duplicate");
     assert_eq!(code(&[("a", b""), ("a/b", b"")]), "coreml-duplicate");
     assert_eq!(code(&[("A", b""), ("a/b", b"")]), "coreml-duplicate");
     assert_eq!(code(&[]), "coreml-empty");
     let order = BASE + 64 + 3 * 48 + FILES[2].0.len() as u64;
     assert_eq!(refused(order, b"a"), ("coreml-order", order));
+}
+
+#[test]
+fn a_file_that_is_a_folder_is_refused_where_the_longer_path_lies() {
+    let files = [("Z", &b""[..]), ("a", b""), ("a/b", b"")];
+    let e = Package::write(&WEIGHTS, files, &Limits::DEFAULT).unwrap_err();
+    assert_eq!((e.code().0, e.offset()), ("coreml-duplicate", 64 + 3 * 48 + 2));
+}
+
+#[test]
+fn a_wrong_field_is_shown_beside_the_right_one() {
+    let mut bytes = sample();
+    bytes[(zip_at() - BASE) as usize + 8] = 8;
+    let e = verdict(&bytes).unwrap_err();
+    let field = "method is 0x0008, must be 0x0000";
+    assert!(e.message().ends_with(field), "{e}");
 }
 
 #[test]

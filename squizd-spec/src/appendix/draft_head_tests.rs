@@ -150,6 +150,27 @@ fn tables_obey_the_files_rules() {
 }
 
 #[test]
+fn a_later_minor_version_may_add_ids() {
+    let mut bytes = sample();
+    let dtype = (STRINGS - BASE) as usize + 64 + offset_of!(TensorRecord, source_dtype);
+    bytes[dtype] = 99;
+    assert_eq!(verdict(&bytes, &header()).unwrap_err().code().0, "tensor-dtype");
+    let mut later = header();
+    later.version = (crate::layout::VERSION + 1).into();
+    verdict(&bytes, &later).unwrap();
+}
+
+#[test]
+fn bounds_are_inclusive() {
+    // Both source layers may be the last one of the base.
+    let twice = Head { source_layers: [3, 3], ..head() };
+    write(&twice, &MAP, &tensors(), &header(), &Limits::DEFAULT).unwrap();
+    let [fc, norm, output] = tensors();
+    let deep = TensorData { dims: &[1, 1, 1, 1, 1, 2], ..norm };
+    write(&head(), &MAP, &[fc, deep, output], &header(), &Limits::DEFAULT).unwrap();
+}
+
+#[test]
 fn fixed_shapes() {
     let code = |tensors: &[TensorData<'_>]| {
         let e = write(&head(), &MAP, tensors, &header(), &Limits::DEFAULT).unwrap_err();

@@ -221,6 +221,77 @@ mod tests {
         assert_eq!(refused(&b, large), ("zstd-window", BASE + 5));
     }
 
+    /// One byte, repeated, in run-length blocks of these sizes.
+    fn repeated(sizes: &[u32]) -> Vec<u8> {
+        let mut v = MAGIC.to_vec();
+        v.push(0b1010_0000);
+        v.extend_from_slice(&sizes.iter().sum::<u32>().to_le_bytes());
+        for (i, size) in sizes.iter().enumerate() {
+            let header = size << 3 | 1 << 1 | u32::from(i + 1 == sizes.len());
+            v.extend_from_slice(&header.to_le_bytes()[..3]);
+            v.push(7);
+        }
+        v
+    }
+
+    #[test]
+    fn limits_are_inclusive() {
+        let bytes = stored(b"abc");
+        let exact = Limits {
+            section_stored: bytes.len() as u64,
+            section_inflated: 3,
+            inflate_ratio: 0,
+            ..Limits::DEFAULT
+        };
+        let code = |limits: Limits| inflate(&bytes, BASE, 3, &limits).err().map(|e| e.code().0);
+        assert_eq!(code(exact), None);
+        let less = exact.section_stored - 1;
+        assert_eq!(code(Limits { section_stored: less, ..exact }), Some("limit-section"));
+        assert_eq!(code(Limits { section_inflated: 2, ..exact }), Some("limit-inflated"));
+        assert_eq!(code(Limits { section_inflated: 1, ..exact }), Some("limit-inflated"));
+    }
+
+    #[test]
+    fn one_mebibyte_is_never_a_bomb() {
+        let limits = Limits { inflate_ratio: 0, ..Limits::DEFAULT };
+        let mut sizes = [MAX_BLOCK as u32; 9];
+        let content = inflate(&repeated(&sizes[..8]), BASE, RATIO_FLOOR, &limits).unwrap();
+        assert!(content.len() == 1 << 20 && content.iter().all(|b| *b == 7));
+        sizes[8] = 1;
+        let e = inflate(&repeated(&sizes), BASE, RATIO_FLOOR + 1, &limits).unwrap_err();
+        assert_eq!((e.kind(), e.code().0), (ErrorKind::Limit, "limit-inflated"));
+    }
+
+    #[test]
+    fn blocks_have_any_size_up_to_the_largest() {
+        let content: Vec<u8> = (0..70_000u32).map(|i| (i * 7) as u8).collect();
+        for size in [20_000, 70_000] {
+            let mut v = MAGIC.to_vec();
+            v.push(0b1010_0000);
+            v.extend_from_slice(&(size as u32).to_le_bytes());
+            v.extend_from_slice(&((size as u32) << 3 | 1).to_le_bytes()[..3]);
+            v.extend_from_slice(&content[..size]);
+            assert!(run(&v, size as u64).unwrap() == content[..size], "{size}");
+        }
+        let larger = MAX_BLOCK as u32 + 1;
+        assert_eq!(refused(&repeated(&[larger]), larger.into()), ("zstd-block", BASE + 9));
+    }
+
+    #[test]
+    fn windows_have_eighths() {
+        // Descriptor 3: 1 KiB and three eighths of it.
+        let with = |length: usize| {
+            let mut v = MAGIC.to_vec();
+            v.extend_from_slice(&[0b1000_0000, 3]);
+            v.extend_from_slice(&(length as u32).to_le_bytes());
+            v.extend_from_slice(&((length as u32) << 3 | 1).to_le_bytes()[..3]);
+            v.resize(v.len() + length, 5);
+            v
+        };
+        assert_eq!(run(&with(1408), 1408).unwrap(), [5; 1408]);
+        assert_eq!(refused(&with(1407), 1407), ("zstd-window", BASE + 5));
+    }
+
     #[test]
     fn second_frames_and_trailing_bytes_are_refused() {
         let one = stored(b"abc");

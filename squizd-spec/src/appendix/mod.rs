@@ -54,3 +54,17 @@ fn check_version(found: u16, known: u16, offset: u64, what: &str) -> Result<()> 
     let message = format!("{what} has layout version {found}, this build reads {known}");
     Err(SquizdError::new(kind, "appendix-version", offset, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_layout_is_unknown_an_earlier_one_wrong() {
+        let kind =
+            |found| check_version(found, 2, 96, "appendix").map_err(|e| (e.kind(), e.code().0, e.offset()));
+        assert_eq!(kind(1), Err((ErrorKind::Invalid, "appendix-version", 96)));
+        assert_eq!(kind(2), Ok(()));
+        assert_eq!(kind(3), Err((ErrorKind::Unsupported, "appendix-version", 96)));
+    }
+}

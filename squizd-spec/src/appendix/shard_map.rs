@@ -385,6 +385,17 @@ mod tests {
     }
 
     #[test]
+    fn as_many_tensors_as_the_limit_allows() {
+        let bytes = sample();
+        let code = |tensors| {
+            let limits = Limits { tensors, ..Limits::DEFAULT };
+            ShardMap::parse(&bytes, BASE, &limits).err().map(|e| (e.code().0, e.offset()))
+        };
+        assert_eq!(code(3), None);
+        assert_eq!(code(2), Some(("limit-tensors", BASE + 4)));
+    }
+
+    #[test]
     fn duplicate_tensors_and_stemless_names() {
         let write = |shards: &[Shard<'_>], tensors: &[&str]| {
             ShardMap::write(shards, tensors, 0, &[0; 32], &Limits::DEFAULT).unwrap_err()
@@ -425,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_first_shard_is_compared() {
-        let toy = include_bytes!("../../../fixtures/golden/v1-draft/toy-2layer.squizd");
+        let toy = include_bytes!("../../../fixtures/golden/v1/toy-2layer.squizd");
         let tables = Tables::parse_prefix(toy, &Limits::DEFAULT).unwrap();
         let findings = |count: u32, length: u64, first: Option<&str>| {
             let mut names: Vec<&str> = tables.descs().map(|t| t.name).collect();

@@ -195,6 +195,26 @@ fn every_flipped_bit_is_refused_or_canonical() {
 }
 
 #[test]
+fn a_long_directory_moves_the_data() {
+    let one = LayerData {
+        layer: 0,
+        d_model: 4,
+        expected_sparsity: 0.5,
+        threshold: 0.0,
+        boundaries: &[0, 2],
+        histogram: &[1.0],
+        permutation: &[1, 0],
+        predictor: &[0; 4],
+    };
+    let layers: Vec<LayerData<'_>> = (0..8).map(|layer| LayerData { layer, ..one }).collect();
+    let bytes = write(&layers, &Limits::DEFAULT).unwrap();
+    // Head and entries take 16 + 8 * 32 bytes, more than one multiple of 256.
+    let offsets = Sparsity::parse(&bytes, BASE, &Limits::DEFAULT).unwrap();
+    let offsets: Vec<u64> = offsets.layers().iter().map(|l| l.offset - BASE).collect();
+    assert_eq!(offsets[..2], [512, 1024]);
+}
+
+#[test]
 fn the_writer_refuses_what_the_reader_would() {
     let base = LayerData {
         layer: 0,

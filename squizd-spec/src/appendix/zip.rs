@@ -324,4 +324,13 @@ mod tests {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(crc32(b""), 0);
     }
+
+    #[test]
+    fn offsets_count_from_the_archives_start() {
+        let files = [("a", &b"12"[..]), ("b", b"")];
+        let (mut alone, mut after) = (Vec::new(), alloc::vec![9; 7]);
+        write(&files, &mut alone).unwrap();
+        write(&files, &mut after).unwrap();
+        assert_eq!(after[7..], alone);
+    }
 }

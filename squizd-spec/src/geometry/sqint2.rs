@@ -153,6 +153,15 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_block_is_allowed() {
+        let with =
+            |cols, block| sqint2_geometry(Matrix { rows: 1, cols }, &params(&[1, 17, 8, 0, block], 1.0));
+        assert!(with(4096, MAX_LOG_BLOCK).is_ok());
+        assert!(matches!(with(4095, MAX_LOG_BLOCK), Err(GeometryError::Param { index: 4, .. })));
+        assert!(matches!(with(8192, MAX_LOG_BLOCK + 1), Err(GeometryError::Param { index: 4, .. })));
+    }
+
+    #[test]
     fn overflow_is_an_error() {
         let m = Matrix { rows: 1 << 32, cols: u64::MAX >> 3 };
         assert_eq!(sqint2_geometry(m, &params(&[1, 17, 8], 1.0)), Err(GeometryError::Overflow));

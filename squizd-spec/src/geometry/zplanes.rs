@@ -85,6 +85,10 @@ mod tests {
         assert_eq!((wide.chunk_rows, wide.chunks, wide.data), (1, 3, 128));
         let plain = CodecId::ZPLANES.geometry(m, &params(&[zp::PLAIN, 1])).unwrap();
         assert_eq!(plain.length, PayloadLength::Exact(4_000_000));
+        for (element, bytes) in [(2, 2_000_000), (3, 2_000_000), (4, 1_000_000)] {
+            let plain = CodecId::ZPLANES.geometry(m, &params(&[zp::PLAIN, element])).unwrap();
+            assert_eq!(plain.length, PayloadLength::Exact(bytes));
+        }
         for head in [&[2, 1][..], &[1, 0], &[1, 5], &[1, 1, 1]] {
             assert!(CodecId::ZPLANES.geometry(m, &params(head)).is_err(), "{head:?}");
         }

@@ -91,7 +91,9 @@ impl BackendArgs {
                 Some(adapter) if adapter.discrete => {
                     MemoryNeed { unpacked: need.unpacked, ..MemoryNeed::default() }
                 }
-                Some(adapter) if !adapter.software => opened.device_memory(run, true),
+                Some(adapter) if !adapter.software => {
+                    opened.device_memory(run, squizd::gpu::Abilities::assumed(&adapter))
+                }
                 _ => need,
             };
         }
@@ -187,7 +189,7 @@ fn on_gpu<'m, 'w>(
 ) -> Result<GpuModel<'m, 'w>, Failure> {
     let Wanted { opened, file, run, force } = wanted;
     if !force && let Some(free) = gpu.free_memory() {
-        let need = opened.device_memory(run, gpu.abilities().cooperative.is_some()).check(free);
+        let need = opened.device_memory(run, gpu.abilities()).check(free);
         need.map_err(|e| Failure::usage(e.to_string()).of(gpu.adapter()))?;
     }
     let gpu = std::sync::Arc::new(gpu);
@@ -204,8 +206,7 @@ fn on_gpu<'m, 'w>(
 /// What the run needs of a device's memory, and what there is.
 #[cfg(feature = "gpu")]
 fn device_memory(gpu: &Gpu, opened: &Opened<'_>, run: &Run) -> String {
-    let need =
-        kernels::memory(&opened.device_memory(run, gpu.abilities().cooperative.is_some()), &run.session);
+    let need = kernels::memory(&opened.device_memory(run, gpu.abilities()), &run.session);
     let free = match (gpu.free_memory(), gpu.abilities().discrete) {
         (Some(free), _) => format!("{} are free there", output::bytes(free)),
         (None, true) => "what is free there is not told by the driver, so it is not checked".to_owned(),

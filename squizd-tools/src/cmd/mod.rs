@@ -39,7 +39,7 @@ struct Cli {
     quiet: bool,
 }
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (format 1.0-draft)");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (format 1.0)");
 
 const EXIT_CODES: &str = "Exit codes: 0 done or valid, 1 verified negative (invalid file, difference found), \
 2 usage or I/O error, 3 unsupported by this build, 130 interrupted.";

@@ -60,10 +60,10 @@ impl<'a> Opened<'a> {
         Ok(Model::check(&self.metadata.model)?)
     }
 
-    /// Memory of a GPU that a run needs, with cooperative matrices or without.
+    /// Memory of a GPU of these abilities that a run needs.
     #[cfg(feature = "gpu")]
-    pub(super) fn device_memory(&self, run: &Run, cooperative: bool) -> MemoryNeed {
-        squizd::gpu::device_need(&self.file, &self.metadata.model, run, cooperative)
+    pub(super) fn device_memory(&self, run: &Run, abilities: squizd::gpu::Abilities) -> MemoryNeed {
+        squizd::gpu::device_need(&self.file, &self.metadata.model, run, abilities)
     }
 
     /// The table of kernels, without loading the model.

@@ -34,6 +34,27 @@ pub struct Abilities {
     pub max_buffer: u64,
 }
 
+impl Abilities {
+    /// What hardware is taken to be able to do before it is opened: all of its kind
+    /// that takes memory.
+    pub fn assumed(adapter: &AdapterSummary) -> Self {
+        let metal = adapter.backend == "metal";
+        Self {
+            subgroup: Some((32, 32)),
+            f16: true,
+            dot8: !metal,
+            cooperative: Some(if metal { 8 } else { 16 }),
+            astc_hdr: metal,
+            timestamps: true,
+            software: adapter.software,
+            discrete: adapter.discrete,
+            max_workgroup: 1024,
+            max_binding: ADDRESSABLE,
+            max_buffer: ADDRESSABLE,
+        }
+    }
+}
+
 /// A device and its queue. Failures do not panic: the first one is kept and
 /// returned by the next operation that waits.
 #[derive(Debug)]

@@ -3,20 +3,21 @@
 mod attention;
 mod buffers;
 mod ffn;
+mod heads;
 mod product;
 
-pub(super) use buffers::{Buffers, LOGIT_ROWS};
+pub(super) use buffers::{Buffers, LOGIT_ROWS, shared_bytes, shares_of};
 
 use super::device::Gpu;
 use super::input::Input;
-use super::matrix::Output;
+use super::matrix::{Fetch, GpuMatrix, Output, Staged};
 use super::model::{GpuLinear, GpuModel};
 use super::pipeline::{Port, Span, read, write};
 use super::record::Step;
 use super::top_k::TopK;
 use crate::Result;
 use crate::runtime::Frequencies;
-use buffers::{ANGLES, SHARES, narrow};
+use buffers::{SHARES, narrow};
 use product::product;
 use squizd_shaders::Options;
 use zerocopy::{Immutable, IntoBytes};
@@ -25,6 +26,9 @@ use zerocopy::{Immutable, IntoBytes};
 const WORKGROUP: u32 = 256;
 /// Invocations of attention and rotation, for heads up to four times as wide.
 const HEAD_WORKGROUP: u32 = 64;
+
+/// Invocations where a single workgroup looks at many numbers.
+const WIDEST: u32 = 1024;
 
 /// Builds dispatches over a session's buffers.
 #[derive(Debug)]
@@ -77,28 +81,25 @@ impl Forward {
                 }
             }
         };
-        let [global, local] = frequencies;
-        // Each write costs about as much as a few dispatches.
+        // One write: each costs about as much as a few dispatches.
         let mut told = [narrow(past)?, narrow(slot)?].as_bytes().to_vec();
-        told.resize(ANGLES as usize, 0);
-        table(&mut told, global);
-        gpu.write(&self.buffers.told, &told);
-        if let Some(angles) = &self.buffers.local_angles {
-            told.clear();
-            table(&mut told, local);
-            gpu.write(angles, &told);
+        for (rope, frequencies) in frequencies.iter().enumerate().take(self.buffers.tables()) {
+            told.resize(self.buffers.angles(rope, n) as usize, 0);
+            table(&mut told, frequencies);
         }
+        gpu.write(&self.buffers.told, &told);
         Ok(())
     }
 
-    /// Every layer over `n` tokens.
-    pub(super) fn layers(&self, model: &GpuModel<'_, '_>, n: usize) -> Result<Vec<Step>> {
+    /// Every layer over `n` tokens; a single one looks at the positions before it
+    /// in so many `shares`.
+    pub(super) fn layers(&self, model: &GpuModel<'_, '_>, n: usize, shares: u32) -> Result<Vec<Step>> {
         let (gpu, b) = (&model.gpu, &self.buffers);
         let factor = model.model.config.embedding_scale.map_or(1.0, |f| f as f32);
         let count = narrow(n)?;
         let mut steps = model.embedding.lookup(gpu, &b.ids, count, factor, &b.x, b.normed.stride)?;
         for (i, layer) in model.layers.iter().enumerate() {
-            self.attention_block(model, layer, i, count, &mut steps)?;
+            self.attention_block(model, layer, i, [count, shares], &mut steps)?;
             self.ffn_block(model, layer, count, &mut steps)?;
         }
         Ok(steps)
@@ -110,21 +111,40 @@ impl Forward {
         &self,
         model: &GpuModel<'_, '_>,
         linear: &GpuLinear,
-        x: &Input,
+        from: Fetch<'_>,
         gain: Option<&wgpu::Buffer>,
         n: u32,
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let b = &self.buffers;
-        steps.extend(x.ready(&model.gpu, [&linear.matrix], n)?);
+        if let Fetch::Ready(x) = from {
+            steps.extend(x.ready(&model.gpu, [&linear.matrix], n)?);
+        }
         let Some(gain) = gain else {
             let out = Output { accumulate: true, ..Output::to(&b.x, b.normed.stride) };
-            steps.extend(product(&model.gpu, linear, x, n, out)?);
+            steps.extend(product(&model.gpu, linear, from, n, out)?);
             return Ok(());
         };
-        steps.extend(product(&model.gpu, linear, x, n, Output::to(&b.block, b.normed.stride))?);
+        steps.extend(product(&model.gpu, linear, from, n, Output::to(&b.block, b.normed.stride))?);
         steps.push(self.norm(model, &b.block, gain, NormTo::Onto(&b.x), 0, n)?);
         Ok(())
+    }
+
+    /// How the product of `matrices` with the norm of one token's residual stream
+    /// makes it, if that is better than a dispatch.
+    fn staged_norm(
+        &self,
+        model: &GpuModel<'_, '_>,
+        gain: &wgpu::Buffer,
+        matrices: &[&GpuMatrix],
+        n: u32,
+    ) -> Option<Staged> {
+        (n == 1 && GpuMatrix::stage(model.math, matrices)).then(|| Staged {
+            flags: vec!["NORMED"],
+            spans: [Span::from(&self.buffers.x), Span::from(gain)],
+            eps: model.model.norm_eps,
+            math: model.math,
+        })
     }
 
     /// Logits of `count` of the tokens just processed, from the one numbered
@@ -132,17 +152,22 @@ impl Forward {
     pub(super) fn logits(&self, model: &GpuModel<'_, '_>, first: usize, count: usize) -> Result<Vec<Step>> {
         let (gpu, b) = (&model.gpu, &self.buffers);
         let (first, count) = (narrow(first)?, narrow(count)?);
-        let emit = count == 1 && model.blocks;
-        let to = NormTo::Input(&b.last, emit);
-        let mut steps = vec![self.norm(model, &b.x, &model.output_norm, to, first, count)?];
         let vocab = narrow(model.model.vocab_size())?;
         let bias = model.output.as_ref().and_then(|o| o.bias.as_ref());
         let out = Output { bias, ..Output::to(&b.logits, vocab) };
-        steps.extend(b.last.ready(gpu, [model.head()], count)?);
-        steps.extend(match count {
-            1 => model.head().gemv(gpu, &b.last, out)?,
-            _ => model.head().batch(gpu, &b.last, count, out)?,
-        });
+        let alone = if first == 0 { count } else { 0 };
+        let mut steps = Vec::new();
+        if let Some(staged) = self.staged_norm(model, &model.output_norm, &[model.head()], alone) {
+            steps.extend(model.head().staged_gemv(gpu, &staged, out)?);
+        } else {
+            let to = NormTo::Input(&b.last, count == 1 && model.blocks);
+            steps.push(self.norm(model, &b.x, &model.output_norm, to, first, count)?);
+            steps.extend(b.last.ready(gpu, [model.head()], count)?);
+            steps.extend(match count {
+                1 => model.head().gemv(gpu, &b.last, out)?,
+                _ => model.head().batch(gpu, &b.last, count, out)?,
+            });
+        }
         if let Some(cap) = model.model.config.logit_softcap {
             let options = Options::default().with("WG", WORKGROUP);
             let params = SoftcapParams { count: vocab * count, cap: cap as f32 };
@@ -164,7 +189,8 @@ impl Forward {
             step(gpu, "argmax", options, &ports, &count, [1, 1, 1])
         };
         if vocab <= SHARES * WORKGROUP {
-            return Ok(vec![last(&b.logits, &options, vocab)?]);
+            let widest = 1 << gpu.abilities().max_workgroup.min(WIDEST).ilog2();
+            return Ok(vec![last(&b.logits, &options.with("WG", widest), vocab)?]);
         }
         let ports = [(read(0), Span::from(&b.logits)), (write(4), Span::from(&b.candidates))];
         let first = options.clone().flag("FIRST");

@@ -2,8 +2,12 @@
 
 mod batch;
 mod joined;
+mod picked;
+mod staged;
 
 pub(super) use joined::{Joined, PART_ALIGN};
+pub(super) use picked::Stack;
+pub(super) use staged::{Fetch, Staged};
 
 use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
@@ -45,19 +49,6 @@ struct Params {
     expert_rows: u32,
     /// The shader's struct ends at a multiple of 16.
     padding: [u32; 2],
-}
-
-/// Which of stacked matrices are multiplied.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stack<'a> {
-    /// Rows of one matrix.
-    pub(super) expert_rows: u32,
-    /// The matrix of each output.
-    pub(super) experts: &'a wgpu::Buffer,
-    /// Outputs.
-    pub(super) count: u32,
-    /// Outputs that share an input.
-    pub(super) share: u32,
 }
 
 /// A run of rows whose planes fit one binding each.
@@ -250,69 +241,6 @@ impl GpuMatrix {
         self.gemv_tuned(gpu, x, out, self.tuning(x.math))
     }
 
-    /// Products of experts' matrices, `expert_rows` rows each and stacked in this
-    /// one, with vectors of `x`: output `i` is that of expert `experts[i]` and
-    /// input `i / share`, for `count` of them.
-    ///
-    /// # Errors
-    /// As for other products; an unsupported one if the stack needs more than
-    /// one binding.
-    pub(super) fn expert_gemv(
-        &self,
-        gpu: &Gpu,
-        x: &Input,
-        out: Output<'_>,
-        stack: Stack<'_>,
-    ) -> Result<Vec<Step>> {
-        if self.pieces.len() > 1 {
-            return Err(gpu.error("a stack of experts is larger than a binding"));
-        }
-        let rows = stack.expert_rows;
-        let tuning = self.tuning_of(x.math, rows);
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        tail.push((read(7), Span::from(stack.experts)));
-        self.steps(gpu, self.codec.gemv, &options.flag("EXPERTS"), &tail, |params| {
-            let params = Params {
-                share: stack.share,
-                expert_rows: rows,
-                x_stride: x.stride,
-                y_stride: out.stride,
-                units: self.turns(),
-                ..params
-            };
-            // An expert's rows may begin within a strip.
-            let height = u64::from(self.recipe.height().unwrap_or(1));
-            let before = if u64::from(rows).is_multiple_of(height) { 0 } else { height - 1 };
-            let groups = (u64::from(rows) + before).div_ceil(tuning.rows_per_workgroup());
-            (params, [groups, 0, u64::from(stack.count)])
-        })
-    }
-
-    /// The product over the rows or units that `listed` holds, as `flag` says
-    /// (`sparse_gemv`).
-    pub(super) fn listed_gemv(
-        &self,
-        gpu: &Gpu,
-        x: &Input,
-        out: Output<'_>,
-        flag: &'static str,
-        listed: &wgpu::Buffer,
-    ) -> Result<Vec<Step>> {
-        if self.pieces.len() > 1 {
-            return Err(gpu.error("a sparse matrix is larger than a binding"));
-        }
-        if !self.skips() {
-            return Err(gpu.error(format!("{} skips nothing", self.codec.gemv)));
-        }
-        let tuning = self.tuning(x.math).apart();
-        let (options, mut tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        tail.push((read(7), Span::from(listed)));
-        self.steps(gpu, self.codec.gemv, &options.flag(flag), &tail, |params| {
-            let params = Params { share: 1, ..params };
-            (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
-        })
-    }
-
     fn effective(&self, math: Math) -> Math {
         if self.codec.forms.contains(&math) { math } else { Math::F32 }
     }
@@ -323,8 +251,19 @@ impl GpuMatrix {
     }
 
     fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
-        shares::tuning(&self.recipe, rows, self.turns())
-            .unwrap_or_else(|| gemv_tuning(self.effective(math), self.recipe.unit, rows, self.units()))
+        shares::tuning(&self.recipe, rows, self.turns()).unwrap_or_else(|| self.by_units(math, rows))
+    }
+
+    /// The same of `rows` rows whose lanes take units.
+    fn by_units(&self, math: Math, rows: u32) -> Tuning {
+        let math = self.effective(math);
+        let tuning = gemv_tuning(math, self.recipe.unit, rows, self.units());
+        // A unit of 12 bytes is no vector: long runs of one row were slower than two rows.
+        let odd = self.codec.id == CodecId::INT3 && self.recipe.options.flags.contains(&"PLAIN");
+        if odd && math == Math::I8 && tuning.lanes > 64 {
+            return Tuning { workgroup: 64, lanes: 64, rows: 2, ..tuning };
+        }
+        tuning
     }
 
     /// The same as `tuning` says.
@@ -335,15 +274,37 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<Vec<Step>> {
-        let (mut options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
-        // Rows of an invocation lie in one strip: they begin at multiples of their count.
-        if options.constant("STRIP").is_some_and(|strip| strip.is_multiple_of(tuning.rows)) {
-            options = options.flag("STRIPS");
-        }
+        let (options, tail) = self.gemv_parts(gpu, x, out, tuning)?;
+        let options = Self::in_strips(options, tuning);
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
             let params = Params { share: 1, units: self.turns(), ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
+    }
+
+    /// `options`, with rows of an invocation in one strip where they begin at
+    /// multiples of their count.
+    fn in_strips(options: Options, tuning: Tuning) -> Options {
+        let strip = options.constant("STRIP");
+        if strip.is_some_and(|s| s.is_multiple_of(tuning.rows)) { options.flag("STRIPS") } else { options }
+    }
+
+    /// Whether kernels read the coded form of an input of form `math`. Codecs without
+    /// it read its floats, and so do those without blocks in f32.
+    fn coded(&self, math: Math) -> bool {
+        self.effective(math) == math && (self.blocks() || math != Math::F32)
+    }
+
+    /// Options of `gemv` for inputs of form `math`.
+    fn gemv_options(&self, gpu: &Gpu, math: Math, out: Output<'_>, tuning: Tuning) -> Options {
+        let mut options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4);
+        if self.blocks() {
+            options = options.flag("BLOCKS");
+        }
+        if let Some(flag) = math.flag().filter(|_| self.coded(math)) {
+            options = options.flag(flag);
+        }
+        shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities())
     }
 
     /// Options and bindings of `gemv` behind the slots.
@@ -354,21 +315,11 @@ impl GpuMatrix {
         out: Output<'_>,
         tuning: Tuning,
     ) -> Result<(Options, Vec<(Port, Span)>)> {
-        let mut options = self.recipe.options.clone();
-        options = options.with("VECTORS", self.recipe.unit / 4);
-        if self.blocks() {
-            options = options.flag("BLOCKS");
-        }
-        // Codecs without the input's form read its floats, and so do those without
-        // blocks in f32.
-        let coded = self.effective(x.math) == x.math && (self.blocks() || x.math != Math::F32);
+        let coded = self.coded(x.math);
+        let mut options = self.gemv_options(gpu, x.math, out, tuning);
         if coded {
             options = options.flag("TILED");
-            if let Some(flag) = x.math.flag() {
-                options = options.flag(flag);
-            }
         }
-        let options = shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities());
         let form = if coded { x.form(gpu, self)? } else { x.form.clone() };
         let values = if coded { form.coded } else { x.floats(gpu, self)? };
         let mut tail = vec![(read(4), Span::from(&values))];

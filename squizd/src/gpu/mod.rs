@@ -45,6 +45,8 @@ mod sparse;
 #[cfg(test)]
 mod sparse_tests;
 #[cfg(test)]
+mod staged_tests;
+#[cfg(test)]
 mod strip_tests;
 #[cfg(test)]
 mod tests;

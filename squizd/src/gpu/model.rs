@@ -142,6 +142,11 @@ impl<'m, 'w> GpuModel<'m, 'w> {
         self.output.as_ref().map_or(&self.embedding, |o| &o.matrix)
     }
 
+    /// Pairs of a head that rotation `rope` turns.
+    pub(super) fn pairs(&self, rope: usize) -> usize {
+        self.model.ropes.get(rope).map_or(0, |r| r.frequencies(1).inverse.len())
+    }
+
     /// Widest inner width of a feed-forward block, of one expert where there are
     /// experts.
     pub(super) fn ffn_width(&self) -> u32 {

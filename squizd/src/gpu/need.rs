@@ -5,9 +5,11 @@
 )]
 
 use super::codec::{rotation_key, tables};
-use super::device::Gpu;
-use super::forward::LOGIT_ROWS;
+use super::device::{Abilities, Gpu};
+use super::forward::{LOGIT_ROWS, shared_bytes, shares_of};
+use super::math::Math;
 use super::session::BATCH;
+use super::texels::Store;
 use crate::codec::Precision;
 use crate::dispatch::Subject;
 use crate::model::ModelConfig;
@@ -56,14 +58,18 @@ pub(super) fn local(_: &wgpu::Device) -> Option<u64> {
     None
 }
 
-/// Memory of the device that a run of a file needs; `cooperative`: of one whose
-/// prompts go by cooperative matrices.
-pub fn device_need(file: &SquizdRef<'_>, config: &ModelConfig, run: &Run, cooperative: bool) -> MemoryNeed {
+/// Memory that a run of a file needs of a device of these abilities.
+pub fn device_need(
+    file: &SquizdRef<'_>,
+    config: &ModelConfig,
+    run: &Run,
+    abilities: Abilities,
+) -> MemoryNeed {
     let sizes = file.descs().filter_map(|t| {
         let vector = t.dims.len() == 1;
         Subject::of(&t).map(|subject| StoredSize { subject, vector, bytes: t.length })
     });
-    predict(config, sizes, run, cooperative)
+    predict(config, sizes, run, abilities)
 }
 
 /// The same for tensors under a model's hyper-parameters: payloads as stored, and
@@ -72,7 +78,7 @@ pub(super) fn predict<'a>(
     config: &ModelConfig,
     tensors: impl IntoIterator<Item = StoredSize<'a>>,
     run: &Run,
-    cooperative: bool,
+    abilities: Abilities,
 ) -> MemoryNeed {
     let mut need = MemoryNeed::default();
     let (mut rotations, mut shared) = (Vec::new(), Vec::new());
@@ -82,6 +88,10 @@ pub(super) fn predict<'a>(
             need.unpacked = need.unpacked.saturating_add(floats.saturating_mul(4));
         } else {
             need.weights = need.weights.saturating_add(bytes.next_multiple_of(256));
+            if Store::of(abilities, subject.codec).is_some() {
+                // The blocks once more, as a texture.
+                need.unpacked = need.unpacked.saturating_add(bytes.next_multiple_of(256));
+            }
             if let Some((name, make)) = tables(subject.codec, subject.params)
                 && !shared.contains(&name)
             {
@@ -117,23 +127,30 @@ pub(super) fn predict<'a>(
         widths.iter().filter(|(width, _)| *width == cols.next_multiple_of(32)).map(|(w, n)| w * n).sum()
     };
     let values: u64 = widths.iter().map(|(width, count)| width * count).sum();
-    // Floats under each rotation that a matrix of the input's width has; halves of
-    // those, or of the input's own.
+    // Floats, coded form and sums under each rotation that a matrix of the input's
+    // width has; halves of those, or of the input's own.
     let rotated: u64 = rotations.iter().map(|(_, cols)| of_width(*cols)).sum();
-    let halves = if cooperative && run.session.precision == Precision::Q8 { values.max(rotated) } else { 0 };
-    let inputs = input(values) + 4 * rotated + 2 * halves;
+    let math = Math::for_precision(run.session.precision, abilities);
+    let coded = if math == Math::F32 { 0 } else { math.bytes() * rotated + rotated / 2 };
+    let by_halves = abilities.cooperative.is_some() && run.session.precision == Precision::Q8;
+    let halves = if by_halves { values.max(rotated) } else { 0 };
+    let inputs = input(values) + 4 * rotated + coded + 2 * halves;
     let scores = experts + if experts > 0 { routes * (2 + hidden) } else { 0 };
     // Outputs of matrices that share a buffer begin at multiples of 64.
     let part = |n: u64| n.next_multiple_of(64);
     let products = part(queries) + 2 * part(keys) + 2 * part(wide) * routes;
     let floats = batch * (2 * hidden + products + 2 * dim + 1 + scores) + rows.saturating_mul(vocab) + 256;
-    need.scratch = floats.saturating_mul(4).saturating_add(inputs).saturating_mul(sessions);
+    let heads = usize::from(config.num_heads);
+    let shared = match shares_of(run.session.context, heads) {
+        1 => 0,
+        shares => shared_bytes(shares, heads, config.head_dim as usize),
+    };
+    need.scratch = floats.saturating_mul(4).saturating_add(inputs + shared).saturating_mul(sessions);
     need
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::math::Math;
     use super::super::model::GpuModel;
     use super::super::session::GpuSession;
     use super::super::tests::gpu;
@@ -148,12 +165,30 @@ mod tests {
         if gpu().is_none() {
             return;
         }
-        for codec in [CodecId::INT4, CodecId::SQINT2] {
-            takes_what_was_predicted(codec);
+        for (codec, math) in
+            [(CodecId::INT4, Math::F32), (CodecId::SQINT2, Math::F32), (CodecId::SQINT2, Math::I24)]
+        {
+            takes_what_was_predicted(codec, math);
         }
     }
 
-    fn takes_what_was_predicted(codec: CodecId) {
+    /// Blocks are predicted twice where they become textures, too.
+    #[test]
+    fn textures_are_copies() {
+        let Some(gpu) = gpu() else { return };
+        let trained = Trained::tiny();
+        let weights = trained.weights.encoded(CodecId::ASTC);
+        let run = Run { session: SessionOptions::default(), sessions: 1, logits: 1, threads: 1 };
+        let need = |astc_hdr| {
+            let abilities = Abilities { astc_hdr, ..gpu.abilities() };
+            predict(&trained.config, weights.sizes(), &run, abilities)
+        };
+        let (plain, sampled) = (need(false), need(true));
+        let blocks: u64 = weights.sizes().filter(|s| !s.vector).map(|s| s.bytes).sum();
+        assert!((blocks..2 * blocks).contains(&(sampled.total() - plain.total())));
+    }
+
+    fn takes_what_was_predicted(codec: CodecId, math: Math) {
         let trained = Trained::tiny();
         let weights = trained.weights.encoded(codec);
         let model = Model::new(&trained.config, &&weights).unwrap();
@@ -172,15 +207,17 @@ mod tests {
         for (context, kv) in [(512, KvType::F16), (4096, KvType::F32)] {
             let session = SessionOptions { context, kv, ..SessionOptions::default() };
             let run = Run { session, sessions: 1, logits: 1, threads: 1 };
-            let need = predict(&trained.config, weights.sizes(), &run, gpu.abilities().cooperative.is_some());
-            let loaded = GpuModel::new(&gpu, &model, None, Math::F32, &mut |_| {}).unwrap();
+            // With integer dot products, f32 means inputs of 24 bits.
+            let abilities = Abilities { dot8: math == Math::I24, ..gpu.abilities() };
+            let need = predict(&trained.config, weights.sizes(), &run, abilities);
+            let loaded = GpuModel::new(&gpu, &model, None, math, &mut |_| {}).unwrap();
             let mut open = GpuSession::new(&loaded, session).unwrap();
             // Some buffers come with the first whole batch.
             open.forward(&vec![1; session.batch.min(BATCH)]).unwrap();
             let used = taken().unwrap() - before;
             assert!(
                 (used..=used + used / 4).contains(&need.total()),
-                "{codec} {context} {kv}: {used} taken, predicted {need:?}"
+                "{codec} {math} {context} {kv}: {used} taken, predicted {need:?}"
             );
             drop(open);
             drop(loaded);

@@ -1,12 +1,12 @@
 //! One sequence on the device.
 
-use super::forward::{Buffers, Forward};
+use super::forward::{Buffers, Forward, shares_of};
 use super::model::GpuModel;
 use super::pick::Pick;
 use super::record::Step;
 use super::top_k::{TOP_MOST, TopK};
 use crate::runtime::{
-    EachId, EachLogits, Frequencies, KvType, Likely, Sequence, Sequences, SessionOptions, keep_likeliest,
+    EachId, EachLogits, Frequencies, KvType, Likely, Sequence, Sequences, SessionOptions, likeliest_of,
 };
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -26,8 +26,9 @@ pub struct GpuSession<'g, 'm, 'w> {
     tokens: Vec<u32>,
     frequencies: [Frequencies; 2],
     forward: Forward,
-    /// Dispatches for a number of tokens, with those of the last one's logits.
-    steps: HashMap<(usize, bool), Vec<Step>>,
+    /// Dispatches for a number of tokens, with those of the last one's logits; of one
+    /// token, for shares of the positions.
+    steps: HashMap<(usize, bool, u32), Vec<Step>>,
     /// What picks the likeliest token.
     picking: Vec<Step>,
     /// What finds the likeliest tokens.
@@ -95,13 +96,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// If `tokens` is empty, holds an id outside the vocabulary, or does not fit
     /// the context; what went wrong on the device.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
-        let (input, _) = self.begin(tokens)?;
-        let last = input.len();
-        let mut done = 0;
-        for batch in input.chunks(self.batch) {
-            done += batch.len();
-            self.run(batch, done == last)?;
-        }
+        self.process(tokens)?;
         self.logits = self.forward.read_logits(self.model, 1)?;
         Ok(&mut self.logits)
     }
@@ -109,6 +104,18 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// The logits that the last [`GpuSession::forward`] returned.
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.logits
+    }
+
+    /// Processes `tokens`; the logits after the last of them stay on the device.
+    fn process(&mut self, tokens: &[u32]) -> Result<()> {
+        let (input, _) = self.begin(tokens)?;
+        let last = input.len();
+        let mut done = 0;
+        for batch in input.chunks(self.batch) {
+            done += batch.len();
+            self.run(batch, done == last)?;
+        }
+        Ok(())
     }
 
     /// Processes `tokens` and hands `each` the logits after every one of them,
@@ -160,19 +167,10 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// As [`GpuSession::forward`].
     pub fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> Result<()> {
         if k > TOP_MOST {
-            self.forward(tokens)?;
-            top.clear();
-            top.extend(self.logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
-            keep_likeliest(top, k);
+            likeliest_of(self.forward(tokens)?, k, top);
             return Ok(());
         }
-        let (input, _) = self.begin(tokens)?;
-        let last = input.len();
-        let mut done = 0;
-        for batch in input.chunks(self.batch) {
-            done += batch.len();
-            self.run(batch, done == last)?;
-        }
+        self.process(tokens)?;
         if self.topping.as_ref().is_none_or(|t| t.kept != k) {
             self.topping = Some(self.forward.top(self.model, k)?);
         }
@@ -242,10 +240,11 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
             self.picking = self.forward.argmax(self.model)?;
         }
         self.forget_odd(n);
-        self.steps_for(n, true)?;
-        let gpu = &self.model.gpu;
         let staging = self.staging.pop();
-        let steps = self.steps.get(&(n, true)).into_iter().flatten().chain(&self.picking);
+        let shares = self.shares(n, past);
+        self.steps_for(n, true, shares)?;
+        let gpu = &self.model.gpu;
+        let steps = self.steps.get(&(n, true, shares)).into_iter().flatten().chain(&self.picking);
         gpu.submit_for_word(steps, &self.forward.buffers.list, 4 * slot as u64, staging)
     }
 
@@ -261,22 +260,29 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// # Errors
     /// What went wrong on the device.
     pub fn dispatches_per_token(&mut self) -> Result<usize> {
-        Ok(self.steps_for(1, true)?.len())
+        let shares = self.shares(1, self.tokens.len());
+        Ok(self.steps_for(1, true, shares)?.len())
     }
 
     /// Dispatches of one token up to the next one's id.
     pub(super) fn token_steps(&mut self) -> Result<Vec<Step>> {
-        let mut steps = self.steps_for(1, true)?.clone();
+        let shares = self.shares(1, self.tokens.len());
+        let mut steps = self.steps_for(1, true, shares)?.clone();
         steps.extend(self.forward.argmax(self.model)?);
         Ok(steps)
     }
 
-    fn steps_for(&mut self, n: usize, logits: bool) -> Result<&mut Vec<Step>> {
+    /// In how many shares `n` tokens look at the positions.
+    fn shares(&self, n: usize, past: usize) -> u32 {
+        if n == 1 { shares_of(past + 1, self.model.model.heads.queries) } else { 1 }
+    }
+
+    fn steps_for(&mut self, n: usize, logits: bool, shares: u32) -> Result<&mut Vec<Step>> {
         use std::collections::hash_map::Entry;
-        match self.steps.entry((n, logits)) {
+        match self.steps.entry((n, logits, shares)) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let mut steps = self.forward.layers(self.model, n)?;
+                let mut steps = self.forward.layers(self.model, n, shares)?;
                 if logits {
                     steps.extend(self.forward.logits(self.model, n - 1, 1)?);
                 }
@@ -288,7 +294,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
     /// Other lengths than one token and whole batches come once.
     fn forget_odd(&mut self, n: usize) {
         if n != 1 && n != self.batch {
-            self.steps.retain(|(n, _), _| *n == 1 || *n == self.batch);
+            self.steps.retain(|(n, ..), _| *n == 1 || *n == self.batch);
         }
     }
 
@@ -297,7 +303,7 @@ impl<'g, 'm, 'w> GpuSession<'g, 'm, 'w> {
         self.forward.tell(self.model, &self.frequencies, Some(batch), past, 0, batch.len())?;
         self.forget_odd(batch.len());
         let gpu = &self.model.gpu;
-        gpu.submit(&*self.steps_for(batch.len(), logits)?);
+        gpu.submit(&*self.steps_for(batch.len(), logits, self.shares(batch.len(), past))?);
         gpu.check()?;
         self.tokens.extend_from_slice(batch);
         Ok(())

@@ -62,7 +62,7 @@ mod tests {
     use super::super::sample::gaussian;
     use super::super::tests::gpu;
     use super::*;
-    use crate::runtime::keep_likeliest;
+    use crate::runtime::likeliest_of;
 
     #[test]
     fn the_device_finds_what_sorting_finds() {
@@ -81,9 +81,8 @@ mod tests {
                 gpu.submit(&found.steps);
                 let mut top = Vec::new();
                 found.read(gpu, &mut top).unwrap();
-                let mut want: Vec<Likely> =
-                    numbers.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)).collect();
-                keep_likeliest(&mut want, k);
+                let mut want = Vec::new();
+                likeliest_of(numbers, k, &mut want);
                 let bits = |v: &[Likely]| v.iter().map(|l| (l.id, l.logit.to_bits())).collect::<Vec<_>>();
                 assert_eq!(bits(&top), bits(&want), "{k} of {count}");
             }

@@ -50,6 +50,8 @@ pub(crate) use model::{Ffn, Layer};
 pub use observe::{InputShape, Observer};
 #[cfg(feature = "gpu")]
 pub(crate) use rope::Frequencies;
-pub use sequence::{EachId, EachLogits, Likely, Sequence, Sequences, keep_likeliest, likeliest};
+pub use sequence::{
+    EachId, EachLogits, Likely, Sequence, Sequences, keep_likeliest, likeliest, likeliest_of,
+};
 pub use session::{Session, SessionOptions};
 pub use weights::{FileWeights, Stored, Weights};

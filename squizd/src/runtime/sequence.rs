@@ -39,11 +39,24 @@ impl Likely {
         Self { id, logit: if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) } }
     }
 
+    /// Every token with its logit.
+    pub fn all(logits: &[f32]) -> impl Iterator<Item = Self> {
+        logits.iter().zip(0..).map(|(logit, id)| Self::new(id, *logit))
+    }
+
     /// The likeliest first; equal logits by ascending id, so that the order is
     /// total.
     pub fn order(&self, other: &Self) -> Ordering {
         other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
     }
+}
+
+/// Puts the `k` likeliest tokens of `logits` into `top`, as [`keep_likeliest`]
+/// leaves them.
+pub fn likeliest_of(logits: &[f32], k: usize, top: &mut Vec<Likely>) {
+    top.clear();
+    top.extend(Likely::all(logits));
+    keep_likeliest(top, k);
 }
 
 /// Keeps the `k` likeliest, sorted.
@@ -98,10 +111,7 @@ pub trait Sequence {
     /// # Errors
     /// As [`Sequence::forward`].
     fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> Result<()> {
-        let logits = self.forward(tokens)?;
-        top.clear();
-        top.extend(logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
-        keep_likeliest(top, k);
+        likeliest_of(self.forward(tokens)?, k, top);
         Ok(())
     }
 

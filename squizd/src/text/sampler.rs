@@ -83,7 +83,7 @@ impl Sampler {
             return likeliest(logits);
         }
         self.candidates.clear();
-        self.candidates.extend(logits.iter().zip(0..).map(|(&l, id)| Likely::new(id, l)));
+        self.candidates.extend(Likely::all(logits));
         if let Some(k) = self.reach() {
             keep_likeliest(&mut self.candidates, k);
         }
@@ -185,6 +185,7 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::likeliest_of;
 
     const SAMPLED: SamplerOptions =
         SamplerOptions { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, seed: 7 };
@@ -266,8 +267,8 @@ mod tests {
             let options = SamplerOptions { top_k, top_p: 0.9, min_p: 0.01, ..SAMPLED };
             let (mut all, mut few) = (sampler(options), sampler(options));
             let reach = few.reach().unwrap();
-            let mut kept: Vec<Likely> = logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)).collect();
-            keep_likeliest(&mut kept, reach);
+            let mut kept = Vec::new();
+            likeliest_of(&logits, reach, &mut kept);
             for _ in 0..200 {
                 assert_eq!(few.sample_of(&kept), all.sample(&logits), "{top_k}");
             }

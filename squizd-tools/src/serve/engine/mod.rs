@@ -22,7 +22,7 @@ mod tests;
 pub(crate) use logprobs::{Choice, TokenLogprob};
 pub(crate) use scheduler::{Engine, Settings};
 
-use squizd::runtime::{Likely, keep_likeliest};
+use squizd::runtime::{Likely, likeliest_of};
 use squizd::text::{Penalties, Sampler, StopMatcher};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -43,10 +43,7 @@ pub(crate) trait Sequence {
     }
     /// Processes `tokens`; the `k` likeliest next ones, sorted.
     fn top(&mut self, tokens: &[u32], k: usize, top: &mut Vec<Likely>) -> squizd::Result<()> {
-        let logits = self.forward(tokens)?;
-        top.clear();
-        top.extend(logits.iter().zip(0..).map(|(l, id)| Likely::new(id, *l)));
-        keep_likeliest(top, k);
+        likeliest_of(self.forward(tokens)?, k, top);
         Ok(())
     }
 }

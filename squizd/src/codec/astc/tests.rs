@@ -251,12 +251,12 @@ fn blocks_that_are_not_allowed_decode_to_zeros() {
 fn golden_payloads_decode_to_their_weights() {
     let files = [
         (
-            &include_bytes!("../../../../fixtures/golden/v1-draft/astc-rank1.bin")[..],
-            include_str!("../../../../fixtures/golden/v1-draft/astc-rank1.json"),
+            &include_bytes!("../../../../fixtures/golden/v1/astc-rank1.bin")[..],
+            include_str!("../../../../fixtures/golden/v1/astc-rank1.json"),
         ),
         (
-            &include_bytes!("../../../../fixtures/golden/v1-draft/astc-row.bin")[..],
-            include_str!("../../../../fixtures/golden/v1-draft/astc-row.json"),
+            &include_bytes!("../../../../fixtures/golden/v1/astc-row.bin")[..],
+            include_str!("../../../../fixtures/golden/v1/astc-row.json"),
         ),
     ];
     for (payload, about) in files {

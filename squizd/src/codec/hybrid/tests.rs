@@ -258,7 +258,7 @@ fn the_golden_payload_decodes_as_written() {
             .map(|b| u8::from_str_radix(str::from_utf8(b).unwrap(), 16).unwrap())
             .collect()
     };
-    let text = include_str!("../../../../fixtures/golden/v1-draft/hybrid.json");
+    let text = include_str!("../../../../fixtures/golden/v1/hybrid.json");
     let about: serde_json::Value = serde_json::from_str(text).unwrap();
     let hex = |key: &str| bytes(about[key].as_str().unwrap());
     let s = Stored {

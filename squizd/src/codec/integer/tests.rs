@@ -304,7 +304,7 @@ fn golden_payloads_decode_as_written() {
             .map(|b| u8::from_str_radix(str::from_utf8(b).unwrap(), 16).unwrap())
             .collect()
     };
-    let text = include_str!("../../../../fixtures/golden/v1-draft/integer.json");
+    let text = include_str!("../../../../fixtures/golden/v1/integer.json");
     let cases: Vec<Golden> = serde_json::from_str(text).unwrap();
     assert_eq!(cases.len(), 18);
     for case in cases {

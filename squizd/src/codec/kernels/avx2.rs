@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics")]
 
 use super::fine::HalfDots;
+use super::fours;
 use super::halves::{self, Planes, Products};
 use super::x86::{self, Dots, load_32};
 use super::{OCTET, Rows};
@@ -22,12 +23,19 @@ pub(super) fn integer<const B: u32>(
 ) -> bool {
     match x.precision() {
         Precision::Q8 => {
-            (B == 4 && x86::int4_q8::<Maddubs>(layout, x, rows, y))
-                || halves::by_q8::<Maddubs, B>(layout, x, rows, y)
+            (B == 4 && int4_q8(layout, x, rows, y)) || halves::by_q8::<Maddubs, B>(layout, x, rows, y)
         }
         Precision::F32 => {
             (B == 4 && x86::int4_f32(layout, x, rows, y)) || halves::by_f32::<B>(layout, x, rows, y)
         }
+    }
+}
+
+#[inline(always)]
+fn int4_q8(layout: Layout, x: &Activation<'_>, rows: Rows<'_>, y: &mut [f32]) -> bool {
+    match layout {
+        Layout::Fine(fine) => fours::rows(fine, x, rows, y),
+        _ => x86::int4_q8::<Maddubs>(layout, x, rows, y),
     }
 }
 
@@ -129,21 +137,12 @@ impl HalfDots for Maddubs {
                 ));
                 return halves::sort_fours(_mm256_shuffle_epi8(sums, order));
             }
-            let low = _mm256_set1_epi8(15);
             let mut sums = [_mm256_setzero_si256(); 4];
             let pairs = codes.low.as_chunks::<32>().0.iter().zip(x.as_chunks::<64>().0);
             for (sum, (codes, x)) in sums.iter_mut().zip(pairs) {
-                let codes = load_32(codes);
-                let first = _mm256_loadu_si256(x.as_ptr().cast());
-                let second = _mm256_loadu_si256(x.as_ptr().add(32).cast());
-                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
-                *sum = _mm256_hadd_epi16(
-                    _mm256_maddubs_epi16(_mm256_and_si256(codes, low), first),
-                    _mm256_maddubs_epi16(high, second),
-                );
+                *sum = fours::pair(codes, x);
             }
-            let [a, b, c, d] = sums;
-            _mm256_hadd_epi16(_mm256_hadd_epi16(a, b), _mm256_hadd_epi16(c, d))
+            fours::halves(sums)
         }
     }
 }

@@ -64,12 +64,51 @@ pub(super) const ENTRIES: ([u8; 32], [i16; 16]) = {
 
 /// Numbers that all octets need, in registers.
 #[derive(Clone, Copy)]
-struct Constants {
+pub(super) struct Constants {
     windows: __m256i,
     factors: __m256i,
     /// Twice the layout's.
     scale_bias: __m256i,
     code_bias: __m256,
+}
+
+impl Constants {
+    #[inline(always)]
+    pub(super) fn of(layout: Fine) -> Self {
+        // SAFETY: see the module's comment; 32 readable bytes each.
+        unsafe {
+            Self {
+                windows: load_32(&ENTRIES.0),
+                factors: _mm256_loadu_si256(ENTRIES.1.as_ptr().cast()),
+                scale_bias: _mm256_set1_epi16(2 * layout.scale_bias as i16),
+                code_bias: _mm256_set1_ps(layout.code_bias),
+            }
+        }
+    }
+
+    /// Adds twice the parts of eight blocks: both halves' `dots`, twice their
+    /// stored scales and mins, the blocks' `d` and `dmin`, and of the input both
+    /// halves' sums of codes, and the scale.
+    #[inline(always)]
+    pub(super) fn add_scaled(
+        self,
+        acc: __m256,
+        dots: __m256i,
+        (scales, mins): (__m256i, __m256i),
+        (d, dmin): (__m256, __m256),
+        (x_codes, dx): (__m256i, __m256),
+    ) -> __m256 {
+        // SAFETY: see the module's comment.
+        unsafe {
+            let scales = _mm256_add_epi16(scales, self.scale_bias);
+            let mins = _mm256_sub_epi16(mins, _mm256_set1_epi16(7));
+            let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(scales, dots));
+            let centre = _mm256_cvtepi32_ps(_mm256_madd_epi16(scales, x_codes));
+            let minus = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins, x_codes));
+            let scaled = _mm256_mul_ps(d, _mm256_fnmadd_ps(self.code_bias, centre, products));
+            _mm256_fmadd_ps(dx, _mm256_fnmadd_ps(dmin, minus, scaled), acc)
+        }
+    }
 }
 
 /// Rows of codes of `B` bits times the 8-bit form of `x`.
@@ -82,15 +121,7 @@ pub(super) fn rows<D: HalfDots, const B: u32>(
 ) {
     let q = x.quantized();
     let inputs = if B == 4 { &q.paired } else { &q.quartered }.as_chunks::<OCTET>().0;
-    // SAFETY: see the module's comment; 32 readable bytes each.
-    let constants = unsafe {
-        Constants {
-            windows: load_32(&ENTRIES.0),
-            factors: _mm256_loadu_si256(ENTRIES.1.as_ptr().cast()),
-            scale_bias: _mm256_set1_epi16(2 * layout.scale_bias as i16),
-            code_bias: _mm256_set1_ps(layout.code_bias),
-        }
-    };
+    let constants = Constants::of(layout);
     let unit = 0.5 * exp2i(layout.exponent);
     let inputs = Inputs { codes: inputs, octets: x.octets(), blocks: rows.blocks };
     let low_bytes = codes::low_bytes(B) * rows.blocks;
@@ -152,7 +183,7 @@ fn rest<D: HalfDots, const B: u32>(
 
 /// Adds an octet's part.
 #[inline(always)]
-fn add(acc: __m256, constants: Constants, dots: __m256i, stored: &[u8; 16], x: &Octet) -> __m256 {
+pub(super) fn add(acc: __m256, constants: Constants, dots: __m256i, stored: &[u8; 16], x: &Octet) -> __m256 {
     // SAFETY: see the module's comment; 16 and 32 readable bytes.
     unsafe {
         let words = _mm_loadu_si128(stored.as_ptr().cast());
@@ -161,16 +192,10 @@ fn add(acc: __m256, constants: Constants, dots: __m256i, stored: &[u8; 16], x: &
         let entries = _mm256_mullo_epi16(windows, constants.factors);
         let even = _mm256_set1_epi16(14);
         let scales = _mm256_and_si256(_mm256_srli_epi16::<9>(entries), even);
-        let scales = _mm256_add_epi16(scales, constants.scale_bias);
         let mins = _mm256_and_si256(_mm256_srli_epi16::<12>(entries), even);
-        let mins = _mm256_sub_epi16(mins, _mm256_set1_epi16(7));
         let heads = _mm_cvtph_ps(words);
-        let (d, dmin) = (_mm256_broadcastss_ps(heads), _mm256_broadcastss_ps(_mm_movehdup_ps(heads)));
+        let heads = (_mm256_broadcastss_ps(heads), _mm256_broadcastss_ps(_mm_movehdup_ps(heads)));
         let x_codes = _mm256_loadu_si256(x.codes.as_ptr().cast());
-        let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(scales, dots));
-        let centre = _mm256_cvtepi32_ps(_mm256_madd_epi16(scales, x_codes));
-        let minus = _mm256_cvtepi32_ps(_mm256_madd_epi16(mins, x_codes));
-        let scaled = _mm256_mul_ps(d, _mm256_fnmadd_ps(constants.code_bias, centre, products));
-        _mm256_fmadd_ps(load_octet(&x.scales), _mm256_fnmadd_ps(dmin, minus, scaled), acc)
+        constants.add_scaled(acc, dots, (scales, mins), heads, (x_codes, load_octet(&x.scales)))
     }
 }

@@ -18,6 +18,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod fine;
+#[cfg(target_arch = "x86_64")]
+mod fours;
 mod generic;
 #[cfg(target_arch = "x86_64")]
 mod halves;
@@ -79,6 +81,16 @@ impl<'a> Rows<'a> {
             scale_stride: scales.row_stride as usize,
             blocks: tensor.matrix.cols.div_ceil(codes::BLOCK as u64) as usize,
         })
+    }
+
+    /// Codes and scales of row `i`; empty past the last.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn row(self, i: usize) -> (&'a [u8], &'a [u8]) {
+        let part = |plane: &'a [u8], stride: usize| {
+            plane.get(i * stride..).and_then(|rows| rows.get(..stride)).unwrap_or_default()
+        };
+        (part(self.codes, self.code_stride), part(self.scales, self.scale_stride))
     }
 
     /// Codes and scales of each row.

@@ -59,7 +59,7 @@ fn compare(id: CodecId, stored: &Stored) {
     }
 }
 
-const SHAPES: [(u64, u64); 12] = [
+const SHAPES: [(u64, u64); 14] = [
     (1, 1),
     (2, 15),
     (3, 31),
@@ -71,6 +71,8 @@ const SHAPES: [(u64, u64); 12] = [
     (3, 300),
     (2, 384),
     (2, 576),
+    (9, 448),
+    (6, 192),
     (3, 1037),
 ];
 

@@ -7,8 +7,8 @@ use crate::codec::testing::{MemoryRows, encode, golden};
 
 #[test]
 fn mxfp4_is_the_written_layout() {
-    let payload = include_bytes!("../../../../fixtures/golden/v1-draft/mxfp4.bin");
-    let about = include_str!("../../../../fixtures/golden/v1-draft/mxfp4.json");
+    let payload = include_bytes!("../../../../fixtures/golden/v1/mxfp4.bin");
+    let about = include_str!("../../../../fixtures/golden/v1/mxfp4.json");
     let (matrix, params, bytes) = golden(about, "f32");
     let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
 

@@ -221,10 +221,12 @@ pub(crate) const fn method(level: Level) -> &'static str {
     }
 }
 
-/// `out[i][r] = row r . input i`.
+/// `out[i][r] = row r . input i`; no numbers where sizes do not go together or
+/// the CPU lacks the panel's level.
 pub(crate) fn multiply(panel: &Panel, inputs: &Inputs, out: &mut [[f32; ROWS]]) {
     let per_input = inputs.per_input;
-    if per_input != panel.blocks.len() || per_input * out.len() != inputs.blocks.len() {
+    let fits = per_input == panel.blocks.len() && per_input * out.len() == inputs.blocks.len();
+    if !fits || !panel.level.is_supported() {
         out.fill([f32::NAN; ROWS]);
         return;
     }
@@ -232,7 +234,7 @@ pub(crate) fn multiply(panel: &Panel, inputs: &Inputs, out: &mut [[f32; ROWS]]) 
     for (i, blocks) in panel.blocks.chunks(DEPTH).enumerate() {
         let x = Columns { blocks: &inputs.blocks, first: i * DEPTH, per_input };
         match panel.level {
-            // SAFETY: a panel has a level that this CPU supports.
+            // SAFETY: the CPU supports the level, as was asked above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::multiply(blocks, x, out) },
             // SAFETY: as above.

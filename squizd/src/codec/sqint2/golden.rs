@@ -40,8 +40,8 @@ macro_rules! golden {
         #[test]
         fn $test() {
             check(
-                include_bytes!(concat!("../../../../fixtures/golden/v1-draft/", $name, ".bin")),
-                include_str!(concat!("../../../../fixtures/golden/v1-draft/", $name, ".json")),
+                include_bytes!(concat!("../../../../fixtures/golden/v1/", $name, ".bin")),
+                include_str!(concat!("../../../../fixtures/golden/v1/", $name, ".json")),
             );
         }
     };

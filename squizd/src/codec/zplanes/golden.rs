@@ -19,11 +19,11 @@ fn check(payload: &[u8], about: &str) {
 #[test]
 fn zplanes_is_the_written_layout() {
     check(
-        include_bytes!("../../../../fixtures/golden/v1-draft/zplanes.bin"),
-        include_str!("../../../../fixtures/golden/v1-draft/zplanes.json"),
+        include_bytes!("../../../../fixtures/golden/v1/zplanes.bin"),
+        include_str!("../../../../fixtures/golden/v1/zplanes.json"),
     );
     check(
-        include_bytes!("../../../../fixtures/golden/v1-draft/zplanes-zstd.bin"),
-        include_str!("../../../../fixtures/golden/v1-draft/zplanes-zstd.json"),
+        include_bytes!("../../../../fixtures/golden/v1/zplanes-zstd.bin"),
+        include_str!("../../../../fixtures/golden/v1/zplanes-zstd.json"),
     );
 }

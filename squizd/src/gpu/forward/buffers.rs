@@ -12,8 +12,8 @@ pub(in super::super) const LOGIT_ROWS: usize = 16;
 /// Shares of the vocabulary that the likeliest token is looked for in.
 pub(super) const SHARES: u32 = 64;
 
-/// Where the angles of global layers begin behind the state.
-pub(super) const ANGLES: u64 = 256;
+/// Where angles begin behind the state, and of what each table's place is a multiple.
+const ANGLES: u64 = 256;
 
 /// What a mixture of experts needs besides.
 #[derive(Debug)]
@@ -33,14 +33,15 @@ pub(in super::super) struct Buffers {
     /// Ids of the tokens under way.
     pub(super) ids: wgpu::Buffer,
     /// Positions before them, where the next id goes in `list`, and from
-    /// [`ANGLES`] on cosines and sines of global layers.
+    /// [`ANGLES`] on cosines and sines of global, then of local layers.
     pub(super) told: wgpu::Buffer,
     /// Ids picked on the device, of two tokens in turns.
     pub(in super::super) list: wgpu::Buffer,
     /// The likeliest tokens of shares of the vocabulary.
     pub(super) candidates: wgpu::Buffer,
-    /// Cosines and sines of local layers, if there are any.
-    pub(super) local_angles: Option<wgpu::Buffer>,
+    /// Bytes that a token's angles take, of global layers and of local ones, if there
+    /// are any.
+    angle_bytes: Vec<u64>,
     /// Residual stream.
     pub(super) x: wgpu::Buffer,
     /// A block's result, before its norm.
@@ -49,6 +50,8 @@ pub(in super::super) struct Buffers {
     /// Queries of all tokens, keys of all, values of all.
     pub(super) qkv: wgpu::Buffer,
     pub(super) attended: Input,
+    /// What the shares of a token's positions come to.
+    pub(super) shares: Option<wgpu::Buffer>,
     /// Gates of all outputs, then what they are to gate.
     pub(super) gate_up: wgpu::Buffer,
     pub(super) gated: Input,
@@ -75,18 +78,43 @@ pub(super) fn part(width: u32) -> u32 {
     width.next_multiple_of(PART_ALIGN)
 }
 
+/// Positions up to which none is shared out, and those of a share beyond, about.
+const WHOLE: usize = 512;
+const SHARE: usize = 256;
+/// Shares of all heads, at most.
+const MOST_SHARES: usize = 1024;
+
+/// In how many shares one token looks at `length` positions with `queries` heads: a
+/// power of two.
+pub(in super::super) fn shares_of(length: usize, queries: usize) -> u32 {
+    if length <= WHOLE {
+        return 1;
+    }
+    let most = (MOST_SHARES / queries.max(1)).max(1);
+    1 << (length / SHARE).clamp(1, most).ilog2()
+}
+
+/// Bytes of what `shares` shares of every head come to.
+pub(in super::super) fn shared_bytes(shares: u32, queries: usize, dim: usize) -> u64 {
+    16 * u64::from(shares) * queries as u64 * (dim as u64).div_ceil(4).saturating_add(1)
+}
+
 impl Buffers {
     /// Positions before the tokens under way, and where the next id goes.
     pub(super) fn state(&self) -> Span {
         Span { size: ANGLES, ..Span::from(&self.told) }
     }
 
-    /// Cosines and sines of global (0) or local layers.
-    pub(super) fn angles(&self, rope: usize) -> Option<Span> {
-        match rope {
-            0 => Some(Span { offset: ANGLES, ..Span::from(&self.told) }),
-            _ => self.local_angles.as_ref().map(Span::from),
-        }
+    /// Tables of angles.
+    pub(super) fn tables(&self) -> usize {
+        self.angle_bytes.len()
+    }
+
+    /// Where in what is told the angles of `n` tokens in global (0) or local (1)
+    /// layers begin.
+    pub(super) fn angles(&self, rope: usize, n: usize) -> u64 {
+        let before = self.angle_bytes.iter().take(rope);
+        ANGLES + before.map(|bytes| (bytes * n as u64).next_multiple_of(ANGLES)).sum::<u64>()
     }
 
     /// Room for `context` positions, `batch` of them at a time.
@@ -129,27 +157,31 @@ impl Buffers {
                 gpu.abilities().max_binding
             )));
         }
+        let queries = heads.queries;
+        let shares = shares_of(context, queries);
         let cache = model
             .layers
             .iter()
             .map(|_| Ok([gpu.storage(bytes)?, gpu.storage(bytes)?]))
             .collect::<Result<Vec<_>>>()?;
-        let angles = |i: usize| {
-            let pairs = model.model.ropes[i].frequencies(1).inverse.len();
-            8 * pairs as u64 * batch as u64
-        };
         let local = model.layers.iter().any(|l| l.rope == Some(1));
+        let angle_bytes: Vec<u64> =
+            (0..=usize::from(local)).map(|rope| 8 * model.pairs(rope) as u64).collect();
+        let told = angle_bytes.iter().map(|b| (b * batch as u64).next_multiple_of(ANGLES)).sum::<u64>();
         let logit_rows = batch.min(LOGIT_ROWS);
         Ok(Self {
             ids: gpu.storage(4 * u64::from(count))?,
-            told: gpu.storage(ANGLES + angles(0))?,
+            told: gpu.storage(ANGLES + told)?,
             list: gpu.storage(8)?,
             candidates: gpu.storage(8 * u64::from(SHARES))?,
-            local_angles: local.then(|| gpu.storage(angles(1))).transpose()?,
+            angle_bytes,
             x: floats(normed.stride)?,
             block: floats(normed.stride)?,
             qkv: floats(part(attended.stride) + 2 * part(kv_width))?,
             gate_up: floats(2 * part(gated.stride) * routes)?,
+            shares: (shares > 1)
+                .then(|| gpu.storage(shared_bytes(shares, queries, heads.dim)))
+                .transpose()?,
             experts: experts.transpose()?,
             last: input(hidden, narrow(logit_rows)?)?,
             logits: gpu.storage(4 * vocab as u64 * logit_rows as u64)?,

@@ -1,6 +1,6 @@
 //! The feed-forward block as dispatches, dense or a mixture of experts.
 
-use super::super::matrix::{Output, Stack};
+use super::super::matrix::{Fetch, GpuMatrix, Output, Stack, Staged};
 use super::super::model::{GpuLayer, GpuModel, Router};
 use super::super::pipeline::{Span, read, write};
 use super::super::record::Step;
@@ -29,26 +29,33 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let (gpu, b) = (&model.gpu, &self.buffers);
-        let emit = (n == 1 || layer.router.is_some()) && model.blocks;
-        steps.push(self.norm(model, &b.x, &layer.ffn_norm, NormTo::Input(&b.normed, emit), 0, n)?);
         let routed = match (&layer.router, &b.experts) {
             (Some(router), Some(experts)) => Some((router, experts)),
             _ => None,
         };
+        let shared = [&layer.gate.matrix, &layer.up.matrix];
+        let dense = if routed.is_none() { n } else { 0 };
+        let normed = self.staged_norm(model, &layer.ffn_norm, &shared, dense);
+        let emit = (n == 1 || routed.is_some()) && model.blocks;
+        if normed.is_none() {
+            let to = NormTo::Input(&b.normed, emit);
+            steps.push(self.norm(model, &b.x, &layer.ffn_norm, to, 0, n)?);
+        }
+        let from = normed.as_ref().map_or(Fetch::Ready(&b.normed), Fetch::Staged);
         let mut outputs = n;
         if let Some((router, experts)) = routed {
             outputs = n * router.active;
             self.route(model, router, experts, n, steps)?;
         }
-        let shared = [&layer.gate.matrix, &layer.up.matrix];
-        steps.extend(match routed {
-            None => b.normed.ready(gpu, shared, n)?,
-            Some(_) => b.normed.rotate(gpu, shared, n)?,
-        });
+        match (routed, from) {
+            (None, Fetch::Ready(x)) => steps.extend(x.ready(gpu, shared, n)?),
+            (Some(_), Fetch::Ready(x)) => steps.extend(x.rotate(gpu, shared, n)?),
+            (_, Fetch::Staged(_)) => {}
+        }
         let up_first = outputs * part(b.gated.stride);
         let to = Regions { y: &b.gate_up, firsts: [0, up_first], strides: [b.gated.stride; 2] };
         match routed {
-            None => steps.extend(together(gpu, [&layer.gate, &layer.up], &b.normed, n, to)?),
+            None => steps.extend(together(gpu, [&layer.gate, &layer.up], from, n, to)?),
             Some((router, experts)) => {
                 for (linear, out) in [&layer.gate, &layer.up].into_iter().zip(to.outputs()) {
                     let stack = Stack {
@@ -61,10 +68,15 @@ impl Forward {
                 }
             }
         }
-        steps.push(self.gate(model, outputs, up_first, emit)?);
         let Some((router, experts)) = routed else {
-            return self.residual(model, &layer.down, &b.gated, layer.ffn_post_norm.as_ref(), n, steps);
+            let gated = self.staged_gate(model, up_first, &layer.down.matrix, n);
+            if gated.is_none() {
+                steps.push(self.gate(model, outputs, up_first, emit)?);
+            }
+            let from = gated.as_ref().map_or(Fetch::Ready(&b.gated), Fetch::Staged);
+            return self.residual(model, &layer.down, from, layer.ffn_post_norm.as_ref(), n, steps);
         };
+        steps.push(self.gate(model, outputs, up_first, emit)?);
         let stack = Stack {
             expert_rows: layer.down.matrix.rows() / router.matrix.rows(),
             experts: &experts.chosen,
@@ -86,15 +98,29 @@ impl Forward {
         Ok(())
     }
 
+    /// How the product of `down` with one token's gated outputs makes them, if that is
+    /// better than a dispatch.
+    fn staged_gate(
+        &self,
+        model: &GpuModel<'_, '_>,
+        up_first: u32,
+        down: &GpuMatrix,
+        n: u32,
+    ) -> Option<Staged> {
+        let up = Span { offset: 4 * u64::from(up_first), ..Span::from(&self.buffers.gate_up) };
+        (n == 1 && GpuMatrix::stage(model.math, &[down])).then(|| Staged {
+            flags: std::iter::once("GATED").chain(activation(model)).collect(),
+            spans: [Span::from(&self.buffers.gate_up), up],
+            eps: 0.0,
+            math: model.math,
+        })
+    }
+
     /// Gates `outputs` outputs, and with `emit` writes the result's coded form.
     fn gate(&self, model: &GpuModel<'_, '_>, outputs: u32, up_first: u32, emit: bool) -> Result<Step> {
         let b = &self.buffers;
         let mut options = Options::default().with("WG", WORKGROUP);
-        match model.model.config.activation {
-            Activation::Silu => options = options.flag("SILU"),
-            Activation::GeluTanh => options = options.flag("GELU_TANH"),
-            Activation::Gelu => {}
-        }
+        options = activation(model).iter().fold(options, |o, flag| o.flag(flag));
         let up = Span { offset: 4 * u64::from(up_first), ..Span::from(&b.gate_up) };
         let mut ports =
             vec![(read(0), Span::from(&b.gate_up)), (read(1), up), (write(2), Span::from(&b.gated.values))];
@@ -135,5 +161,14 @@ impl Forward {
         let params = RouteParams { stride: count, active: router.active, scale: router.scale };
         steps.push(step(gpu, "route", &options, &ports, &params, [u64::from(n), 1, 1])?);
         Ok(())
+    }
+}
+
+/// The flag of the activation (`activation.wgsl`).
+fn activation(model: &GpuModel<'_, '_>) -> Option<&'static str> {
+    match model.model.config.activation {
+        Activation::Silu => Some("SILU"),
+        Activation::GeluTanh => Some("GELU_TANH"),
+        Activation::Gelu => None,
     }
 }

@@ -1,24 +1,24 @@
 //! Products of matrices that share an input.
 
 use super::super::device::Gpu;
-use super::super::input::Input;
-use super::super::matrix::{Joined, Output};
+use super::super::matrix::{Fetch, Joined, Output};
 use super::super::model::GpuLinear;
 use super::super::record::Step;
 use crate::Result;
 
-/// A product with `n` vectors, and the matrix's bias.
+/// A product with `n` vectors, one if the product makes it, and the matrix's bias.
 pub(super) fn product(
     gpu: &Gpu,
     linear: &GpuLinear,
-    x: &Input,
+    from: Fetch<'_>,
     n: u32,
     out: Output<'_>,
 ) -> Result<Vec<Step>> {
     let out = Output { bias: linear.bias.as_ref(), ..out };
-    match n {
-        1 => linear.matrix.gemv(gpu, x, out),
-        _ => linear.matrix.batch(gpu, x, n, out),
+    match from {
+        Fetch::Staged(staged) => linear.matrix.staged_gemv(gpu, staged, out),
+        Fetch::Ready(x) if n == 1 => linear.matrix.gemv(gpu, x, out),
+        Fetch::Ready(x) => linear.matrix.batch(gpu, x, n, out),
     }
 }
 
@@ -47,20 +47,20 @@ impl<'a, const N: usize> Regions<'a, N> {
 pub(super) fn together<const N: usize>(
     gpu: &Gpu,
     linears: [&GpuLinear; N],
-    x: &Input,
+    from: Fetch<'_>,
     n: u32,
     to: Regions<'_, N>,
 ) -> Result<Vec<Step>> {
     let placed: [_; N] = std::array::from_fn(|i| (&linears[i].matrix, to.firsts[i]));
     if n == 1
-        && let Some(joined) = Joined::new(gpu, x.math, &placed)
+        && let Some(joined) = Joined::new(gpu, from, &placed)
     {
         let bias = joined_bias(gpu, linears, to.firsts)?;
-        return Ok(vec![joined.gemv(gpu, x, to.y, bias.as_ref())?]);
+        return Ok(vec![joined.gemv(gpu, from, to.y, bias.as_ref())?]);
     }
     let mut steps = Vec::new();
     for (linear, out) in linears.into_iter().zip(to.outputs()) {
-        steps.extend(product(gpu, linear, x, n, out)?);
+        steps.extend(product(gpu, linear, from, n, out)?);
     }
     Ok(steps)
 }

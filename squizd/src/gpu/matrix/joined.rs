@@ -1,12 +1,10 @@
 //! Matrices that multiply one input, in one dispatch.
 
 use super::super::device::{BINDINGS, Gpu};
-use super::super::input::Input;
-use super::super::math::Math;
 use super::super::pipeline::{Span, read};
 use super::super::record::{Step, over_two};
-use super::super::tuning::{Tuning, gemv_tuning};
-use super::{GpuMatrix, Output, Params};
+use super::super::tuning::Tuning;
+use super::{Fetch, GpuMatrix, Output, Params};
 use crate::Result;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -45,9 +43,13 @@ impl std::fmt::Debug for Part {
 }
 
 impl<'a> Joined<'a> {
-    /// Joins `matrices`, each with where its outputs begin; `None` if they do
-    /// not go together.
-    pub(in super::super) fn new(gpu: &Gpu, math: Math, matrices: &[(&'a GpuMatrix, u32)]) -> Option<Self> {
+    /// Joins `matrices` for inputs as of `from`, each with where its outputs begin;
+    /// `None` if they do not go together.
+    pub(in super::super) fn new(
+        gpu: &Gpu,
+        from: Fetch<'_>,
+        matrices: &[(&'a GpuMatrix, u32)],
+    ) -> Option<Self> {
         let (first, _) = matrices.first()?;
         let whole = first.pieces.first()?;
         // Lanes of the frame take units, of an input that all read.
@@ -66,7 +68,10 @@ impl<'a> Joined<'a> {
             return None;
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
-        let tuning = gemv_tuning(first.effective(math), first.recipe.unit, rows, first.units());
+        let tuning = match from {
+            Fetch::Ready(x) => first.by_units(x.math, rows),
+            Fetch::Staged(_) => first.staged_tuning(rows),
+        };
         let mut parts = Vec::new();
         for (matrix, y) in matrices {
             let workgroups = u64::from(matrix.rows).div_ceil(tuning.rows_per_workgroup());
@@ -99,18 +104,21 @@ impl<'a> Joined<'a> {
         Some(Self { matrices: matrices.iter().map(|(m, _)| *m).collect(), tuning, spans, parts, workgroups })
     }
 
-    /// The products with the first vector of `x`, each to its place in `y`.
-    /// `bias`, if any, lies as the outputs do.
+    /// The products with the first vector of what it was joined for, each to its
+    /// place in `y`. `bias`, if any, lies as the outputs do.
     pub(in super::super) fn gemv(
         &self,
         gpu: &Gpu,
-        x: &Input,
+        from: Fetch<'_>,
         y: &wgpu::Buffer,
         bias: Option<&wgpu::Buffer>,
     ) -> Result<Step> {
         let first = self.matrices.first().ok_or_else(|| gpu.error("no matrices to join"))?;
         let out = Output { bias, ..Output::to(y, 0) };
-        let (options, tail) = first.gemv_parts(gpu, x, out, self.tuning)?;
+        let (options, tail) = match from {
+            Fetch::Ready(x) => first.gemv_parts(gpu, x, out, self.tuning)?,
+            Fetch::Staged(staged) => first.staged_parts(gpu, staged, out, self.tuning),
+        };
         let options = options.flag("JOINED").with("PARTS", self.parts.len() as u32);
         let mut ports: Vec<_> = (0..self.spans.len()).map(|i| read(i as u32)).collect();
         let mut spans = self.spans.clone();
@@ -124,6 +132,7 @@ impl<'a> Joined<'a> {
             cols: first.cols,
             units: first.units(),
             share: 1,
+            factor: from.eps(),
             stride: first.pieces.first().map(|p| p.params.stride).unwrap_or_default(),
             ..Params::default()
         };
