@@ -5,12 +5,14 @@
 // planes, 3 the anchors and, p.extra.x bytes behind them, the side stream with
 // the exponents of codes 0, the escapes.
 //
-// A share, what a lane takes at a time, is one word of each plane (Word: 32
-// weights; with ALIGNED, where cols are a multiple of 128, four words, 128
-// weights) and the eight words of sign/mantissa bytes that belong to it: slice
-// s of a share is the weights of bit s of the words' bytes, neighbours in the
-// row. CLUSTER shares make a superblock.
+// A share, what a lane takes at a time, is one word of each plane, 32 weights, and
+// the eight words of sign/mantissa bytes that belong to it: slice s of a share is
+// the weights of bit s of the planes' bytes, neighbours in the row. The 32 lanes
+// of a superblock find their places in its side stream together.
 
+// Words of the planes as they are fetched: where weights are looked up four with
+// ALIGNED (cols a multiple of 128).
+//: if WEIGHTS
 //: if ALIGNED
 alias Word = vec4<u32>;
 const WORDS: u32 = 4u;
@@ -18,8 +20,13 @@ const WORDS: u32 = 4u;
 alias Word = u32;
 const WORDS: u32 = 1u;
 //: end
-// Words of the planes of a whole superblock.
-const SUPERBLOCK: u32 = 11u * CLUSTER;
+//: else
+alias Word = u32;
+const WORDS: u32 = 1u;
+//: end
+// Of a plane of a whole superblock, and of all that is stored of it.
+const SPAN: u32 = 32u / WORDS;
+const SUPERBLOCK: u32 = 11u * SPAN;
 
 @group(0) @binding(0) var<storage, read> index_plane: array<u32>;
 @group(0) @binding(1) var<storage, read> base_plane: array<u32>;
@@ -32,7 +39,7 @@ struct Superblock { at: u32, width: u32 }
 
 fn superblock(row: u32, s: u32) -> Superblock {
   let shares = (p.cols + 32u * WORDS - 1u) / (32u * WORDS);
-  return Superblock((p.base.z + row * p.stride.z) / (4u * WORDS) + s * SUPERBLOCK, min(shares - s * CLUSTER, CLUSTER));
+  return Superblock((p.base.z + row * p.stride.z) / (4u * WORDS) + s * SUPERBLOCK, min(shares - s * SPAN, SPAN));
 }
 
 fn base_exponent(row: u32, s: u32) -> u32 {
@@ -65,13 +72,29 @@ fn escape(source: Side, n: u32, base: u32) -> u32 {
   return select(value, nearby(base, (value >> ((n & 1u) * 4u)) & 15u), source.nibbles);
 }
 
+// `a` where the mask is set, else `b`: one instruction on most.
+fn pick(mask: u32, a: u32, b: u32) -> u32 { return (a & mask) | (b & ~mask); }
+
+// Four weights from their bytes of sign and mantissa, and of exponents: both
+// halves of a word are bfloat16s.
+fn four(signs: u32, exponents: u32) -> vec4<f32> {
+  let even = pick(0x7f807f80u, exponents << 7u, pick(0x80008000u, signs << 8u, signs));
+  let odd = pick(0x7f807f80u, exponents >> 1u, pick(0x80008000u, signs, signs >> 8u));
+  return bitcast<vec4<f32>>(vec4<u32>(even << 16u, odd << 16u, even & 0xffff0000u, odd & 0xffff0000u));
+}
+
+//: if WEIGHTS
 //: if ALIGNED
 fn ones(w: Word) -> u32 {
   let c = countOneBits(w);
   return (c.x + c.y) + (c.z + c.w);
 }
+
+fn word(i: u32) -> u32 { return planes[i >> 2u][i & 3u]; }
 //: else
 fn ones(w: Word) -> u32 { return countOneBits(w); }
+
+fn word(i: u32) -> u32 { return planes[i]; }
 //: end
 
 // Codes 0 among the first `count` words of the superblock's planes.
@@ -83,27 +106,7 @@ fn escapes_before(b: Superblock, count: u32) -> u32 {
   return sum;
 }
 
-// `a` where the mask is set, else `b`: one instruction on most.
-fn pick(mask: u32, a: u32, b: u32) -> u32 { return b ^ ((a ^ b) & mask); }
-
-// Four weights from their bytes of sign and mantissa, and of exponents: both
-// halves of a word are bfloat16s.
-fn four(signs: u32, exponents: u32) -> vec4<f32> {
-  let even = pick(0x7f807f80u, exponents << 7u, pick(0x80008000u, signs << 8u, signs));
-  let odd = pick(0x7f807f80u, exponents >> 1u, pick(0x80008000u, signs, signs >> 8u));
-  return bitcast<vec4<f32>>(vec4<u32>(even << 16u, odd << 16u, even & 0xffff0000u, odd & 0xffff0000u));
-}
-
-//: if WEIGHTS
 struct Block { a: vec4<f32>, b: vec4<f32> }
-
-fn word(i: u32) -> u32 {
-//: if ALIGNED
-  return planes[i >> 2u][i & 3u];
-//: else
-  return planes[i];
-//: end
-}
 
 // Four neighbouring weights, from column `col` on, a multiple of four.
 fn quad(row: u32, col: u32) -> vec4<f32> {
@@ -145,153 +148,195 @@ fn load(row: u32, unit: u32) -> Block { return Block(quad(row, unit * 8u), quad(
 
 fn weights(b: Block) -> array<vec4<f32>, 2> { return array<vec4<f32>, 2>(b.a, b.b); }
 //: else
-struct Share {
-  // Codes of slice k in the low and of slice k + 4 in the high half of each
-  // byte, escapes as code 1.
-//: each k 4
-  codes$k: Word,
-//: end
-  // Signs and mantissas of the slices.
-//: each k 8
-  signs$k: Word,
-//: end
-  // What makes exponents of four codes.
-  offset: u32,
-  // Its escapes, how many there are, and the number of the first.
-  open: Word, count: u32, first: u32,
-  source: Side,
-  // Their first sixteen nibbles.
-  nibbles: vec2<u32>,
-  // Its first sign/mantissa word, and words from slice to slice.
-  signs: u32, width: u32,
-}
-
-fn live(w: Share, lane: u32) -> bool { return lane < w.width; }
-
-fn load_share(row: u32, s: u32, lane: u32) -> Share {
-  let b = superblock(row, s);
-  let l = min(lane, b.width - 1u);
-  let low = planes[b.at + l];
-  let middle = planes[b.at + b.width + l];
-  let high = planes[b.at + 2u * b.width + l];
-  var share: Share;
-  share.signs = b.at + 3u * b.width + l;
-  share.width = b.width;
-//: each k 8
-  share.signs$k = planes[share.signs + $ku * b.width];
-//: end
-  share.open = ~(low | middle | high);
-  let lowest = low | share.open;
-  let ones_of = Word(0x11111111u);
-  let twos = Word(0x22222222u);
-  let fours = Word(0x44444444u);
-  share.codes0 = (lowest & ones_of) | ((middle << Word(1u)) & twos) | ((high << Word(2u)) & fours);
-  share.codes1 = ((lowest >> Word(1u)) & ones_of) | (middle & twos) | ((high << Word(1u)) & fours);
-  share.codes2 = ((lowest >> Word(2u)) & ones_of) | ((middle >> Word(1u)) & twos) | (high & fours);
-  share.codes3 = ((lowest >> Word(3u)) & ones_of) | ((middle >> Word(2u)) & twos) | ((high >> Word(1u)) & fours);
-  share.offset = (base_exponent(row, s) - 1u) * 0x01010101u;
-  share.count = select(0u, ones(share.open), lane < b.width);
-  share.source = side(row, s);
+// What the lanes of a superblock tell each other: by subgroup operations where
+// they are a subgroup (PREFIX), else through the workgroup's memory, all of its
+// invocations at once.
 //: if PREFIX
-  // The lanes of a superblock stand side by side in a subgroup.
-  var sum = share.count;
-  for (var step = 1u; step < CLUSTER; step <<= 1u) {
-    let below = subgroupShuffleUp(sum, step);
-    sum += select(0u, below, lane >= step);
-  }
-  share.first = sum - share.count;
-//: else
-  share.first = 0u;
-  if (share.count > 0u) { share.first = escapes_before(b, l); }
-//: end
-  let nibble = share.source.start * 2u + share.first;
-  let shift = (nibble & 7u) * 4u;
-  let first = tail[nibble >> 3u];
-  let second = tail[(nibble >> 3u) + 1u];
-  let third = tail[(nibble >> 3u) + 2u];
-  share.nibbles = vec2<u32>(
-    (first >> shift) | ((second << 1u) << (31u - shift)),
-    (second >> shift) | ((third << 1u) << (31u - shift)));
-  return share;
-}
+fn meet(index: u32) {}
 
-// Quad of the superblock where the input of slice s of a share begins.
-fn slice_at(w: Share, lane: u32, s: u32) -> u32 { return (s * w.width + lane) * WORDS; }
+fn lane_of(v: u32, lane: u32) -> u32 { return subgroupShuffle(v, lane); }
 
-//: if ALIGNED
-struct Slice { v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32> }
-
-fn load_slice(stage: u32, at: u32) -> Slice {
-  return Slice(
-    staged[stage + swizzled(at)], staged[stage + swizzled(at + 1u)],
-    staged[stage + swizzled(at + 2u)], staged[stage + swizzled(at + 3u)]);
-}
-
-fn dot_words(signs: Word, codes: Word, offset: u32, x: Slice) -> f32 {
-  let e = codes + Word(offset);
-  return (dot(four(signs.x, e.x), x.v0) + dot(four(signs.y, e.y), x.v1)) + (dot(four(signs.z, e.z), x.v2) + dot(four(signs.w, e.w), x.v3));
-}
-//: else
-struct Slice { v0: vec4<f32> }
-
-fn load_slice(stage: u32, at: u32) -> Slice { return Slice(staged[stage + swizzled(at)]); }
-
-fn dot_words(signs: Word, codes: Word, offset: u32, x: Slice) -> f32 { return dot(four(signs, codes + offset), x.v0); }
-//: end
-
-//: each k 4
-fn dot_slice$k(w: Share, x: Slice) -> f32 {
-  return dot_words(w.signs$k, w.codes$k & Word(0x07070707u), w.offset, x);
-}
-//: end
-fn dot_slice4(w: Share, x: Slice) -> f32 { return dot_words(w.signs4, (w.codes0 >> Word(4u)) & Word(0x07070707u), w.offset, x); }
-fn dot_slice5(w: Share, x: Slice) -> f32 { return dot_words(w.signs5, (w.codes1 >> Word(4u)) & Word(0x07070707u), w.offset, x); }
-fn dot_slice6(w: Share, x: Slice) -> f32 { return dot_words(w.signs6, (w.codes2 >> Word(4u)) & Word(0x07070707u), w.offset, x); }
-fn dot_slice7(w: Share, x: Slice) -> f32 { return dot_words(w.signs7, (w.codes3 >> Word(4u)) & Word(0x07070707u), w.offset, x); }
-
-// What the escapes' true weights add to those with code 1. Few weights are
-// escapes: each is looked up by itself.
-fn dot_rest(w: Share, lane: u32, stage: u32) -> f32 {
-  var sum = 0.0;
-  let base = ((w.offset & 0xffu) + 1u) & 0xffu;
-  let short = w.source.nibbles && w.count <= 16u;
-  // Bytes of a slice of the superblock (and floats of its input), the share's
-  // first sign/mantissa byte and float.
-  let stride = w.width * WORDS * 4u;
-  let signs = w.signs * WORDS * 4u;
-  let x = slice_at(w, lane, 0u) * 4u;
-  var open = w.open;
-  var nibbles = w.nibbles;
-  for (var k = 0u; k < w.count; k++) {
-//: if ALIGNED
-    let i = select(select(select(3u, 2u, open.z != 0u), 1u, open.y != 0u), 0u, open.x != 0u);
-    let mask = select(select(select(open.w, open.z, i == 2u), open.y, i == 1u), open.x, i == 0u);
-    open = select(open, Word(mask & (mask - 1u)), Word(i) == Word(0u, 1u, 2u, 3u));
-    let place = i * 32u + firstTrailingBit(mask);
-//: else
-    let place = firstTrailingBit(open);
-    open &= open - 1u;
-//: end
-    var exponent: u32;
-    if (short) {
-      let nibble = nibbles.x & 15u;
-      nibbles = vec2<u32>((nibbles.x >> 4u) | (nibbles.y << 28u), nibbles.y >> 4u);
-      exponent = nearby(base, nibble);
-    } else {
-      exponent = escape(w.source, w.first + k, base);
+// Sum of `count` over the lanes below this one: bit by bit of numbers below 8.
+fn sum_below(count: u32, lane: u32) -> u32 {
+  let below = (1u << lane) - 1u;
+  var sum = countOneBits(subgroupBallot((count & 1u) != 0u).x & below)
+    + 2u * countOneBits(subgroupBallot((count & 2u) != 0u).x & below)
+    + 4u * countOneBits(subgroupBallot((count & 4u) != 0u).x & below);
+  if (subgroupAny(count > 7u)) {
+    sum = count;
+    for (var step = 1u; step < 32u; step <<= 1u) {
+      let moved = subgroupShuffleUp(sum, step);
+      sum += select(0u, moved, lane >= step);
     }
-    let at = (place & 7u) * stride + (place >> 3u);
-    let byte = signs + at;
-//: if ALIGNED
-    let word = planes[byte >> 4u][(byte >> 2u) & 3u];
-//: else
-    let word = planes[byte >> 2u];
-//: end
-    let sign_mantissa = word >> (8u * (byte & 3u));
-    let bits = ((sign_mantissa & 0x80u) << 24u) | ((sign_mantissa & 0x7fu) << 16u);
-    let difference = bitcast<f32>(bits | (exponent << 23u)) - bitcast<f32>(bits | (base << 23u));
-    sum += difference * staged[stage + swizzled((x + at) >> 2u)][(x + at) & 3u];
+    sum -= count;
   }
   return sum;
+}
+//: else
+var<workgroup> passed: array<u32, WG>;
+var<private> me: u32;
+
+fn meet(index: u32) { me = index; }
+
+fn lane_of(v: u32, lane: u32) -> u32 {
+  workgroupBarrier();
+  passed[me] = v;
+  workgroupBarrier();
+  return passed[(me & ~31u) + (lane & 31u)];
+}
+
+fn sum_below(count: u32, lane: u32) -> u32 {
+  workgroupBarrier();
+  passed[me] = count;
+  workgroupBarrier();
+  var sum = 0u;
+  for (var i = me & ~31u; i < me; i++) { sum += passed[i]; }
+  return sum;
+}
+//: end
+
+// Of the superblocks of the next 32 turns, one a lane: where its part of the side
+// stream begins, and its base with flags: the part is nibbles, and no exponent of
+// theirs passes 0 or 255 (NEAR).
+struct Heads { start: u32, base: u32 }
+
+const NEAR: u32 = 256u;
+const NIBBLES: u32 = 512u;
+
+fn heads(row: u32, s: u32) -> Heads {
+  let source = side(row, s);
+  let base = base_exponent(row, s);
+  let near = source.nibbles && base - 16u < 224u;
+  return Heads(source.start, base | select(0u, NEAR, near) | select(0u, NIBBLES, source.nibbles));
+}
+
+// A lane's share of a superblock as stored, with a word of the side stream.
+struct Raw {
+  low: u32, middle: u32, high: u32,
+//: each k 8
+  signs$k: u32,
+//: end
+  stream: u32, at: u32, start: u32, base: u32,
+}
+
+// Words of the side stream that a superblock's lanes fetch: 16 have few too many.
+const STREAM: u32 = 16u;
+
+fn fetch(row: u32, s: u32, lane: u32, heads: Heads, turn: u32) -> Raw {
+  let b = superblock(row, s);
+  let at = b.at + min(lane, b.width - 1u);
+  var raw: Raw;
+  raw.low = planes[at];
+  raw.middle = planes[at + b.width];
+  raw.high = planes[at + 2u * b.width];
+//: each k 8
+  raw.signs$k = planes[at + (3u + $ku) * b.width];
+//: end
+  raw.at = b.at;
+  raw.start = lane_of(heads.start, turn);
+  raw.base = lane_of(heads.base, turn);
+  raw.stream = tail[(raw.start >> 2u) + min(lane, STREAM - 1u)];
+  return raw;
+}
+
+// The escapes of a share: their bits, the number of the first in the superblock,
+// and their nibbles if these are NEAR, at most seven, and among the fetched words.
+struct Open { bits: u32, first: u32, nibbles: u32, near: bool }
+
+fn open_of(raw: Raw, lane: u32, live: bool) -> Open {
+  let bits = select(0u, ~(raw.low | raw.middle | raw.high), live);
+  let count = countOneBits(bits);
+  let first = sum_below(count, lane);
+  let nibble = (raw.start & 3u) * 2u + first;
+  let word0 = lane_of(raw.stream, min(nibble >> 3u, STREAM - 1u));
+  let word1 = lane_of(raw.stream, min((nibble >> 3u) + 1u, STREAM - 1u));
+  let shift = (nibble & 7u) * 4u;
+  let nibbles = (word0 >> shift) | ((word1 << 1u) << (31u - shift));
+  let near = (raw.base & NEAR) != 0u && count <= 7u && nibble <= 8u * (STREAM - 1u);
+  return Open(bits, first, nibbles, near);
+}
+
+// Whether any escape adds more than what it counts as: those with nibbles 8 to 15
+// but 12, and all where there are no nibbles. Bits of no further meaning.
+fn others(open: Open) -> u32 {
+  let n = open.nibbles;
+  let far = n & 0x88888888u & ~((n << 1u) & ~(n << 2u) & ~(n << 3u));
+  return select(open.bits, far & ((1u << (4u * countOneBits(open.bits))) - 1u), open.near);
+}
+
+// What escapes add to what they count as; `x` is the quad of the superblock's
+// input.
+fn rest_of(raw: Raw, open: Open, lane: u32, width: u32, x: u32) -> f32 {
+  let base = raw.base & 255u;
+  let source = Side(raw.start, (raw.base & NIBBLES) != 0u);
+  var total = 0.0;
+  var bits = open.bits;
+  var n = open.first;
+  while (bits != 0u) {
+    let place = firstTrailingBit(bits);
+    bits &= bits - 1u;
+    let exponent = escape(source, n, base);
+    var assumed = base;
+    if (open.near) {
+      let byte = source.start + (n >> 1u);
+      let v = (tail[byte >> 2u] >> ((byte & 3u) * 8u + (n & 1u) * 4u)) & 15u;
+      assumed = base + select(0xffffffffu - (v & select(7u, 3u, v >= 8u)), 7u - (v & 3u), v >= 12u);
+    }
+    let at = (place & 7u) * width + lane;
+    let sign_mantissa = planes[raw.at + 3u * width + at] >> (place & 0x18u);
+    let magnitude = ((sign_mantissa & 0x80u) << 24u) | ((sign_mantissa & 0x7fu) << 16u);
+    let difference = bitcast<f32>(magnitude | (exponent << 23u)) - bitcast<f32>(magnitude | (assumed << 23u));
+    total += difference * xv[x + at][place >> 3u];
+    n++;
+  }
+  return total;
+}
+
+// Exponents less (base - 8) of a share, slices k in the low and k + 4 in the high
+// half of each byte of codes k.
+struct Share {
+//: each k 4
+  codes$k: u32,
+//: end
+  offset: u32,
+}
+
+// a, b, c, h: bits of the escapes' nibbles at their places. Weights with code c
+// are 7 + c above base - 8, escapes with nibble v below 8 are 7 - v, 12 is 15.
+fn share_of(raw: Raw, open: Open, a: u32, b: u32, c: u32, h: u32) -> Share {
+  // Escapes that are none of these count as code 1.
+  let lowest = raw.low | select(open.bits, 0u, open.near);
+  let p0 = ~lowest ^ a;
+  let p1 = ~(lowest ^ raw.middle) ^ b;
+  let p2 = (~(lowest | raw.middle) ^ raw.high ^ c) | (c & h);
+  let p3 = lowest | raw.middle | raw.high | (c & h);
+  let even01 = pick(0xaaaaaaaau, p1 << 1u, p0);
+  let odd01 = pick(0xaaaaaaaau, p1, p0 >> 1u);
+  let even23 = pick(0xaaaaaaaau, p3 << 1u, p2);
+  let odd23 = pick(0xaaaaaaaau, p3, p2 >> 1u);
+  return Share(
+    pick(0xccccccccu, even23 << 2u, even01), pick(0xccccccccu, odd23 << 2u, odd01),
+    pick(0xccccccccu, even23, even01 >> 2u), pick(0xccccccccu, odd23, odd01 >> 2u),
+    ((raw.base & 255u) - 8u) * 0x01010101u);
+}
+
+// Masks that a compiler does not know to be constant: else it splits a selection
+// in two, for it sees that some bits are overwritten later.
+struct Masks { sign: u32, exponent: u32, code: u32, top: u32 }
+
+fn masks() -> Masks {
+  let never = p.cols == 0u;
+  return Masks(
+    select(0x80008000u, p.rows, never), select(0x7f807f80u, p.units, never),
+    select(0x0f0f0f0fu, p.first, never), select(0xffff0000u, p.tokens, never));
+}
+
+// As `four`, with codes in the low half of each byte.
+fn add4(m: Masks, sum: vec4<f32>, signs: u32, codes: u32, offset: u32, x: vec4<f32>) -> vec4<f32> {
+  let e = (codes & m.code) + offset;
+  let even = pick(m.exponent, e << 7u, pick(m.sign, signs << 8u, signs));
+  let odd = pick(m.exponent, e >> 1u, pick(m.sign, signs, signs >> 8u));
+  let w = bitcast<vec4<f32>>(vec4<u32>(even << 16u, odd << 16u, even & m.top, odd & m.top));
+  return fma(w, x, sum);
 }
 //: end

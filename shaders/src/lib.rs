@@ -74,7 +74,6 @@ sources! {
     "softcap",
     "sqint2",
     "stage",
-    "staged",
     "strips",
     "top_k",
     "total",

@@ -22,8 +22,8 @@ pub struct Codec {
 
 /// Constants that some codecs' files ask for.
 const CODED: &[(&str, u32)] = &[
-    ("CLUSTER", 8),
-    ("SHARE", 128),
+    ("CLUSTER", 32),
+    ("SHARE", 32),
     ("HEIGHT", 16),
     ("RATE", 17),
     ("SPAN", 10),
@@ -56,7 +56,7 @@ pub const CODECS: &[Codec] = &[
         gemm: "zip_gemm",
         rows: "zip_rows",
         unit: 8,
-        layouts: &[&[], &["ALIGNED"], &["ALIGNED", "PREFIX"], &["PREFIX"]],
+        layouts: &[&[], &["ALIGNED", "PREFIX"]],
         forms: &[],
     },
     Codec {
@@ -238,7 +238,8 @@ pub fn cases() -> Vec<(&'static str, Options)> {
                 }
                 all.push((codec.gemm, options));
             }
-            let shaped = base.with("WG", 64).with("LANES", 8).with("ROWS", 4).with("UNROLL", 2);
+            let lanes = if codec.gemv == "zip_gemv" { 32 } else { 8 };
+            let shaped = base.with("WG", 64).with("LANES", lanes).with("ROWS", 4).with("UNROLL", 2);
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
                 for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {

@@ -140,8 +140,9 @@ impl Gpu {
             wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
         // SAFETY: `text` is assembled from the crate `squizd-shaders` alone, and
         // every loop there counts up to, or halves down from, a bound fixed
-        // before it begins, so none is infinite, whatever the buffers hold. All
-        // other checks, those of buffer bounds among them, stay on.
+        // before it begins, or clears a bit of some word in each turn, so none is
+        // infinite, whatever the buffers hold. All other checks, those of buffer
+        // bounds among them, stay on.
         let module = unsafe { self.device.create_shader_module_trusted(source, checks) };
         let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),

@@ -9,6 +9,9 @@ use squizd_shaders::Options;
 /// The widest workgroup where a codec does not say.
 const WIDEST: u32 = 256;
 
+/// Shares of a matrix from which on there are enough for two rows a lane.
+const BUSY: u64 = 1 << 21;
+
 /// The tuning for `rows` rows, each of `turns` of what a lane takes at a time;
 /// `None` for codecs whose lanes take units.
 pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
@@ -22,13 +25,10 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
         return Some(Tuning { workgroup, lanes, rows: height, unroll: 1, neighbours: false });
     }
     let lanes = recipe.options.constant("CLUSTER")?;
-    // A workgroup fetches the input once: a large one, if there are enough.
-    let workgroup = match rows {
-        0..2048 => 64,
-        2048..4096 => 128,
-        _ => WIDEST,
-    };
-    Some(Tuning { workgroup, lanes, rows: 1, unroll: 1, neighbours: false })
+    // Two rows share an input, unless that leaves too few lanes with something to do.
+    let busy = u64::from(rows) * u64::from(turns) >= BUSY;
+    let (workgroup, rows) = if busy { (WIDEST, 2) } else { (64, 1) };
+    Some(Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false })
 }
 
 /// Tunings to try; none for codecs whose lanes take units.
@@ -40,22 +40,19 @@ pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
         if let Some(rows) = recipe.height() {
             let lanes = [8, 16, 32, 64, 128, 256].into_iter().filter(|l| *l <= workgroup);
             all.extend(lanes.map(|lanes| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false }));
-        } else if let Some(lanes) = recipe.options.constant("CLUSTER") {
-            all.extend([1, 2, 4].map(|rows| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false }));
+        } else if let Some(cluster) = recipe.options.constant("CLUSTER").filter(|_| workgroup <= 128) {
+            let lanes = [1, 2, 4].map(|splits| splits * cluster).into_iter().filter(|l| *l <= workgroup);
+            let of =
+                |lanes| [1, 2].map(|rows| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false });
+            all.extend(lanes.flat_map(of));
         }
     }
     all
 }
 
 /// Sets PREFIX where the lanes that share a superblock are neighbours in one
-/// subgroup, whatever size the adapter chooses. `options` are those of a tuning.
+/// subgroup of 32. `options` are those of a tuning.
 pub(super) fn prefix(options: Options, abilities: Abilities) -> Options {
-    match (options.constant("CLUSTER"), abilities.subgroup) {
-        (Some(cluster), Some((smallest, _)))
-            if cluster <= smallest && options.flags.contains(&"SUBGROUP") =>
-        {
-            options.flag("PREFIX")
-        }
-        _ => options,
-    }
+    let clusters = options.constant("CLUSTER").is_some() && options.flags.contains(&"SUBGROUP");
+    if clusters && abilities.subgroup == Some((32, 32)) { options.flag("PREFIX") } else { options }
 }

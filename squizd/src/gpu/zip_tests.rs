@@ -2,10 +2,12 @@
 
 use super::codec::readable;
 use super::device::Gpu;
-use super::matrix::GpuMatrix;
+use super::math::Math;
+use super::matrix::{GpuMatrix, Output};
 use super::pipeline::Span;
-use super::sample::Sample;
-use super::tests::gpu;
+use super::sample::{Sample, gaussian};
+use super::seen::inputs;
+use super::tests::{Case, bound, gpu, relative_error};
 use crate::codec::codec;
 use squizd_spec::{CodecId, Params, tbe};
 
@@ -76,7 +78,7 @@ fn ordinary_weights_are_looked_up() {
     let mut params = Params::default();
     params[0] = tbe::TBE3;
     for (rows, cols) in [(40, 1), (9, 33), (5, 1152), (3, 3000), (2, 8192)] {
-        let values = super::sample::gaussian(rows * cols, 3);
+        let values = gaussian(rows * cols, 3);
         let words: Vec<u16> = values.iter().map(|v| ((v * 0.02).to_bits() >> 16) as u16).collect();
         let sample = Sample::of_words(codec, cols as u64, &words, params).unwrap();
         assert!(looked_up(gpu, &sample) == words, "{rows}x{cols}");
@@ -91,4 +93,40 @@ fn a_damaged_head_is_refused() {
     let mut sample = Sample::of_words(codec, 64, &[0x3c00; 128], params).unwrap();
     sample.data[1] ^= 1;
     assert!(readable(sample.id, &sample.view()).is_err());
+}
+
+/// Products in which only escapes count: a few of them, one lane's many, more
+/// than a queue holds, above and below the window, superblocks without nibbles
+/// and without escapes; rows of several turns' superblocks, and of odd lengths.
+#[test]
+fn every_kind_of_escape_is_in_the_product() {
+    let Some(gpu) = gpu() else { return };
+    let codec = codec(CodecId::TCA_TBE).unwrap();
+    let mut params = Params::default();
+    params[0] = tbe::TBE3;
+    // Every so many columns, by which power of two their weights are larger.
+    let kinds =
+        [(97, -10), (5, -9), (41, -2), (3, -5), (2, -9), (52, 7), (44, 9), (4, 10), (200, -60), (7, 0)];
+    for cols in [1024, 1152, 2100, 34_048] {
+        for (step, power) in kinds {
+            let rows = if cols > 10_000 { 3 } else { 35 };
+            // Within the window of one superblock: from 1 to 2^6.
+            let values = gaussian(rows * cols, 11).into_iter().enumerate().map(|(i, v)| {
+                let size = (1.0 + v.abs().fract()) * [1f32, 2.0, 8.0, 64.0][i % 4];
+                size.copysign(v) * if i % cols % step == 0 { 2f32.powi(power) } else { 1.0 }
+            });
+            let words: Vec<u16> = values.map(|v| (v.to_bits() >> 16) as u16).collect();
+            let decoded = words.iter().map(|w| f32::from_bits(u32::from(*w) << 16)).collect();
+            let case =
+                Case { sample: Sample::of_words(codec, cols as u64, &words, params).unwrap(), decoded };
+            let x = gaussian(cols, 5).into_iter().enumerate();
+            let x: Vec<f32> = x.map(|(i, v)| if i % step == 0 { v } else { 0.0 }).collect();
+            let matrix = case.load(gpu);
+            let (input, seen) = inputs(gpu, Math::F32, cols, &x);
+            let y = gpu.storage(4 * rows as u64).unwrap();
+            gpu.submit(&matrix.gemv(gpu, &input, Output::to(&y, 0)).unwrap());
+            let error = relative_error(&gpu.read_f32(&y, rows).unwrap(), &case, &seen[0]);
+            assert!(error <= bound(Math::F32), "{cols} columns, every {step}th by 2^{power}: {error:e}");
+        }
+    }
 }

@@ -14,16 +14,17 @@ pub(super) const ZIP: GpuCodec = GpuCodec {
     describe: |tensor| Ok(describe(tensor)),
 };
 
+/// Columns that a lane of `gemv` takes at a time.
+const SHARE: u32 = 32;
+
 fn describe(tensor: &Tensor<'_>) -> Recipe {
     let matrix = tensor.matrix;
     let [_, bases, fixed, _] = tensor.geometry.planes;
-    // A lane takes 16 bytes of each plane where no superblock ends within them,
-    // else 4.
-    let aligned = matrix.cols.is_multiple_of(128);
-    let share = if aligned { 128 } else { 32 };
-    let mut options = Options::default().with("SHARE", share);
-    options = options.with("CLUSTER", tbe::SUPERBLOCK as u32 / share);
-    if aligned {
+    // A lane takes one word of each plane. Looking weights up, four are fetched at a
+    // time where no superblock ends within them.
+    let mut options = Options::default().with("SHARE", SHARE);
+    options = options.with("CLUSTER", tbe::SUPERBLOCK as u32 / SHARE);
+    if matrix.cols.is_multiple_of(128) {
         options = options.flag("ALIGNED");
     }
     let anchors = (fixed.offset + fixed.row_stride * matrix.rows).next_multiple_of(tbe::STREAM_ALIGN);
