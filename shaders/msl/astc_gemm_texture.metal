@@ -1,6 +1,6 @@
 // astc_gemm
 // flags: TEXTURE, WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
 // threads of a threadgroup: 256
 // buffers: 1 row_scales, 4 xv, 6 y (written)
 // textures: 0 blocks
@@ -59,8 +59,8 @@ struct type_12 {
 constant uint VECTORS = 2u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
-constant uint CLUSTER = 8u;
-constant uint SHARE = 128u;
+constant uint CLUSTER = 32u;
+constant uint SHARE = 32u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;

@@ -1,6 +1,6 @@
 // astc_rows
 // flags: OFTEN, WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 blocks, 1 row_scales, 3 tables, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -67,8 +67,8 @@ typedef metal::float4 type_13[1];
 constant uint VECTORS = 2u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
-constant uint CLUSTER = 8u;
-constant uint SHARE = 128u;
+constant uint CLUSTER = 32u;
+constant uint SHARE = 32u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;

@@ -1,6 +1,6 @@
 // mxfp4_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -76,8 +76,8 @@ struct type_10 {
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
-constant uint CLUSTER = 8u;
-constant uint SHARE = 128u;
+constant uint CLUSTER = 32u;
+constant uint SHARE = 32u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;

@@ -1,6 +1,6 @@
 // zip_gemm
 // flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 8, SHARE = 128, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -73,8 +73,8 @@ struct type_13 {
 constant uint VECTORS = 2u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
-constant uint CLUSTER = 8u;
-constant uint SHARE = 128u;
+constant uint CLUSTER = 32u;
+constant uint SHARE = 32u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
@@ -89,7 +89,8 @@ constant uint TURNS = 4u;
 constant uint UNITS = 2u;
 constant uint X_QUADS = 4u;
 constant uint WORDS = 1u;
-constant uint SUPERBLOCK = 88u;
+constant uint WIDTH = 32u;
+constant uint SUPERBLOCK = 352u;
 constant uint TILE = 8u;
 constant uint SUBGROUPS = 4u;
 constant uint WG = 128u;
@@ -113,7 +114,7 @@ Superblock superblock(
     uint shares = naga_div((_e4 + 32u) - 1u, 32u);
     uint _e14 = p.base.z;
     uint _e18 = p.stride.z;
-    return Superblock {naga_div(_e14 + (row * _e18), 4u) + (s * SUPERBLOCK), metal::min(shares - (s * CLUSTER), CLUSTER)};
+    return Superblock {naga_div(_e14 + (row * _e18), 4u) + (s * SUPERBLOCK), metal::min(shares - (s * WIDTH), WIDTH)};
 }
 
 uint base_exponent(
@@ -174,55 +175,12 @@ uint escape(
     return source.nibbles ? _e28 : value_1;
 }
 
-uint ones(
-    Word w
-) {
-    return metal::popcount(w);
-}
-
-uint escapes_before(
-    Superblock b,
-    uint count,
-    device type_4 const& planes,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    uint sum = 0u;
-    uint i = {};
-    i = b.at;
-    bool loop_init = true;
-    while(true) {
-        if (!loop_init) {
-            uint _e35 = i;
-            i = _e35 + 1u;
-        }
-        loop_init = false;
-        uint _e6 = i;
-        if (_e6 < (b.at + count)) {
-        } else {
-            break;
-        }
-        {
-            uint _e10 = sum;
-            uint _e12 = i;
-            Word _e14 = planes[metal::min(unsigned(_e12), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e16 = i;
-            Word _e20 = planes[metal::min(unsigned(_e16 + b.width), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e23 = i;
-            Word _e29 = planes[metal::min(unsigned(_e23 + (2u * b.width)), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e32 = ones(~(((_e14 | _e20) | _e29)));
-            sum = _e10 + _e32;
-        }
-    }
-    uint _e37 = sum;
-    return _e37;
-}
-
 uint pick(
     uint mask,
     uint a,
-    uint b_1
+    uint b
 ) {
-    return b_1 ^ ((a ^ b_1) & mask);
+    return (a & mask) | (b & ~(mask));
 }
 
 metal::float4 four(
@@ -236,13 +194,56 @@ metal::float4 four(
     return as_type<metal::float4>(metal::uint4(_e9 << 16u, _e17 << 16u, _e9 & 4294901760u, _e17 & 4294901760u));
 }
 
+uint ones(
+    Word w
+) {
+    return metal::popcount(w);
+}
+
 uint word(
-    uint i_1,
+    uint i,
     device type_4 const& planes,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Word _e3 = planes[metal::min(unsigned(i_1), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    Word _e3 = planes[metal::min(unsigned(i), (_buffer_sizes.size3 - 0 - 4) / 4)];
     return _e3;
+}
+
+uint escapes_before(
+    Superblock b_1,
+    uint count,
+    device type_4 const& planes,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint sum = 0u;
+    uint i_1 = {};
+    i_1 = b_1.at;
+    bool loop_init = true;
+    while(true) {
+        if (!loop_init) {
+            uint _e35 = i_1;
+            i_1 = _e35 + 1u;
+        }
+        loop_init = false;
+        uint _e6 = i_1;
+        if (_e6 < (b_1.at + count)) {
+        } else {
+            break;
+        }
+        {
+            uint _e10 = sum;
+            uint _e12 = i_1;
+            Word _e14 = planes[metal::min(unsigned(_e12), (_buffer_sizes.size3 - 0 - 4) / 4)];
+            uint _e16 = i_1;
+            Word _e20 = planes[metal::min(unsigned(_e16 + b_1.width), (_buffer_sizes.size3 - 0 - 4) / 4)];
+            uint _e23 = i_1;
+            Word _e29 = planes[metal::min(unsigned(_e23 + (2u * b_1.width)), (_buffer_sizes.size3 - 0 - 4) / 4)];
+            uint _e32 = ones(~(((_e14 | _e20) | _e29)));
+            sum = _e10 + _e32;
+        }
+    }
+    uint _e37 = sum;
+    return _e37;
 }
 
 uint naga_mod(uint lhs, uint rhs) {
