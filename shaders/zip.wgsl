@@ -25,8 +25,8 @@ alias Word = u32;
 const WORDS: u32 = 1u;
 //: end
 // Of a plane of a whole superblock, and of all that is stored of it.
-const SPAN: u32 = 32u / WORDS;
-const SUPERBLOCK: u32 = 11u * SPAN;
+const PLANE: u32 = 32u / WORDS;
+const SUPERBLOCK: u32 = 11u * PLANE;
 
 @group(0) @binding(0) var<storage, read> index_plane: array<u32>;
 @group(0) @binding(1) var<storage, read> base_plane: array<u32>;
@@ -39,7 +39,7 @@ struct Superblock { at: u32, width: u32 }
 
 fn superblock(row: u32, s: u32) -> Superblock {
   let shares = (p.cols + 32u * WORDS - 1u) / (32u * WORDS);
-  return Superblock((p.base.z + row * p.stride.z) / (4u * WORDS) + s * SUPERBLOCK, min(shares - s * SPAN, SPAN));
+  return Superblock((p.base.z + row * p.stride.z) / (4u * WORDS) + s * SUPERBLOCK, min(shares - s * PLANE, PLANE));
 }
 
 fn base_exponent(row: u32, s: u32) -> u32 {
@@ -220,7 +220,7 @@ struct Raw {
 }
 
 // Words of the side stream that a superblock's lanes fetch: 16 have few too many.
-const STREAM: u32 = 16u;
+const FETCHED: u32 = 16u;
 
 fn fetch(row: u32, s: u32, lane: u32, heads: Heads, turn: u32) -> Raw {
   let b = superblock(row, s);
@@ -235,7 +235,7 @@ fn fetch(row: u32, s: u32, lane: u32, heads: Heads, turn: u32) -> Raw {
   raw.at = b.at;
   raw.start = lane_of(heads.start, turn);
   raw.base = lane_of(heads.base, turn);
-  raw.stream = tail[(raw.start >> 2u) + min(lane, STREAM - 1u)];
+  raw.stream = tail[(raw.start >> 2u) + min(lane, FETCHED - 1u)];
   return raw;
 }
 
@@ -248,11 +248,11 @@ fn open_of(raw: Raw, lane: u32, live: bool) -> Open {
   let count = countOneBits(bits);
   let first = sum_below(count, lane);
   let nibble = (raw.start & 3u) * 2u + first;
-  let word0 = lane_of(raw.stream, min(nibble >> 3u, STREAM - 1u));
-  let word1 = lane_of(raw.stream, min((nibble >> 3u) + 1u, STREAM - 1u));
+  let word0 = lane_of(raw.stream, min(nibble >> 3u, FETCHED - 1u));
+  let word1 = lane_of(raw.stream, min((nibble >> 3u) + 1u, FETCHED - 1u));
   let shift = (nibble & 7u) * 4u;
   let nibbles = (word0 >> shift) | ((word1 << 1u) << (31u - shift));
-  let near = (raw.base & NEAR) != 0u && count <= 7u && nibble <= 8u * (STREAM - 1u);
+  let near = (raw.base & NEAR) != 0u && count <= 7u && nibble <= 8u * (FETCHED - 1u);
   return Open(bits, first, nibbles, near);
 }
 
