@@ -266,7 +266,7 @@ uint state(
 float number(
     int n
 ) {
-    return as_type<float>(as_type<int>(as_type<uint>(n) + as_type<uint>(1262485504))) - 12582912.0;
+    return static_cast<float>(n);
 }
 
 X load_x(
