@@ -100,7 +100,9 @@ fn check(name: &str, bytes: &[u8]) {
 #[test]
 fn the_counter_counts() {
     let _one = ONE.lock();
-    assert!(peak(|| vec![0u8; 1 << 20]) >= 1 << 20);
+    // The largest of some, for the harness's own threads may free memory meanwhile.
+    let largest = (0..16).map(|_| peak(|| vec![0u8; 1 << 20])).max();
+    assert!(largest >= Some(1 << 20), "{largest:?}");
     let grown = peak(|| {
         let mut v = vec![1u8; 1000];
         v.resize(100_000, 2);
