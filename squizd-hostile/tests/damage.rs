@@ -4,21 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
-use squizd_hostile::{canonical, corpus::Corpus, seal::Layout};
-use squizd_spec::{Inspect, Level, Limits, Result, SquizdRef, TensorView, structure, validate};
+use squizd_hostile::{NoCodecs, canonical, corpus::Corpus, seal::Layout};
+use squizd_spec::{Level, Limits, SquizdRef, structure, validate};
 
 const LIMITS: &Limits = &Limits::DEFAULT;
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 fn files() -> Vec<(String, Vec<u8>)> {
     let all: Vec<_> =

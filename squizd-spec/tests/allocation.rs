@@ -5,7 +5,8 @@
 #![allow(unsafe_code, reason = "a counting allocator is one")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use squizd_spec::{Inspect, Level, Limits, Result, SquizdRef, Tables, TensorView, structure, validate};
+use squizd_hostile::NoCodecs;
+use squizd_spec::{Level, Limits, SquizdRef, Tables, structure, validate};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::{
@@ -68,17 +69,6 @@ fn peak<T>(work: impl FnOnce() -> T) -> u64 {
     let peak = PEAK.load(Relaxed);
     drop(kept);
     peak.saturating_sub(before)
-}
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
 }
 
 const LIMITS: &Limits = &Limits::DEFAULT;

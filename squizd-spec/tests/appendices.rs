@@ -3,25 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+use squizd_hostile::NoCodecs;
 use squizd_spec::{
-    Inspect, Level, Limits, Part, Result, Role, SectionKind, SquizdRef, TensorView,
+    Level, Limits, Part, Role, SectionKind, SquizdRef,
     appendix::{DraftHead, Package, Sparsity, draft_head, sparsity},
     validate,
 };
 
 const GOLDEN: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-appendices.squizd");
 const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 fn golden() -> SquizdRef<'static> {
     SquizdRef::parse(GOLDEN, &Limits::DEFAULT).unwrap()

@@ -3,10 +3,11 @@
 #![cfg(feature = "zstd")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use squizd_hostile::NoCodecs;
 use squizd_hostile::seal::Layout;
 use squizd_spec::{
-    Inspect, Level, Limits, Result, SectionKind, SquizdRef, TensorView, appendix::Bundle, contents,
-    layout::SectionEntry, section_bytes, validate,
+    Level, Limits, SectionKind, SquizdRef, appendix::Bundle, contents, layout::SectionEntry, section_bytes,
+    validate,
 };
 use std::mem::offset_of;
 
@@ -17,17 +18,6 @@ const AT: usize = 32768;
 const LENGTH: usize = 509;
 /// Magic, descriptor, content size (u16 less 256), block header.
 const FRAME: usize = 4 + 1 + 2 + 3;
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// A bundle that, in a frame of one raw block, takes the place of the toy's.
 fn bundle() -> Vec<u8> {

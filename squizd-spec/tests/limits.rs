@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+use squizd_hostile::NoCodecs;
 use squizd_spec::{
-    ErrorKind, Inspect, Level, Limits, Result, SectionKind, SquizdRef, TensorView,
+    ErrorKind, Level, Limits, SectionKind, SquizdRef,
     appendix::{DraftHead, Package, Sparsity},
     digest::{header_checksum, root_digest},
     layout::{Header, SectionEntry, TensorRecord},
@@ -15,17 +16,6 @@ use zerocopy::FromBytes;
 
 const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 const APPENDICES: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-appendices.squizd");
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 fn file(bytes: &[u8]) -> SquizdRef<'_> {
     SquizdRef::parse(bytes, &Limits::DEFAULT).unwrap()

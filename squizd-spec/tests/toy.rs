@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+use squizd_hostile::NoCodecs;
 use squizd_spec::{
     Inspect, Level, Limits, Result, SectionKind, SquizdError, SquizdRef, Tables, TensorView,
     appendix::Bundle, validate,
@@ -10,17 +11,6 @@ use std::cell::Cell;
 
 const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 const EXPECTED: &str = include_str!("../../fixtures/golden/v1/toy-2layer.json");
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 #[test]
 fn the_toy_is_valid() {

@@ -4,8 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+use squizd_hostile::NoCodecs;
 use squizd_spec::{
-    Inspect, Level, Limits, Result, SectionKind, SquizdRef, TensorView,
+    Level, Limits, SectionKind, SquizdRef,
     digest::{header_checksum, root_digest, sha256, sha256_of},
     layout::{Header, SectionEntry, TensorRecord},
     validate,
@@ -17,17 +18,6 @@ use zerocopy::{FromBytes, IntoBytes};
 const TOY: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-2layer.squizd");
 const APPENDICES: &[u8] = include_bytes!("../../fixtures/golden/v1/toy-appendices.squizd");
 const VERDICTS: &str = include_str!("../../fixtures/golden/v1/verdicts.txt");
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// Recomputes the digests that damage at byte `at` makes stale, except the
 /// field that is damaged itself, for the layout of the undamaged `file`.

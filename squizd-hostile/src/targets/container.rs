@@ -1,25 +1,14 @@
 //! The container's reader: parser, prefix parser, validator, sections.
 
-use crate::{canonical, corpus::Corpus, seal::Layout};
+use crate::{NoCodecs, canonical, corpus::Corpus, seal::Layout};
 use squizd_spec::{
-    ErrorKind, Inspect, Level, Limits, Result, SectionKind, SquizdRef, Tables, TensorView,
+    ErrorKind, Level, Limits, Result, SectionKind, SquizdRef, Tables,
     appendix::{Bundle, DraftHead, Package, ShardMap, Sparsity, draft_head, inflate, sparsity},
     layout::Header,
     structure, validate,
 };
 use std::sync::OnceLock;
 use zerocopy::FromZeros;
-
-struct NoCodecs;
-
-impl Inspect for NoCodecs {
-    fn decode(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-    fn numerics(&self, _: &TensorView<'_>) -> Result<()> {
-        Ok(())
-    }
-}
 
 const LIMITS: &Limits = &Limits::DEFAULT;
 
