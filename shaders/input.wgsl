@@ -1,7 +1,8 @@
 // The input vector, zero beyond its width, in the form that the variant reads.
 //
 //   F32 (no flag): floats.
-//   F16: per block of 32 the values over their peak, as halves.
+//   F16: per block of 32 the values over their peak, as halves: of every four the
+//        first, third, second and fourth, as bytes of codes become pairs of halves.
 //   I8:  per block of 32 the values in steps of peak / 127, as signed bytes.
 //   I24: per block of 32 the values in steps of a power of two, three signed
 //        bytes each: all the high ones, all the middle ones, all the low ones.
@@ -21,7 +22,7 @@
 @group(0) @binding(4) var<storage, read> xv: array<vec4<u32>>;
 //: else
 //: if F16
-@group(0) @binding(4) var<storage, read> xv: array<vec4<f16>>;
+@group(0) @binding(4) var<storage, read> xv: array<vec4<u32>>;
 //: else
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
 //: end
@@ -87,7 +88,13 @@ const X_VECTORS: u32 = 6u;
 //: if I8
 const X_VECTORS: u32 = 2u;
 //: else
+//: if F16
+const X_VECTORS: u32 = VECTORS / 2u;
+
+fn halves_of(a: u32, b: u32) -> vec4<f16> { return vec4<f16>(vec2<f16>(unpack2x16float(a)), vec2<f16>(unpack2x16float(b))); }
+//: else
 const X_VECTORS: u32 = VECTORS;
+//: end
 //: end
 //: end
 
@@ -112,8 +119,15 @@ fn load_x(unit: u32) -> X {
   x.v1 = xv[x_at(unit, 1u)];
 //: end
 //: else
+//: if F16
+//: each i VECTORS
+  let w$i = xv[x_at(unit, $iu / 2u)];
+  x.v$i = halves_of(w$i[$iu % 2u * 2u], w$i[$iu % 2u * 2u + 1u]);
+//: end
+//: else
 //: each i VECTORS
   x.v$i = xv[x_at(unit, $iu)];
+//: end
 //: end
 //: end
 //: if BLOCKS
@@ -146,7 +160,11 @@ fn x_floats(x: X) -> array<vec4<f32>, 8> {
 //: else
   return array<vec4<f32>, 8>(
 //: each i 8
-    vec4<f32>(x.v$i),
+//: if F16
+    vec4<f32>(x.v$i.xzyw),
+//: else
+    x.v$i,
+//: end
 //: end
   );
 //: end

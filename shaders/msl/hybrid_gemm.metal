@@ -95,19 +95,42 @@ constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint TILE_UNITS = 1u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -140,9 +163,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_2 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint at_3 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -188,15 +211,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_3 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_3 : (at_3 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    metal::uint2 bits_2 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint high = odd ? ((h_1.half_ == 1u) ? bits_2.y : bits_2.x) : 0u;
     b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -239,9 +262,9 @@ Scales scales(
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_9 brains(
@@ -249,46 +272,47 @@ type_9 brains(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_4 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_4 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_5 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_4 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_4 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_4 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_4 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_4 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_4 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
 
 type_9 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
@@ -302,15 +326,15 @@ type_9 weights(
         type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_9 _e7 = quads(b_3.codes);
+    type_9 _e7 = quads(b_3.codes, p);
     Scales _e8 = scales(b_3, p);
     metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_2 = _e8.scale;
+    metal::float2 w_3 = _e8.scale;
     return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
     device type_11& y,
@@ -319,7 +343,7 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -519,23 +543,23 @@ struct main_Input {
                     float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r_1 + 2u), 67u)];
                     uint _e598 = k;
                     float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r_1 + 3u), 67u)];
-                    metal::float4 w_3 = metal::float4(_e582, _e589, _e596, _e603);
+                    metal::float4 w_4 = metal::float4(_e582, _e589, _e596, _e603);
                     metal::float4 _e605 = sum0_;
                     uint _e607 = k;
                     float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_3 * _e612);
+                    sum0_ = _e605 + (w_4 * _e612);
                     metal::float4 _e615 = sum1_;
                     uint _e617 = k;
                     float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_3 * _e622);
+                    sum1_ = _e615 + (w_4 * _e622);
                     metal::float4 _e625 = sum2_;
                     uint _e627 = k;
                     float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_3 * _e632);
+                    sum2_ = _e625 + (w_4 * _e632);
                     metal::float4 _e635 = sum3_;
                     uint _e637 = k;
                     float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_3 * _e642);
+                    sum3_ = _e635 + (w_4 * _e642);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -545,120 +569,120 @@ struct main_Input {
     if (((token0_ + t) + 0u) < _e656) {
         uint _e663 = p.y_stride;
         uint _e667 = p.first;
-        uint at_5 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r_1;
+        uint at_6 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r_1;
         uint _e676 = p.rows;
         if (((row0_ + r_1) + 0u) < _e676) {
             uint _e682 = p.first;
             float _e688 = sum0_.x;
-            put(at_5 + 0u, ((_e682 + row0_) + r_1) + 0u, _e688, y, _buffer_sizes);
+            put(at_6 + 0u, ((_e682 + row0_) + r_1) + 0u, _e688, y, _buffer_sizes);
         }
         uint _e694 = p.rows;
         if (((row0_ + r_1) + 1u) < _e694) {
             uint _e700 = p.first;
             float _e706 = sum0_.y;
-            put(at_5 + 1u, ((_e700 + row0_) + r_1) + 1u, _e706, y, _buffer_sizes);
+            put(at_6 + 1u, ((_e700 + row0_) + r_1) + 1u, _e706, y, _buffer_sizes);
         }
         uint _e712 = p.rows;
         if (((row0_ + r_1) + 2u) < _e712) {
             uint _e718 = p.first;
             float _e724 = sum0_.z;
-            put(at_5 + 2u, ((_e718 + row0_) + r_1) + 2u, _e724, y, _buffer_sizes);
+            put(at_6 + 2u, ((_e718 + row0_) + r_1) + 2u, _e724, y, _buffer_sizes);
         }
         uint _e730 = p.rows;
         if (((row0_ + r_1) + 3u) < _e730) {
             uint _e736 = p.first;
             float _e742 = sum0_.w;
-            put(at_5 + 3u, ((_e736 + row0_) + r_1) + 3u, _e742, y, _buffer_sizes);
+            put(at_6 + 3u, ((_e736 + row0_) + r_1) + 3u, _e742, y, _buffer_sizes);
         }
     }
     uint _e748 = p.tokens;
     if (((token0_ + t) + 1u) < _e748) {
         uint _e755 = p.y_stride;
         uint _e759 = p.first;
-        uint at_6 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r_1;
+        uint at_7 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r_1;
         uint _e768 = p.rows;
         if (((row0_ + r_1) + 0u) < _e768) {
             uint _e774 = p.first;
             float _e780 = sum1_.x;
-            put(at_6 + 0u, ((_e774 + row0_) + r_1) + 0u, _e780, y, _buffer_sizes);
+            put(at_7 + 0u, ((_e774 + row0_) + r_1) + 0u, _e780, y, _buffer_sizes);
         }
         uint _e786 = p.rows;
         if (((row0_ + r_1) + 1u) < _e786) {
             uint _e792 = p.first;
             float _e798 = sum1_.y;
-            put(at_6 + 1u, ((_e792 + row0_) + r_1) + 1u, _e798, y, _buffer_sizes);
+            put(at_7 + 1u, ((_e792 + row0_) + r_1) + 1u, _e798, y, _buffer_sizes);
         }
         uint _e804 = p.rows;
         if (((row0_ + r_1) + 2u) < _e804) {
             uint _e810 = p.first;
             float _e816 = sum1_.z;
-            put(at_6 + 2u, ((_e810 + row0_) + r_1) + 2u, _e816, y, _buffer_sizes);
+            put(at_7 + 2u, ((_e810 + row0_) + r_1) + 2u, _e816, y, _buffer_sizes);
         }
         uint _e822 = p.rows;
         if (((row0_ + r_1) + 3u) < _e822) {
             uint _e828 = p.first;
             float _e834 = sum1_.w;
-            put(at_6 + 3u, ((_e828 + row0_) + r_1) + 3u, _e834, y, _buffer_sizes);
+            put(at_7 + 3u, ((_e828 + row0_) + r_1) + 3u, _e834, y, _buffer_sizes);
         }
     }
     uint _e840 = p.tokens;
     if (((token0_ + t) + 2u) < _e840) {
         uint _e847 = p.y_stride;
         uint _e851 = p.first;
-        uint at_7 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r_1;
+        uint at_8 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r_1;
         uint _e860 = p.rows;
         if (((row0_ + r_1) + 0u) < _e860) {
             uint _e866 = p.first;
             float _e872 = sum2_.x;
-            put(at_7 + 0u, ((_e866 + row0_) + r_1) + 0u, _e872, y, _buffer_sizes);
+            put(at_8 + 0u, ((_e866 + row0_) + r_1) + 0u, _e872, y, _buffer_sizes);
         }
         uint _e878 = p.rows;
         if (((row0_ + r_1) + 1u) < _e878) {
             uint _e884 = p.first;
             float _e890 = sum2_.y;
-            put(at_7 + 1u, ((_e884 + row0_) + r_1) + 1u, _e890, y, _buffer_sizes);
+            put(at_8 + 1u, ((_e884 + row0_) + r_1) + 1u, _e890, y, _buffer_sizes);
         }
         uint _e896 = p.rows;
         if (((row0_ + r_1) + 2u) < _e896) {
             uint _e902 = p.first;
             float _e908 = sum2_.z;
-            put(at_7 + 2u, ((_e902 + row0_) + r_1) + 2u, _e908, y, _buffer_sizes);
+            put(at_8 + 2u, ((_e902 + row0_) + r_1) + 2u, _e908, y, _buffer_sizes);
         }
         uint _e914 = p.rows;
         if (((row0_ + r_1) + 3u) < _e914) {
             uint _e920 = p.first;
             float _e926 = sum2_.w;
-            put(at_7 + 3u, ((_e920 + row0_) + r_1) + 3u, _e926, y, _buffer_sizes);
+            put(at_8 + 3u, ((_e920 + row0_) + r_1) + 3u, _e926, y, _buffer_sizes);
         }
     }
     uint _e932 = p.tokens;
     if (((token0_ + t) + 3u) < _e932) {
         uint _e939 = p.y_stride;
         uint _e943 = p.first;
-        uint at_8 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r_1;
+        uint at_9 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r_1;
         uint _e952 = p.rows;
         if (((row0_ + r_1) + 0u) < _e952) {
             uint _e958 = p.first;
             float _e964 = sum3_.x;
-            put(at_8 + 0u, ((_e958 + row0_) + r_1) + 0u, _e964, y, _buffer_sizes);
+            put(at_9 + 0u, ((_e958 + row0_) + r_1) + 0u, _e964, y, _buffer_sizes);
         }
         uint _e970 = p.rows;
         if (((row0_ + r_1) + 1u) < _e970) {
             uint _e976 = p.first;
             float _e982 = sum3_.y;
-            put(at_8 + 1u, ((_e976 + row0_) + r_1) + 1u, _e982, y, _buffer_sizes);
+            put(at_9 + 1u, ((_e976 + row0_) + r_1) + 1u, _e982, y, _buffer_sizes);
         }
         uint _e988 = p.rows;
         if (((row0_ + r_1) + 2u) < _e988) {
             uint _e994 = p.first;
             float _e1000 = sum3_.z;
-            put(at_8 + 2u, ((_e994 + row0_) + r_1) + 2u, _e1000, y, _buffer_sizes);
+            put(at_9 + 2u, ((_e994 + row0_) + r_1) + 2u, _e1000, y, _buffer_sizes);
         }
         uint _e1006 = p.rows;
         if (((row0_ + r_1) + 3u) < _e1006) {
             uint _e1012 = p.first;
             float _e1018 = sum3_.w;
-            put(at_8 + 3u, ((_e1012 + row0_) + r_1) + 3u, _e1018, y, _buffer_sizes);
+            put(at_9 + 3u, ((_e1012 + row0_) + r_1) + 3u, _e1018, y, _buffer_sizes);
             return;
         } else {
             return;

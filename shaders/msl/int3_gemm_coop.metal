@@ -40,6 +40,13 @@ struct Params {
 };
 typedef uint type_3[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -85,6 +92,7 @@ constant uint TURNS = 4u;
 constant uint UNITS = 1u;
 constant uint X_QUADS = 4u;
 constant float CENTRE = 4.0;
+constant metal::float2 CENTRES = metal::float2(4.0);
 constant uint TILE = 8u;
 constant uint SUBGROUPS = 4u;
 constant uint WG = 128u;
@@ -95,29 +103,6 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
-Scales expand(
-    metal::float2 d,
-    uint e_18,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s = d.x * static_cast<float>(e_18 & 63u);
-    float m = static_cast<float>((e_18 >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
-}
-
 Scales scales(
     uint row,
     uint unit,
@@ -125,33 +110,85 @@ Scales scales(
     device type_3 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_4 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_5 = ((_e5 + (row * _e9)) >> 2u) + ((unit >> 3u) * 4u);
+    uint bit = (unit & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_5 + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_5 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_5), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit & 7u};
 }
 
-metal::float4 fields(
+metal::float2 factors(
+    Scales s
+) {
+    return float2(as_type<half2>(s.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_1
+) {
+    return s_1.entry;
+}
+
+uint entry(
+    Scales s_2
+) {
+    metal::uint2 _e1 = entry_words(s_2);
+    uint shift = (s_2.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_3,
+    constant Params& p
+) {
+    uint _e1 = entry(s_3);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
 }
 
 Codes load_codes(
@@ -163,11 +200,11 @@ Codes load_codes(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_5 = (_e5 + (row_1 * _e9)) >> 2u;
-    uint _e19 = code_plane[metal::min(unsigned(at_5 + (unit_1 * 2u)), (_buffer_sizes.size1 - 0 - 4) / 4)];
-    uint _e27 = code_plane[metal::min(unsigned((at_5 + (unit_1 * 2u)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint at_6 = (_e5 + (row_1 * _e9)) >> 2u;
+    uint _e19 = code_plane[metal::min(unsigned(at_6 + (unit_1 * 2u)), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e27 = code_plane[metal::min(unsigned((at_6 + (unit_1 * 2u)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
     uint _e32 = p.units;
-    uint _e38 = code_plane[metal::min(unsigned((at_5 + (_e32 * 2u)) + unit_1), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e38 = code_plane[metal::min(unsigned((at_6 + (_e32 * 2u)) + unit_1), (_buffer_sizes.size1 - 0 - 4) / 4)];
     return Codes {metal::uint2(_e19, _e27), _e38};
 }
 
@@ -185,46 +222,53 @@ Block load(
 }
 
 uint code_bytes(
-    uint low_1,
-    uint high_1,
+    uint low,
+    uint high,
     uint i
 ) {
-    return ((low_1 >> ((i >> 1u) * 2u)) & 50529027u) | (((high_1 >> i) & 16843009u) << 2u);
+    return ((low >> ((i >> 1u) * 2u)) & 50529027u) | (((high >> i) & 16843009u) << 2u);
 }
 
 type_7 quads(
-    Codes q
+    Codes q,
+    constant Params& p
 ) {
     uint _e5 = code_bytes(q.words.x, q.high, 0u);
-    metal::float4 _e9 = fields(_e5, 0u, 7u, CENTRE);
+    metal::float4 _e9 = fields(_e5, 0u, 7u, CENTRE, p);
     uint _e14 = code_bytes(q.words.y, q.high, 1u);
-    metal::float4 _e18 = fields(_e14, 0u, 7u, CENTRE);
+    metal::float4 _e18 = fields(_e14, 0u, 7u, CENTRE, p);
     uint _e23 = code_bytes(q.words.x, q.high, 2u);
-    metal::float4 _e27 = fields(_e23, 0u, 7u, CENTRE);
+    metal::float4 _e27 = fields(_e23, 0u, 7u, CENTRE, p);
     uint _e32 = code_bytes(q.words.y, q.high, 3u);
-    metal::float4 _e36 = fields(_e32, 0u, 7u, CENTRE);
+    metal::float4 _e36 = fields(_e32, 0u, 7u, CENTRE, p);
     uint _e41 = code_bytes(q.words.x, q.high, 4u);
-    metal::float4 _e45 = fields(_e41, 0u, 7u, CENTRE);
+    metal::float4 _e45 = fields(_e41, 0u, 7u, CENTRE, p);
     uint _e50 = code_bytes(q.words.y, q.high, 5u);
-    metal::float4 _e54 = fields(_e50, 0u, 7u, CENTRE);
+    metal::float4 _e54 = fields(_e50, 0u, 7u, CENTRE, p);
     uint _e59 = code_bytes(q.words.x, q.high, 6u);
-    metal::float4 _e63 = fields(_e59, 0u, 7u, CENTRE);
+    metal::float4 _e63 = fields(_e59, 0u, 7u, CENTRE, p);
     uint _e68 = code_bytes(q.words.y, q.high, 7u);
-    metal::float4 _e72 = fields(_e68, 0u, 7u, CENTRE);
+    metal::float4 _e72 = fields(_e68, 0u, 7u, CENTRE, p);
     return type_7 {{_e9, _e18, _e27, _e36, _e45, _e54, _e63, _e72}};
 }
 
 type_7 weights(
-    Block b
+    Block b,
+    constant Params& p
 ) {
-    type_7 _e2 = quads(b.codes);
-    metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
-    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
+    type_7 _e2 = quads(b.codes, p);
+    metal::float2 _e4 = factors(b.scales);
+    uint _e8 = p.extra.x;
+    metal::float2 d = _e4 * as_type<float>(_e8);
+    Steps _e12 = steps(b.scales, p);
+    metal::float2 s_4 = d.x * _e12.scale;
+    uint _e22 = p.extra.z;
+    metal::float2 m_1 = (d.y * _e12.minus) + ((as_type<float>(_e22) - CENTRE) * s_4);
+    return type_7 {{(_e2.inner[0] * s_4.x) - metal::float4(m_1.x), (_e2.inner[1] * s_4.x) - metal::float4(m_1.x), (_e2.inner[2] * s_4.x) - metal::float4(m_1.x), (_e2.inner[3] * s_4.x) - metal::float4(m_1.x), (_e2.inner[4] * s_4.y) - metal::float4(m_1.y), (_e2.inner[5] * s_4.y) - metal::float4(m_1.y), (_e2.inner[6] * s_4.y) - metal::float4(m_1.y), (_e2.inner[7] * s_4.y) - metal::float4(m_1.y)}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
     device type_11& y,
@@ -233,31 +277,31 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_2,
+    uint at_3,
     metal::half4 v,
     threadgroup type_12& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v.x;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v.y;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v.z;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v.w;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_3,
+    uint at_4,
     metal::half4 v_1,
     threadgroup type_12& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v_1.x;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v_1.y;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v_1.z;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v_1.w;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -416,47 +460,47 @@ struct main_Input {
             uint _e85 = turn;
             if (_e85 < tiles) {
                 {
-                    uint e_19 = index + 0u;
+                    uint e_18 = index + 0u;
                     uint _e94 = p.rows;
-                    uint row_4 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
+                    uint row_4 = metal::min(row0_ + naga_mod(e_18, ROWS), _e94 - 1u);
                     uint _e98 = turn;
                     uint _e106 = p.units;
-                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, code_plane, scale_plane, _buffer_sizes);
+                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_18, ROWS), _e106 - 1u), p, code_plane, scale_plane, _buffer_sizes);
                     block0_ = _e110;
                 }
                 {
-                    uint e_20 = index + 0u;
+                    uint e_19 = index + 0u;
                     uint _e118 = p.tokens;
-                    uint token = metal::min(token0_ + naga_div(e_20, QUADS), _e118 - 1u);
+                    uint token = metal::min(token0_ + naga_div(e_19, QUADS), _e118 - 1u);
                     uint _e122 = turn;
-                    uint quad_ = (_e122 * QUADS) + naga_mod(e_20, QUADS);
+                    uint quad_ = (_e122 * QUADS) + naga_mod(e_19, QUADS);
                     metal::half4 _e137 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x0_ = (quad_ < x_quads) ? _e137 : metal::half4(0.0h);
                 }
                 {
-                    uint e_21 = index + 128u;
+                    uint e_20 = index + 128u;
                     uint _e147 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_21, QUADS), _e147 - 1u);
+                    uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e147 - 1u);
                     uint _e151 = turn;
-                    uint quad_1 = (_e151 * QUADS) + naga_mod(e_21, QUADS);
+                    uint quad_1 = (_e151 * QUADS) + naga_mod(e_20, QUADS);
                     metal::half4 _e166 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x1_ = (quad_1 < x_quads) ? _e166 : metal::half4(0.0h);
                 }
                 {
-                    uint e_22 = index + 256u;
+                    uint e_21 = index + 256u;
                     uint _e176 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_22, QUADS), _e176 - 1u);
+                    uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e176 - 1u);
                     uint _e180 = turn;
-                    uint quad_2 = (_e180 * QUADS) + naga_mod(e_22, QUADS);
+                    uint quad_2 = (_e180 * QUADS) + naga_mod(e_21, QUADS);
                     metal::half4 _e195 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x2_ = (quad_2 < x_quads) ? _e195 : metal::half4(0.0h);
                 }
                 {
-                    uint e_23 = index + 384u;
+                    uint e_22 = index + 384u;
                     uint _e205 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_23, QUADS), _e205 - 1u);
+                    uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e205 - 1u);
                     uint _e209 = turn;
-                    uint quad_3 = (_e209 * QUADS) + naga_mod(e_23, QUADS);
+                    uint quad_3 = (_e209 * QUADS) + naga_mod(e_22, QUADS);
                     metal::half4 _e224 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x3_ = (quad_3 < x_quads) ? _e224 : metal::half4(0.0h);
                 }
@@ -636,49 +680,49 @@ struct main_Input {
             uint _e571 = turn;
             if (_e571 < tiles) {
                 {
-                    uint e_24 = index + 0u;
-                    if (e_24 < 64u) {
+                    uint e_23 = index + 0u;
+                    if (e_23 < 64u) {
                         uint _e577 = turn;
-                        uint at_6 = ((((_e577 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
+                        uint at_7 = ((((_e577 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
                         Block _e592 = block0_;
-                        type_7 _e593 = weights(_e592);
+                        type_7 _e593 = weights(_e592, p);
                         float _e596 = p.factor;
                         uint _e597 = turn;
                         uint _e605 = p.units;
-                        float factor = (((_e597 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e605) ? _e596 : 0.0;
-                        keep_w(at_6 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
-                        keep_w(at_6 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
-                        keep_w(at_6 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
-                        keep_w(at_6 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
-                        keep_w(at_6 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
-                        keep_w(at_6 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
-                        keep_w(at_6 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
-                        keep_w(at_6 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
+                        float factor = (((_e597 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e605) ? _e596 : 0.0;
+                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
+                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
+                        keep_w(at_7 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
+                        keep_w(at_7 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
+                        keep_w(at_7 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
+                        keep_w(at_7 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
+                        keep_w(at_7 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
+                        keep_w(at_7 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
                     }
                 }
                 {
-                    uint e_25 = index + 0u;
+                    uint e_24 = index + 0u;
                     uint _e651 = turn;
                     metal::half4 _e664 = x0_;
-                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e664, x_tile);
+                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_24, QUADS)) * PITCH) + naga_mod(e_24, QUADS), _e664, x_tile);
                 }
                 {
-                    uint e_26 = index + 128u;
+                    uint e_25 = index + 128u;
                     uint _e667 = turn;
                     metal::half4 _e680 = x1_;
-                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e680, x_tile);
+                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e680, x_tile);
                 }
                 {
-                    uint e_27 = index + 256u;
+                    uint e_26 = index + 256u;
                     uint _e683 = turn;
                     metal::half4 _e696 = x2_;
-                    keep_x(((((_e683 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e696, x_tile);
+                    keep_x(((((_e683 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e696, x_tile);
                 }
                 {
-                    uint e_28 = index + 384u;
+                    uint e_27 = index + 384u;
                     uint _e699 = turn;
                     metal::half4 _e712 = x3_;
-                    keep_x(((((_e699 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e712, x_tile);
+                    keep_x(((((_e699 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e712, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);

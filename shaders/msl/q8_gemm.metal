@@ -48,16 +48,16 @@ struct Block {
     float scale;
     char _pad2[12];
 };
-struct type_7 {
+struct type_8 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_8[1];
-typedef float type_9[1];
-struct type_10 {
+typedef metal::float4 type_9[1];
+typedef float type_10[1];
+struct type_11 {
     float inner[68];
 };
-struct type_11 {
-    type_10 inner[32];
+struct type_12 {
+    type_11 inner[32];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -72,19 +72,42 @@ constant uint STREAM = 5u;
 constant float CENTRE = 0.0;
 constant uint TILE_UNITS = 1u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
 }
 
 Block load(
@@ -97,57 +120,60 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_2 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
+    uint at_3 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
     return Block {Codes {_e44, _e49}, scale};
 }
 
 metal::float4 signed_(
-    uint w_1
+    uint w_2,
+    constant Params& p
 ) {
-    metal::float4 _e6 = fields(w_1 ^ 2155905152u, 0u, 255u, 128.0);
+    metal::float4 _e6 = fields(w_2 ^ 2155905152u, 0u, 255u, 128.0, p);
     return _e6;
 }
 
-type_7 quads(
-    Codes q
+type_8 quads(
+    Codes q,
+    constant Params& p
 ) {
-    metal::float4 _e3 = signed_(q.a.x);
-    metal::float4 _e6 = signed_(q.a.y);
-    metal::float4 _e9 = signed_(q.a.z);
-    metal::float4 _e12 = signed_(q.a.w);
-    metal::float4 _e15 = signed_(q.b.x);
-    metal::float4 _e18 = signed_(q.b.y);
-    metal::float4 _e21 = signed_(q.b.z);
-    metal::float4 _e24 = signed_(q.b.w);
-    return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+    metal::float4 _e3 = signed_(q.a.x, p);
+    metal::float4 _e6 = signed_(q.a.y, p);
+    metal::float4 _e9 = signed_(q.a.z, p);
+    metal::float4 _e12 = signed_(q.a.w, p);
+    metal::float4 _e15 = signed_(q.b.x, p);
+    metal::float4 _e18 = signed_(q.b.y, p);
+    metal::float4 _e21 = signed_(q.b.z, p);
+    metal::float4 _e24 = signed_(q.b.w, p);
+    return type_8 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-type_7 weights(
-    Block b
+type_8 weights(
+    Block b,
+    constant Params& p
 ) {
-    type_7 _e2 = quads(b.codes);
+    type_8 _e2 = quads(b.codes, p);
     float s = b.scale;
-    return type_7 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
+    return type_8 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_1,
     float sum,
-    device type_9& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_div(uint lhs, uint rhs) {
@@ -167,10 +193,10 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
-, device type_8 const& xv [[buffer(4)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_11& w_tile
-, threadgroup type_11& x_tile
+, device type_9 const& xv [[buffer(4)]]
+, device type_10& y [[buffer(6)]]
+, threadgroup type_12& w_tile
+, threadgroup type_12& x_tile
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     metal::float4 sum0_ = metal::float4(0.0);
@@ -227,7 +253,7 @@ struct main_Input {
                     if (unit_1 < _e57) {
                         uint _e62 = p.rows;
                         Block _e66 = load(metal::min(row0_ + row_2, _e62 - 1u), unit_1, p, code_plane, scale_plane, _buffer_sizes);
-                        type_7 _e67 = weights(_e66);
+                        type_8 _e67 = weights(_e66, p);
                         w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].x;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].y;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_2), 67u)] = _e67.inner[0].z;
@@ -349,23 +375,23 @@ struct main_Input {
                     float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
                     uint _e598 = k;
                     float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w_2 = metal::float4(_e582, _e589, _e596, _e603);
+                    metal::float4 w_3 = metal::float4(_e582, _e589, _e596, _e603);
                     metal::float4 _e605 = sum0_;
                     uint _e607 = k;
                     float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_2 * _e612);
+                    sum0_ = _e605 + (w_3 * _e612);
                     metal::float4 _e615 = sum1_;
                     uint _e617 = k;
                     float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_2 * _e622);
+                    sum1_ = _e615 + (w_3 * _e622);
                     metal::float4 _e625 = sum2_;
                     uint _e627 = k;
                     float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_2 * _e632);
+                    sum2_ = _e625 + (w_3 * _e632);
                     metal::float4 _e635 = sum3_;
                     uint _e637 = k;
                     float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_2 * _e642);
+                    sum3_ = _e635 + (w_3 * _e642);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -375,120 +401,120 @@ struct main_Input {
     if (((token0_ + t) + 0u) < _e656) {
         uint _e663 = p.y_stride;
         uint _e667 = p.first;
-        uint at_3 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
+        uint at_4 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
         uint _e676 = p.rows;
         if (((row0_ + r) + 0u) < _e676) {
             uint _e682 = p.first;
             float _e688 = sum0_.x;
-            put(at_3 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
+            put(at_4 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
         }
         uint _e694 = p.rows;
         if (((row0_ + r) + 1u) < _e694) {
             uint _e700 = p.first;
             float _e706 = sum0_.y;
-            put(at_3 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
+            put(at_4 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
         }
         uint _e712 = p.rows;
         if (((row0_ + r) + 2u) < _e712) {
             uint _e718 = p.first;
             float _e724 = sum0_.z;
-            put(at_3 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
+            put(at_4 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
         }
         uint _e730 = p.rows;
         if (((row0_ + r) + 3u) < _e730) {
             uint _e736 = p.first;
             float _e742 = sum0_.w;
-            put(at_3 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
+            put(at_4 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
         }
     }
     uint _e748 = p.tokens;
     if (((token0_ + t) + 1u) < _e748) {
         uint _e755 = p.y_stride;
         uint _e759 = p.first;
-        uint at_4 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
+        uint at_5 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
         uint _e768 = p.rows;
         if (((row0_ + r) + 0u) < _e768) {
             uint _e774 = p.first;
             float _e780 = sum1_.x;
-            put(at_4 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
+            put(at_5 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
         }
         uint _e786 = p.rows;
         if (((row0_ + r) + 1u) < _e786) {
             uint _e792 = p.first;
             float _e798 = sum1_.y;
-            put(at_4 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
+            put(at_5 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
         }
         uint _e804 = p.rows;
         if (((row0_ + r) + 2u) < _e804) {
             uint _e810 = p.first;
             float _e816 = sum1_.z;
-            put(at_4 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
+            put(at_5 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
         }
         uint _e822 = p.rows;
         if (((row0_ + r) + 3u) < _e822) {
             uint _e828 = p.first;
             float _e834 = sum1_.w;
-            put(at_4 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
+            put(at_5 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
         }
     }
     uint _e840 = p.tokens;
     if (((token0_ + t) + 2u) < _e840) {
         uint _e847 = p.y_stride;
         uint _e851 = p.first;
-        uint at_5 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
+        uint at_6 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
         uint _e860 = p.rows;
         if (((row0_ + r) + 0u) < _e860) {
             uint _e866 = p.first;
             float _e872 = sum2_.x;
-            put(at_5 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
+            put(at_6 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
         }
         uint _e878 = p.rows;
         if (((row0_ + r) + 1u) < _e878) {
             uint _e884 = p.first;
             float _e890 = sum2_.y;
-            put(at_5 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
+            put(at_6 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
         }
         uint _e896 = p.rows;
         if (((row0_ + r) + 2u) < _e896) {
             uint _e902 = p.first;
             float _e908 = sum2_.z;
-            put(at_5 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
+            put(at_6 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
         }
         uint _e914 = p.rows;
         if (((row0_ + r) + 3u) < _e914) {
             uint _e920 = p.first;
             float _e926 = sum2_.w;
-            put(at_5 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
+            put(at_6 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
         }
     }
     uint _e932 = p.tokens;
     if (((token0_ + t) + 3u) < _e932) {
         uint _e939 = p.y_stride;
         uint _e943 = p.first;
-        uint at_6 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
+        uint at_7 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
         uint _e952 = p.rows;
         if (((row0_ + r) + 0u) < _e952) {
             uint _e958 = p.first;
             float _e964 = sum3_.x;
-            put(at_6 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
+            put(at_7 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
         }
         uint _e970 = p.rows;
         if (((row0_ + r) + 1u) < _e970) {
             uint _e976 = p.first;
             float _e982 = sum3_.y;
-            put(at_6 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
+            put(at_7 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
         }
         uint _e988 = p.rows;
         if (((row0_ + r) + 2u) < _e988) {
             uint _e994 = p.first;
             float _e1000 = sum3_.z;
-            put(at_6 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
+            put(at_7 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
         }
         uint _e1006 = p.rows;
         if (((row0_ + r) + 3u) < _e1006) {
             uint _e1012 = p.first;
             float _e1018 = sum3_.w;
-            put(at_6 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
+            put(at_7 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
             return;
         } else {
             return;
