@@ -63,6 +63,9 @@ struct Block { codes: Codes, scales: Scales }
 
 fn load(row: u32, unit: u32) -> Block { return Block(load_codes(row, unit), scales(row, unit)); }
 
+// Bits of everything that it was fetched from, none of which is set only in blocks of zeros.
+fn bits(b: Block) -> u32 { return code_bits(b.codes) | scale_bits(b.scales); }
+
 //: if HEADS
 // The unit `k` behind `first`, under their superblock's head.
 fn load_under(h: Head, row: u32, first: u32, k: u32) -> Block {

@@ -54,6 +54,9 @@ struct X {
 //: if BLOCKS
   scale: f32,
   sums: vec2<f32>,
+//: if F16
+  bits: u32,
+//: end
 //: end
 }
 
@@ -123,6 +126,7 @@ fn load_x(unit: u32) -> X {
 //: each i VECTORS
   let w$i = xv[x_at(unit, $iu / 2u)];
   x.v$i = halves_of(w$i[$iu % 2u * 2u], w$i[$iu % 2u * 2u + 1u]);
+  x.bits |= w$i.x;
 //: end
 //: else
 //: each i VECTORS
@@ -140,6 +144,27 @@ fn load_x(unit: u32) -> X {
 //: end
 
 //: if BLOCKS
+// Bits of every vector of it.
+fn x_bits(x: X) -> u32 {
+//: if I24
+  return x.v0.x | x.v1.x | x.v2.x | x.v3.x | x.v4.x | x.v5.x | bitcast<u32>(x.scale);
+//: else
+//: if I8
+  return x.v0.x | x.v1.x | bitcast<u32>(x.scale);
+//: else
+//: if F16
+  return x.bits | bitcast<u32>(x.scale);
+//: else
+  var bits = bitcast<u32>(x.scale);
+//: each i 8
+  bits |= bitcast<u32>(x.v$i.x);
+//: end
+  return bits;
+//: end
+//: end
+//: end
+}
+
 // The unit's values in steps of its scale.
 //: if I8|I24
 fn whole(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(w)); }

@@ -6,6 +6,8 @@
 
 struct Codes { words: vec2<u32> }
 
+fn code_bits(q: Codes) -> u32 { return q.words.x; }
+
 const CENTRE: f32 = 2.0;
 // Bytes have fields 0, 1 and 2 where they are, and field 3 where field 2 is.
 //: if I8|I24

@@ -6,6 +6,8 @@
 
 struct Codes { words: vec2<u32>, high: u32 }
 
+fn code_bits(q: Codes) -> u32 { return q.words.x | q.words.y | q.high; }
+
 const CENTRE: f32 = 4.0;
 // Bytes have codes whose low bits lie where fields 0, 1 and 2 are, those of field 3
 // where field 2 is.

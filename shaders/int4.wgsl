@@ -6,6 +6,8 @@
 
 struct Codes { words: vec4<u32> }
 
+fn code_bits(q: Codes) -> u32 { return q.words.x; }
+
 const CENTRE: f32 = 8.0;
 // Bytes have codes of the first half, and 16 times those of the second less 8.
 //: if I8|I24

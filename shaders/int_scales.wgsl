@@ -25,10 +25,12 @@ fn pair(row: u32, group: u32) -> Pair {
   return Pair(scale_plane[at], scale_plane[at + 1u]);
 }
 fn floats(s: Pair) -> vec2<f32> { return bitcast<vec2<f32>>(s); }
+fn pair_bits(s: Pair) -> u32 { return s.x | s.y; }
 //: else
 alias Pair = u32;
 fn pair(row: u32, group: u32) -> Pair { return scale_plane[((p.base.y + row * p.stride.y) >> 2u) + group]; }
 fn floats(s: Pair) -> vec2<f32> { return unpack2x16float(s); }
+fn pair_bits(s: Pair) -> u32 { return s; }
 //: end
 
 //: if HALVES
@@ -38,10 +40,14 @@ fn scales(row: u32, unit: u32) -> Scales {
   let last = (p.cols + 15u) / 16u - 1u;
   return Scales(pair(row, unit * 2u), pair(row, min(unit * 2u + 1u, last)));
 }
+
+fn scale_bits(s: Scales) -> u32 { return pair_bits(s.first) | pair_bits(s.second); }
 //: else
 struct Scales { both: Pair }
 
 fn scales(row: u32, unit: u32) -> Scales { return Scales(pair(row, unit / (GROUP / 32u))); }
+
+fn scale_bits(s: Scales) -> u32 { return pair_bits(s.both); }
 //: end
 //: else
 //: if ALIGNED
@@ -55,6 +61,8 @@ fn head(row: u32, unit: u32) -> Head { return scale_plane[((p.base.y + row * p.s
 fn scales_under(h: Head, k: u32) -> Scales { return Scales(h, k); }
 
 fn scales(row: u32, unit: u32) -> Scales { return Scales(head(row, unit), unit & 7u); }
+
+fn scale_bits(s: Scales) -> u32 { return s.head.x; }
 
 fn factors(s: Scales) -> vec2<f32> { return unpack2x16float(s.head.x); }
 
@@ -71,6 +79,8 @@ fn scales(row: u32, unit: u32) -> Scales {
   let entry = vec2<u32>(scale_plane[at + 1u + (bit >> 5u)], scale_plane[at + 1u + ((bit + 11u) >> 5u)]);
   return Scales(scale_plane[at], entry, unit & 7u);
 }
+
+fn scale_bits(s: Scales) -> u32 { return s.d | s.entry.x | s.entry.y; }
 
 fn factors(s: Scales) -> vec2<f32> { return unpack2x16float(s.d); }
 
