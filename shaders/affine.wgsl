@@ -17,6 +17,27 @@ fn load_under(h: Head, row: u32, first: u32, k: u32) -> Block {
 //: end
 
 //: if WEIGHTS
+//: if F16
+// Times `factor`, weights 0, 2, 1, 3 of every four.
+fn half_weights(b: Block, factor: f32) -> array<vec4<f16>, 8> {
+  let q = half_quads(b.codes);
+  let s = vec2<f16>(b.scales.scale * factor);
+  let m = vec2<f16>((CENTRE * b.scales.scale - b.scales.minus) * factor);
+  return array<vec4<f16>, 8>(
+//: each i 4
+    fma(q.v$i, vec4<f16>(s.x), vec4<f16>(m.x)),
+//: end
+    fma(q.v4, vec4<f16>(s.y), vec4<f16>(m.y)), fma(q.v5, vec4<f16>(s.y), vec4<f16>(m.y)),
+    fma(q.v6, vec4<f16>(s.y), vec4<f16>(m.y)), fma(q.v7, vec4<f16>(s.y), vec4<f16>(m.y)));
+}
+//: else
+// The largest of what weights are made of in `half_weights`.
+fn extent(b: Block) -> f32 {
+  let s = b.scales.scale;
+  let m = CENTRE * s - b.scales.minus;
+  return max(max(abs(s.x), abs(s.y)), max(abs(m.x), abs(m.y)));
+}
+
 fn weights(b: Block) -> array<vec4<f32>, 8> {
   let q = quads(b.codes);
   let s = b.scales.scale;
@@ -25,6 +46,7 @@ fn weights(b: Block) -> array<vec4<f32>, 8> {
     q[0] * s.x - m.x, q[1] * s.x - m.x, q[2] * s.x - m.x, q[3] * s.x - m.x,
     q[4] * s.y - m.y, q[5] * s.y - m.y, q[6] * s.y - m.y, q[7] * s.y - m.y);
 }
+//: end
 //: else
 fn dot_block(b: Block, x: X) -> f32 {
   let d = dots(b.codes, x);

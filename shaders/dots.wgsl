@@ -33,6 +33,7 @@ struct HalfQuads {
 //: end
 }
 
+//: if !WEIGHTS
 fn dots(q: Codes, x: X) -> vec2<f32> {
   let w = half_quads(q);
   let first = fma(w.v3, x.v3.xzyw, fma(w.v2, x.v2.xzyw, fma(w.v1, x.v1.xzyw, w.v0 * x.v0.xzyw)));
@@ -41,6 +42,7 @@ fn dots(q: Codes, x: X) -> vec2<f32> {
   let s = vec4<f32>(second);
   return x.scale * vec2<f32>(f.x + f.y + f.z + f.w, s.x + s.y + s.z + s.w);
 }
+//: end
 //: else
 //: if !WEIGHTS
 fn dots(q: Codes, x: X) -> vec2<f32> {
