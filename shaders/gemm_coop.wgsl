@@ -119,7 +119,11 @@ fn main(
       {
         let e = index + $iu * WG;
         let token = min(token0 + e / QUADS, p.tokens - 1u);
+//: if WORDS_OF_PLANES
+        let quad = x_quad(min(turn * TILE_UNITS + e % QUADS / VECTORS, p.units - 1u), e % VECTORS);
+//: else
         let quad = turn * QUADS + e % QUADS;
+//: end
         x$i = xv[token * x_quads + min(quad, x_quads - 1u)];
       }
 //: end

@@ -231,8 +231,13 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let rows = base.clone().with("WG", 64).flag("WEIGHTS");
             all.push((codec.rows, rows.clone()));
             all.push((codec.rows, rows.flag("PEAK")));
+            // Those of bit planes take words of them in batches.
+            let batch = match codec.gemm {
+                "zip_gemm" => base.clone().with("VECTORS", 8).flag("WORDS_OF_PLANES"),
+                _ => base.clone(),
+            };
             for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
-                let options = flags(base.clone().flag("WEIGHTS"), out);
+                let options = flags(batch.clone().flag("WEIGHTS"), out);
                 for side in [16, 8] {
                     let by_matrices = cooperative(options.clone(), side);
                     if options.flags.contains(&"SCALED") {

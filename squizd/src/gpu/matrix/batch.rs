@@ -8,11 +8,24 @@ use super::super::pipeline::{Span, read, write};
 use super::super::record::Step;
 use super::{GpuMatrix, Output, Params, ROWS_WORKGROUP};
 use crate::Result;
+use squizd_shaders::Options;
 
 /// Rows and inputs of a tile of the plain `gemm`.
 const TILE: u64 = 64;
+/// Weights of a word of bit planes.
+const WORD: u32 = 32;
 
 impl GpuMatrix {
+    /// Options of `gemm`, and the columns of its units: in superblocks of bit planes,
+    /// those of a word of each.
+    fn batch_options(&self) -> (Options, u32) {
+        let options = self.recipe.options.clone().flag("WEIGHTS");
+        match options.constant("CLUSTER") {
+            Some(_) => (options.flag("WORDS_OF_PLANES").with("VECTORS", WORD / 4), WORD),
+            None => (options.with("VECTORS", self.recipe.unit / 4), self.recipe.unit),
+        }
+    }
+
     /// The products with the first `count` vectors of `x`, from their floats, in
     /// f32.
     pub(in super::super) fn gemm(
@@ -22,11 +35,12 @@ impl GpuMatrix {
         count: u32,
         out: Output<'_>,
     ) -> Result<Vec<Step>> {
-        let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4).flag("WEIGHTS");
+        let (options, unit) = self.batch_options();
+        let units = self.cols.div_ceil(unit);
         let mut tail = vec![(read(4), Span::from(&x.floats(gpu, self)?))];
         tail.extend(out.ports());
         self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
-            let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
+            let params = Params { tokens: count, units, x_stride: x.stride, y_stride: out.stride, ..params };
             (params, [u64::from(params.rows).div_ceil(TILE), u64::from(count).div_ceil(TILE), 1])
         })
     }
@@ -64,8 +78,8 @@ impl GpuMatrix {
         let (Some(side), Some(factor)) = (gpu.abilities().cooperative, self.factor) else {
             return Err(gpu.error("no cooperative matrices"));
         };
-        let unit = self.recipe.unit;
-        let mut options = self.recipe.options.clone().with("VECTORS", unit / 4).flag("WEIGHTS");
+        let (mut options, unit) = self.batch_options();
+        let units = self.cols.div_ceil(unit);
         if self.direct {
             options = options.flag("F16");
         }
@@ -74,7 +88,8 @@ impl GpuMatrix {
         tail.extend(out.ports());
         let options = tiling.apply(out.apply(options), side, unit);
         self.steps(gpu, self.codec.gemm, &options, &tail, |params| {
-            let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, factor, ..params };
+            let strides = Params { x_stride: x.stride, y_stride: out.stride, ..params };
+            let params = Params { tokens: count, units, factor, ..strides };
             let [x, y] = tiling.grid(side, params.rows, count);
             (params, [x, y, 1])
         })
