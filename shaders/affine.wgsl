@@ -74,8 +74,10 @@ fn load_under(h: Head, row: u32, first: u32, k: u32) -> Block {
 //: end
 
 //: if WEIGHTS
-fn weights(b: Block) -> array<vec4<f32>, 8> {
-  let q = quads(b.codes);
+// Of each half: a weight is scale (q - CENTRE) + offset.
+struct Line { scale: vec2<f32>, offset: vec2<f32> }
+
+fn line(b: Block) -> Line {
 //: if PLAIN
 //: if HALVES
   let first = floats(b.scales.first);
@@ -85,17 +87,46 @@ fn weights(b: Block) -> array<vec4<f32>, 8> {
   let second = first;
 //: end
   let s = vec2<f32>(first.x, second.x);
-  let m = -vec2<f32>(first.y, second.y) - CENTRE * s;
+  return Line(s, vec2<f32>(first.y, second.y) + CENTRE * s);
 //: else
   let d = factors(b.scales) * bitcast<f32>(p.extra.x);
   let e = steps(b.scales);
   let s = d.x * e.scale;
-  let m = d.y * e.minus + (bitcast<f32>(p.extra.z) - CENTRE) * s;
+  return Line(s, (CENTRE - bitcast<f32>(p.extra.z)) * s - d.y * e.minus);
 //: end
-  return array<vec4<f32>, 8>(
-    q[0] * s.x - m.x, q[1] * s.x - m.x, q[2] * s.x - m.x, q[3] * s.x - m.x,
-    q[4] * s.y - m.y, q[5] * s.y - m.y, q[6] * s.y - m.y, q[7] * s.y - m.y);
 }
+
+//: if F16
+// Times `factor`, weights 0, 2, 1, 3 of every four.
+fn half_weights(b: Block, factor: f32) -> array<vec4<f16>, 8> {
+  let q = half_quads(b.codes);
+  let l = line(b);
+  let s = vec2<f16>(l.scale * factor);
+  let o = vec2<f16>(l.offset * factor);
+  return array<vec4<f16>, 8>(
+//: each i 4
+    fma(q.v$i, vec4<f16>(s.x), vec4<f16>(o.x)),
+//: end
+    fma(q.v4, vec4<f16>(s.y), vec4<f16>(o.y)), fma(q.v5, vec4<f16>(s.y), vec4<f16>(o.y)),
+    fma(q.v6, vec4<f16>(s.y), vec4<f16>(o.y)), fma(q.v7, vec4<f16>(s.y), vec4<f16>(o.y)));
+}
+//: else
+// The largest of what weights are made of in `half_weights`.
+fn extent(b: Block) -> f32 {
+  let l = line(b);
+  return max(max(abs(l.scale.x), abs(l.scale.y)), max(abs(l.offset.x), abs(l.offset.y)));
+}
+
+fn weights(b: Block) -> array<vec4<f32>, 8> {
+  let q = quads(b.codes);
+  let l = line(b);
+  let s = l.scale;
+  let o = l.offset;
+  return array<vec4<f32>, 8>(
+    q[0] * s.x + o.x, q[1] * s.x + o.x, q[2] * s.x + o.x, q[3] * s.x + o.x,
+    q[4] * s.y + o.y, q[5] * s.y + o.y, q[6] * s.y + o.y, q[7] * s.y + o.y);
+}
+//: end
 //: else
 // With what codes have taken off, the input's sums s and the products d:
 // sum of (scale q - minus) x = scale (d + centre s) - minus s.

@@ -33,6 +33,7 @@ struct HalfQuads {
 //: end
 }
 
+//: if !WEIGHTS
 fn dots(q: Codes, x: X) -> vec2<f32> {
   let w = half_quads(q);
   let first = fma(w.v3, x.v3, fma(w.v2, x.v2, fma(w.v1, x.v1, w.v0 * x.v0)));
@@ -41,6 +42,7 @@ fn dots(q: Codes, x: X) -> vec2<f32> {
   let s = vec2<f32>(second.xy + second.zw);
   return x.scale * vec2<f32>(f.x + f.y, s.x + s.y);
 }
+//: end
 //: else
 //: if !WEIGHTS
 fn dots(q: Codes, x: X) -> vec2<f32> {

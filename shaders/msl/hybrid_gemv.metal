@@ -163,45 +163,22 @@ X load_x(
 type_6 x_floats(
     X x_1
 ) {
-    return type_6 {{x_1.v0_, x_1.v1_, x_1.v2_, x_1.v3_, x_1.v4_, x_1.v5_, x_1.v6_, x_1.v7_}};
-}
-
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
-    uint w,
-    uint at,
-    uint mask,
-    constant Params& p
-) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w & (mask << at)) | _e9);
+    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
 }
 
 metal::float4 fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
+    uint w,
+    uint at,
+    uint mask,
+    float centre
 ) {
-    uint h_2 = w_1 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h_2 = w >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
 uint code_bytes(
@@ -213,35 +190,33 @@ uint code_bytes(
 }
 
 type_6 quads(
-    Codes q_1,
-    constant Params& p
+    Codes q_1
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
     return type_6 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
 metal::float2 dots(
     Codes q_2,
-    X x_2,
-    constant Params& p
+    X x_2
 ) {
-    type_6 _e2 = quads(q_2, p);
+    type_6 _e2 = quads(q_2);
     return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
 }
 
@@ -275,9 +250,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_4 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint at_3 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -323,15 +298,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_2 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_2.y : bits_2.x) : 0u;
+    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
     b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -366,9 +341,9 @@ Scales scales(
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_2
+    metal::uint2 w_1
 ) {
-    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
 }
 
 type_6 brains(
@@ -376,22 +351,22 @@ type_6 brains(
     device type_9 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_6 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_5 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_6 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
@@ -407,7 +382,7 @@ float dot_block(
     metal::float2 centre_2 = -0.5 * x_3.sums;
     metal::float2 mean = b_3.head.mean * x_3.sums;
     Scales _e9 = scales(b_3, p);
-    metal::float2 _e12 = dots(b_3.codes, x_3, p);
+    metal::float2 _e12 = dots(b_3.codes, x_3);
     sum = metal::dot(_e9.scale, _e12 - centre_2) - metal::dot(_e9.minus, mean);
     if (b_3.head.rate > 3u) {
         type_6 _e23 = x_floats(x_3);
@@ -419,7 +394,7 @@ float dot_block(
 }
 
 void put(
-    uint at_2,
+    uint at_1,
     uint row_3,
     float sum_1,
     device type_11& y,
@@ -428,7 +403,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -462,18 +437,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_3,
+    Place at_2,
     threadgroup type_12& partial
 ) {
     float total = 0.0;
     uint i_6 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_3.subgroup);
+    uint count_1 = naga_div(LANES, at_2.subgroup);
     uint first = naga_div(mine, count_1) * count_1;
     bool loop_init = true;
     while(true) {
@@ -527,8 +502,8 @@ struct main_Input {
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_7 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_7.index, LANES);
+    Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_6.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -538,7 +513,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_7.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
@@ -614,7 +589,7 @@ struct main_Input {
         }
     }
     float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_7, partial);
+    float _e139 = reduce(_e137, 0u, at_6, partial);
     if (lane == 0u) {
         local = (first_1 + 0u) < rows;
     } else {
@@ -625,7 +600,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e139, y, _buffer_sizes);
     }
     float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_7, partial);
+    float _e158 = reduce(_e156, 1u, at_6, partial);
     if (lane == 1u) {
         local_1 = (first_1 + 1u) < rows;
     } else {
@@ -636,7 +611,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e158, y, _buffer_sizes);
     }
     float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_7, partial);
+    float _e177 = reduce(_e175, 2u, at_6, partial);
     if (lane == 2u) {
         local_2 = (first_1 + 2u) < rows;
     } else {
@@ -647,7 +622,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e177, y, _buffer_sizes);
     }
     float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_7, partial);
+    float _e196 = reduce(_e194, 3u, at_6, partial);
     if (lane == 3u) {
         local_3 = (first_1 + 3u) < rows;
     } else {

@@ -161,42 +161,19 @@ type_7 x_floats(
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
+metal::float4 fields(
     uint w_1,
     uint at,
     uint mask,
-    constant Params& p
+    float centre
 ) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w_1 & (mask << at)) | _e9);
-}
-
-metal::float4 fields(
-    uint w_2,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
-) {
-    uint h_2 = w_2 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h_2 = w_1 >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_2, w_2, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
 metal::float2 byte_dots(
@@ -302,9 +279,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_4 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint at_3 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -350,15 +327,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_2 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_2.y : bits_2.x) : 0u;
+    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
     b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -393,9 +370,9 @@ Scales scales(
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_3
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_3.x << 16u, w_3.x & 4294901760u, w_3.y << 16u, w_3.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_7 brains(
@@ -403,22 +380,22 @@ type_7 brains(
     device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_6 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_5 = b_2.begin + (8u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_7 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
@@ -446,7 +423,7 @@ float dot_block(
 }
 
 void put(
-    uint at_2,
+    uint at_1,
     uint row_3,
     float sum_1,
     device type_12& y,
@@ -455,7 +432,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -489,18 +466,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_2,
     uint slot,
-    Place at_3,
+    Place at_2,
     threadgroup type_13& partial
 ) {
     float total = 0.0;
     uint i_6 = 0u;
     float unnamed = metal::simd_sum(v_2);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_3.subgroup);
+    uint count_1 = naga_div(LANES, at_2.subgroup);
     uint first_1 = naga_div(mine, count_1) * count_1;
     bool loop_init = true;
     while(true) {
@@ -550,8 +527,8 @@ struct main_Input {
     uint i = {};
     bool local = {};
     bool local_1 = {};
-    Place at_7 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_7.index, LANES);
+    Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_6.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -561,7 +538,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_7.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
@@ -619,7 +596,7 @@ struct main_Input {
         }
     }
     float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_7, partial);
+    float _e107 = reduce(_e105, 0u, at_6, partial);
     if (lane == 0u) {
         local = (first_2 + 0u) < rows;
     } else {
@@ -630,7 +607,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
     }
     float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_7, partial);
+    float _e126 = reduce(_e124, 1u, at_6, partial);
     if (lane == 1u) {
         local_1 = (first_2 + 1u) < rows;
     } else {

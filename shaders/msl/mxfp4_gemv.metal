@@ -65,12 +65,12 @@ struct Block {
     float power;
     char _pad2[12];
 };
-typedef float type_10[1];
+typedef float type_9[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_11 {
+struct type_10 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -139,7 +139,7 @@ X load_x(
 type_6 x_floats(
     X x_1
 ) {
-    return type_6 {{x_1.v0_, x_1.v1_, x_1.v2_, x_1.v3_, x_1.v4_, x_1.v5_, x_1.v6_, x_1.v7_}};
+    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
 }
 
 Block load(
@@ -199,7 +199,7 @@ metal::float4 high(
 type_6 quads(
     Codes q
 ) {
-    metal::uint4 w_4 = q.words;
+    metal::uint4 w_3 = q.words;
     metal::float4 _e3 = low(q.words.x);
     metal::float4 _e5 = low(q.words.y);
     metal::float4 _e7 = low(q.words.z);
@@ -211,42 +211,19 @@ type_6 quads(
     return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
 }
 
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
+metal::float4 fields(
     uint w_2,
     uint at,
     uint mask,
-    constant Params& p
+    float centre
 ) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w_2 & (mask << at)) | _e9);
-}
-
-metal::float4 fields(
-    uint w_3,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
-) {
-    uint h = w_3 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h = w_2 >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_3, w_3, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w_2, w_2, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
 metal::float2 dots(
@@ -266,16 +243,16 @@ float dot_block(
 }
 
 void put(
-    uint at_2,
+    uint at_1,
     uint row_1,
     float sum,
-    device type_10& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -288,7 +265,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v;
     return;
@@ -296,7 +273,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -313,18 +290,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_3,
-    threadgroup type_11& partial
+    Place at_2,
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_3.subgroup);
+    uint count = naga_div(LANES, at_2.subgroup);
     uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -363,8 +340,8 @@ struct main_Input {
 , device type_4 const& xs [[buffer(5)]]
 , device type_7 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_10& y [[buffer(6)]]
-, threadgroup type_11& partial
+, device type_9& y [[buffer(6)]]
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
@@ -376,8 +353,8 @@ struct main_Input {
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_4.index, LANES);
+    Place at_3 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_3.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -387,7 +364,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_3.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
@@ -463,7 +440,7 @@ struct main_Input {
         }
     }
     float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_4, partial);
+    float _e139 = reduce(_e137, 0u, at_3, partial);
     if (lane == 0u) {
         local = (first_1 + 0u) < rows;
     } else {
@@ -474,7 +451,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e139, y, _buffer_sizes);
     }
     float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_4, partial);
+    float _e158 = reduce(_e156, 1u, at_3, partial);
     if (lane == 1u) {
         local_1 = (first_1 + 1u) < rows;
     } else {
@@ -485,7 +462,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e158, y, _buffer_sizes);
     }
     float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_4, partial);
+    float _e177 = reduce(_e175, 2u, at_3, partial);
     if (lane == 2u) {
         local_2 = (first_1 + 2u) < rows;
     } else {
@@ -496,7 +473,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e177, y, _buffer_sizes);
     }
     float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_4, partial);
+    float _e196 = reduce(_e194, 3u, at_3, partial);
     if (lane == 3u) {
         local_3 = (first_1 + 3u) < rows;
     } else {

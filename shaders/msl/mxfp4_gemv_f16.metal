@@ -38,8 +38,8 @@ struct Params {
     uint expert_rows;
     char _pad13[8];
 };
-typedef metal::uint4 type_3[1];
-typedef metal::float4 type_5[1];
+typedef metal::half4 type_5[1];
+typedef metal::float4 type_7[1];
 struct X {
     metal::half4 v0_;
     metal::half4 v1_;
@@ -53,9 +53,10 @@ struct X {
     char _pad9[4];
     metal::float2 sums;
 };
-struct type_10 {
+struct type_9 {
     metal::float4 inner[8];
 };
+typedef metal::uint4 type_10[1];
 typedef uint type_11[1];
 struct Codes {
     metal::uint4 words;
@@ -97,81 +98,66 @@ constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
-constant uint X_VECTORS = 4u;
+constant uint X_VECTORS = 8u;
 constant float RAISE = 16384.0;
 constant uint PARTIALS = 128u;
-
-metal::half4 halves_of(
-    uint a,
-    uint b
-) {
-    return metal::half4(static_cast<metal::half2>(float2(as_type<half2>(a))), static_cast<metal::half2>(float2(as_type<half2>(b))));
-}
 
 uint x_at(
     uint unit,
     uint i_1
 ) {
-    return (((unit >> 3u) * 32u) + (i_1 * 8u)) + (unit & 7u);
+    return (((unit >> 3u) * 64u) + (i_1 * 8u)) + (unit & 7u);
 }
 
 X load_x(
     uint unit_1,
-    device type_3 const& xv,
-    device type_5 const& xs,
+    device type_5 const& xv,
+    device type_7 const& xs,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e4 = x_at(unit_1, 0u);
-    metal::uint4 w0_ = xv[metal::min(unsigned(_e4), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e10 = halves_of(w0_.x, w0_.y);
-    x.v0_ = _e10;
-    uint _e13 = x_at(unit_1, 0u);
-    metal::uint4 w1_ = xv[metal::min(unsigned(_e13), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e19 = halves_of(w1_.z, w1_.w);
-    x.v1_ = _e19;
-    uint _e22 = x_at(unit_1, 1u);
-    metal::uint4 w2_ = xv[metal::min(unsigned(_e22), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e28 = halves_of(w2_.x, w2_.y);
-    x.v2_ = _e28;
-    uint _e31 = x_at(unit_1, 1u);
-    metal::uint4 w3_ = xv[metal::min(unsigned(_e31), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e37 = halves_of(w3_.z, w3_.w);
-    x.v3_ = _e37;
-    uint _e40 = x_at(unit_1, 2u);
-    metal::uint4 w4_ = xv[metal::min(unsigned(_e40), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e46 = halves_of(w4_.x, w4_.y);
-    x.v4_ = _e46;
-    uint _e49 = x_at(unit_1, 2u);
-    metal::uint4 w5_ = xv[metal::min(unsigned(_e49), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e55 = halves_of(w5_.z, w5_.w);
-    x.v5_ = _e55;
-    uint _e58 = x_at(unit_1, 3u);
-    metal::uint4 w6_ = xv[metal::min(unsigned(_e58), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e64 = halves_of(w6_.x, w6_.y);
-    x.v6_ = _e64;
-    uint _e67 = x_at(unit_1, 3u);
-    metal::uint4 w7_ = xv[metal::min(unsigned(_e67), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::half4 _e73 = halves_of(w7_.z, w7_.w);
-    x.v7_ = _e73;
+    uint _e5 = x_at(unit_1, 0u);
+    metal::half4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v0_ = _e7;
+    uint _e11 = x_at(unit_1, 1u);
+    metal::half4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v1_ = _e13;
+    uint _e17 = x_at(unit_1, 2u);
+    metal::half4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v2_ = _e19;
+    uint _e23 = x_at(unit_1, 3u);
+    metal::half4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v3_ = _e25;
+    uint _e29 = x_at(unit_1, 4u);
+    metal::half4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v4_ = _e31;
+    uint _e35 = x_at(unit_1, 5u);
+    metal::half4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v5_ = _e37;
+    uint _e41 = x_at(unit_1, 6u);
+    metal::half4 _e43 = xv[metal::min(unsigned(_e41), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v6_ = _e43;
+    uint _e47 = x_at(unit_1, 7u);
+    metal::half4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 8) / 8)];
+    x.v7_ = _e49;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
     x.scale = s.x;
     x.sums = s.yz;
-    X _e81 = x;
-    return _e81;
+    X _e57 = x;
+    return _e57;
 }
 
-type_10 x_floats(
+type_9 x_floats(
     X x_1
 ) {
-    return type_10 {{static_cast<metal::float4>(x_1.v0_.xzyw), static_cast<metal::float4>(x_1.v1_.xzyw), static_cast<metal::float4>(x_1.v2_.xzyw), static_cast<metal::float4>(x_1.v3_.xzyw), static_cast<metal::float4>(x_1.v4_.xzyw), static_cast<metal::float4>(x_1.v5_.xzyw), static_cast<metal::float4>(x_1.v6_.xzyw), static_cast<metal::float4>(x_1.v7_.xzyw)}};
+    return type_9 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
 }
 
 Block load(
     uint row,
     uint unit_2,
     constant Params& p,
-    device type_3 const& code_plane,
+    device type_10 const& code_plane,
     device type_11 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
@@ -194,42 +180,19 @@ uint halves(
     return (sign & 2147516416u) | (rest & 234884608u);
 }
 
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
+metal::float4 fields(
     uint w,
     uint at,
     uint mask,
-    constant Params& p
+    float centre
 ) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w & (mask << at)) | _e9);
-}
-
-metal::float4 fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
-) {
-    uint h = w_1 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h = w >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
 metal::half2 as_halves(
@@ -239,36 +202,35 @@ metal::half2 as_halves(
 }
 
 metal::half4 half_fields(
-    uint w_2,
-    uint at_2,
-    uint mask_2,
-    half centre_1,
-    constant Params& p
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    half centre_1
 ) {
-    uint m_1 = (mask_2 << at_2) * 65537u;
-    uint _e13 = unseen(((25u - at_2) << 10u) * 65537u, p);
-    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_2) + centre_1);
-    metal::half2 _e21 = as_halves((w_2 & m_1) | _e13);
-    metal::half2 _e27 = as_halves(((w_2 >> 8u) & m_1) | _e13);
-    return metal::half4(_e21 - less_1, _e27 - less_1);
+    uint m_1 = (mask_1 << at_1) * 65537u;
+    uint one_1 = ((25u - at_1) << 10u) * 65537u;
+    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_1) + centre_1);
+    metal::half2 _e20 = as_halves((w_1 & m_1) | one_1);
+    metal::half2 _e26 = as_halves(((w_1 >> 8u) & m_1) | one_1);
+    return metal::half4(_e20 - less_1, _e26 - less_1);
 }
 
 metal::half4 low(
-    uint w_3
+    uint w_2
 ) {
-    uint _e5 = halves(w_3 << 12u, w_3 << 9u);
+    uint _e5 = halves(w_2 << 12u, w_2 << 9u);
     metal::half2 _e6 = as_halves(_e5);
-    uint _e11 = halves(w_3 << 4u, w_3 << 1u);
+    uint _e11 = halves(w_2 << 4u, w_2 << 1u);
     metal::half2 _e12 = as_halves(_e11);
     return metal::half4(_e6, _e12);
 }
 
 metal::half4 high(
-    uint w_4
+    uint w_3
 ) {
-    uint _e5 = halves(w_4 << 8u, w_4 << 5u);
+    uint _e5 = halves(w_3 << 8u, w_3 << 5u);
     metal::half2 _e6 = as_halves(_e5);
-    uint _e9 = halves(w_4, w_4 >> 3u);
+    uint _e9 = halves(w_3, w_3 >> 3u);
     metal::half2 _e10 = as_halves(_e9);
     return metal::half4(_e6, _e10);
 }
@@ -276,7 +238,7 @@ metal::half4 high(
 HalfQuads half_quads(
     Codes q
 ) {
-    metal::uint4 w_5 = q.words;
+    metal::uint4 w_4 = q.words;
     metal::half4 _e3 = low(q.words.x);
     metal::half4 _e5 = low(q.words.y);
     metal::half4 _e7 = low(q.words.z);
@@ -293,15 +255,15 @@ metal::float2 dots(
     X x_2
 ) {
     HalfQuads _e2 = half_quads(q_1);
-    metal::half4 first = metal::fma(_e2.v3_, x_2.v3_, metal::fma(_e2.v2_, x_2.v2_, metal::fma(_e2.v1_, x_2.v1_, _e2.v0_ * x_2.v0_)));
-    metal::half4 second = metal::fma(_e2.v7_, x_2.v7_, metal::fma(_e2.v6_, x_2.v6_, metal::fma(_e2.v5_, x_2.v5_, _e2.v4_ * x_2.v4_)));
-    metal::float2 f = static_cast<metal::float2>(first.xy + first.zw);
-    metal::float2 s_2 = static_cast<metal::float2>(second.xy + second.zw);
-    return x_2.scale * metal::float2(f.x + f.y, s_2.x + s_2.y);
+    metal::half4 first = metal::fma(_e2.v3_, x_2.v3_.xzyw, metal::fma(_e2.v2_, x_2.v2_.xzyw, metal::fma(_e2.v1_, x_2.v1_.xzyw, _e2.v0_ * x_2.v0_.xzyw)));
+    metal::half4 second = metal::fma(_e2.v7_, x_2.v7_.xzyw, metal::fma(_e2.v6_, x_2.v6_.xzyw, metal::fma(_e2.v5_, x_2.v5_.xzyw, _e2.v4_ * x_2.v4_.xzyw)));
+    metal::float4 f = static_cast<metal::float4>(first);
+    metal::float4 s_2 = static_cast<metal::float4>(second);
+    return x_2.scale * metal::float2(((f.x + f.y) + f.z) + f.w, ((s_2.x + s_2.y) + s_2.z) + s_2.w);
 }
 
 float dot_block(
-    Block b_1,
+    Block b,
     X x_3
 ) {
     X scaled = {};
@@ -315,12 +277,12 @@ float dot_block(
     scaled.v6_ = x_3.v6_ * 16384.0h;
     scaled.v7_ = x_3.v7_ * 16384.0h;
     X _e36 = scaled;
-    metal::float2 _e37 = dots(b_1.codes, _e36);
-    return b_1.power * (_e37.x + _e37.y);
+    metal::float2 _e37 = dots(b.codes, _e36);
+    return b.power * (_e37.x + _e37.y);
 }
 
 void put(
-    uint at_3,
+    uint at_2,
     uint row_1,
     float sum,
     device type_13& y,
@@ -329,7 +291,7 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -367,18 +329,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_4,
+    Place at_3,
     threadgroup type_14& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_4.index, at_4.subgroup);
-    if (naga_mod(at_4.index, at_4.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_4.subgroup);
+    uint count = naga_div(LANES, at_3.subgroup);
     uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -413,9 +375,9 @@ struct main_Input {
 , uint subgroup_size [[threads_per_simdgroup]]
 , uint index [[thread_index_in_threadgroup]]
 , constant Params& p [[buffer(10)]]
-, device type_3 const& xv [[buffer(4)]]
-, device type_5 const& xs [[buffer(5)]]
-, device type_3 const& code_plane [[buffer(0)]]
+, device type_5 const& xv [[buffer(4)]]
+, device type_7 const& xs [[buffer(5)]]
+, device type_10 const& code_plane [[buffer(0)]]
 , device type_11 const& scale_plane [[buffer(1)]]
 , device type_13& y [[buffer(6)]]
 , threadgroup type_14& partial
@@ -430,8 +392,8 @@ struct main_Input {
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_5.index, LANES);
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -441,7 +403,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
@@ -517,7 +479,7 @@ struct main_Input {
         }
     }
     float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_5, partial);
+    float _e139 = reduce(_e137, 0u, at_4, partial);
     if (lane == 0u) {
         local = (first_2 + 0u) < rows;
     } else {
@@ -528,7 +490,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e139, y, _buffer_sizes);
     }
     float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_5, partial);
+    float _e158 = reduce(_e156, 1u, at_4, partial);
     if (lane == 1u) {
         local_1 = (first_2 + 1u) < rows;
     } else {
@@ -539,7 +501,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e158, y, _buffer_sizes);
     }
     float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_5, partial);
+    float _e177 = reduce(_e175, 2u, at_4, partial);
     if (lane == 2u) {
         local_2 = (first_2 + 2u) < rows;
     } else {
@@ -550,7 +512,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 2u, (output + first_2) + 2u, _e177, y, _buffer_sizes);
     }
     float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_5, partial);
+    float _e196 = reduce(_e194, 3u, at_4, partial);
     if (lane == 3u) {
         local_3 = (first_2 + 3u) < rows;
     } else {

@@ -66,12 +66,12 @@ struct Block {
     float scale;
     char _pad2[12];
 };
-typedef float type_10[1];
+typedef float type_9[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_11 {
+struct type_10 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -140,76 +140,50 @@ X load_x(
 type_6 x_floats(
     X x_1
 ) {
-    return type_6 {{x_1.v0_, x_1.v1_, x_1.v2_, x_1.v3_, x_1.v4_, x_1.v5_, x_1.v6_, x_1.v7_}};
-}
-
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
-    uint w,
-    uint at,
-    uint mask,
-    constant Params& p
-) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w & (mask << at)) | _e9);
+    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
 }
 
 metal::float4 fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
+    uint w,
+    uint at,
+    uint mask,
+    float centre
 ) {
-    uint h = w_1 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h = w >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
 metal::float4 signed_(
-    uint w_2,
-    constant Params& p
+    uint w_1
 ) {
-    metal::float4 _e6 = fields(w_2 ^ 2155905152u, 0u, 255u, 128.0, p);
+    metal::float4 _e6 = fields(w_1 ^ 2155905152u, 0u, 255u, 128.0);
     return _e6;
 }
 
 type_6 quads(
-    Codes q,
-    constant Params& p
+    Codes q
 ) {
-    metal::float4 _e3 = signed_(q.a.x, p);
-    metal::float4 _e6 = signed_(q.a.y, p);
-    metal::float4 _e9 = signed_(q.a.z, p);
-    metal::float4 _e12 = signed_(q.a.w, p);
-    metal::float4 _e15 = signed_(q.b.x, p);
-    metal::float4 _e18 = signed_(q.b.y, p);
-    metal::float4 _e21 = signed_(q.b.z, p);
-    metal::float4 _e24 = signed_(q.b.w, p);
+    metal::float4 _e3 = signed_(q.a.x);
+    metal::float4 _e6 = signed_(q.a.y);
+    metal::float4 _e9 = signed_(q.a.z);
+    metal::float4 _e12 = signed_(q.a.w);
+    metal::float4 _e15 = signed_(q.b.x);
+    metal::float4 _e18 = signed_(q.b.y);
+    metal::float4 _e21 = signed_(q.b.z);
+    metal::float4 _e24 = signed_(q.b.w);
     return type_6 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
 metal::float2 dots(
     Codes q_1,
-    X x_2,
-    constant Params& p
+    X x_2
 ) {
-    type_6 _e2 = quads(q_1, p);
+    type_6 _e2 = quads(q_1);
     return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
 }
 
@@ -223,37 +197,36 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_4 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
+    uint at_3 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit_2;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
     return Block {Codes {_e44, _e49}, scale};
 }
 
 float dot_block(
     Block b,
-    X x_3,
-    constant Params& p
+    X x_3
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3, p);
+    metal::float2 _e3 = dots(b.codes, x_3);
     return b.scale * (_e3.x + _e3.y);
 }
 
 void put(
-    uint at_2,
+    uint at_1,
     uint row_1,
     float sum,
-    device type_10& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -266,7 +239,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v;
     return;
@@ -274,7 +247,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -291,18 +264,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_3,
-    threadgroup type_11& partial
+    Place at_2,
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_3.subgroup);
+    uint count = naga_div(LANES, at_2.subgroup);
     uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -341,8 +314,8 @@ struct main_Input {
 , device type_4 const& xs [[buffer(5)]]
 , device type_7 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_10& y [[buffer(6)]]
-, threadgroup type_11& partial
+, device type_9& y [[buffer(6)]]
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
@@ -354,8 +327,8 @@ struct main_Input {
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_5.index, LANES);
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -365,7 +338,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
@@ -393,16 +366,16 @@ struct main_Input {
             Block _e94 = load(row3_, _e90, p, code_plane, scale_plane, _buffer_sizes);
             X _e96 = load_x(x_first + _e90, xv, xs, _buffer_sizes);
             float _e97 = sum0_;
-            float _e98 = dot_block(_e91, _e96, p);
+            float _e98 = dot_block(_e91, _e96);
             sum0_ = _e97 + _e98;
             float _e100 = sum1_;
-            float _e101 = dot_block(_e92, _e96, p);
+            float _e101 = dot_block(_e92, _e96);
             sum1_ = _e100 + _e101;
             float _e103 = sum2_;
-            float _e104 = dot_block(_e93, _e96, p);
+            float _e104 = dot_block(_e93, _e96);
             sum2_ = _e103 + _e104;
             float _e106 = sum3_;
-            float _e107 = dot_block(_e94, _e96, p);
+            float _e107 = dot_block(_e94, _e96);
             sum3_ = _e106 + _e107;
         }
     }
@@ -427,21 +400,21 @@ struct main_Input {
             Block _e119 = load(row3_, _e115, p, code_plane, scale_plane, _buffer_sizes);
             X _e121 = load_x(x_first + _e115, xv, xs, _buffer_sizes);
             float _e122 = sum0_;
-            float _e123 = dot_block(_e116, _e121, p);
+            float _e123 = dot_block(_e116, _e121);
             sum0_ = _e122 + _e123;
             float _e125 = sum1_;
-            float _e126 = dot_block(_e117, _e121, p);
+            float _e126 = dot_block(_e117, _e121);
             sum1_ = _e125 + _e126;
             float _e128 = sum2_;
-            float _e129 = dot_block(_e118, _e121, p);
+            float _e129 = dot_block(_e118, _e121);
             sum2_ = _e128 + _e129;
             float _e131 = sum3_;
-            float _e132 = dot_block(_e119, _e121, p);
+            float _e132 = dot_block(_e119, _e121);
             sum3_ = _e131 + _e132;
         }
     }
     float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_5, partial);
+    float _e139 = reduce(_e137, 0u, at_4, partial);
     if (lane == 0u) {
         local = (first_1 + 0u) < rows;
     } else {
@@ -452,7 +425,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e139, y, _buffer_sizes);
     }
     float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_5, partial);
+    float _e158 = reduce(_e156, 1u, at_4, partial);
     if (lane == 1u) {
         local_1 = (first_1 + 1u) < rows;
     } else {
@@ -463,7 +436,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e158, y, _buffer_sizes);
     }
     float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_5, partial);
+    float _e177 = reduce(_e175, 2u, at_4, partial);
     if (lane == 2u) {
         local_2 = (first_1 + 2u) < rows;
     } else {
@@ -474,7 +447,7 @@ struct main_Input {
         put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e177, y, _buffer_sizes);
     }
     float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_5, partial);
+    float _e196 = reduce(_e194, 3u, at_4, partial);
     if (lane == 3u) {
         local_3 = (first_1 + 3u) < rows;
     } else {

@@ -68,12 +68,12 @@ struct Block {
     float scale;
     char _pad2[12];
 };
-typedef float type_10[1];
+typedef float type_9[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_11 {
+struct type_10 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -179,42 +179,19 @@ type_7 x_floats(
     return _e130;
 }
 
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
+metal::float4 fields(
     uint w_1,
     uint at,
     uint mask,
-    constant Params& p
+    float centre
 ) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w_1 & (mask << at)) | _e9);
-}
-
-metal::float4 fields(
-    uint w_2,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
-) {
-    uint h = w_2 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h = w_1 >> 16u;
+    uint m = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_2, w_2, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
 metal::float2 byte_dots(
@@ -286,14 +263,14 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_4 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
+    uint at_3 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit_2;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
     return Block {Codes {_e44, _e49}, scale};
 }
 
@@ -306,16 +283,16 @@ float dot_block(
 }
 
 void put(
-    uint at_2,
+    uint at_1,
     uint row_1,
     float sum,
-    device type_10& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -328,7 +305,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v_2,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v_2;
     return;
@@ -336,7 +313,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -353,18 +330,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_3,
     uint slot,
-    Place at_3,
-    threadgroup type_11& partial
+    Place at_2,
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_3);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_3.subgroup);
+    uint count = naga_div(LANES, at_2.subgroup);
     uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -403,8 +380,8 @@ struct main_Input {
 , device type_5 const& xs [[buffer(5)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_10& y [[buffer(6)]]
-, threadgroup type_11& partial
+, device type_9& y [[buffer(6)]]
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
@@ -412,8 +389,8 @@ struct main_Input {
     uint i = {};
     bool local = {};
     bool local_1 = {};
-    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_5.index, LANES);
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -423,7 +400,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
@@ -481,7 +458,7 @@ struct main_Input {
         }
     }
     float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_5, partial);
+    float _e107 = reduce(_e105, 0u, at_4, partial);
     if (lane == 0u) {
         local = (first_2 + 0u) < rows;
     } else {
@@ -492,7 +469,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
     }
     float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_5, partial);
+    float _e126 = reduce(_e124, 1u, at_4, partial);
     if (lane == 1u) {
         local_1 = (first_2 + 1u) < rows;
     } else {

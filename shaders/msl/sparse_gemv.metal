@@ -1,5 +1,5 @@
 // sparse_gemv
-// flags: BLOCKS, SUBGROUP, LISTED_ROWS
+// flags: SCALED, BLOCKS, SUBGROUP, LISTED_ROWS
 // constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written), 7 listed
@@ -59,13 +59,6 @@ struct type_6 {
 typedef metal::uint4 type_7[1];
 typedef uint type_8[1];
 struct Scales {
-    uint d;
-    char _pad1[4];
-    metal::uint2 entry;
-    uint k;
-    char _pad3[4];
-};
-struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -75,14 +68,13 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
-    char _pad2[8];
 };
-typedef float type_10[1];
+typedef float type_9[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_11 {
+struct type_10 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -101,7 +93,6 @@ constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 8u;
 constant float CENTRE = 8.0;
-constant metal::float2 CENTRES = metal::float2(8.0);
 constant uint PARTIALS = 128u;
 
 uint x_at(
@@ -142,9 +133,9 @@ X load_x(
     uint _e47 = x_at(unit_1, 7u);
     metal::float4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v7_ = _e49;
-    metal::float4 s_4 = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
-    x.scale = s_4.x;
-    x.sums = s_4.yz;
+    metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
+    x.scale = s.x;
+    x.sums = s.yz;
     X _e57 = x;
     return _e57;
 }
@@ -152,7 +143,30 @@ X load_x(
 type_6 x_floats(
     X x_1
 ) {
-    return type_6 {{x_1.v0_, x_1.v1_, x_1.v2_, x_1.v3_, x_1.v4_, x_1.v5_, x_1.v6_, x_1.v7_}};
+    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+}
+
+Scales expand(
+    metal::float2 d,
+    uint e,
+    constant Params& p
+) {
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    uint _e10 = p.extra.z;
+    float code_bias = as_type<float>(_e10);
+    float s_1 = d.x * static_cast<float>(e & 63u);
+    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
+    return Scales {metal::float2(s_1), metal::float2((d.y * m) + (code_bias * s_1))};
+}
+
+uint across(
+    uint low,
+    uint high,
+    uint bit
+) {
+    uint shift = bit & 31u;
+    return (low >> shift) | ((high << 1u) << (31u - shift));
 }
 
 Scales scales(
@@ -162,135 +176,70 @@ Scales scales(
     device type_8 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e5 = p.base.y;
-    uint _e9 = p.stride.y;
-    uint at_4 = ((_e5 + (row * _e9)) >> 2u) + ((unit_2 >> 3u) * 4u);
-    uint bit = (unit_2 & 7u) * 12u;
-    uint _e30 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e40 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
-    uint _e44 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    return Scales {_e44, {}, entry_1, unit_2 & 7u};
-}
-
-metal::float2 factors(
-    Scales s
-) {
-    return float2(as_type<half2>(s.d));
-}
-
-metal::uint2 entry_words(
-    Scales s_1
-) {
-    return s_1.entry;
-}
-
-uint entry(
-    Scales s_2
-) {
-    metal::uint2 _e1 = entry_words(s_2);
-    uint shift = (s_2.k * 12u) & 31u;
-    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
-}
-
-uint unseen(
-    uint bits,
-    constant Params& p
-) {
-    uint _e3 = p.rows;
-    uint _e6 = p.cols;
-    return (_e6 == 0u) ? _e3 : bits;
-}
-
-float raised(
-    uint w,
-    uint at,
-    uint mask,
-    constant Params& p
-) {
-    uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w & (mask << at)) | _e9);
-}
-
-Steps steps(
-    Scales s_3,
-    constant Params& p
-) {
-    uint _e1 = entry(s_3);
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    float _e9 = raised(_e1, 0u, 63u, p);
-    float _e15 = raised(_e1, 6u, 63u, p);
-    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+    uint bit_1 = (unit_2 & 7u) * 12u;
+    uint _e9 = p.base.y;
+    uint _e13 = p.stride.y;
+    uint at_3 = ((_e9 + (row * _e13)) >> 2u) + ((unit_2 >> 3u) * 4u);
+    uint _e25 = scale_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e30 = p.extra.x;
+    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
+    uint low_2 = scale_plane[metal::min(unsigned((at_3 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint high_2 = scale_plane[metal::min(unsigned((at_3 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e51 = across(low_2, high_2, bit_1);
+    Scales _e52 = expand(d_1, _e51, p);
+    return _e52;
 }
 
 metal::float4 fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    float centre,
-    constant Params& p
+    uint w,
+    uint at,
+    uint mask,
+    float centre
 ) {
-    uint h = w_1 >> 16u;
-    uint m = mask_1 << at_1;
-    uint one = (150u - at_1) << 23u;
+    uint h = w >> 16u;
+    uint m_1 = mask << at;
+    uint one = (150u - at) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_1 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    uint _e25 = unseen(one, p);
-    uint _e26 = unseen(other, p);
-    metal::uint2 raise = metal::uint2(_e25, _e26);
-    return as_type<metal::float4>(bits_1 | raise.xyxy) - less.xyxy;
+    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
 }
 
-metal::float4 low(
-    uint w_2,
-    constant Params& p
+metal::float4 low_1(
+    uint w_1
 ) {
-    metal::float4 _e4 = fields(w_2, 0u, 15u, CENTRE, p);
+    metal::float4 _e4 = fields(w_1, 0u, 15u, CENTRE);
     return _e4;
 }
 
-metal::float4 high(
-    uint w_3,
-    constant Params& p
+metal::float4 high_1(
+    uint w_2
 ) {
-    metal::float4 _e4 = fields(w_3, 4u, 15u, CENTRE, p);
+    metal::float4 _e4 = fields(w_2, 4u, 15u, CENTRE);
     return _e4;
 }
 
 type_6 quads(
-    Codes q,
-    constant Params& p
+    Codes q
 ) {
-    metal::uint4 w_4 = q.words;
-    metal::float4 _e3 = low(q.words.x, p);
-    metal::float4 _e5 = low(q.words.y, p);
-    metal::float4 _e7 = low(q.words.z, p);
-    metal::float4 _e9 = low(q.words.w, p);
-    metal::float4 _e11 = high(q.words.x, p);
-    metal::float4 _e13 = high(q.words.y, p);
-    metal::float4 _e15 = high(q.words.z, p);
-    metal::float4 _e17 = high(q.words.w, p);
+    metal::uint4 w_3 = q.words;
+    metal::float4 _e3 = low_1(q.words.x);
+    metal::float4 _e5 = low_1(q.words.y);
+    metal::float4 _e7 = low_1(q.words.z);
+    metal::float4 _e9 = low_1(q.words.w);
+    metal::float4 _e11 = high_1(q.words.x);
+    metal::float4 _e13 = high_1(q.words.y);
+    metal::float4 _e15 = high_1(q.words.z);
+    metal::float4 _e17 = high_1(q.words.w);
     return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
 }
 
 metal::float2 dots(
     Codes q_1,
-    X x_2,
-    constant Params& p
+    X x_2
 ) {
-    type_6 _e2 = quads(q_1, p);
+    type_6 _e2 = quads(q_1);
     return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
-}
-
-float whole_dot(
-    Codes q_2,
-    X x_3,
-    constant Params& p
-) {
-    metal::float2 _e2 = dots(q_2, x_3, p);
-    return _e2.x + _e2.y;
 }
 
 Codes load_codes(
@@ -321,32 +270,24 @@ Block load(
 
 float dot_block(
     Block b,
-    X x_4,
-    constant Params& p
+    X x_3
 ) {
-    uint _e5 = p.extra.z;
-    float code_bias = as_type<float>(_e5);
-    metal::float2 _e8 = factors(b.scales);
-    uint _e12 = p.extra.x;
-    metal::float2 d = _e8 * as_type<float>(_e12);
-    Steps _e16 = steps(b.scales, p);
-    metal::float2 more = (CENTRES - metal::float2(code_bias)) * x_4.sums;
-    float _e23 = whole_dot(b.codes, x_4, p);
-    float t = _e23 + (more.x + more.y);
-    return ((d.x * _e16.scale.x) * t) - ((d.y * _e16.minus.x) * (x_4.sums.x + x_4.sums.y));
+    metal::float2 _e3 = dots(b.codes, x_3);
+    metal::float2 minus = b.scales.minus - (CENTRE * b.scales.scale);
+    return (b.scales.scale.x * (_e3.x + _e3.y)) - (minus.x * (x_3.sums.x + x_3.sums.y));
 }
 
 void put(
-    uint at_2,
+    uint at_1,
     uint row_3,
     float sum,
-    device type_10& y,
+    device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -359,7 +300,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v;
     return;
@@ -367,7 +308,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_11& partial
+    threadgroup type_10& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -384,18 +325,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_3,
-    threadgroup type_11& partial
+    Place at_2,
+    threadgroup type_10& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_2.index, at_2.subgroup);
+    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_3.subgroup);
+    uint count = naga_div(LANES, at_2.subgroup);
     uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -434,9 +375,9 @@ struct main_Input {
 , device type_4 const& xs [[buffer(5)]]
 , device type_7 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_10& y [[buffer(6)]]
+, device type_9& y [[buffer(6)]]
 , device type_8 const& listed [[buffer(7)]]
-, threadgroup type_11& partial
+, threadgroup type_10& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
@@ -448,8 +389,8 @@ struct main_Input {
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_5.index, LANES);
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -459,7 +400,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
     uint _e49 = listed[metal::min(unsigned(0), (_buffer_sizes.size6 - 0 - 4) / 4)];
     uint taking = metal::min(_e49, rows);
     uint _e54 = p.units;
@@ -494,16 +435,16 @@ struct main_Input {
             Block _e137 = load(row3_, _e133, p, code_plane, scale_plane, _buffer_sizes);
             X _e139 = load_x(x_first + _e133, xv, xs, _buffer_sizes);
             float _e140 = sum0_;
-            float _e141 = dot_block(_e134, _e139, p);
+            float _e141 = dot_block(_e134, _e139);
             sum0_ = _e140 + _e141;
             float _e143 = sum1_;
-            float _e144 = dot_block(_e135, _e139, p);
+            float _e144 = dot_block(_e135, _e139);
             sum1_ = _e143 + _e144;
             float _e146 = sum2_;
-            float _e147 = dot_block(_e136, _e139, p);
+            float _e147 = dot_block(_e136, _e139);
             sum2_ = _e146 + _e147;
             float _e149 = sum3_;
-            float _e150 = dot_block(_e137, _e139, p);
+            float _e150 = dot_block(_e137, _e139);
             sum3_ = _e149 + _e150;
         }
     }
@@ -528,21 +469,21 @@ struct main_Input {
             Block _e162 = load(row3_, _e158, p, code_plane, scale_plane, _buffer_sizes);
             X _e164 = load_x(x_first + _e158, xv, xs, _buffer_sizes);
             float _e165 = sum0_;
-            float _e166 = dot_block(_e159, _e164, p);
+            float _e166 = dot_block(_e159, _e164);
             sum0_ = _e165 + _e166;
             float _e168 = sum1_;
-            float _e169 = dot_block(_e160, _e164, p);
+            float _e169 = dot_block(_e160, _e164);
             sum1_ = _e168 + _e169;
             float _e171 = sum2_;
-            float _e172 = dot_block(_e161, _e164, p);
+            float _e172 = dot_block(_e161, _e164);
             sum2_ = _e171 + _e172;
             float _e174 = sum3_;
-            float _e175 = dot_block(_e162, _e164, p);
+            float _e175 = dot_block(_e162, _e164);
             sum3_ = _e174 + _e175;
         }
     }
     float _e180 = sum0_;
-    float _e182 = reduce(_e180, 0u, at_5, partial);
+    float _e182 = reduce(_e180, 0u, at_4, partial);
     if (lane == 0u) {
         local = (first_1 + 0u) < rows;
     } else {
@@ -555,7 +496,7 @@ struct main_Input {
         put(y_first + out0_, out0_, ((first_1 + 0u) < taking) ? _e182 : 0.0, y, _buffer_sizes);
     }
     float _e208 = sum1_;
-    float _e210 = reduce(_e208, 1u, at_5, partial);
+    float _e210 = reduce(_e208, 1u, at_4, partial);
     if (lane == 1u) {
         local_1 = (first_1 + 1u) < rows;
     } else {
@@ -568,7 +509,7 @@ struct main_Input {
         put(y_first + out1_, out1_, ((first_1 + 1u) < taking) ? _e210 : 0.0, y, _buffer_sizes);
     }
     float _e236 = sum2_;
-    float _e238 = reduce(_e236, 2u, at_5, partial);
+    float _e238 = reduce(_e236, 2u, at_4, partial);
     if (lane == 2u) {
         local_2 = (first_1 + 2u) < rows;
     } else {
@@ -581,7 +522,7 @@ struct main_Input {
         put(y_first + out2_, out2_, ((first_1 + 2u) < taking) ? _e238 : 0.0, y, _buffer_sizes);
     }
     float _e264 = sum3_;
-    float _e266 = reduce(_e264, 3u, at_5, partial);
+    float _e266 = reduce(_e264, 3u, at_4, partial);
     if (lane == 3u) {
         local_3 = (first_1 + 3u) < rows;
     } else {

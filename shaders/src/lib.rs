@@ -78,6 +78,7 @@ sources! {
     "top_k",
     "total",
     "zip",
+    "zip_share",
 }
 
 /// A kernel by its name.
