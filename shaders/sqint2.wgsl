@@ -221,7 +221,9 @@ fn pair_of(words: ptr<function, Words>, first: u32) -> vec2<f32> {
 //: if F16
 struct X { scale: f32, values: vec4<f16> }
 
-fn load_x(quad: u32) -> X { return X(xs[quad >> 3u].x, xv[place(quad, 8u, quad & 7u)]); }
+fn load_x(quad: u32) -> X {
+  return X(xs[quad >> 3u].x, xv[place(quad, 4u, (quad & 7u) >> 1u) * 2u + (quad & 1u)].xzyw);
+}
 //: else
 struct X { values: vec4<f32> }
 
