@@ -154,7 +154,7 @@ fn main(
     some |= bits(w$k_$r);
 //: end
 //: end
-    if (some != 0u) {
+    if (ROWS * UNROLL == 1u || some != 0u) {
 //: each k UNROLL
 //: each r ROWS
       sum$r += dot_block(w$k_$r, x$k);
@@ -197,7 +197,7 @@ fn main(
     some |= bits(w$k_$r);
 //: end
 //: end
-    if (some != 0u) {
+    if (ROWS * UNROLL == 1u || some != 0u) {
 //: each k UNROLL
 //: each r ROWS
       sum$r += dot_block(w$k_$r, x$k);

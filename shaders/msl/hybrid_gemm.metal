@@ -95,19 +95,42 @@ constant uint QUAD = 14u;
 constant uint STREAM = 5u;
 constant uint TILE_UNITS = 1u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -140,9 +163,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_2 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint at_3 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -188,15 +211,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_3 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_3 : (at_3 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint high = odd ? ((h_1.half_ == 1u) ? bits_3.y : bits_3.x) : 0u;
     b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -217,6 +240,12 @@ Block load(
     return _e3;
 }
 
+uint bits_1(
+    Block b_1
+) {
+    return 1u;
+}
+
 uint code_bytes(
     Codes q,
     uint i_1
@@ -226,91 +255,92 @@ uint code_bytes(
 }
 
 Scales scales(
-    Block b_1,
+    Block b_2,
     constant Params& p
 ) {
-    uint k_3 = b_1.word & 255u;
+    uint k_3 = b_2.word & 255u;
     uint _e12 = p.extra.x;
     float step = (k_3 == 0u) ? 0.0 : (as_type<float>((k_3 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e_2 = b_1.word >> (8u + (12u * b_1.head.half_));
+    uint e_2 = b_2.word >> (8u + (12u * b_2.head.half_));
     metal::float2 sc = as_type<metal::float2>((metal::uint2(e_2, e_2 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
     metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_2 >> 2u, e_2 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
     return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_9 brains(
-    Block b_2,
+    Block b_3,
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_4 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_4 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_5 = b_3.begin + (8u * b_3.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_4 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_4 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_4 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_4 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_4 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_4 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
 
 type_9 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
 type_9 weights(
-    Block b_3,
+    Block b_4,
     constant Params& p,
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    if (b_3.head.rate > 3u) {
-        type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
+    if (b_4.head.rate > 3u) {
+        type_9 _e5 = brains(b_4, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_9 _e7 = quads(b_3.codes);
-    Scales _e8 = scales(b_3, p);
-    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_2 = _e8.scale;
+    type_9 _e7 = quads(b_4.codes, p);
+    Scales _e8 = scales(b_4, p);
+    metal::float2 m_2 = (b_4.head.mean * _e8.minus) - (0.5 * _e8.scale);
+    metal::float2 w_3 = _e8.scale;
     return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
     device type_11& y,
@@ -319,7 +349,7 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -519,23 +549,23 @@ struct main_Input {
                     float _e592 = w_tile.inner[metal::min(unsigned(_e587), 31u)].inner[metal::min(unsigned(r_1 + 2u), 67u)];
                     uint _e594 = k;
                     float _e599 = w_tile.inner[metal::min(unsigned(_e594), 31u)].inner[metal::min(unsigned(r_1 + 3u), 67u)];
-                    metal::float4 w_3 = metal::float4(_e578, _e585, _e592, _e599);
+                    metal::float4 w_4 = metal::float4(_e578, _e585, _e592, _e599);
                     metal::float4 _e601 = sum0_;
                     uint _e603 = k;
                     float _e608 = x_tile.inner[metal::min(unsigned(_e603), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e601 + (w_3 * _e608);
+                    sum0_ = _e601 + (w_4 * _e608);
                     metal::float4 _e611 = sum1_;
                     uint _e613 = k;
                     float _e618 = x_tile.inner[metal::min(unsigned(_e613), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e611 + (w_3 * _e618);
+                    sum1_ = _e611 + (w_4 * _e618);
                     metal::float4 _e621 = sum2_;
                     uint _e623 = k;
                     float _e628 = x_tile.inner[metal::min(unsigned(_e623), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e621 + (w_3 * _e628);
+                    sum2_ = _e621 + (w_4 * _e628);
                     metal::float4 _e631 = sum3_;
                     uint _e633 = k;
                     float _e638 = x_tile.inner[metal::min(unsigned(_e633), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e631 + (w_3 * _e638);
+                    sum3_ = _e631 + (w_4 * _e638);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -545,120 +575,120 @@ struct main_Input {
     if (((token0_ + t) + 0u) < _e652) {
         uint _e659 = p.y_stride;
         uint _e663 = p.first;
-        uint at_5 = (((((token0_ + t) + 0u) * _e659) + _e663) + row0_) + r_1;
+        uint at_6 = (((((token0_ + t) + 0u) * _e659) + _e663) + row0_) + r_1;
         uint _e672 = p.rows;
         if (((row0_ + r_1) + 0u) < _e672) {
             uint _e678 = p.first;
             float _e684 = sum0_.x;
-            put(at_5 + 0u, ((_e678 + row0_) + r_1) + 0u, _e684, y, _buffer_sizes);
+            put(at_6 + 0u, ((_e678 + row0_) + r_1) + 0u, _e684, y, _buffer_sizes);
         }
         uint _e690 = p.rows;
         if (((row0_ + r_1) + 1u) < _e690) {
             uint _e696 = p.first;
             float _e702 = sum0_.y;
-            put(at_5 + 1u, ((_e696 + row0_) + r_1) + 1u, _e702, y, _buffer_sizes);
+            put(at_6 + 1u, ((_e696 + row0_) + r_1) + 1u, _e702, y, _buffer_sizes);
         }
         uint _e708 = p.rows;
         if (((row0_ + r_1) + 2u) < _e708) {
             uint _e714 = p.first;
             float _e720 = sum0_.z;
-            put(at_5 + 2u, ((_e714 + row0_) + r_1) + 2u, _e720, y, _buffer_sizes);
+            put(at_6 + 2u, ((_e714 + row0_) + r_1) + 2u, _e720, y, _buffer_sizes);
         }
         uint _e726 = p.rows;
         if (((row0_ + r_1) + 3u) < _e726) {
             uint _e732 = p.first;
             float _e738 = sum0_.w;
-            put(at_5 + 3u, ((_e732 + row0_) + r_1) + 3u, _e738, y, _buffer_sizes);
+            put(at_6 + 3u, ((_e732 + row0_) + r_1) + 3u, _e738, y, _buffer_sizes);
         }
     }
     uint _e744 = p.tokens;
     if (((token0_ + t) + 1u) < _e744) {
         uint _e751 = p.y_stride;
         uint _e755 = p.first;
-        uint at_6 = (((((token0_ + t) + 1u) * _e751) + _e755) + row0_) + r_1;
+        uint at_7 = (((((token0_ + t) + 1u) * _e751) + _e755) + row0_) + r_1;
         uint _e764 = p.rows;
         if (((row0_ + r_1) + 0u) < _e764) {
             uint _e770 = p.first;
             float _e776 = sum1_.x;
-            put(at_6 + 0u, ((_e770 + row0_) + r_1) + 0u, _e776, y, _buffer_sizes);
+            put(at_7 + 0u, ((_e770 + row0_) + r_1) + 0u, _e776, y, _buffer_sizes);
         }
         uint _e782 = p.rows;
         if (((row0_ + r_1) + 1u) < _e782) {
             uint _e788 = p.first;
             float _e794 = sum1_.y;
-            put(at_6 + 1u, ((_e788 + row0_) + r_1) + 1u, _e794, y, _buffer_sizes);
+            put(at_7 + 1u, ((_e788 + row0_) + r_1) + 1u, _e794, y, _buffer_sizes);
         }
         uint _e800 = p.rows;
         if (((row0_ + r_1) + 2u) < _e800) {
             uint _e806 = p.first;
             float _e812 = sum1_.z;
-            put(at_6 + 2u, ((_e806 + row0_) + r_1) + 2u, _e812, y, _buffer_sizes);
+            put(at_7 + 2u, ((_e806 + row0_) + r_1) + 2u, _e812, y, _buffer_sizes);
         }
         uint _e818 = p.rows;
         if (((row0_ + r_1) + 3u) < _e818) {
             uint _e824 = p.first;
             float _e830 = sum1_.w;
-            put(at_6 + 3u, ((_e824 + row0_) + r_1) + 3u, _e830, y, _buffer_sizes);
+            put(at_7 + 3u, ((_e824 + row0_) + r_1) + 3u, _e830, y, _buffer_sizes);
         }
     }
     uint _e836 = p.tokens;
     if (((token0_ + t) + 2u) < _e836) {
         uint _e843 = p.y_stride;
         uint _e847 = p.first;
-        uint at_7 = (((((token0_ + t) + 2u) * _e843) + _e847) + row0_) + r_1;
+        uint at_8 = (((((token0_ + t) + 2u) * _e843) + _e847) + row0_) + r_1;
         uint _e856 = p.rows;
         if (((row0_ + r_1) + 0u) < _e856) {
             uint _e862 = p.first;
             float _e868 = sum2_.x;
-            put(at_7 + 0u, ((_e862 + row0_) + r_1) + 0u, _e868, y, _buffer_sizes);
+            put(at_8 + 0u, ((_e862 + row0_) + r_1) + 0u, _e868, y, _buffer_sizes);
         }
         uint _e874 = p.rows;
         if (((row0_ + r_1) + 1u) < _e874) {
             uint _e880 = p.first;
             float _e886 = sum2_.y;
-            put(at_7 + 1u, ((_e880 + row0_) + r_1) + 1u, _e886, y, _buffer_sizes);
+            put(at_8 + 1u, ((_e880 + row0_) + r_1) + 1u, _e886, y, _buffer_sizes);
         }
         uint _e892 = p.rows;
         if (((row0_ + r_1) + 2u) < _e892) {
             uint _e898 = p.first;
             float _e904 = sum2_.z;
-            put(at_7 + 2u, ((_e898 + row0_) + r_1) + 2u, _e904, y, _buffer_sizes);
+            put(at_8 + 2u, ((_e898 + row0_) + r_1) + 2u, _e904, y, _buffer_sizes);
         }
         uint _e910 = p.rows;
         if (((row0_ + r_1) + 3u) < _e910) {
             uint _e916 = p.first;
             float _e922 = sum2_.w;
-            put(at_7 + 3u, ((_e916 + row0_) + r_1) + 3u, _e922, y, _buffer_sizes);
+            put(at_8 + 3u, ((_e916 + row0_) + r_1) + 3u, _e922, y, _buffer_sizes);
         }
     }
     uint _e928 = p.tokens;
     if (((token0_ + t) + 3u) < _e928) {
         uint _e935 = p.y_stride;
         uint _e939 = p.first;
-        uint at_8 = (((((token0_ + t) + 3u) * _e935) + _e939) + row0_) + r_1;
+        uint at_9 = (((((token0_ + t) + 3u) * _e935) + _e939) + row0_) + r_1;
         uint _e948 = p.rows;
         if (((row0_ + r_1) + 0u) < _e948) {
             uint _e954 = p.first;
             float _e960 = sum3_.x;
-            put(at_8 + 0u, ((_e954 + row0_) + r_1) + 0u, _e960, y, _buffer_sizes);
+            put(at_9 + 0u, ((_e954 + row0_) + r_1) + 0u, _e960, y, _buffer_sizes);
         }
         uint _e966 = p.rows;
         if (((row0_ + r_1) + 1u) < _e966) {
             uint _e972 = p.first;
             float _e978 = sum3_.y;
-            put(at_8 + 1u, ((_e972 + row0_) + r_1) + 1u, _e978, y, _buffer_sizes);
+            put(at_9 + 1u, ((_e972 + row0_) + r_1) + 1u, _e978, y, _buffer_sizes);
         }
         uint _e984 = p.rows;
         if (((row0_ + r_1) + 2u) < _e984) {
             uint _e990 = p.first;
             float _e996 = sum3_.z;
-            put(at_8 + 2u, ((_e990 + row0_) + r_1) + 2u, _e996, y, _buffer_sizes);
+            put(at_9 + 2u, ((_e990 + row0_) + r_1) + 2u, _e996, y, _buffer_sizes);
         }
         uint _e1002 = p.rows;
         if (((row0_ + r_1) + 3u) < _e1002) {
             uint _e1008 = p.first;
             float _e1014 = sum3_.w;
-            put(at_8 + 3u, ((_e1008 + row0_) + r_1) + 3u, _e1014, y, _buffer_sizes);
+            put(at_9 + 3u, ((_e1008 + row0_) + r_1) + 3u, _e1014, y, _buffer_sizes);
             return;
         } else {
             return;

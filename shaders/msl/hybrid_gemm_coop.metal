@@ -115,19 +115,42 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -160,9 +183,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_4 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint at_5 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_5), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -208,15 +231,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_6 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_6), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_6 : (at_6 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_6), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint high = odd ? ((h_1.half_ == 1u) ? bits_3.y : bits_3.x) : 0u;
     b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -237,6 +260,12 @@ Block load(
     return _e3;
 }
 
+uint bits_1(
+    Block b_1
+) {
+    return 1u;
+}
+
 uint code_bytes(
     Codes q,
     uint i
@@ -246,91 +275,92 @@ uint code_bytes(
 }
 
 Scales scales(
-    Block b_1,
+    Block b_2,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
+    uint k_2 = b_2.word & 255u;
     uint _e12 = p.extra.x;
     float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e_18 = b_1.word >> (8u + (12u * b_1.head.half_));
+    uint e_18 = b_2.word >> (8u + (12u * b_2.head.half_));
     metal::float2 sc = as_type<metal::float2>((metal::uint2(e_18, e_18 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
     metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_18 >> 2u, e_18 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
     return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_9 brains(
-    Block b_2,
+    Block b_3,
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_6 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_7 = b_3.begin + (8u * b_3.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_7 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_7 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_7 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_7 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_7 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_7 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_7 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_7 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
 
 type_9 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
 type_9 weights(
-    Block b_3,
+    Block b_4,
     constant Params& p,
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    if (b_3.head.rate > 3u) {
-        type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
+    if (b_4.head.rate > 3u) {
+        type_9 _e5 = brains(b_4, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_9 _e7 = quads(b_3.codes);
-    Scales _e8 = scales(b_3, p);
-    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_2 = _e8.scale;
+    type_9 _e7 = quads(b_4.codes, p);
+    Scales _e8 = scales(b_4, p);
+    metal::float2 m_2 = (b_4.head.mean * _e8.minus) - (0.5 * _e8.scale);
+    metal::float2 w_3 = _e8.scale;
     return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
     device type_13& y,
@@ -339,31 +369,31 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_2,
+    uint at_3,
     metal::half4 v,
     threadgroup type_14& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v.x;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v.y;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v.z;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v.w;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_3,
+    uint at_4,
     metal::half4 v_1,
     threadgroup type_14& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v_1.x;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v_1.y;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v_1.z;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v_1.w;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -743,21 +773,21 @@ struct main_Input {
                     uint e_24 = index + 0u;
                     if (e_24 < 64u) {
                         uint _e561 = turn;
-                        uint at_7 = ((((_e561 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
+                        uint at_8 = ((((_e561 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
                         float _e578 = p.factor;
                         uint _e579 = turn;
                         uint _e587 = p.units;
                         float factor = (((_e579 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e587) ? _e578 : 0.0;
                         Block _e591 = block0_;
                         type_9 _e592 = weights(_e591, p, code_plane, _buffer_sizes);
-                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
-                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
-                        keep_w(at_7 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
-                        keep_w(at_7 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
-                        keep_w(at_7 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
-                        keep_w(at_7 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
-                        keep_w(at_7 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
-                        keep_w(at_7 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
+                        keep_w(at_8 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_8 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
+                        keep_w(at_8 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
+                        keep_w(at_8 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
+                        keep_w(at_8 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
+                        keep_w(at_8 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
+                        keep_w(at_8 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
+                        keep_w(at_8 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
                     }
                 }
                 {

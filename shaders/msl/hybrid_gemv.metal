@@ -160,25 +160,73 @@ X load_x(
     return _e57;
 }
 
-type_6 x_floats(
+uint x_bits(
     X x_1
 ) {
-    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+    uint bits = {};
+    bits = as_type<uint>(x_1.scale);
+    uint _e4 = bits;
+    bits = _e4 | as_type<uint>(x_1.v0_.x);
+    uint _e9 = bits;
+    bits = _e9 | as_type<uint>(x_1.v1_.x);
+    uint _e14 = bits;
+    bits = _e14 | as_type<uint>(x_1.v2_.x);
+    uint _e19 = bits;
+    bits = _e19 | as_type<uint>(x_1.v3_.x);
+    uint _e24 = bits;
+    bits = _e24 | as_type<uint>(x_1.v4_.x);
+    uint _e29 = bits;
+    bits = _e29 | as_type<uint>(x_1.v5_.x);
+    uint _e34 = bits;
+    bits = _e34 | as_type<uint>(x_1.v6_.x);
+    uint _e39 = bits;
+    bits = _e39 | as_type<uint>(x_1.v7_.x);
+    uint _e44 = bits;
+    return _e44;
 }
 
-metal::float4 fields(
+type_6 x_floats(
+    X x_2
+) {
+    return type_6 {{x_2.v0_, x_2.v1_, x_2.v2_, x_2.v3_, x_2.v4_, x_2.v5_, x_2.v6_, x_2.v7_}};
+}
+
+uint unseen(
+    uint bits_1,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits_1;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_3 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_3 | raise.xyxy) - less.xyxy;
 }
 
 uint code_bytes(
@@ -190,34 +238,36 @@ uint code_bytes(
 }
 
 type_6 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_6 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
 metal::float2 dots(
     Codes q_2,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    type_6 _e2 = quads(q_2);
-    return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
+    type_6 _e2 = quads(q_2, p);
+    return metal::float2(((metal::dot(_e2.inner[0], x_3.v0_) + metal::dot(_e2.inner[1], x_3.v1_)) + metal::dot(_e2.inner[2], x_3.v2_)) + metal::dot(_e2.inner[3], x_3.v3_), ((metal::dot(_e2.inner[4], x_3.v4_) + metal::dot(_e2.inner[5], x_3.v5_)) + metal::dot(_e2.inner[6], x_3.v6_)) + metal::dot(_e2.inner[7], x_3.v7_));
 }
 
 uint units_before(
@@ -250,9 +300,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_3 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint at_4 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -298,15 +348,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    metal::uint2 bits_4 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_4.y : bits_4.x) : 0u;
     b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -327,74 +377,80 @@ Block load(
     return _e3;
 }
 
+uint bits_2(
+    Block b_1
+) {
+    return 1u;
+}
+
 Scales scales(
-    Block b_1,
+    Block b_2,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
+    uint k_2 = b_2.word & 255u;
     uint _e12 = p.extra.x;
     float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
+    uint e = b_2.word >> (8u + (12u * b_2.head.half_));
     metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
     metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
     return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_6 brains(
-    Block b_2,
+    Block b_3,
     device type_9 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_5 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_6 = b_3.begin + (8u * b_3.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_6 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
 
 float dot_block(
-    Block b_3,
-    X x_3,
+    Block b_4,
+    X x_4,
     constant Params& p,
     device type_9 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float sum = {};
-    metal::float2 centre_2 = -0.5 * x_3.sums;
-    metal::float2 mean = b_3.head.mean * x_3.sums;
-    Scales _e9 = scales(b_3, p);
-    metal::float2 _e12 = dots(b_3.codes, x_3);
+    metal::float2 centre_2 = -0.5 * x_4.sums;
+    metal::float2 mean = b_4.head.mean * x_4.sums;
+    Scales _e9 = scales(b_4, p);
+    metal::float2 _e12 = dots(b_4.codes, x_4, p);
     sum = metal::dot(_e9.scale, _e12 - centre_2) - metal::dot(_e9.minus, mean);
-    if (b_3.head.rate > 3u) {
-        type_6 _e23 = x_floats(x_3);
-        type_6 _e24 = brains(b_3, code_plane, _buffer_sizes);
-        sum = x_3.scale * (((((((metal::dot(_e24.inner[0], _e23.inner[0]) + metal::dot(_e24.inner[1], _e23.inner[1])) + metal::dot(_e24.inner[2], _e23.inner[2])) + metal::dot(_e24.inner[3], _e23.inner[3])) + metal::dot(_e24.inner[4], _e23.inner[4])) + metal::dot(_e24.inner[5], _e23.inner[5])) + metal::dot(_e24.inner[6], _e23.inner[6])) + metal::dot(_e24.inner[7], _e23.inner[7]));
+    if (b_4.head.rate > 3u) {
+        type_6 _e23 = x_floats(x_4);
+        type_6 _e24 = brains(b_4, code_plane, _buffer_sizes);
+        sum = x_4.scale * (((((((metal::dot(_e24.inner[0], _e23.inner[0]) + metal::dot(_e24.inner[1], _e23.inner[1])) + metal::dot(_e24.inner[2], _e23.inner[2])) + metal::dot(_e24.inner[3], _e23.inner[3])) + metal::dot(_e24.inner[4], _e23.inner[4])) + metal::dot(_e24.inner[5], _e23.inner[5])) + metal::dot(_e24.inner[6], _e23.inner[6])) + metal::dot(_e24.inner[7], _e23.inner[7]));
     }
     float _e58 = sum;
     return _e58;
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum_1,
     device type_11& y,
@@ -403,7 +459,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -437,18 +493,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_2,
+    Place at_3,
     threadgroup type_12& partial
 ) {
     float total = 0.0;
     uint i_6 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_2.subgroup);
+    uint count_1 = naga_div(LANES, at_3.subgroup);
     uint first = naga_div(mine, count_1) * count_1;
     bool loop_init = true;
     while(true) {
@@ -498,12 +554,14 @@ struct main_Input {
     float sum2_ = 0.0;
     float sum3_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_6.index, LANES);
+    bool local_4 = {};
+    Place at_7 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_7.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -513,7 +571,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_7.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
@@ -523,8 +581,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e109 = i;
-            i = _e109 + 64u;
+            uint _e134 = i;
+            i = _e134 + 64u;
         }
         loop_init_1 = false;
         uint _e83 = i;
@@ -540,97 +598,122 @@ struct main_Input {
             Block _e93 = load(row2_, _e90, p, word_plane, map, starts, code_plane, _buffer_sizes);
             Block _e94 = load(row3_, _e90, p, word_plane, map, starts, code_plane, _buffer_sizes);
             X _e96 = load_x(x_first + _e90, xv, xs, _buffer_sizes);
-            float _e97 = sum0_;
-            float _e98 = dot_block(_e91, _e96, p, code_plane, _buffer_sizes);
-            sum0_ = _e97 + _e98;
-            float _e100 = sum1_;
-            float _e101 = dot_block(_e92, _e96, p, code_plane, _buffer_sizes);
-            sum1_ = _e100 + _e101;
-            float _e103 = sum2_;
-            float _e104 = dot_block(_e93, _e96, p, code_plane, _buffer_sizes);
-            sum2_ = _e103 + _e104;
-            float _e106 = sum3_;
-            float _e107 = dot_block(_e94, _e96, p, code_plane, _buffer_sizes);
-            sum3_ = _e106 + _e107;
+            some = 0u;
+            uint _e99 = some;
+            uint _e100 = x_bits(_e96);
+            some = _e99 | _e100;
+            uint _e102 = some;
+            uint _e103 = bits_2(_e91);
+            some = _e102 | _e103;
+            uint _e105 = some;
+            uint _e106 = bits_2(_e92);
+            some = _e105 | _e106;
+            uint _e108 = some;
+            uint _e109 = bits_2(_e93);
+            some = _e108 | _e109;
+            uint _e111 = some;
+            uint _e112 = bits_2(_e94);
+            some = _e111 | _e112;
+            if (true) {
+                uint _e117 = some;
+                local = _e117 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e121 = local;
+            if (_e121) {
+                float _e122 = sum0_;
+                float _e123 = dot_block(_e91, _e96, p, code_plane, _buffer_sizes);
+                sum0_ = _e122 + _e123;
+                float _e125 = sum1_;
+                float _e126 = dot_block(_e92, _e96, p, code_plane, _buffer_sizes);
+                sum1_ = _e125 + _e126;
+                float _e128 = sum2_;
+                float _e129 = dot_block(_e93, _e96, p, code_plane, _buffer_sizes);
+                sum2_ = _e128 + _e129;
+                float _e131 = sum3_;
+                float _e132 = dot_block(_e94, _e96, p, code_plane, _buffer_sizes);
+                sum3_ = _e131 + _e132;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e134 = i;
-            i = _e134 + LANES;
+            uint _e159 = i;
+            i = _e159 + LANES;
         }
         loop_init_2 = false;
-        uint _e112 = i;
-        if (_e112 < units) {
+        uint _e137 = i;
+        if (_e137 < units) {
         } else {
             break;
         }
         {
-            uint _e114 = i;
-            uint _e115 = unit_of(_e114);
-            Block _e116 = load(row0_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e117 = load(row1_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e118 = load(row2_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e119 = load(row3_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            X _e121 = load_x(x_first + _e115, xv, xs, _buffer_sizes);
-            float _e122 = sum0_;
-            float _e123 = dot_block(_e116, _e121, p, code_plane, _buffer_sizes);
-            sum0_ = _e122 + _e123;
-            float _e125 = sum1_;
-            float _e126 = dot_block(_e117, _e121, p, code_plane, _buffer_sizes);
-            sum1_ = _e125 + _e126;
-            float _e128 = sum2_;
-            float _e129 = dot_block(_e118, _e121, p, code_plane, _buffer_sizes);
-            sum2_ = _e128 + _e129;
-            float _e131 = sum3_;
-            float _e132 = dot_block(_e119, _e121, p, code_plane, _buffer_sizes);
-            sum3_ = _e131 + _e132;
+            uint _e139 = i;
+            uint _e140 = unit_of(_e139);
+            Block _e141 = load(row0_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e142 = load(row1_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e143 = load(row2_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e144 = load(row3_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            X _e146 = load_x(x_first + _e140, xv, xs, _buffer_sizes);
+            float _e147 = sum0_;
+            float _e148 = dot_block(_e141, _e146, p, code_plane, _buffer_sizes);
+            sum0_ = _e147 + _e148;
+            float _e150 = sum1_;
+            float _e151 = dot_block(_e142, _e146, p, code_plane, _buffer_sizes);
+            sum1_ = _e150 + _e151;
+            float _e153 = sum2_;
+            float _e154 = dot_block(_e143, _e146, p, code_plane, _buffer_sizes);
+            sum2_ = _e153 + _e154;
+            float _e156 = sum3_;
+            float _e157 = dot_block(_e144, _e146, p, code_plane, _buffer_sizes);
+            sum3_ = _e156 + _e157;
         }
     }
-    float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_6, partial);
+    float _e162 = sum0_;
+    float _e164 = reduce(_e162, 0u, at_7, partial);
     if (lane == 0u) {
-        local = (first_1 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e148 = local;
-    if (_e148) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e139, y, _buffer_sizes);
-    }
-    float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_6, partial);
-    if (lane == 1u) {
-        local_1 = (first_1 + 1u) < rows;
+        local_1 = (first_1 + 0u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e167 = local_1;
-    if (_e167) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e158, y, _buffer_sizes);
+    bool _e173 = local_1;
+    if (_e173) {
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e164, y, _buffer_sizes);
     }
-    float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_6, partial);
-    if (lane == 2u) {
-        local_2 = (first_1 + 2u) < rows;
+    float _e181 = sum1_;
+    float _e183 = reduce(_e181, 1u, at_7, partial);
+    if (lane == 1u) {
+        local_2 = (first_1 + 1u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e186 = local_2;
-    if (_e186) {
-        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e177, y, _buffer_sizes);
+    bool _e192 = local_2;
+    if (_e192) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e183, y, _buffer_sizes);
     }
-    float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_6, partial);
-    if (lane == 3u) {
-        local_3 = (first_1 + 3u) < rows;
+    float _e200 = sum2_;
+    float _e202 = reduce(_e200, 2u, at_7, partial);
+    if (lane == 2u) {
+        local_3 = (first_1 + 2u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e205 = local_3;
-    if (_e205) {
-        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e196, y, _buffer_sizes);
+    bool _e211 = local_3;
+    if (_e211) {
+        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e202, y, _buffer_sizes);
+    }
+    float _e219 = sum3_;
+    float _e221 = reduce(_e219, 3u, at_7, partial);
+    if (lane == 3u) {
+        local_4 = (first_1 + 3u) < rows;
+    } else {
+        local_4 = false;
+    }
+    bool _e230 = local_4;
+    if (_e230) {
+        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e221, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -157,6 +157,12 @@ X load_x(
     return _e45;
 }
 
+uint x_bits(
+    X x_1
+) {
+    return (((((x_1.v0_.x | x_1.v1_.x) | x_1.v2_.x) | x_1.v3_.x) | x_1.v4_.x) | x_1.v5_.x) | as_type<uint>(x_1.scale);
+}
+
 metal::float4 whole(
     uint w
 ) {
@@ -164,58 +170,81 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
     type_7 v = {};
-    metal::float4 _e5 = whole(x_1.v0_.x);
-    metal::float4 _e10 = whole(x_1.v2_.x);
-    metal::float4 _e15 = whole(x_1.v4_.x);
+    metal::float4 _e5 = whole(x_2.v0_.x);
+    metal::float4 _e10 = whole(x_2.v2_.x);
+    metal::float4 _e15 = whole(x_2.v4_.x);
     v.inner[0] = (65536.0 * _e5) + ((256.0 * _e10) + _e15);
-    metal::float4 _e21 = whole(x_1.v1_.x);
-    metal::float4 _e26 = whole(x_1.v3_.x);
-    metal::float4 _e31 = whole(x_1.v5_.x);
+    metal::float4 _e21 = whole(x_2.v1_.x);
+    metal::float4 _e26 = whole(x_2.v3_.x);
+    metal::float4 _e31 = whole(x_2.v5_.x);
     v.inner[4] = (65536.0 * _e21) + ((256.0 * _e26) + _e31);
-    metal::float4 _e37 = whole(x_1.v0_.y);
-    metal::float4 _e42 = whole(x_1.v2_.y);
-    metal::float4 _e47 = whole(x_1.v4_.y);
+    metal::float4 _e37 = whole(x_2.v0_.y);
+    metal::float4 _e42 = whole(x_2.v2_.y);
+    metal::float4 _e47 = whole(x_2.v4_.y);
     v.inner[1] = (65536.0 * _e37) + ((256.0 * _e42) + _e47);
-    metal::float4 _e53 = whole(x_1.v1_.y);
-    metal::float4 _e58 = whole(x_1.v3_.y);
-    metal::float4 _e63 = whole(x_1.v5_.y);
+    metal::float4 _e53 = whole(x_2.v1_.y);
+    metal::float4 _e58 = whole(x_2.v3_.y);
+    metal::float4 _e63 = whole(x_2.v5_.y);
     v.inner[5] = (65536.0 * _e53) + ((256.0 * _e58) + _e63);
-    metal::float4 _e69 = whole(x_1.v0_.z);
-    metal::float4 _e74 = whole(x_1.v2_.z);
-    metal::float4 _e79 = whole(x_1.v4_.z);
+    metal::float4 _e69 = whole(x_2.v0_.z);
+    metal::float4 _e74 = whole(x_2.v2_.z);
+    metal::float4 _e79 = whole(x_2.v4_.z);
     v.inner[2] = (65536.0 * _e69) + ((256.0 * _e74) + _e79);
-    metal::float4 _e85 = whole(x_1.v1_.z);
-    metal::float4 _e90 = whole(x_1.v3_.z);
-    metal::float4 _e95 = whole(x_1.v5_.z);
+    metal::float4 _e85 = whole(x_2.v1_.z);
+    metal::float4 _e90 = whole(x_2.v3_.z);
+    metal::float4 _e95 = whole(x_2.v5_.z);
     v.inner[6] = (65536.0 * _e85) + ((256.0 * _e90) + _e95);
-    metal::float4 _e101 = whole(x_1.v0_.w);
-    metal::float4 _e106 = whole(x_1.v2_.w);
-    metal::float4 _e111 = whole(x_1.v4_.w);
+    metal::float4 _e101 = whole(x_2.v0_.w);
+    metal::float4 _e106 = whole(x_2.v2_.w);
+    metal::float4 _e111 = whole(x_2.v4_.w);
     v.inner[3] = (65536.0 * _e101) + ((256.0 * _e106) + _e111);
-    metal::float4 _e117 = whole(x_1.v1_.w);
-    metal::float4 _e122 = whole(x_1.v3_.w);
-    metal::float4 _e127 = whole(x_1.v5_.w);
+    metal::float4 _e117 = whole(x_2.v1_.w);
+    metal::float4 _e122 = whole(x_2.v3_.w);
+    metal::float4 _e127 = whole(x_2.v5_.w);
     v.inner[7] = (65536.0 * _e117) + ((256.0 * _e122) + _e127);
     type_7 _e130 = v;
     return _e130;
 }
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w_1,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w_1 >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w_1 & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_2,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_2 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_2, w_2, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 metal::float2 byte_dots(
@@ -284,13 +313,13 @@ Bytes bytes(
 
 metal::float2 dots(
     Codes q_2,
-    X x_2
+    X x_3
 ) {
     Bytes _e2 = bytes(q_2);
-    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
-    metal::float2 _e11 = byte_dots(_e2, x_2.v2_, x_2.v3_);
-    metal::float2 _e16 = byte_dots(_e2, x_2.v4_, x_2.v5_);
-    return x_2.scale * ((65536.0 * _e6) + ((256.0 * _e11) + _e16));
+    metal::float2 _e6 = byte_dots(_e2, x_3.v0_, x_3.v1_);
+    metal::float2 _e11 = byte_dots(_e2, x_3.v2_, x_3.v3_);
+    metal::float2 _e16 = byte_dots(_e2, x_3.v4_, x_3.v5_);
+    return x_3.scale * ((65536.0 * _e6) + ((256.0 * _e11) + _e16));
 }
 
 uint units_before(
@@ -323,9 +352,9 @@ Head head(
     uint _e25 = h.block;
     metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
     uint _e34 = p.base.z;
-    uint at_3 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint at_4 = (_e34 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
     uint length = _e45 - start;
     uint _e50 = p.rows;
     uint count = metal::min(16u, _e50 - (strip << 4u));
@@ -371,15 +400,15 @@ Block load_under(
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
     uint _e33 = b.begin;
-    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
+    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
     b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
     bool odd = (h_1.rate & 1u) == 1u;
     uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_3.y : bits_3.x) : 0u;
     b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
     Block _e92 = b;
     return _e92;
@@ -400,74 +429,80 @@ Block load(
     return _e3;
 }
 
+uint bits_1(
+    Block b_1
+) {
+    return 1u;
+}
+
 Scales scales(
-    Block b_1,
+    Block b_2,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
+    uint k_2 = b_2.word & 255u;
     uint _e12 = p.extra.x;
     float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
+    uint e = b_2.word >> (8u + (12u * b_2.head.half_));
     metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
     metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
     return Scales {step * sc, step * m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_2
+    metal::uint2 w_3
 ) {
-    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_3.x << 16u, w_3.x & 4294901760u, w_3.y << 16u, w_3.y & 4294901760u));
 }
 
 type_7 brains(
-    Block b_2,
+    Block b_3,
     device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_5 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint at_6 = b_3.begin + (8u * b_3.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_7 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
 
 float dot_block(
-    Block b_3,
-    X x_3,
+    Block b_4,
+    X x_4,
     constant Params& p,
     device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float sum = {};
-    metal::float2 centre_1 = (0.5 * b_3.head.most) * x_3.sums;
-    metal::float2 mean = b_3.head.mean * x_3.sums;
-    Scales _e12 = scales(b_3, p);
-    metal::float2 _e15 = dots(b_3.codes, x_3);
+    metal::float2 centre_1 = (0.5 * b_4.head.most) * x_4.sums;
+    metal::float2 mean = b_4.head.mean * x_4.sums;
+    Scales _e12 = scales(b_4, p);
+    metal::float2 _e15 = dots(b_4.codes, x_4);
     sum = metal::dot(_e12.scale, _e15 - centre_1) - metal::dot(_e12.minus, mean);
-    if (b_3.head.rate > 3u) {
-        type_7 _e26 = x_floats(x_3);
-        type_7 _e27 = brains(b_3, code_plane, _buffer_sizes);
-        sum = x_3.scale * (((((((metal::dot(_e27.inner[0], _e26.inner[0]) + metal::dot(_e27.inner[1], _e26.inner[1])) + metal::dot(_e27.inner[2], _e26.inner[2])) + metal::dot(_e27.inner[3], _e26.inner[3])) + metal::dot(_e27.inner[4], _e26.inner[4])) + metal::dot(_e27.inner[5], _e26.inner[5])) + metal::dot(_e27.inner[6], _e26.inner[6])) + metal::dot(_e27.inner[7], _e26.inner[7]));
+    if (b_4.head.rate > 3u) {
+        type_7 _e26 = x_floats(x_4);
+        type_7 _e27 = brains(b_4, code_plane, _buffer_sizes);
+        sum = x_4.scale * (((((((metal::dot(_e27.inner[0], _e26.inner[0]) + metal::dot(_e27.inner[1], _e26.inner[1])) + metal::dot(_e27.inner[2], _e26.inner[2])) + metal::dot(_e27.inner[3], _e26.inner[3])) + metal::dot(_e27.inner[4], _e26.inner[4])) + metal::dot(_e27.inner[5], _e26.inner[5])) + metal::dot(_e27.inner[6], _e26.inner[6])) + metal::dot(_e27.inner[7], _e26.inner[7]));
     }
     float _e61 = sum;
     return _e61;
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum_1,
     device type_12& y,
@@ -476,7 +511,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -510,18 +545,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_3,
     uint slot,
-    Place at_2,
+    Place at_3,
     threadgroup type_13& partial
 ) {
     float total = 0.0;
     uint i_6 = 0u;
     float unnamed = metal::simd_sum(v_3);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_2.subgroup);
+    uint count_1 = naga_div(LANES, at_3.subgroup);
     uint first_1 = naga_div(mine, count_1) * count_1;
     bool loop_init = true;
     while(true) {
@@ -569,10 +604,12 @@ struct main_Input {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
-    Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_6.index, LANES);
+    bool local_2 = {};
+    Place at_7 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_7.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -582,7 +619,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_7.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
@@ -590,8 +627,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e85 = i;
-            i = _e85 + 64u;
+            uint _e104 = i;
+            i = _e104 + 64u;
         }
         loop_init_1 = false;
         uint _e67 = i;
@@ -605,61 +642,80 @@ struct main_Input {
             Block _e75 = load(row0_, _e74, p, word_plane, map, starts, code_plane, _buffer_sizes);
             Block _e76 = load(row1_, _e74, p, word_plane, map, starts, code_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
-            float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78, p, code_plane, _buffer_sizes);
-            sum0_ = _e79 + _e80;
-            float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78, p, code_plane, _buffer_sizes);
-            sum1_ = _e82 + _e83;
+            some = 0u;
+            uint _e81 = some;
+            uint _e82 = x_bits(_e78);
+            some = _e81 | _e82;
+            uint _e84 = some;
+            uint _e85 = bits_1(_e75);
+            some = _e84 | _e85;
+            uint _e87 = some;
+            uint _e88 = bits_1(_e76);
+            some = _e87 | _e88;
+            if (true) {
+                uint _e93 = some;
+                local = _e93 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e97 = local;
+            if (_e97) {
+                float _e98 = sum0_;
+                float _e99 = dot_block(_e75, _e78, p, code_plane, _buffer_sizes);
+                sum0_ = _e98 + _e99;
+                float _e101 = sum1_;
+                float _e102 = dot_block(_e76, _e78, p, code_plane, _buffer_sizes);
+                sum1_ = _e101 + _e102;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e102 = i;
-            i = _e102 + LANES;
+            uint _e121 = i;
+            i = _e121 + LANES;
         }
         loop_init_2 = false;
-        uint _e88 = i;
-        if (_e88 < units) {
+        uint _e107 = i;
+        if (_e107 < units) {
         } else {
             break;
         }
         {
-            uint _e90 = i;
-            uint _e91 = unit_of(_e90);
-            Block _e92 = load(row0_, _e91, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e93 = load(row1_, _e91, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
-            float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95, p, code_plane, _buffer_sizes);
-            sum0_ = _e96 + _e97;
-            float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95, p, code_plane, _buffer_sizes);
-            sum1_ = _e99 + _e100;
+            uint _e109 = i;
+            uint _e110 = unit_of(_e109);
+            Block _e111 = load(row0_, _e110, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e112 = load(row1_, _e110, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
+            float _e115 = sum0_;
+            float _e116 = dot_block(_e111, _e114, p, code_plane, _buffer_sizes);
+            sum0_ = _e115 + _e116;
+            float _e118 = sum1_;
+            float _e119 = dot_block(_e112, _e114, p, code_plane, _buffer_sizes);
+            sum1_ = _e118 + _e119;
         }
     }
-    float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_6, partial);
+    float _e124 = sum0_;
+    float _e126 = reduce(_e124, 0u, at_7, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e116 = local;
-    if (_e116) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
-    }
-    float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_6, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_2 + 0u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e126, y, _buffer_sizes);
+    }
+    float _e143 = sum1_;
+    float _e145 = reduce(_e143, 1u, at_7, partial);
+    if (lane == 1u) {
+        local_2 = (first_2 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e154 = local_2;
+    if (_e154) {
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e145, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -41,6 +41,13 @@ struct Params {
 typedef metal::uint2 type_4[1];
 typedef uint type_5[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -60,6 +67,10 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+};
+struct Line {
+    metal::float2 scale;
+    metal::float2 offset;
 };
 struct type_11 {
     metal::half4 inner[8];
@@ -94,6 +105,7 @@ constant uint TURNS = 4u;
 constant uint UNITS = 1u;
 constant uint X_QUADS = 4u;
 constant float CENTRE = 2.0;
+constant metal::float2 CENTRES = metal::float2(2.0);
 constant uint TILE = 8u;
 constant uint SUBGROUPS = 4u;
 constant uint WG = 128u;
@@ -104,29 +116,6 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
-Scales expand(
-    metal::float2 d,
-    uint e_18,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s = d.x * static_cast<float>(e_18 & 63u);
-    float m = static_cast<float>((e_18 >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
-}
-
 Scales scales(
     uint row,
     uint unit,
@@ -134,33 +123,91 @@ Scales scales(
     device type_5 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_5 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_5), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_1 = scale_plane[metal::min(unsigned((at_5 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_1 = scale_plane[metal::min(unsigned((at_5 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e51 = across(low_1, high_1, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_6 = ((_e5 + (row * _e9)) >> 2u) + ((unit >> 3u) * 4u);
+    uint bit = (unit & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_6 + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_6 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_6), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 metal::half2 as_halves(
@@ -170,17 +217,18 @@ metal::half2 as_halves(
 }
 
 metal::half4 half_fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    half centre_1
+    uint w_2,
+    uint at_2,
+    uint mask_2,
+    half centre_1,
+    constant Params& p
 ) {
-    uint m_2 = (mask_1 << at_1) * 65537u;
-    uint one_1 = ((25u - at_1) << 10u) * 65537u;
-    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_1) + centre_1);
-    metal::half2 _e20 = as_halves((w_1 & m_2) | one_1);
-    metal::half2 _e26 = as_halves(((w_1 >> 8u) & m_2) | one_1);
-    return metal::half4(_e20 - less_1, _e26 - less_1);
+    uint m_1 = (mask_2 << at_2) * 65537u;
+    uint _e13 = unseen(((25u - at_2) << 10u) * 65537u, p);
+    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_2) + centre_1);
+    metal::half2 _e21 = as_halves((w_2 & m_1) | _e13);
+    metal::half2 _e27 = as_halves(((w_2 >> 8u) & m_1) | _e13);
+    return metal::half4(_e21 - less_1, _e27 - less_1);
 }
 
 Codes load_codes(
@@ -209,32 +257,62 @@ Block load(
     return Block {_e2, _e3};
 }
 
-HalfQuads half_quads(
+uint code_bits(
     Codes q
 ) {
-    metal::half4 _e6 = half_fields(q.words.x, 0u, 3u, 2.0h);
-    metal::half4 _e12 = half_fields(q.words.y, 0u, 3u, 2.0h);
-    metal::half4 _e18 = half_fields(q.words.x, 2u, 3u, 2.0h);
-    metal::half4 _e24 = half_fields(q.words.y, 2u, 3u, 2.0h);
-    metal::half4 _e30 = half_fields(q.words.x, 4u, 3u, 2.0h);
-    metal::half4 _e36 = half_fields(q.words.y, 4u, 3u, 2.0h);
-    metal::half4 _e42 = half_fields(q.words.x, 6u, 3u, 2.0h);
-    metal::half4 _e48 = half_fields(q.words.y, 6u, 3u, 2.0h);
+    return q.words.x;
+}
+
+uint bits_1(
+    Block b
+) {
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+Line line(
+    Block b_1,
+    constant Params& p
+) {
+    metal::float2 _e2 = factors(b_1.scales);
+    uint _e6 = p.extra.x;
+    metal::float2 d = _e2 * as_type<float>(_e6);
+    Steps _e10 = steps(b_1.scales, p);
+    metal::float2 s_5 = d.x * _e10.scale;
+    uint _e18 = p.extra.z;
+    return Line {s_5, ((CENTRE - as_type<float>(_e18)) * s_5) - (d.y * _e10.minus)};
+}
+
+HalfQuads half_quads(
+    Codes q_1,
+    constant Params& p
+) {
+    metal::half4 _e6 = half_fields(q_1.words.x, 0u, 3u, 2.0h, p);
+    metal::half4 _e12 = half_fields(q_1.words.y, 0u, 3u, 2.0h, p);
+    metal::half4 _e18 = half_fields(q_1.words.x, 2u, 3u, 2.0h, p);
+    metal::half4 _e24 = half_fields(q_1.words.y, 2u, 3u, 2.0h, p);
+    metal::half4 _e30 = half_fields(q_1.words.x, 4u, 3u, 2.0h, p);
+    metal::half4 _e36 = half_fields(q_1.words.y, 4u, 3u, 2.0h, p);
+    metal::half4 _e42 = half_fields(q_1.words.x, 6u, 3u, 2.0h, p);
+    metal::half4 _e48 = half_fields(q_1.words.y, 6u, 3u, 2.0h, p);
     return HalfQuads {_e6, _e12, _e18, _e24, _e30, _e36, _e42, _e48};
 }
 
 type_11 half_weights(
-    Block b,
-    float factor
+    Block b_2,
+    float factor,
+    constant Params& p
 ) {
-    HalfQuads _e3 = half_quads(b.codes);
-    metal::half2 s_1 = static_cast<metal::half2>(b.scales.scale * factor);
-    metal::half2 m_3 = static_cast<metal::half2>(((CENTRE * b.scales.scale) - b.scales.minus) * factor);
-    return type_11 {{metal::fma(_e3.v0_, metal::half4(s_1.x), metal::half4(m_3.x)), metal::fma(_e3.v1_, metal::half4(s_1.x), metal::half4(m_3.x)), metal::fma(_e3.v2_, metal::half4(s_1.x), metal::half4(m_3.x)), metal::fma(_e3.v3_, metal::half4(s_1.x), metal::half4(m_3.x)), metal::fma(_e3.v4_, metal::half4(s_1.y), metal::half4(m_3.y)), metal::fma(_e3.v5_, metal::half4(s_1.y), metal::half4(m_3.y)), metal::fma(_e3.v6_, metal::half4(s_1.y), metal::half4(m_3.y)), metal::fma(_e3.v7_, metal::half4(s_1.y), metal::half4(m_3.y))}};
+    HalfQuads _e3 = half_quads(b_2.codes, p);
+    Line _e4 = line(b_2, p);
+    metal::half2 s_6 = static_cast<metal::half2>(_e4.scale * factor);
+    metal::half2 o = static_cast<metal::half2>(_e4.offset * factor);
+    return type_11 {{metal::fma(_e3.v0_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v1_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v2_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v3_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v4_, metal::half4(s_6.y), metal::half4(o.y)), metal::fma(_e3.v5_, metal::half4(s_6.y), metal::half4(o.y)), metal::fma(_e3.v6_, metal::half4(s_6.y), metal::half4(o.y)), metal::fma(_e3.v7_, metal::half4(s_6.y), metal::half4(o.y))}};
 }
 
 void put(
-    uint at_2,
+    uint at_3,
     uint row_3,
     float sum,
     device type_13& y,
@@ -243,31 +321,31 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_3,
+    uint at_4,
     metal::half4 v,
     threadgroup type_14& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v.x;
-    w_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v.y;
-    w_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v.z;
-    w_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v.w;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_4,
+    uint at_5,
     metal::half4 v_1,
     threadgroup type_14& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v_1.x;
-    x_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v_1.y;
-    x_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v_1.z;
-    x_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v_1.w;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -426,47 +504,47 @@ struct main_Input {
             uint _e85 = turn;
             if (_e85 < tiles) {
                 {
-                    uint e_19 = index + 0u;
+                    uint e_18 = index + 0u;
                     uint _e94 = p.rows;
-                    uint row_4 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
+                    uint row_4 = metal::min(row0_ + naga_mod(e_18, ROWS), _e94 - 1u);
                     uint _e98 = turn;
                     uint _e106 = p.units;
-                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, code_plane, scale_plane, _buffer_sizes);
+                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_18, ROWS), _e106 - 1u), p, code_plane, scale_plane, _buffer_sizes);
                     block0_ = _e110;
                 }
                 {
-                    uint e_20 = index + 0u;
+                    uint e_19 = index + 0u;
                     uint _e118 = p.tokens;
-                    uint token = metal::min(token0_ + naga_div(e_20, QUADS), _e118 - 1u);
+                    uint token = metal::min(token0_ + naga_div(e_19, QUADS), _e118 - 1u);
                     uint _e122 = turn;
-                    uint quad_ = (_e122 * QUADS) + naga_mod(e_20, QUADS);
+                    uint quad_ = (_e122 * QUADS) + naga_mod(e_19, QUADS);
                     metal::half4 _e135 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x0_ = _e135;
                 }
                 {
-                    uint e_21 = index + 128u;
+                    uint e_20 = index + 128u;
                     uint _e143 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_21, QUADS), _e143 - 1u);
+                    uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e143 - 1u);
                     uint _e147 = turn;
-                    uint quad_1 = (_e147 * QUADS) + naga_mod(e_21, QUADS);
+                    uint quad_1 = (_e147 * QUADS) + naga_mod(e_20, QUADS);
                     metal::half4 _e160 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x1_ = _e160;
                 }
                 {
-                    uint e_22 = index + 256u;
+                    uint e_21 = index + 256u;
                     uint _e168 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_22, QUADS), _e168 - 1u);
+                    uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e168 - 1u);
                     uint _e172 = turn;
-                    uint quad_2 = (_e172 * QUADS) + naga_mod(e_22, QUADS);
+                    uint quad_2 = (_e172 * QUADS) + naga_mod(e_21, QUADS);
                     metal::half4 _e185 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x2_ = _e185;
                 }
                 {
-                    uint e_23 = index + 384u;
+                    uint e_22 = index + 384u;
                     uint _e193 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_23, QUADS), _e193 - 1u);
+                    uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e193 - 1u);
                     uint _e197 = turn;
-                    uint quad_3 = (_e197 * QUADS) + naga_mod(e_23, QUADS);
+                    uint quad_3 = (_e197 * QUADS) + naga_mod(e_22, QUADS);
                     metal::half4 _e210 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
                     x3_ = _e210;
                 }
@@ -646,49 +724,49 @@ struct main_Input {
             uint _e555 = turn;
             if (_e555 < tiles) {
                 {
-                    uint e_24 = index + 0u;
-                    if (e_24 < 64u) {
+                    uint e_23 = index + 0u;
+                    if (e_23 < 64u) {
                         uint _e561 = turn;
-                        uint at_6 = ((((_e561 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
+                        uint at_7 = ((((_e561 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
                         float _e578 = p.factor;
                         uint _e579 = turn;
                         uint _e587 = p.units;
-                        float factor_1 = (((_e579 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e587) ? _e578 : 0.0;
+                        float factor_1 = (((_e579 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e587) ? _e578 : 0.0;
                         Block _e591 = block0_;
-                        type_11 _e592 = half_weights(_e591, factor_1);
-                        keep_w(at_6 + 0u, _e592.inner[0], w_tile);
-                        keep_w(at_6 + 1u, _e592.inner[1], w_tile);
-                        keep_w(at_6 + 2u, _e592.inner[2], w_tile);
-                        keep_w(at_6 + 3u, _e592.inner[3], w_tile);
-                        keep_w(at_6 + 4u, _e592.inner[4], w_tile);
-                        keep_w(at_6 + 5u, _e592.inner[5], w_tile);
-                        keep_w(at_6 + 6u, _e592.inner[6], w_tile);
-                        keep_w(at_6 + 7u, _e592.inner[7], w_tile);
+                        type_11 _e592 = half_weights(_e591, factor_1, p);
+                        keep_w(at_7 + 0u, _e592.inner[0], w_tile);
+                        keep_w(at_7 + 1u, _e592.inner[1], w_tile);
+                        keep_w(at_7 + 2u, _e592.inner[2], w_tile);
+                        keep_w(at_7 + 3u, _e592.inner[3], w_tile);
+                        keep_w(at_7 + 4u, _e592.inner[4], w_tile);
+                        keep_w(at_7 + 5u, _e592.inner[5], w_tile);
+                        keep_w(at_7 + 6u, _e592.inner[6], w_tile);
+                        keep_w(at_7 + 7u, _e592.inner[7], w_tile);
                     }
                 }
                 {
-                    uint e_25 = index + 0u;
+                    uint e_24 = index + 0u;
                     uint _e619 = turn;
                     metal::half4 _e632 = x0_;
-                    keep_x(((((_e619 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e632, x_tile);
+                    keep_x(((((_e619 & 1u) * TOKENS) + naga_div(e_24, QUADS)) * PITCH) + naga_mod(e_24, QUADS), _e632, x_tile);
                 }
                 {
-                    uint e_26 = index + 128u;
+                    uint e_25 = index + 128u;
                     uint _e635 = turn;
                     metal::half4 _e648 = x1_;
-                    keep_x(((((_e635 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e648, x_tile);
+                    keep_x(((((_e635 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e648, x_tile);
                 }
                 {
-                    uint e_27 = index + 256u;
+                    uint e_26 = index + 256u;
                     uint _e651 = turn;
                     metal::half4 _e664 = x2_;
-                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e664, x_tile);
+                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e664, x_tile);
                 }
                 {
-                    uint e_28 = index + 384u;
+                    uint e_27 = index + 384u;
                     uint _e667 = turn;
                     metal::half4 _e680 = x3_;
-                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e680, x_tile);
+                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e680, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);

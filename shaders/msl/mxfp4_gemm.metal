@@ -71,6 +71,12 @@ constant uint STREAM = 5u;
 constant float RAISE = 16384.0;
 constant uint TILE_UNITS = 1u;
 
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
+}
+
 Block load(
     uint row,
     uint unit,
@@ -103,8 +109,8 @@ metal::float4 quad_(
     uint odd
 ) {
     metal::float2 a = float2(as_type<half2>(even));
-    metal::float2 b_1 = float2(as_type<half2>(odd));
-    return metal::float4(a.x, b_1.x, a.y, b_1.y);
+    metal::float2 b_2 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_2.x, a.y, b_2.y);
 }
 
 metal::float4 low(
@@ -141,27 +147,27 @@ type_6 quads(
 }
 
 type_6 weights(
-    Block b
+    Block b_1
 ) {
     type_6 q_1 = {};
-    type_6 _e2 = quads(b.codes);
+    type_6 _e2 = quads(b_1.codes);
     q_1 = _e2;
     metal::float4 _e6 = q_1.inner[0];
-    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    q_1.inner[0] = (_e6 * RAISE) * b_1.power;
     metal::float4 _e13 = q_1.inner[1];
-    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    q_1.inner[1] = (_e13 * RAISE) * b_1.power;
     metal::float4 _e20 = q_1.inner[2];
-    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    q_1.inner[2] = (_e20 * RAISE) * b_1.power;
     metal::float4 _e27 = q_1.inner[3];
-    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    q_1.inner[3] = (_e27 * RAISE) * b_1.power;
     metal::float4 _e34 = q_1.inner[4];
-    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    q_1.inner[4] = (_e34 * RAISE) * b_1.power;
     metal::float4 _e41 = q_1.inner[5];
-    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    q_1.inner[5] = (_e41 * RAISE) * b_1.power;
     metal::float4 _e48 = q_1.inner[6];
-    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    q_1.inner[6] = (_e48 * RAISE) * b_1.power;
     metal::float4 _e55 = q_1.inner[7];
-    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    q_1.inner[7] = (_e55 * RAISE) * b_1.power;
     type_6 _e60 = q_1;
     return _e60;
 }

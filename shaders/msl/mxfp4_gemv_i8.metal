@@ -117,6 +117,12 @@ X load_x(
     return _e21;
 }
 
+uint x_bits(
+    X x_1
+) {
+    return (x_1.v0_.x | x_1.v1_.x) | as_type<uint>(x_1.scale);
+}
+
 metal::float4 whole(
     uint w
 ) {
@@ -124,17 +130,23 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
-    metal::float4 _e3 = whole(x_1.v0_.x);
-    metal::float4 _e6 = whole(x_1.v0_.y);
-    metal::float4 _e9 = whole(x_1.v0_.z);
-    metal::float4 _e12 = whole(x_1.v0_.w);
-    metal::float4 _e15 = whole(x_1.v1_.x);
-    metal::float4 _e18 = whole(x_1.v1_.y);
-    metal::float4 _e21 = whole(x_1.v1_.z);
-    metal::float4 _e24 = whole(x_1.v1_.w);
+    metal::float4 _e3 = whole(x_2.v0_.x);
+    metal::float4 _e6 = whole(x_2.v0_.y);
+    metal::float4 _e9 = whole(x_2.v0_.z);
+    metal::float4 _e12 = whole(x_2.v0_.w);
+    metal::float4 _e15 = whole(x_2.v1_.x);
+    metal::float4 _e18 = whole(x_2.v1_.y);
+    metal::float4 _e21 = whole(x_2.v1_.z);
+    metal::float4 _e24 = whole(x_2.v1_.w);
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+}
+
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
 }
 
 Block load(
@@ -176,7 +188,7 @@ Differences differences(
 
 float difference_dot(
     Differences a,
-    Differences b,
+    Differences b_1,
     Differences c,
     Differences d,
     metal::uint4 u,
@@ -186,7 +198,7 @@ float difference_dot(
     uint _e7 = u.x;
     packed_char4 reinterpreted_packed_char4_e6 = as_type<packed_char4>(_e6);
     packed_char4 reinterpreted_packed_char4_e7 = as_type<packed_char4>(_e7);
-    uint _e9 = b.low;
+    uint _e9 = b_1.low;
     uint _e10 = u.y;
     packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
     packed_char4 reinterpreted_packed_char4_e10 = as_type<packed_char4>(_e10);
@@ -203,7 +215,7 @@ float difference_dot(
     uint _e22 = u.x;
     packed_char4 reinterpreted_packed_char4_e21 = as_type<packed_char4>(_e21);
     packed_char4 reinterpreted_packed_char4_e22 = as_type<packed_char4>(_e22);
-    uint _e24 = b.less_low;
+    uint _e24 = b_1.less_low;
     uint _e25 = u.y;
     packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
     packed_char4 reinterpreted_packed_char4_e25 = as_type<packed_char4>(_e25);
@@ -220,7 +232,7 @@ float difference_dot(
     uint _e37 = v.x;
     packed_char4 reinterpreted_packed_char4_e36 = as_type<packed_char4>(_e36);
     packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
-    uint _e39 = b.high;
+    uint _e39 = b_1.high;
     uint _e40 = v.y;
     packed_char4 reinterpreted_packed_char4_e39 = as_type<packed_char4>(_e39);
     packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
@@ -237,7 +249,7 @@ float difference_dot(
     uint _e52 = v.x;
     packed_char4 reinterpreted_packed_char4_e51 = as_type<packed_char4>(_e51);
     packed_char4 reinterpreted_packed_char4_e52 = as_type<packed_char4>(_e52);
-    uint _e54 = b.less_high;
+    uint _e54 = b_1.less_high;
     uint _e55 = v.y;
     packed_char4 reinterpreted_packed_char4_e54 = as_type<packed_char4>(_e54);
     packed_char4 reinterpreted_packed_char4_e55 = as_type<packed_char4>(_e55);
@@ -254,16 +266,16 @@ float difference_dot(
 }
 
 float dot_block(
-    Block b_1,
-    X x_2
+    Block b_2,
+    X x_3
 ) {
-    metal::uint4 w_3 = b_1.codes.words;
-    Differences _e5 = differences(b_1.codes.words.x);
-    Differences _e7 = differences(b_1.codes.words.y);
-    Differences _e9 = differences(b_1.codes.words.z);
-    Differences _e11 = differences(b_1.codes.words.w);
-    float _e19 = difference_dot(_e5, _e7, _e9, _e11, x_2.v0_, x_2.v1_);
-    return (x_2.scale * (b_1.power * 0.03125)) * _e19;
+    metal::uint4 w_3 = b_2.codes.words;
+    Differences _e5 = differences(b_2.codes.words.x);
+    Differences _e7 = differences(b_2.codes.words.y);
+    Differences _e9 = differences(b_2.codes.words.z);
+    Differences _e11 = differences(b_2.codes.words.w);
+    float _e19 = difference_dot(_e5, _e7, _e9, _e11, x_3.v0_, x_3.v1_);
+    return (x_3.scale * (b_2.power * 0.03125)) * _e19;
 }
 
 void put(
@@ -371,8 +383,10 @@ struct main_Input {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
+    bool local_2 = {};
     Place at_2 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
     uint lane = naga_mod(at_2.index, LANES);
     uint layer = group.z;
@@ -392,8 +406,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e85 = i;
-            i = _e85 + 64u;
+            uint _e104 = i;
+            i = _e104 + 64u;
         }
         loop_init_1 = false;
         uint _e67 = i;
@@ -407,61 +421,80 @@ struct main_Input {
             Block _e75 = load(row0_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             Block _e76 = load(row1_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
-            float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78);
-            sum0_ = _e79 + _e80;
-            float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78);
-            sum1_ = _e82 + _e83;
+            some = 0u;
+            uint _e81 = some;
+            uint _e82 = x_bits(_e78);
+            some = _e81 | _e82;
+            uint _e84 = some;
+            uint _e85 = bits(_e75);
+            some = _e84 | _e85;
+            uint _e87 = some;
+            uint _e88 = bits(_e76);
+            some = _e87 | _e88;
+            if (true) {
+                uint _e93 = some;
+                local = _e93 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e97 = local;
+            if (_e97) {
+                float _e98 = sum0_;
+                float _e99 = dot_block(_e75, _e78);
+                sum0_ = _e98 + _e99;
+                float _e101 = sum1_;
+                float _e102 = dot_block(_e76, _e78);
+                sum1_ = _e101 + _e102;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e102 = i;
-            i = _e102 + LANES;
+            uint _e121 = i;
+            i = _e121 + LANES;
         }
         loop_init_2 = false;
-        uint _e88 = i;
-        if (_e88 < units) {
+        uint _e107 = i;
+        if (_e107 < units) {
         } else {
             break;
         }
         {
-            uint _e90 = i;
-            uint _e91 = unit_of(_e90);
-            Block _e92 = load(row0_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e93 = load(row1_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
-            float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95);
-            sum0_ = _e96 + _e97;
-            float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95);
-            sum1_ = _e99 + _e100;
+            uint _e109 = i;
+            uint _e110 = unit_of(_e109);
+            Block _e111 = load(row0_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e112 = load(row1_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
+            float _e115 = sum0_;
+            float _e116 = dot_block(_e111, _e114);
+            sum0_ = _e115 + _e116;
+            float _e118 = sum1_;
+            float _e119 = dot_block(_e112, _e114);
+            sum1_ = _e118 + _e119;
         }
     }
-    float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_2, partial);
+    float _e124 = sum0_;
+    float _e126 = reduce(_e124, 0u, at_2, partial);
     if (lane == 0u) {
-        local = (first_1 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e116 = local;
-    if (_e116) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e107, y, _buffer_sizes);
-    }
-    float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_2, partial);
-    if (lane == 1u) {
-        local_1 = (first_1 + 1u) < rows;
+        local_1 = (first_1 + 0u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e126, y, _buffer_sizes);
+    }
+    float _e143 = sum1_;
+    float _e145 = reduce(_e143, 1u, at_2, partial);
+    if (lane == 1u) {
+        local_2 = (first_1 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e154 = local_2;
+    if (_e154) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e145, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -49,18 +49,18 @@ struct Block {
     float scale;
     char _pad2[12];
 };
-struct type_7 {
+struct type_8 {
     metal::float4 inner[8];
 };
-typedef metal::half4 type_10[1];
-typedef float type_11[1];
+typedef metal::half4 type_11[1];
+typedef float type_12[1];
 typedef metal::simdgroup_half8x8 MatrixA;
 typedef metal::simdgroup_half8x8 MatrixB;
 typedef metal::simdgroup_float8x8 Sums;
-struct type_12 {
+struct type_13 {
     half inner[5120];
 };
-struct type_13 {
+struct type_14 {
     float inner[256];
 };
 constant uint VECTORS = 8u;
@@ -92,19 +92,48 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
+}
+
+uint bits_1(
+    Block b
+) {
+    return (b.codes.a.x | b.codes.b.x) | as_type<uint>(b.scale);
 }
 
 Block load(
@@ -117,81 +146,84 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_4 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
+    uint at_5 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
     return Block {Codes {_e44, _e49}, scale};
 }
 
 metal::float4 signed_(
-    uint w_1
+    uint w_2,
+    constant Params& p
 ) {
-    metal::float4 _e6 = fields(w_1 ^ 2155905152u, 0u, 255u, 128.0);
+    metal::float4 _e6 = fields(w_2 ^ 2155905152u, 0u, 255u, 128.0, p);
     return _e6;
 }
 
-type_7 quads(
-    Codes q
+type_8 quads(
+    Codes q,
+    constant Params& p
 ) {
-    metal::float4 _e3 = signed_(q.a.x);
-    metal::float4 _e6 = signed_(q.a.y);
-    metal::float4 _e9 = signed_(q.a.z);
-    metal::float4 _e12 = signed_(q.a.w);
-    metal::float4 _e15 = signed_(q.b.x);
-    metal::float4 _e18 = signed_(q.b.y);
-    metal::float4 _e21 = signed_(q.b.z);
-    metal::float4 _e24 = signed_(q.b.w);
-    return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+    metal::float4 _e3 = signed_(q.a.x, p);
+    metal::float4 _e6 = signed_(q.a.y, p);
+    metal::float4 _e9 = signed_(q.a.z, p);
+    metal::float4 _e12 = signed_(q.a.w, p);
+    metal::float4 _e15 = signed_(q.b.x, p);
+    metal::float4 _e18 = signed_(q.b.y, p);
+    metal::float4 _e21 = signed_(q.b.z, p);
+    metal::float4 _e24 = signed_(q.b.w, p);
+    return type_8 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-type_7 weights(
-    Block b
+type_8 weights(
+    Block b_1,
+    constant Params& p
 ) {
-    type_7 _e2 = quads(b.codes);
-    float s = b.scale;
-    return type_7 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
+    type_8 _e2 = quads(b_1.codes, p);
+    float s = b_1.scale;
+    return type_8 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_1,
     float sum,
-    device type_11& y,
+    device type_12& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_2,
+    uint at_3,
     metal::half4 v,
-    threadgroup type_12& w_tile
+    threadgroup type_13& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v.x;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v.y;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v.z;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v.w;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_3,
+    uint at_4,
     metal::half4 v_1,
-    threadgroup type_12& x_tile
+    threadgroup type_13& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v_1.x;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v_1.y;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v_1.z;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v_1.w;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -225,12 +257,12 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
-, device type_10 const& xv [[buffer(4)]]
-, device type_11 const& x_scales [[buffer(5)]]
-, device type_11& y [[buffer(6)]]
-, threadgroup type_12& w_tile
-, threadgroup type_12& x_tile
-, threadgroup type_13& staged
+, device type_11 const& xv [[buffer(4)]]
+, device type_12 const& x_scales [[buffer(5)]]
+, device type_12& y [[buffer(6)]]
+, threadgroup type_13& w_tile
+, threadgroup type_13& x_tile
+, threadgroup type_14& staged
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     Sums sums0_0_ = {};
@@ -573,21 +605,21 @@ struct main_Input {
                     uint e_23 = index + 0u;
                     if (e_23 < 64u) {
                         uint _e561 = turn;
-                        uint at_5 = ((((_e561 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
+                        uint at_6 = ((((_e561 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
                         float _e578 = p.factor;
                         uint _e579 = turn;
                         uint _e587 = p.units;
                         float factor = (((_e579 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e587) ? _e578 : 0.0;
                         Block _e591 = block0_;
-                        type_7 _e592 = weights(_e591);
-                        keep_w(at_5 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
-                        keep_w(at_5 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
-                        keep_w(at_5 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
-                        keep_w(at_5 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
-                        keep_w(at_5 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
-                        keep_w(at_5 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
-                        keep_w(at_5 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
-                        keep_w(at_5 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
+                        type_8 _e592 = weights(_e591, p);
+                        keep_w(at_6 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_6 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
+                        keep_w(at_6 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
+                        keep_w(at_6 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
+                        keep_w(at_6 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
+                        keep_w(at_6 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
+                        keep_w(at_6 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
+                        keep_w(at_6 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
                     }
                 }
                 {

@@ -278,9 +278,9 @@ X load_x(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float _e6 = xs[metal::min(unsigned(quad_1 >> 3u), (_buffer_sizes.size5 - 0 - 16) / 16)].x;
-    uint _e11 = place(quad_1, 8u, quad_1 & 7u);
-    metal::half4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    return X {_e6, {}, _e13};
+    uint _e13 = place(quad_1, 4u, (quad_1 & 7u) >> 1u);
+    metal::half4 _e20 = xv[metal::min(unsigned((_e13 * 2u) + (quad_1 & 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    return X {_e6, {}, _e20.xzyw};
 }
 
 uint naga_div(uint lhs, uint rhs) {
