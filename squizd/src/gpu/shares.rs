@@ -51,8 +51,15 @@ pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
 }
 
 /// Sets PREFIX where the lanes that share a superblock are neighbours in one
-/// subgroup of 32. `options` are those of a tuning.
-pub(super) fn prefix(options: Options, abilities: Abilities) -> Options {
-    let clusters = options.constant("CLUSTER").is_some() && options.flags.contains(&"SUBGROUP");
-    if clusters && abilities.subgroup == Some((32, 32)) { options.flag("PREFIX") } else { options }
+/// subgroup of 32, and FOLD where all subgroups have a SIZE, and strips of 16 rows
+/// lanes of several. `options` are those of a tuning.
+pub(super) fn in_subgroups(options: Options, abilities: Abilities) -> Options {
+    let has = |flag| options.flags.contains(&flag);
+    let clusters = options.constant("CLUSTER").is_some() && has("SUBGROUP");
+    let strips = options.constant("HEIGHT") == Some(16) && has("SUBGROUP") && !has("SHUFFLE");
+    match abilities.subgroup {
+        Some((32, 32)) if clusters => options.flag("PREFIX"),
+        Some((least, most)) if strips && least == most => options.flag("FOLD").with("SIZE", least),
+        _ => options,
+    }
 }
