@@ -132,8 +132,27 @@ fn main(
 //: end
 //: each k UNROLL
     let x$k = load_x(x_first + at + $ku);
+//: end
+//: if BLOCKS
+    var some = 0u;
+//: each k UNROLL
+    some |= x_bits(x$k);
+//: each r ROWS
+    some |= bits(w$k_$r);
+//: end
+//: end
+    if (some != 0u) {
+//: each k UNROLL
+//: each r ROWS
+      sum$r += dot_block(w$k_$r, x$k);
+//: end
+//: end
+    }
+//: else
+//: each k UNROLL
 //: each r ROWS
     sum$r += dot_block(w$k_$r, x$k);
+//: end
 //: end
 //: end
   }
@@ -156,8 +175,27 @@ fn main(
 //: end
 //: each k UNROLL
     let x$k = load_x(x_first + unit$k);
+//: end
+//: if BLOCKS
+    var some = 0u;
+//: each k UNROLL
+    some |= x_bits(x$k);
+//: each r ROWS
+    some |= bits(w$k_$r);
+//: end
+//: end
+    if (some != 0u) {
+//: each k UNROLL
+//: each r ROWS
+      sum$r += dot_block(w$k_$r, x$k);
+//: end
+//: end
+    }
+//: else
+//: each k UNROLL
 //: each r ROWS
     sum$r += dot_block(w$k_$r, x$k);
+//: end
 //: end
 //: end
   }

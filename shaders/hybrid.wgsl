@@ -77,6 +77,8 @@ fn load_under(h: Head, row: u32) -> Block {
 
 fn load(row: u32, unit: u32) -> Block { return load_under(head(row, unit), row); }
 
+fn bits(b: Block) -> u32 { return 1u; }
+
 // The codes of weights 4 i .. 4 i + 3.
 fn code_bytes(q: Codes, i: u32) -> u32 {
   let high = (q.high >> i) | ((q.high << 1u) << (31u - i));

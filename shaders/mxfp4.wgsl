@@ -7,6 +7,8 @@
 struct Codes { words: vec4<u32> }
 struct Block { codes: Codes, power: f32 }
 
+fn bits(b: Block) -> u32 { return b.codes.words.x | bitcast<u32>(b.power); }
+
 fn load(row: u32, unit: u32) -> Block {
   let byte = p.base.y + row * p.stride.y + unit;
   let s = (scale_plane[byte >> 2u] >> ((byte & 3u) * 8u)) & 0xffu;

@@ -264,7 +264,8 @@ fn pair_of(words: ptr<function, Words>, first: u32) -> vec2<f32> {
 struct X { scale: f32, values: vec4<f16> }
 
 fn load_x(quad: u32, ahead: u32) -> X {
-  return X(xs[(quad >> 3u) + (ahead >> 3u)].x, xv[place(quad, 8u, quad & 7u) + ahead]);
+  let at = place(quad, 4u, (quad & 7u) >> 1u) * 2u + (quad & 1u) + ahead;
+  return X(xs[(quad >> 3u) + (ahead >> 3u)].x, xv[at].xzyw);
 }
 //: else
 struct X { values: vec4<f32> }

@@ -1,5 +1,5 @@
 // int4_rows
-// flags: WEIGHTS
+// flags: SCALED, WEIGHTS
 // constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
@@ -151,6 +151,14 @@ Block load(
     return Block {_e2, _e3};
 }
 
+float extent(
+    Block b
+) {
+    metal::float2 s_1 = b.scales.scale;
+    metal::float2 m_2 = (CENTRE * s_1) - b.scales.minus;
+    return metal::max(metal::max(metal::abs(b.scales.scale.x), metal::abs(b.scales.scale.y)), metal::max(metal::abs(m_2.x), metal::abs(m_2.y)));
+}
+
 metal::float4 low_1(
     uint w_1
 ) {
@@ -181,12 +189,12 @@ type_7 quads(
 }
 
 type_7 weights(
-    Block b
+    Block b_1
 ) {
-    type_7 _e2 = quads(b.codes);
-    metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
-    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
+    type_7 _e2 = quads(b_1.codes);
+    metal::float2 s_2 = b_1.scales.scale;
+    metal::float2 m_3 = b_1.scales.minus - (CENTRE * s_2);
+    return type_7 {{(_e2.inner[0] * b_1.scales.scale.x) - metal::float4(m_3.x), (_e2.inner[1] * b_1.scales.scale.x) - metal::float4(m_3.x), (_e2.inner[2] * b_1.scales.scale.x) - metal::float4(m_3.x), (_e2.inner[3] * b_1.scales.scale.x) - metal::float4(m_3.x), (_e2.inner[4] * b_1.scales.scale.y) - metal::float4(m_3.y), (_e2.inner[5] * b_1.scales.scale.y) - metal::float4(m_3.y), (_e2.inner[6] * b_1.scales.scale.y) - metal::float4(m_3.y), (_e2.inner[7] * b_1.scales.scale.y) - metal::float4(m_3.y)}};
 }
 
 metal::float4 keep(

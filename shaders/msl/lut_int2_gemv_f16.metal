@@ -1,5 +1,5 @@
 // lut_int2_gemv
-// flags: BLOCKS, TILED, SUBGROUP, F16
+// flags: SCALED, BLOCKS, TILED, SUBGROUP, F16
 // constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)

@@ -1,6 +1,6 @@
 // zip_gemm
-// flags: WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// flags: WORDS_OF_PLANES, WEIGHTS
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
 // threads of a threadgroup: 256
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -52,11 +52,23 @@ struct Side {
     char _pad2[3];
 };
 struct Block {
-    metal::float4 a;
-    metal::float4 b;
+    uint low;
+    uint middle;
+    uint high;
+    uint signs0_;
+    uint signs1_;
+    uint signs2_;
+    uint signs3_;
+    uint signs4_;
+    uint signs5_;
+    uint signs6_;
+    uint signs7_;
+    uint base;
+    uint row;
+    uint unit;
 };
 struct type_7 {
-    metal::float4 inner[2];
+    metal::float4 inner[8];
 };
 typedef metal::float4 type_8[1];
 typedef float type_9[1];
@@ -66,7 +78,7 @@ struct type_10 {
 struct type_11 {
     type_10 inner[32];
 };
-constant uint VECTORS = 2u;
+constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
 constant uint CLUSTER = 32u;
@@ -79,7 +91,7 @@ constant uint STREAM = 5u;
 constant uint WORDS = 1u;
 constant uint WIDTH = 32u;
 constant uint SUPERBLOCK = 352u;
-constant uint TILE_UNITS = 4u;
+constant uint TILE_UNITS = 1u;
 
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
@@ -226,124 +238,209 @@ uint escapes_before(
     return _e37;
 }
 
-uint naga_mod(uint lhs, uint rhs) {
-    return lhs % metal::select(rhs, 1u, rhs == 0u);
-}
-
-metal::float4 quad_(
-    uint row_3,
-    uint col,
-    constant Params& p,
-    device type_3 const& index_plane,
-    device type_3 const& base_plane,
-    device type_4 const& planes,
-    device type_3 const& tail,
-    constant _mslBufferSizes& _buffer_sizes
+uint x_quad(
+    uint unit,
+    uint k_1,
+    constant Params& p
 ) {
-    uint exponents_1 = {};
-    uint n_1 = {};
-    uint k_1 = {};
-    uint k_2 = 0u;
-    uint s_3 = col >> 10u;
-    Superblock _e4 = superblock(row_3, s_3, p);
-    uint width = _e4.width * WORDS;
-    uint place = (col & 1023u) >> 2u;
-    uint bit = naga_div(place, width);
-    uint i_3 = naga_mod(place, width);
-    uint at_1 = (_e4.at * WORDS) + i_3;
-    uint _e18 = word(at_1, planes, _buffer_sizes);
-    uint _e20 = word(at_1 + width, planes, _buffer_sizes);
-    uint _e24 = word(at_1 + (2u * width), planes, _buffer_sizes);
-    uint _e29 = word(at_1 + ((3u + bit) * width), planes, _buffer_sizes);
-    uint open = ~(((_e18 | _e20) | _e24));
-    uint here = (open >> bit) & 16843009u;
-    uint codes = (((_e18 >> bit) & 16843009u) | (((_e20 >> bit) & 16843009u) << 1u)) | (((_e24 >> bit) & 16843009u) << 2u);
-    uint _e51 = base_exponent(row_3, s_3, p, base_plane, _buffer_sizes);
-    exponents_1 = (codes | here) + ((_e51 - 1u) * 16843009u);
-    if (here != 0u) {
-        Side _e61 = side(row_3, s_3, p, index_plane, tail, _buffer_sizes);
-        uint _e64 = escapes_before(_e4, naga_div(i_3, WORDS), planes, _buffer_sizes);
-        n_1 = _e64;
-        k_1 = naga_div(i_3, WORDS) * WORDS;
-        bool loop_init_1 = true;
-        while(true) {
-            if (!loop_init_1) {
-                uint _e92 = k_1;
-                k_1 = _e92 + 1u;
-            }
-            loop_init_1 = false;
-            uint _e71 = k_1;
-            if (_e71 < i_3) {
-            } else {
-                break;
-            }
-            {
-                uint _e76 = k_1;
-                uint before = (_e4.at * WORDS) + _e76;
-                uint _e78 = n_1;
-                uint _e79 = word(before, planes, _buffer_sizes);
-                uint _e81 = word(before + width, planes, _buffer_sizes);
-                uint _e86 = word(before + (2u * width), planes, _buffer_sizes);
-                n_1 = _e78 + metal::popcount(~(((_e79 | _e81) | _e86)));
-            }
-        }
-        bool loop_init_2 = true;
-        while(true) {
-            if (!loop_init_2) {
-                uint _e129 = k_2;
-                k_2 = _e129 + 1u;
-            }
-            loop_init_2 = false;
-            uint _e96 = k_2;
-            if (_e96 < 4u) {
-            } else {
-                break;
-            }
-            {
-                uint _e100 = k_2;
-                uint place_of = (8u * _e100) + bit;
-                if (((open >> place_of) & 1u) == 1u) {
-                    uint _e108 = n_1;
-                    uint number_1 = _e108 + metal::popcount(open & ((1u << place_of) - 1u));
-                    uint _e118 = k_2;
-                    uint _e121 = escape(_e61, number_1, _e51, tail, _buffer_sizes);
-                    uint _e123 = k_2;
-                    uint _e126 = exponents_1;
-                    uint _e127 = pick(255u << (8u * _e118), _e121 << (8u * _e123), _e126);
-                    exponents_1 = _e127;
-                }
-            }
-        }
-    }
-    uint _e131 = exponents_1;
-    metal::float4 _e132 = four(_e29, _e131);
-    return _e132;
+    uint s_3 = unit >> 5u;
+    Superblock _e7 = superblock(0u, s_3, p);
+    return ((s_3 * 256u) + (k_1 * (_e7.width * WORDS))) + (unit & 31u);
 }
 
 Block load(
-    uint row_4,
-    uint unit,
+    uint row_3,
+    uint unit_1,
+    constant Params& p,
+    device type_3 const& base_plane,
+    device type_4 const& planes,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Block share = {};
+    uint s_4 = unit_1 >> 5u;
+    Superblock _e4 = superblock(row_3, s_4, p);
+    uint width = _e4.width * WORDS;
+    uint at_1 = (_e4.at * WORDS) + (unit_1 & 31u);
+    uint _e16 = word(at_1, planes, _buffer_sizes);
+    share.low = _e16;
+    uint _e19 = word(at_1 + width, planes, _buffer_sizes);
+    share.middle = _e19;
+    uint _e24 = word(at_1 + (2u * width), planes, _buffer_sizes);
+    share.high = _e24;
+    uint _e29 = word(at_1 + (3u * width), planes, _buffer_sizes);
+    share.signs0_ = _e29;
+    uint _e34 = word(at_1 + (4u * width), planes, _buffer_sizes);
+    share.signs1_ = _e34;
+    uint _e39 = word(at_1 + (5u * width), planes, _buffer_sizes);
+    share.signs2_ = _e39;
+    uint _e44 = word(at_1 + (6u * width), planes, _buffer_sizes);
+    share.signs3_ = _e44;
+    uint _e49 = word(at_1 + (7u * width), planes, _buffer_sizes);
+    share.signs4_ = _e49;
+    uint _e54 = word(at_1 + (8u * width), planes, _buffer_sizes);
+    share.signs5_ = _e54;
+    uint _e59 = word(at_1 + (9u * width), planes, _buffer_sizes);
+    share.signs6_ = _e59;
+    uint _e64 = word(at_1 + (10u * width), planes, _buffer_sizes);
+    share.signs7_ = _e64;
+    uint _e66 = base_exponent(row_3, s_4, p, base_plane, _buffer_sizes);
+    share.base = (_e66 - 1u) * 16843009u;
+    share.row = row_3;
+    share.unit = unit_1;
+    Block _e73 = share;
+    return _e73;
+}
+
+uint escapes_until(
+    Superblock b_2,
+    uint i_3,
+    device type_4 const& planes,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint n_1 = {};
+    uint k_2 = {};
+    uint _e4 = escapes_before(b_2, naga_div(i_3, WORDS), planes, _buffer_sizes);
+    n_1 = _e4;
+    k_2 = naga_div(i_3, WORDS) * WORDS;
+    bool loop_init_1 = true;
+    while(true) {
+        if (!loop_init_1) {
+            uint _e35 = k_2;
+            k_2 = _e35 + 1u;
+        }
+        loop_init_1 = false;
+        uint _e11 = k_2;
+        if (_e11 < i_3) {
+        } else {
+            break;
+        }
+        {
+            uint _e16 = k_2;
+            uint at_2 = (b_2.at * WORDS) + _e16;
+            uint width_1 = b_2.width * WORDS;
+            uint _e21 = n_1;
+            uint _e22 = word(at_2, planes, _buffer_sizes);
+            uint _e24 = word(at_2 + width_1, planes, _buffer_sizes);
+            uint _e29 = word(at_2 + (2u * width_1), planes, _buffer_sizes);
+            n_1 = _e21 + metal::popcount(~(((_e22 | _e24) | _e29)));
+        }
+    }
+    uint _e37 = n_1;
+    return _e37;
+}
+
+uint opened(
+    uint exponents_1,
+    uint here,
+    uint open,
+    uint n_2,
+    Side source_1,
+    uint base_2,
+    device type_3 const& tail,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint mended = {};
+    uint left = {};
+    mended = exponents_1;
+    left = here;
+    while(true) {
+        uint _e8 = left;
+        if (_e8 != 0u) {
+        } else {
+            break;
+        }
+        {
+            uint _e11 = left;
+            uint _e12 = left;
+            uint bit = _e11 & (~(_e12) + 1u);
+            uint _e17 = left;
+            left = _e17 ^ bit;
+            uint byte_3 = (((metal::ctz(bit) + 1) % 33) - 1) & 24u;
+            uint number_1 = n_2 + metal::popcount(open & (bit - 1u));
+            uint _e29 = escape(source_1, number_1, base_2, tail, _buffer_sizes);
+            uint _e31 = mended;
+            uint _e32 = pick(255u << byte_3, _e29 << byte_3, _e31);
+            mended = _e32;
+        }
+    }
+    uint _e33 = mended;
+    return _e33;
+}
+
+type_7 weights(
+    Block share_1,
     constant Params& p,
     device type_3 const& index_plane,
-    device type_3 const& base_plane,
     device type_4 const& planes,
     device type_3 const& tail,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    metal::float4 _e4 = quad_(row_4, unit * 8u, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-    metal::float4 _e9 = quad_(row_4, (unit * 8u) + 4u, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-    return Block {_e4, _e9};
-}
-
-type_7 weights(
-    Block b_2
-) {
-    return type_7 {{b_2.a, b_2.b}};
+    Side source_2 = {};
+    uint n_3 = 0u;
+    uint open_1 = ~(((share_1.low | share_1.middle) | share_1.high));
+    uint base_3 = (share_1.base + 1u) & 255u;
+    if (open_1 != 0u) {
+        uint s_5 = share_1.unit >> 5u;
+        Side _e21 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
+        source_2 = _e21;
+        Superblock _e23 = superblock(share_1.row, s_5, p);
+        uint _e27 = escapes_until(_e23, share_1.unit & 31u, planes, _buffer_sizes);
+        n_3 = _e27;
+    }
+    uint bits0_ = ((share_1.low | open_1) >> 0u) & 16843009u;
+    uint codes0_ = (bits0_ | (((share_1.middle >> 0u) & 16843009u) << 1u)) | (((share_1.high >> 0u) & 16843009u) << 2u);
+    uint _e54 = n_3;
+    Side _e55 = source_2;
+    uint _e56 = opened(codes0_ + share_1.base, open_1 & 16843009u, open_1, _e54, _e55, base_3, tail, _buffer_sizes);
+    uint bits1_ = ((share_1.low | open_1) >> 1u) & 16843009u;
+    uint codes1_ = (bits1_ | (((share_1.middle >> 1u) & 16843009u) << 1u)) | (((share_1.high >> 1u) & 16843009u) << 2u);
+    uint _e83 = n_3;
+    Side _e84 = source_2;
+    uint _e85 = opened(codes1_ + share_1.base, open_1 & 33686018u, open_1, _e83, _e84, base_3, tail, _buffer_sizes);
+    uint bits2_ = ((share_1.low | open_1) >> 2u) & 16843009u;
+    uint codes2_ = (bits2_ | (((share_1.middle >> 2u) & 16843009u) << 1u)) | (((share_1.high >> 2u) & 16843009u) << 2u);
+    uint _e112 = n_3;
+    Side _e113 = source_2;
+    uint _e114 = opened(codes2_ + share_1.base, open_1 & 67372036u, open_1, _e112, _e113, base_3, tail, _buffer_sizes);
+    uint bits3_ = ((share_1.low | open_1) >> 3u) & 16843009u;
+    uint codes3_ = (bits3_ | (((share_1.middle >> 3u) & 16843009u) << 1u)) | (((share_1.high >> 3u) & 16843009u) << 2u);
+    uint _e141 = n_3;
+    Side _e142 = source_2;
+    uint _e143 = opened(codes3_ + share_1.base, open_1 & 134744072u, open_1, _e141, _e142, base_3, tail, _buffer_sizes);
+    uint bits4_ = ((share_1.low | open_1) >> 4u) & 16843009u;
+    uint codes4_ = (bits4_ | (((share_1.middle >> 4u) & 16843009u) << 1u)) | (((share_1.high >> 4u) & 16843009u) << 2u);
+    uint _e170 = n_3;
+    Side _e171 = source_2;
+    uint _e172 = opened(codes4_ + share_1.base, open_1 & 269488144u, open_1, _e170, _e171, base_3, tail, _buffer_sizes);
+    uint bits5_ = ((share_1.low | open_1) >> 5u) & 16843009u;
+    uint codes5_ = (bits5_ | (((share_1.middle >> 5u) & 16843009u) << 1u)) | (((share_1.high >> 5u) & 16843009u) << 2u);
+    uint _e199 = n_3;
+    Side _e200 = source_2;
+    uint _e201 = opened(codes5_ + share_1.base, open_1 & 538976288u, open_1, _e199, _e200, base_3, tail, _buffer_sizes);
+    uint bits6_ = ((share_1.low | open_1) >> 6u) & 16843009u;
+    uint codes6_ = (bits6_ | (((share_1.middle >> 6u) & 16843009u) << 1u)) | (((share_1.high >> 6u) & 16843009u) << 2u);
+    uint _e228 = n_3;
+    Side _e229 = source_2;
+    uint _e230 = opened(codes6_ + share_1.base, open_1 & 1077952576u, open_1, _e228, _e229, base_3, tail, _buffer_sizes);
+    uint bits7_ = ((share_1.low | open_1) >> 7u) & 16843009u;
+    uint codes7_ = (bits7_ | (((share_1.middle >> 7u) & 16843009u) << 1u)) | (((share_1.high >> 7u) & 16843009u) << 2u);
+    uint _e257 = n_3;
+    Side _e258 = source_2;
+    uint _e259 = opened(codes7_ + share_1.base, open_1 & 2155905152u, open_1, _e257, _e258, base_3, tail, _buffer_sizes);
+    metal::float4 _e261 = four(share_1.signs0_, _e56);
+    metal::float4 _e263 = four(share_1.signs1_, _e85);
+    metal::float4 _e265 = four(share_1.signs2_, _e114);
+    metal::float4 _e267 = four(share_1.signs3_, _e143);
+    metal::float4 _e269 = four(share_1.signs4_, _e172);
+    metal::float4 _e271 = four(share_1.signs5_, _e201);
+    metal::float4 _e273 = four(share_1.signs6_, _e230);
+    metal::float4 _e275 = four(share_1.signs7_, _e259);
+    return type_7 {{_e261, _e263, _e265, _e267, _e269, _e271, _e273, _e275}};
 }
 
 void put(
     uint at,
-    uint row_5,
+    uint row_4,
     float sum_1,
     device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -354,6 +451,10 @@ void put(
     y[metal::min(unsigned(at), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
     return;
 }
+uint naga_mod(uint lhs, uint rhs) {
+    return lhs % metal::select(rhs, 1u, rhs == 0u);
+}
+
 
 struct main_Input {
 };
@@ -388,13 +489,13 @@ struct main_Input {
     uint t = (index >> 4u) * 4u;
     uint _e30 = p.units;
     uint tiles = naga_div((_e30 + TILE_UNITS) - 1u, TILE_UNITS);
-    bool loop_init_3 = true;
+    bool loop_init_2 = true;
     while(true) {
-        if (!loop_init_3) {
-            uint _e349 = tile;
-            tile = _e349 + 1u;
+        if (!loop_init_2) {
+            uint _e643 = tile;
+            tile = _e643 + 1u;
         }
-        loop_init_3 = false;
+        loop_init_2 = false;
         uint _e39 = tile;
         if (_e39 < tiles) {
         } else {
@@ -402,267 +503,291 @@ struct main_Input {
         }
         {
             e = index;
-            bool loop_init_4 = true;
+            bool loop_init_3 = true;
             while(true) {
-                if (!loop_init_4) {
-                    uint _e186 = e;
-                    e = _e186 + 256u;
+                if (!loop_init_3) {
+                    uint _e486 = e;
+                    e = _e486 + 256u;
                 }
-                loop_init_4 = false;
+                loop_init_3 = false;
                 uint _e42 = e;
-                if (_e42 < 256u) {
+                if (_e42 < 64u) {
                 } else {
                     break;
                 }
                 {
                     uint _e45 = e;
-                    uint row_6 = naga_mod(_e45, 64u);
+                    uint row_5 = naga_mod(_e45, 64u);
                     uint _e48 = e;
                     uint part = naga_div(_e48, 64u);
                     uint _e51 = tile;
-                    uint unit_1 = (_e51 * TILE_UNITS) + part;
+                    uint unit_2 = (_e51 * TILE_UNITS) + part;
                     uint _e57 = p.units;
-                    if (unit_1 < _e57) {
+                    if (unit_2 < _e57) {
                         uint _e62 = p.rows;
-                        Block _e66 = load(metal::min(row0_ + row_6, _e62 - 1u), unit_1, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-                        type_7 _e67 = weights(_e66);
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].w;
+                        Block _e66 = load(metal::min(row0_ + row_5, _e62 - 1u), unit_2, p, base_plane, planes, _buffer_sizes);
+                        type_7 _e67 = weights(_e66, p, index_plane, planes, tail, _buffer_sizes);
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 2u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 3u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 4u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 5u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 6u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 7u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].w;
                     } else {
                         i = 0u;
-                        bool loop_init_5 = true;
+                        bool loop_init_4 = true;
                         while(true) {
-                            if (!loop_init_5) {
-                                uint _e184 = i;
-                                i = _e184 + 1u;
+                            if (!loop_init_4) {
+                                uint _e484 = i;
+                                i = _e484 + 1u;
                             }
-                            loop_init_5 = false;
-                            uint _e170 = i;
-                            if (_e170 < 8u) {
+                            loop_init_4 = false;
+                            uint _e470 = i;
+                            if (_e470 < 32u) {
                             } else {
                                 break;
                             }
                             {
-                                uint _e178 = i;
-                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e178), 31u)].inner[metal::min(unsigned(row_6), 67u)] = 0.0;
+                                uint _e478 = i;
+                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e478), 31u)].inner[metal::min(unsigned(row_5), 67u)] = 0.0;
                             }
                         }
                     }
                 }
             }
             e_1 = index;
-            bool loop_init_6 = true;
+            bool loop_init_5 = true;
             while(true) {
-                if (!loop_init_6) {
-                    uint _e270 = e_1;
-                    e_1 = _e270 + 256u;
+                if (!loop_init_5) {
+                    uint _e564 = e_1;
+                    e_1 = _e564 + 256u;
                 }
-                loop_init_6 = false;
-                uint _e190 = e_1;
-                if (_e190 < 512u) {
+                loop_init_5 = false;
+                uint _e490 = e_1;
+                if (_e490 < 512u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e193 = e_1;
-                    uint token = _e193 >> 3u;
-                    uint _e196 = e_1;
-                    uint quad_1 = _e196 & 7u;
+                    uint _e493 = e_1;
+                    uint token = _e493 >> 3u;
+                    uint _e496 = e_1;
+                    uint quad_ = _e496 & 7u;
                     v = metal::float4(0.0);
-                    uint _e205 = p.tokens;
-                    if ((token0_ + token) < _e205) {
-                        uint _e209 = tile;
-                        uint _e217 = p.x_stride;
-                        local = (((_e209 * 8u) + quad_1) * 4u) < _e217;
+                    uint _e502 = tile;
+                    uint _e503 = x_quad(_e502, quad_, p);
+                    uint _e507 = p.tokens;
+                    if ((token0_ + token) < _e507) {
+                        uint _e515 = p.x_stride;
+                        local = (_e503 * 4u) < _e515;
                     } else {
                         local = false;
                     }
-                    bool _e220 = local;
-                    if (_e220) {
-                        uint _e225 = p.x_stride;
-                        uint _e229 = tile;
-                        metal::float4 _e235 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e225, 4u)) + (_e229 * 8u)) + quad_1), (_buffer_sizes.size5 - 0 - 16) / 16)];
-                        v = _e235;
+                    bool _e518 = local;
+                    if (_e518) {
+                        uint _e523 = p.x_stride;
+                        metal::float4 _e529 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e523, 4u)) + _e503), (_buffer_sizes.size5 - 0 - 16) / 16)];
+                        v = _e529;
                     }
-                    float _e242 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_1 * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e242;
-                    float _e251 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e251;
-                    float _e260 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e260;
-                    float _e269 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e269;
+                    float _e536 = v.x;
+                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e536;
+                    float _e545 = v.y;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e545;
+                    float _e554 = v.z;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e554;
+                    float _e563 = v.w;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e563;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
             k = 0u;
-            bool loop_init_7 = true;
+            bool loop_init_6 = true;
             while(true) {
-                if (!loop_init_7) {
-                    uint _e346 = k;
-                    k = _e346 + 1u;
+                if (!loop_init_6) {
+                    uint _e640 = k;
+                    k = _e640 + 1u;
                 }
-                loop_init_7 = false;
-                uint _e275 = k;
-                if (_e275 < 32u) {
+                loop_init_6 = false;
+                uint _e569 = k;
+                if (_e569 < 32u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e279 = k;
-                    float _e282 = w_tile.inner[metal::min(unsigned(_e279), 31u)].inner[metal::min(unsigned(r), 67u)];
-                    uint _e284 = k;
-                    float _e289 = w_tile.inner[metal::min(unsigned(_e284), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
-                    uint _e291 = k;
-                    float _e296 = w_tile.inner[metal::min(unsigned(_e291), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
-                    uint _e298 = k;
-                    float _e303 = w_tile.inner[metal::min(unsigned(_e298), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w_1 = metal::float4(_e282, _e289, _e296, _e303);
-                    metal::float4 _e305 = sum0_;
-                    uint _e307 = k;
-                    float _e312 = x_tile.inner[metal::min(unsigned(_e307), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e305 + (w_1 * _e312);
-                    metal::float4 _e315 = sum1_;
-                    uint _e317 = k;
-                    float _e322 = x_tile.inner[metal::min(unsigned(_e317), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e315 + (w_1 * _e322);
-                    metal::float4 _e325 = sum2_;
-                    uint _e327 = k;
-                    float _e332 = x_tile.inner[metal::min(unsigned(_e327), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e325 + (w_1 * _e332);
-                    metal::float4 _e335 = sum3_;
-                    uint _e337 = k;
-                    float _e342 = x_tile.inner[metal::min(unsigned(_e337), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e335 + (w_1 * _e342);
+                    uint _e573 = k;
+                    float _e576 = w_tile.inner[metal::min(unsigned(_e573), 31u)].inner[metal::min(unsigned(r), 67u)];
+                    uint _e578 = k;
+                    float _e583 = w_tile.inner[metal::min(unsigned(_e578), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
+                    uint _e585 = k;
+                    float _e590 = w_tile.inner[metal::min(unsigned(_e585), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
+                    uint _e592 = k;
+                    float _e597 = w_tile.inner[metal::min(unsigned(_e592), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
+                    metal::float4 w_1 = metal::float4(_e576, _e583, _e590, _e597);
+                    metal::float4 _e599 = sum0_;
+                    uint _e601 = k;
+                    float _e606 = x_tile.inner[metal::min(unsigned(_e601), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
+                    sum0_ = _e599 + (w_1 * _e606);
+                    metal::float4 _e609 = sum1_;
+                    uint _e611 = k;
+                    float _e616 = x_tile.inner[metal::min(unsigned(_e611), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
+                    sum1_ = _e609 + (w_1 * _e616);
+                    metal::float4 _e619 = sum2_;
+                    uint _e621 = k;
+                    float _e626 = x_tile.inner[metal::min(unsigned(_e621), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
+                    sum2_ = _e619 + (w_1 * _e626);
+                    metal::float4 _e629 = sum3_;
+                    uint _e631 = k;
+                    float _e636 = x_tile.inner[metal::min(unsigned(_e631), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
+                    sum3_ = _e629 + (w_1 * _e636);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e356 = p.tokens;
-    if (((token0_ + t) + 0u) < _e356) {
-        uint _e363 = p.y_stride;
-        uint _e367 = p.first;
-        uint at_2 = (((((token0_ + t) + 0u) * _e363) + _e367) + row0_) + r;
-        uint _e376 = p.rows;
-        if (((row0_ + r) + 0u) < _e376) {
-            uint _e382 = p.first;
-            float _e388 = sum0_.x;
-            put(at_2 + 0u, ((_e382 + row0_) + r) + 0u, _e388, y, _buffer_sizes);
-        }
-        uint _e394 = p.rows;
-        if (((row0_ + r) + 1u) < _e394) {
-            uint _e400 = p.first;
-            float _e406 = sum0_.y;
-            put(at_2 + 1u, ((_e400 + row0_) + r) + 1u, _e406, y, _buffer_sizes);
-        }
-        uint _e412 = p.rows;
-        if (((row0_ + r) + 2u) < _e412) {
-            uint _e418 = p.first;
-            float _e424 = sum0_.z;
-            put(at_2 + 2u, ((_e418 + row0_) + r) + 2u, _e424, y, _buffer_sizes);
-        }
-        uint _e430 = p.rows;
-        if (((row0_ + r) + 3u) < _e430) {
-            uint _e436 = p.first;
-            float _e442 = sum0_.w;
-            put(at_2 + 3u, ((_e436 + row0_) + r) + 3u, _e442, y, _buffer_sizes);
-        }
-    }
-    uint _e448 = p.tokens;
-    if (((token0_ + t) + 1u) < _e448) {
-        uint _e455 = p.y_stride;
-        uint _e459 = p.first;
-        uint at_3 = (((((token0_ + t) + 1u) * _e455) + _e459) + row0_) + r;
-        uint _e468 = p.rows;
-        if (((row0_ + r) + 0u) < _e468) {
-            uint _e474 = p.first;
-            float _e480 = sum1_.x;
-            put(at_3 + 0u, ((_e474 + row0_) + r) + 0u, _e480, y, _buffer_sizes);
-        }
-        uint _e486 = p.rows;
-        if (((row0_ + r) + 1u) < _e486) {
-            uint _e492 = p.first;
-            float _e498 = sum1_.y;
-            put(at_3 + 1u, ((_e492 + row0_) + r) + 1u, _e498, y, _buffer_sizes);
-        }
-        uint _e504 = p.rows;
-        if (((row0_ + r) + 2u) < _e504) {
-            uint _e510 = p.first;
-            float _e516 = sum1_.z;
-            put(at_3 + 2u, ((_e510 + row0_) + r) + 2u, _e516, y, _buffer_sizes);
-        }
-        uint _e522 = p.rows;
-        if (((row0_ + r) + 3u) < _e522) {
-            uint _e528 = p.first;
-            float _e534 = sum1_.w;
-            put(at_3 + 3u, ((_e528 + row0_) + r) + 3u, _e534, y, _buffer_sizes);
-        }
-    }
-    uint _e540 = p.tokens;
-    if (((token0_ + t) + 2u) < _e540) {
-        uint _e547 = p.y_stride;
-        uint _e551 = p.first;
-        uint at_4 = (((((token0_ + t) + 2u) * _e547) + _e551) + row0_) + r;
-        uint _e560 = p.rows;
-        if (((row0_ + r) + 0u) < _e560) {
-            uint _e566 = p.first;
-            float _e572 = sum2_.x;
-            put(at_4 + 0u, ((_e566 + row0_) + r) + 0u, _e572, y, _buffer_sizes);
-        }
-        uint _e578 = p.rows;
-        if (((row0_ + r) + 1u) < _e578) {
-            uint _e584 = p.first;
-            float _e590 = sum2_.y;
-            put(at_4 + 1u, ((_e584 + row0_) + r) + 1u, _e590, y, _buffer_sizes);
-        }
-        uint _e596 = p.rows;
-        if (((row0_ + r) + 2u) < _e596) {
-            uint _e602 = p.first;
-            float _e608 = sum2_.z;
-            put(at_4 + 2u, ((_e602 + row0_) + r) + 2u, _e608, y, _buffer_sizes);
-        }
-        uint _e614 = p.rows;
-        if (((row0_ + r) + 3u) < _e614) {
-            uint _e620 = p.first;
-            float _e626 = sum2_.w;
-            put(at_4 + 3u, ((_e620 + row0_) + r) + 3u, _e626, y, _buffer_sizes);
-        }
-    }
-    uint _e632 = p.tokens;
-    if (((token0_ + t) + 3u) < _e632) {
-        uint _e639 = p.y_stride;
-        uint _e643 = p.first;
-        uint at_5 = (((((token0_ + t) + 3u) * _e639) + _e643) + row0_) + r;
-        uint _e652 = p.rows;
-        if (((row0_ + r) + 0u) < _e652) {
-            uint _e658 = p.first;
-            float _e664 = sum3_.x;
-            put(at_5 + 0u, ((_e658 + row0_) + r) + 0u, _e664, y, _buffer_sizes);
-        }
+    uint _e650 = p.tokens;
+    if (((token0_ + t) + 0u) < _e650) {
+        uint _e657 = p.y_stride;
+        uint _e661 = p.first;
+        uint at_3 = (((((token0_ + t) + 0u) * _e657) + _e661) + row0_) + r;
         uint _e670 = p.rows;
-        if (((row0_ + r) + 1u) < _e670) {
+        if (((row0_ + r) + 0u) < _e670) {
             uint _e676 = p.first;
-            float _e682 = sum3_.y;
-            put(at_5 + 1u, ((_e676 + row0_) + r) + 1u, _e682, y, _buffer_sizes);
+            float _e682 = sum0_.x;
+            put(at_3 + 0u, ((_e676 + row0_) + r) + 0u, _e682, y, _buffer_sizes);
         }
         uint _e688 = p.rows;
-        if (((row0_ + r) + 2u) < _e688) {
+        if (((row0_ + r) + 1u) < _e688) {
             uint _e694 = p.first;
-            float _e700 = sum3_.z;
-            put(at_5 + 2u, ((_e694 + row0_) + r) + 2u, _e700, y, _buffer_sizes);
+            float _e700 = sum0_.y;
+            put(at_3 + 1u, ((_e694 + row0_) + r) + 1u, _e700, y, _buffer_sizes);
         }
         uint _e706 = p.rows;
-        if (((row0_ + r) + 3u) < _e706) {
+        if (((row0_ + r) + 2u) < _e706) {
             uint _e712 = p.first;
-            float _e718 = sum3_.w;
-            put(at_5 + 3u, ((_e712 + row0_) + r) + 3u, _e718, y, _buffer_sizes);
+            float _e718 = sum0_.z;
+            put(at_3 + 2u, ((_e712 + row0_) + r) + 2u, _e718, y, _buffer_sizes);
+        }
+        uint _e724 = p.rows;
+        if (((row0_ + r) + 3u) < _e724) {
+            uint _e730 = p.first;
+            float _e736 = sum0_.w;
+            put(at_3 + 3u, ((_e730 + row0_) + r) + 3u, _e736, y, _buffer_sizes);
+        }
+    }
+    uint _e742 = p.tokens;
+    if (((token0_ + t) + 1u) < _e742) {
+        uint _e749 = p.y_stride;
+        uint _e753 = p.first;
+        uint at_4 = (((((token0_ + t) + 1u) * _e749) + _e753) + row0_) + r;
+        uint _e762 = p.rows;
+        if (((row0_ + r) + 0u) < _e762) {
+            uint _e768 = p.first;
+            float _e774 = sum1_.x;
+            put(at_4 + 0u, ((_e768 + row0_) + r) + 0u, _e774, y, _buffer_sizes);
+        }
+        uint _e780 = p.rows;
+        if (((row0_ + r) + 1u) < _e780) {
+            uint _e786 = p.first;
+            float _e792 = sum1_.y;
+            put(at_4 + 1u, ((_e786 + row0_) + r) + 1u, _e792, y, _buffer_sizes);
+        }
+        uint _e798 = p.rows;
+        if (((row0_ + r) + 2u) < _e798) {
+            uint _e804 = p.first;
+            float _e810 = sum1_.z;
+            put(at_4 + 2u, ((_e804 + row0_) + r) + 2u, _e810, y, _buffer_sizes);
+        }
+        uint _e816 = p.rows;
+        if (((row0_ + r) + 3u) < _e816) {
+            uint _e822 = p.first;
+            float _e828 = sum1_.w;
+            put(at_4 + 3u, ((_e822 + row0_) + r) + 3u, _e828, y, _buffer_sizes);
+        }
+    }
+    uint _e834 = p.tokens;
+    if (((token0_ + t) + 2u) < _e834) {
+        uint _e841 = p.y_stride;
+        uint _e845 = p.first;
+        uint at_5 = (((((token0_ + t) + 2u) * _e841) + _e845) + row0_) + r;
+        uint _e854 = p.rows;
+        if (((row0_ + r) + 0u) < _e854) {
+            uint _e860 = p.first;
+            float _e866 = sum2_.x;
+            put(at_5 + 0u, ((_e860 + row0_) + r) + 0u, _e866, y, _buffer_sizes);
+        }
+        uint _e872 = p.rows;
+        if (((row0_ + r) + 1u) < _e872) {
+            uint _e878 = p.first;
+            float _e884 = sum2_.y;
+            put(at_5 + 1u, ((_e878 + row0_) + r) + 1u, _e884, y, _buffer_sizes);
+        }
+        uint _e890 = p.rows;
+        if (((row0_ + r) + 2u) < _e890) {
+            uint _e896 = p.first;
+            float _e902 = sum2_.z;
+            put(at_5 + 2u, ((_e896 + row0_) + r) + 2u, _e902, y, _buffer_sizes);
+        }
+        uint _e908 = p.rows;
+        if (((row0_ + r) + 3u) < _e908) {
+            uint _e914 = p.first;
+            float _e920 = sum2_.w;
+            put(at_5 + 3u, ((_e914 + row0_) + r) + 3u, _e920, y, _buffer_sizes);
+        }
+    }
+    uint _e926 = p.tokens;
+    if (((token0_ + t) + 3u) < _e926) {
+        uint _e933 = p.y_stride;
+        uint _e937 = p.first;
+        uint at_6 = (((((token0_ + t) + 3u) * _e933) + _e937) + row0_) + r;
+        uint _e946 = p.rows;
+        if (((row0_ + r) + 0u) < _e946) {
+            uint _e952 = p.first;
+            float _e958 = sum3_.x;
+            put(at_6 + 0u, ((_e952 + row0_) + r) + 0u, _e958, y, _buffer_sizes);
+        }
+        uint _e964 = p.rows;
+        if (((row0_ + r) + 1u) < _e964) {
+            uint _e970 = p.first;
+            float _e976 = sum3_.y;
+            put(at_6 + 1u, ((_e970 + row0_) + r) + 1u, _e976, y, _buffer_sizes);
+        }
+        uint _e982 = p.rows;
+        if (((row0_ + r) + 2u) < _e982) {
+            uint _e988 = p.first;
+            float _e994 = sum3_.z;
+            put(at_6 + 2u, ((_e988 + row0_) + r) + 2u, _e994, y, _buffer_sizes);
+        }
+        uint _e1000 = p.rows;
+        if (((row0_ + r) + 3u) < _e1000) {
+            uint _e1006 = p.first;
+            float _e1012 = sum3_.w;
+            put(at_6 + 3u, ((_e1006 + row0_) + r) + 3u, _e1012, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -79,6 +79,7 @@ sources! {
     "top_k",
     "total",
     "zip",
+    "zip_share",
 }
 
 /// A kernel by its name.

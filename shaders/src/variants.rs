@@ -40,14 +40,14 @@ const FORMS: &[&str] = &["F16", "I8", "I24"];
 
 /// Layouts of the integer codecs.
 const INTEGER: &[&[&str]] = &[
-    &[],
-    &["ALIGNED", "HEADS"],
-    &["FINE", "HALVES"],
-    &["FINE", "HALVES", "ALIGNED", "HEADS"],
-    &["PLAIN"],
-    &["PLAIN", "HALVES"],
-    &["PLAIN", "WIDE"],
-    &["PLAIN", "HALVES", "WIDE"],
+    &["SCALED"],
+    &["SCALED", "ALIGNED", "HEADS"],
+    &["SCALED", "FINE", "HALVES"],
+    &["SCALED", "FINE", "HALVES", "ALIGNED", "HEADS"],
+    &["SCALED", "PLAIN"],
+    &["SCALED", "PLAIN", "HALVES"],
+    &["SCALED", "PLAIN", "WIDE"],
+    &["SCALED", "PLAIN", "HALVES", "WIDE"],
 ];
 
 /// Every codec's.
@@ -243,10 +243,19 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let rows = base.clone().with("WG", 64).flag("WEIGHTS");
             all.push((codec.rows, rows.clone()));
             all.push((codec.rows, rows.flag("PEAK")));
+            // Those of bit planes take words of them in batches.
+            let batch = match codec.gemm {
+                "zip_gemm" => base.clone().with("VECTORS", 8).flag("WORDS_OF_PLANES"),
+                _ => base.clone(),
+            };
             for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
-                let options = flags(base.clone().flag("WEIGHTS"), out);
+                let options = flags(batch.clone().flag("WEIGHTS"), out);
                 for side in [16, 8] {
-                    all.push((codec.gemm, cooperative(options.clone(), side)));
+                    let by_matrices = cooperative(options.clone(), side);
+                    if options.flags.contains(&"SCALED") {
+                        all.push((codec.gemm, by_matrices.clone().flag("F16")));
+                    }
+                    all.push((codec.gemm, by_matrices));
                 }
                 all.push((codec.gemm, options));
             }

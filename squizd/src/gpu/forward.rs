@@ -240,7 +240,11 @@ impl Forward {
         first: u32,
         n: u32,
     ) -> Result<Step> {
-        let mut options = Options::default().with("WG", WORKGROUP);
+        // A row is read at once where a workgroup can.
+        let quads = self.buffers.normed.stride / 4;
+        let widest = 1 << model.gpu.abilities().max_workgroup.min(WIDEST).ilog2();
+        let mut options =
+            Options::default().with("WG", quads.next_power_of_two().clamp(WORKGROUP, widest.max(WORKGROUP)));
         let mut ports = vec![(read(0), Span::from(x)), (read(1), Span::from(gain))];
         match to {
             NormTo::Onto(out) => {
@@ -255,8 +259,7 @@ impl Forward {
             }
         }
         let width = narrow(model.model.hidden())?;
-        let params =
-            NormParams { width, quads: self.buffers.normed.stride / 4, first, eps: model.model.norm_eps };
+        let params = NormParams { width, quads, first, eps: model.model.norm_eps };
         step(&model.gpu, "norm", &options, &ports, &params, [u64::from(n), 1, 1])
     }
 }

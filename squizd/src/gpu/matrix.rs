@@ -108,6 +108,8 @@ pub(super) struct GpuMatrix {
     rotation: Option<Rotation>,
     /// The power of two under which weights are halves, once known.
     factor: Option<f32>,
+    /// Whether codes and scales are in the range of halves under it.
+    direct: bool,
     /// The blocks of the first slot as a texture, which kernels read instead.
     texels: Option<Texels>,
 }
@@ -145,8 +147,18 @@ impl GpuMatrix {
             .map(|(name, make)| gpu.shared(name, || make(tensor.params)))
             .transpose()?;
         let rotation = rotation(id, &tensor).map(|r| Rotation::new(gpu, &r, cols)).transpose()?;
-        let mut this =
-            Self { codec, recipe, rows, cols, pieces, tables, rotation, factor: None, texels: None };
+        let mut this = Self {
+            codec,
+            recipe,
+            rows,
+            cols,
+            pieces,
+            tables,
+            rotation,
+            factor: None,
+            direct: false,
+            texels: None,
+        };
         if let Some(store) = Store::of(gpu.abilities(), id) {
             this.sample(gpu, store, &tensor, data, astc::TEXTURE_BLOCKS)?;
         }

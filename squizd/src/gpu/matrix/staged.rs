@@ -17,9 +17,10 @@ const WORKGROUP: u32 = 256;
 /// more, each takes more rows.
 const AT_ONCE: u32 = 264;
 const MOST_ROWS: u32 = 4;
-/// Turns of all workgroups in making inputs, at most: beyond, they take longer
-/// than a dispatch.
+/// Turns of all workgroups in making inputs, and of each, at most: beyond, they
+/// take longer than a dispatch.
 const MOST_TURNS: u32 = 2048;
+const MOST_EACH: u64 = 2;
 /// Memory that a workgroup may have on every device.
 const MEMORY: u32 = 32 << 10;
 
@@ -71,6 +72,7 @@ impl GpuMatrix {
             let turns = u64::from(m.cols.next_multiple_of(32) / 4).div_ceil(WORKGROUP.into());
             m.skips()
                 && m.pieces.len() == 1
+                && turns <= MOST_EACH
                 && workgroups * turns <= MOST_TURNS.into()
                 && m.staged_memory(math) <= MEMORY
         })
