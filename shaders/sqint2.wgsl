@@ -9,7 +9,8 @@
 // The second one, for products with whole numbers, has V as bytes, or pairs of
 // bytes. With QUADS, where four neighbours' windows lie alike everywhere and take
 // QUAD bits, the third one has the four bytes of states whose last bit is 0: V is
-// odd, so the state of all other bits has their negatives.
+// odd, so the state of all other bits has their negatives. With TRIPLES (I8 only),
+// where windows lie RATE / 8 bits apart but for each eighth, it has those of three.
 //
 // Weights are those under the rotation: inputs are rotated before (`rotate`),
 // looked up rows after. p.extra.x: the tensor's scale (f32).
@@ -108,7 +109,8 @@ const EVEN: bool = KEPT % (16u * WG) == 0u;
 fn begin(index: u32) {
   for (var i = index; i < KEPT; i += 16u * WG) {
 //: each k 16
-    let v$k = table[FIRST + i + $ku * WG];
+    var v$k = 0u;
+    if ($ku * WG < KEPT) { v$k = table[FIRST + i + $ku * WG]; }
 //: end
 //: each k 16
     if (EVEN || i + $ku * WG < KEPT) { values[i + $ku * WG] = v$k; }

@@ -41,7 +41,10 @@ fn every_look_up_of_a_trellis_agrees_with_the_decoder() {
             check_gemv(gpu, &case, math, None);
             // Few shapes: each is compiled anew.
             let shapes = shares::candidates(matrix.recipe());
-            for tuning in shapes.into_iter().filter(|t| t.workgroup >= 256 && t.lanes * 4 == t.workgroup) {
+            for tuning in shapes
+                .into_iter()
+                .filter(|t| [256, 1024].contains(&t.workgroup) && t.lanes * 4 == t.workgroup)
+            {
                 check_gemv(gpu, &case, math, Some(tuning));
             }
         }
@@ -58,6 +61,12 @@ fn large_tables_are_shared_by_strips() {
     let large = shares::tuning(matrix.recipe(), 8192, 512).unwrap();
     assert_eq!(large.workgroup, gpu.abilities().max_workgroup.min(512));
     assert_eq!(large.workgroup / large.lanes, 4);
+    let long = shares::tuning(matrix.recipe(), 8192, 3584).unwrap();
+    assert_eq!(long.workgroup, gpu.abilities().max_workgroup.min(1024));
+    assert_eq!(long.workgroup / long.lanes, 4);
+    // All multiprocessors have something to do.
+    let few = shares::tuning(matrix.recipe(), 4096, 512).unwrap();
+    assert_eq!(few.workgroup / few.lanes, 2);
     let small = shares::tuning(matrix.recipe(), 512, 512).unwrap();
     assert_eq!(small.workgroup, small.lanes);
 }

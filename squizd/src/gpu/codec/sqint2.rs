@@ -35,7 +35,7 @@ const QUAD_BITS: u32 = 14;
 const QUAD_COLUMNS: u64 = 2048;
 
 /// Invocations of their workgroups, where the device has such.
-const QUAD_WORKGROUP: u32 = 512;
+const QUAD_WORKGROUP: u32 = 1024;
 
 /// How far behind the first one's the windows of `count` neighbours of a row lie,
 /// if that is the same for all that begin with a multiple of `count`, and states
