@@ -2,7 +2,7 @@
 
 use super::codec::GPU_CODECS;
 use super::math::Math;
-use super::matrix::{Fetch, GpuMatrix, Joined, Output, Staged};
+use super::matrix::{Fetch, GpuMatrix, Joined, Made, Output, Staged};
 use super::pipeline::Span;
 use super::sample::gaussian;
 use super::seen::inputs;
@@ -50,7 +50,7 @@ fn every_product_makes_its_input() {
                             *v *= if normed { norm } else { 1.0 };
                         }
                         let spans = [Span::from(&padded(sources)), Span::from(&padded(companions.clone()))];
-                        let staged = Staged { flags: flags.clone(), spans, eps: EPS, math };
+                        let staged = Staged { made: Made { flags: flags.clone(), spans, eps: EPS }, math };
                         let y = gpu.storage(4 * rows as u64).unwrap();
                         gpu.submit(&matrix.staged_gemv(gpu, &staged, Output::to(&y, 0)).unwrap());
                         let error = relative_error(&gpu.read_f32(&y, rows).unwrap(), &case, &seen[0]);

@@ -26,13 +26,19 @@ const MEMORY: u32 = 32 << 10;
 
 /// What an input is made of.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Staged {
-    /// How: flags of `stage.wgsl`.
+pub(in super::super) struct Made {
+    /// How: flags of `stage.wgsl` and `rotate.wgsl`.
     pub(in super::super) flags: Vec<&'static str>,
     /// The values that are changed, and the gain or what they gate.
     pub(in super::super) spans: [Span; 2],
     /// Of the norm.
     pub(in super::super) eps: f32,
+}
+
+/// An input that products make.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Staged {
+    pub(in super::super) made: Made,
     /// The form that it gets.
     pub(in super::super) math: Math,
 }
@@ -51,7 +57,7 @@ impl Fetch<'_> {
     pub(super) fn eps(&self) -> f32 {
         match self {
             Self::Ready(_) => 0.0,
-            Self::Staged(staged) => staged.eps,
+            Self::Staged(staged) => staged.made.eps,
         }
     }
 }
@@ -105,11 +111,11 @@ impl GpuMatrix {
         tuning: Tuning,
     ) -> (Options, Vec<(Port, Span)>) {
         let mut options = self.gemv_options(gpu, staged.math, out, tuning).flag("STAGED");
-        options = staged.flags.iter().fold(options, |o, flag| o.flag(flag)).with("SPAN", self.span());
+        options = staged.made.flags.iter().fold(options, |o, flag| o.flag(flag)).with("SPAN", self.span());
         if self.units() <= tuning.lanes && options.constant("STRIP").is_none() {
             options = options.flag("ALONE");
         }
-        let [values, companions] = staged.spans.clone();
+        let [values, companions] = staged.made.spans.clone();
         let mut tail = vec![(read(4), values), (read(5), companions)];
         tail.extend(out.ports());
         (options, tail)
@@ -126,7 +132,7 @@ impl GpuMatrix {
         let (options, tail) = self.staged_parts(gpu, staged, out, tuning);
         let options = Self::in_strips(options, tuning);
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
-            let params = Params { share: 1, units: self.turns(), factor: staged.eps, ..params };
+            let params = Params { share: 1, units: self.turns(), factor: staged.made.eps, ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
     }
