@@ -23,10 +23,7 @@
 //: use CODEC
 //: use put
 //: if JOINED
-// A matrix of several: its workgroups and rows, and where its outputs and biases
-// begin.
-struct Part { workgroups: u32, rows: u32, y: u32, base: vec4<u32>, extra: vec4<u32> }
-@group(0) @binding(8) var<storage, read> parts: array<Part, PARTS>;
+//: use part
 //: end
 //: if LISTED_ROWS|LISTED_UNITS
 @group(0) @binding(7) var<storage, read> listed: array<u32>;
@@ -63,19 +60,9 @@ fn main(
   let lane = at.index % LANES;
   let layer = group.z;
 //: if JOINED
-  var number = group.x + group.y * groups.x;
-  var part = parts[0];
-//: each i PARTS
-  if ($iu + 1u < PARTS && number >= part.workgroups) {
-    number -= part.workgroups;
-    part = parts[min($iu + 1u, PARTS - 1u)];
-  }
-//: end
-  p = told;
-  p.rows = part.rows;
-  p.base = part.base;
-  p.extra = part.extra;
-  let output = part.y;
+  let taken = take_part(group.x + group.y * groups.x);
+  let number = taken.x;
+  let output = taken.y;
 //: else
   let number = group.x + group.y * groups.x;
   let output = p.first;

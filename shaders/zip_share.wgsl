@@ -47,37 +47,43 @@ fn escapes_until(b: Superblock, i: u32) -> u32 {
   return n;
 }
 
-// The exponents of a slice's escapes, at bits `here`, in place of `exponents`;
-// `open` are the share's, of which the first is number `n`.
-fn opened(exponents: u32, here: u32, open: u32, n: u32, source: Side, base: u32) -> u32 {
-  var mended = exponents;
-  var left = here;
-  while (left != 0u) {
-    let bit = left & (~left + 1u);
-    left ^= bit;
-    let byte = firstTrailingBit(bit) & 0x18u;
-    let number = n + countOneBits(open & (bit - 1u));
-    mended = pick(0xffu << byte, escape(source, number, base) << byte, mended);
-  }
-  return mended;
+// What the unit behind the last one begins with, if it is of the same superblock:
+// an invocation takes a row's units one after the other.
+struct Reached { row: u32, unit: u32, escapes: u32, source: Side }
+var<private> reached: Reached;
+
+fn reach(share: Block) {
+  let follows = share.row == reached.row && share.unit == reached.unit;
+  if (follows && (share.unit & 31u) != 0u) { return; }
+  let s = share.unit >> 5u;
+  reached.row = share.row;
+  reached.source = side(share.row, s);
+  reached.escapes = escapes_until(superblock(share.row, s), share.unit & 31u);
 }
 
 fn weights(share: Block) -> array<vec4<f32>, 8> {
+  reach(share);
   let open = ~(share.low | share.middle | share.high);
-  let base = (share.base + 1u) & 0xffu;
-  var source: Side;
-  var n = 0u;
-  if (open != 0u) {
-    let s = share.unit >> 5u;
-    source = side(share.row, s);
-    n = escapes_until(superblock(share.row, s), share.unit & 31u);
-  }
 //: each k 8
   // An escape counts as code 1 at first.
   let bits$k = ((share.low | open) >> $ku) & 0x01010101u;
   let codes$k = bits$k | (((share.middle >> $ku) & 0x01010101u) << 1u) | (((share.high >> $ku) & 0x01010101u) << 2u);
-  let exponents$k = opened(codes$k + share.base, open & (0x01010101u << $ku), open, n, source, base);
+  var exponents$k = codes$k + share.base;
 //: end
+  let base = (share.base + 1u) & 0xffu;
+  var n = reached.escapes;
+  for (var left = open; left != 0u; left &= left - 1u) {
+    let place = firstTrailingBit(left);
+    let byte = place & 0x18u;
+    let exponent = escape(reached.source, n, base) << byte;
+    let mask = 0xffu << byte;
+//: each k 8
+    exponents$k = pick(select(0u, mask, (place & 7u) == $ku), exponent, exponents$k);
+//: end
+    n++;
+  }
+  reached.escapes = n;
+  reached.unit = share.unit + 1u;
   return array<vec4<f32>, 8>(
 //: each k 8
     four(share.signs$k, exponents$k),

@@ -60,6 +60,7 @@ sources! {
     "nf2",
     "norm",
     "params",
+    "part",
     "prepare",
     "put",
     "q8",

@@ -29,6 +29,7 @@ const CODED: &[(&str, u32)] = &[
     ("SPAN", 10),
     ("QUAD", 14),
     ("STREAM", 5),
+    ("SIZE", 8),
 ];
 
 /// Products whose input every workgroup can make.
@@ -64,7 +65,14 @@ pub const CODECS: &[Codec] = &[
         gemm: "sqint2_gemm",
         rows: "sqint2_rows",
         unit: 8,
-        layouts: &[&[], &["WIDE"], &["WHOLE", "PAIRS"], &["ODD"], &["PAIRS", "QUADS", "OVER_TABLE"]],
+        layouts: &[
+            &[],
+            &["WIDE"],
+            &["WHOLE", "PAIRS"],
+            &["ODD"],
+            &["PAIRS", "QUADS", "OVER_TABLE"],
+            &["PAIRS", "TRIPLES", "OVER_TABLE"],
+        ],
         forms: FORMS,
     },
     Codec {
@@ -190,6 +198,10 @@ const OTHERS: &[(&str, &[&[&str]])] = &[
             &["MAIN", "EMIT", "I8"],
             &["MAIN", "TAIL", "EMIT", "I24"],
             &["MAIN", "EMIT", "HALVES_OUT"],
+            &["MAIN", "NORMED"],
+            &["MAIN", "TAIL", "NORMED", "EMIT", "I8"],
+            &["MAIN", "GATED"],
+            &["MAIN", "TAIL", "GATED", "SILU", "EMIT", "I24"],
         ],
     ),
     ("halves", &[&[]]),
@@ -251,7 +263,15 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let shaped = base.with("WG", 64).with("LANES", lanes).with("ROWS", 4).with("UNROLL", 2);
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
-                for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
+                // Threes are looked up for bytes only.
+                if layout.contains(&"TRIPLES") && form != Some(&"I8") {
+                    continue;
+                }
+                for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"], &["SUBGROUP", "FOLD"]] {
+                    // Strips of sixteen rows are folded.
+                    if sums.contains(&"FOLD") && codec.gemv != "sqint2_gemv" {
+                        continue;
+                    }
                     for out in [
                         &[][..],
                         &["BIAS", "ACCUMULATE"],

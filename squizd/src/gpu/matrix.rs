@@ -7,7 +7,7 @@ mod staged;
 
 pub(super) use joined::{Joined, PART_ALIGN};
 pub(super) use picked::Stack;
-pub(super) use staged::{Fetch, Staged};
+pub(super) use staged::{Fetch, Made, Staged};
 
 use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
 use super::device::Gpu;
@@ -311,14 +311,15 @@ impl GpuMatrix {
 
     /// Options of `gemv` for inputs of form `math`.
     fn gemv_options(&self, gpu: &Gpu, math: Math, out: Output<'_>, tuning: Tuning) -> Options {
-        let mut options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4);
+        let of = self.effective(math);
+        let mut options = self.recipe.options_for(of).with("VECTORS", self.recipe.unit / 4);
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
         if let Some(flag) = math.flag().filter(|_| self.coded(math)) {
             options = options.flag(flag);
         }
-        shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities())
+        shares::in_subgroups(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities())
     }
 
     /// Options and bindings of `gemv` behind the slots.

@@ -134,7 +134,7 @@ fn parsed(text: &str) -> Option<Tuning> {
     else {
         return None;
     };
-    let number = |word: &str, name| word.strip_prefix(name)?.parse().ok().filter(|n| (1..=256).contains(n));
+    let number = |word: &str, name| word.strip_prefix(name)?.parse().ok().filter(|n| (1..=1024).contains(n));
     let unroll: u32 = number(unroll, "unroll")?;
     let neighbours = words.len() == 5;
     (!neighbours || 8 % unroll == 0).then_some(Tuning {

@@ -4,7 +4,7 @@ use super::super::device::{BINDINGS, Gpu};
 use super::super::pipeline::{Span, read};
 use super::super::record::{Step, over_two};
 use super::super::tuning::Tuning;
-use super::{Fetch, GpuMatrix, Output, Params};
+use super::{Fetch, GpuMatrix, Output, Params, TABLES};
 use crate::Result;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -12,7 +12,7 @@ use zerocopy::{Immutable, IntoBytes};
 /// be bound by itself.
 pub(in super::super) const PART_ALIGN: u32 = 64;
 
-/// `Part` of `gemv.wgsl`.
+/// `Part` of `part.wgsl`.
 #[derive(Clone, Copy, Default, IntoBytes, Immutable)]
 #[repr(C)]
 struct Part {
@@ -52,9 +52,14 @@ impl<'a> Joined<'a> {
     ) -> Option<Self> {
         let (first, _) = matrices.first()?;
         let whole = first.pieces.first()?;
-        // Lanes of the frame take units, of an input that all read.
+        // Lanes of the frames take units or strips, of an input that all read.
+        let strips = first.recipe.height().is_some();
+        let key = |m: &GpuMatrix| m.rotation.as_ref().map(|r| r.key);
         let alike = matrices.iter().all(|(m, _)| {
-            m.skips()
+            (m.skips() || strips)
+                && key(m) == key(first)
+                && m.tables == first.tables
+                && m.texels.is_none()
                 && m.codec.id == first.codec.id
                 && m.cols == first.cols
                 && m.recipe.unit == first.recipe.unit
@@ -64,12 +69,13 @@ impl<'a> Joined<'a> {
                 && m.pieces.iter().all(|p| p.params.stride == whole.params.stride)
         });
         // Inputs, sums, outputs, biases and parts are bound besides.
-        if !alike || first.recipe.slots.len() + 5 > BINDINGS as usize {
+        let slots = first.recipe.slots.len() + first.tables.iter().len();
+        if !alike || slots + 5 > BINDINGS as usize {
             return None;
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
         let tuning = match from {
-            Fetch::Ready(x) => first.by_units(x.math, rows),
+            Fetch::Ready(x) => first.tuning_of(x.math, rows),
             Fetch::Staged(_) => first.staged_tuning(rows),
         };
         let mut parts = Vec::new();
@@ -122,6 +128,10 @@ impl<'a> Joined<'a> {
         let options = options.flag("JOINED").with("PARTS", self.parts.len() as u32);
         let mut ports: Vec<_> = (0..self.spans.len()).map(|i| read(i as u32)).collect();
         let mut spans = self.spans.clone();
+        if let Some(tables) = &first.tables {
+            ports.push(read(TABLES));
+            spans.push(Span::from(tables));
+        }
         let table = gpu.upload(self.parts.as_bytes(), &mut |_| {})?;
         for (port, span) in tail.into_iter().chain([(read(8), Span::from(&table))]) {
             ports.push(port);
@@ -130,7 +140,7 @@ impl<'a> Joined<'a> {
         let pipeline = gpu.pipeline(first.codec.gemv, &options, &ports)?;
         let params = Params {
             cols: first.cols,
-            units: first.units(),
+            units: first.turns(),
             share: 1,
             factor: from.eps(),
             stride: first.pieces.first().map(|p| p.params.stride).unwrap_or_default(),
