@@ -63,7 +63,7 @@ struct Block { codes: Codes, scales: Scales }
 
 fn load(row: u32, unit: u32) -> Block { return Block(load_codes(row, unit), scales(row, unit)); }
 
-// Bits of everything that it was fetched from, none of which is set only in blocks of zeros.
+// Some bits of everything that it was fetched from; only in blocks of zeros none is set.
 fn bits(b: Block) -> u32 { return code_bits(b.codes) | scale_bits(b.scales); }
 
 //: if HEADS
