@@ -19,27 +19,23 @@ fn byte_sums(c: Bytes, u: vec4<u32>, v: vec4<u32>) -> vec2<i32> {
     (dot4I8Packed(c.b.x, v.x) + dot4I8Packed(c.b.y, v.y)) * LEAP.y + (dot4I8Packed(c.b.z, v.z) + dot4I8Packed(c.b.w, v.w)));
 }
 
-// Whole numbers below 2^22 as floats: added to the bits of 1.5 times 2^23.
-fn float_of(sum: i32) -> f32 { return bitcast<f32>(sum + 0x4b400000) - 12582912.0; }
-fn floats_of(sums: vec2<i32>) -> vec2<f32> { return vec2<f32>(float_of(sums.x), float_of(sums.y)); }
-
 //: if HALVES
 fn dots(q: Codes, x: X) -> vec2<f32> {
   let c = bytes(q);
   let scale = x.scale * COUNT;
 //: if I24
-  let high = floats_of(byte_sums(c, x.v0, x.v1));
-  let middle = floats_of(byte_sums(c, x.v2, x.v3));
-  return scale * (65536.0 * high + (256.0 * middle + floats_of(byte_sums(c, x.v4, x.v5))));
+  let high = vec2<f32>(byte_sums(c, x.v0, x.v1));
+  let middle = vec2<f32>(byte_sums(c, x.v2, x.v3));
+  return scale * (65536.0 * high + (256.0 * middle + vec2<f32>(byte_sums(c, x.v4, x.v5))));
 //: else
-  return scale * floats_of(byte_sums(c, x.v0, x.v1));
+  return scale * vec2<f32>(byte_sums(c, x.v0, x.v1));
 //: end
 }
 //: else
 // That of a whole unit, in steps of COUNT.y.
 fn byte_sum(c: Bytes, u: vec4<u32>, v: vec4<u32>) -> f32 {
   let sums = byte_sums(c, u, v);
-  return float_of(sums.x * (STEPS.w / STEPS.y) + sums.y);
+  return f32(sums.x * (STEPS.w / STEPS.y) + sums.y);
 }
 
 fn whole_dot(q: Codes, x: X) -> f32 {
@@ -67,7 +63,7 @@ struct Block { codes: Codes, scales: Scales }
 
 fn load(row: u32, unit: u32) -> Block { return Block(load_codes(row, unit), scales(row, unit)); }
 
-// Bits of everything that it was fetched from, none of which is set only in blocks of zeros.
+// Some bits of everything that it was fetched from; only in blocks of zeros none is set.
 fn bits(b: Block) -> u32 { return code_bits(b.codes) | scale_bits(b.scales); }
 
 //: if HEADS
@@ -147,31 +143,16 @@ fn dot_block(b: Block, x: X) -> f32 {
   return pair.x * t + pair.y * (x.sums.x + x.sums.y);
 //: end
 //: else
-  // What all scales are multiplied with goes to the input, which rows share.
-  let unit = bitcast<f32>(p.extra.x);
-  let sums = unit * x.sums;
-  let more = (CENTRES - bitcast<f32>(p.extra.z)) * sums;
-  let d = factors(b.scales);
+  let code_bias = bitcast<f32>(p.extra.z);
+  let d = factors(b.scales) * bitcast<f32>(p.extra.x);
   let e = steps(b.scales);
-//: if F16|I8|I24
-  var scaled = x;
-  scaled.scale = unit * x.scale;
+  let more = (CENTRES - code_bias) * x.sums;
 //: if HALVES
-  let t = dots(b.codes, scaled) + more;
+  let t = dots(b.codes, x) + more;
+  return d.x * (e.scale.x * t.x + e.scale.y * t.y) - d.y * (e.minus.x * x.sums.x + e.minus.y * x.sums.y);
 //: else
-  let t = whole_dot(b.codes, scaled) + (more.x + more.y);
-//: end
-//: else
-//: if HALVES
-  let t = unit * dots(b.codes, x) + more;
-//: else
-  let t = unit * whole_dot(b.codes, x) + (more.x + more.y);
-//: end
-//: end
-//: if HALVES
-  return d.x * (e.scale.x * t.x + e.scale.y * t.y) - d.y * (e.minus.x * sums.x + e.minus.y * sums.y);
-//: else
-  return (d.x * e.scale.x) * t - (d.y * e.minus.x) * (sums.x + sums.y);
+  let t = whole_dot(b.codes, x) + (more.x + more.y);
+  return (d.x * e.scale.x) * t - (d.y * e.minus.x) * (x.sums.x + x.sums.y);
 //: end
 //: end
 }

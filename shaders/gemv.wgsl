@@ -16,7 +16,10 @@
 // or with NEIGHBOURS one behind the other, which lets them share what a codec
 // stores for several (HEADS: `head(row, unit)` and `load_under`).
 //
-// The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`.
+// The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`, and for units
+// of 32 `bits(block)`: of several units under way nothing is used before all of it is
+// there. Bits that are all zero mean products that are zero; asking for them keeps
+// compilers from moving a load to its use, behind the wait for another.
 
 //: use params
 //: use input

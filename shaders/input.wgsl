@@ -55,6 +55,7 @@ struct X {
   scale: f32,
   sums: vec2<f32>,
 //: if F16
+  // Some of those of every vector.
   bits: u32,
 //: end
 //: end
@@ -144,7 +145,7 @@ fn load_x(unit: u32) -> X {
 //: end
 
 //: if BLOCKS
-// Bits of every vector of it.
+// Some bits of every vector of it.
 fn x_bits(x: X) -> u32 {
 //: if I24
   return x.v0.x | x.v1.x | x.v2.x | x.v3.x | x.v4.x | x.v5.x | bitcast<u32>(x.scale);

@@ -1,6 +1,6 @@
 // astc_gemm
 // flags: OFTEN, WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 blocks, 1 row_scales, 3 tables, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -82,6 +82,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint MODES = 0u;
 constant uint VALUES = 256u;
 constant uint TRITS = 2304u;

@@ -1,6 +1,6 @@
 // fused_int4_gemv
 // flags: SCALED, BLOCKS, SUBGROUP
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -94,6 +94,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
@@ -368,16 +369,16 @@ float dot_block(
     X x_5,
     constant Params& p
 ) {
-    uint _e5 = p.extra.x;
-    float unit_5 = as_type<float>(_e5);
-    metal::float2 sums = unit_5 * x_5.sums;
-    uint _e13 = p.extra.z;
-    metal::float2 more = (CENTRES - metal::float2(as_type<float>(_e13))) * sums;
-    metal::float2 _e19 = factors(b_1.scales);
-    Steps _e21 = steps(b_1.scales, p);
+    uint _e5 = p.extra.z;
+    float code_bias = as_type<float>(_e5);
+    metal::float2 _e8 = factors(b_1.scales);
+    uint _e12 = p.extra.x;
+    metal::float2 d = _e8 * as_type<float>(_e12);
+    Steps _e16 = steps(b_1.scales, p);
+    metal::float2 more = (CENTRES - metal::float2(code_bias)) * x_5.sums;
     float _e23 = whole_dot(b_1.codes, x_5, p);
-    float t = (unit_5 * _e23) + (more.x + more.y);
-    return ((_e19.x * _e21.scale.x) * t) - ((_e19.y * _e21.minus.x) * (sums.x + sums.y));
+    float t = _e23 + (more.x + more.y);
+    return ((d.x * _e16.scale.x) * t) - ((d.y * _e16.minus.x) * (x_5.sums.x + x_5.sums.y));
 }
 
 void put(

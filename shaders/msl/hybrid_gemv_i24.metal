@@ -1,6 +1,6 @@
 // hybrid_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I24
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -111,6 +111,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;

@@ -1,6 +1,6 @@
 // int3_gemv
 // flags: SCALED, BLOCKS, TILED, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -75,12 +75,12 @@ struct Block {
     Codes codes;
     Scales scales;
 };
-typedef float type_13[1];
+typedef float type_12[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_14 {
+struct type_13 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -93,6 +93,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
@@ -292,28 +293,13 @@ metal::int2 byte_sums(
     return metal::int2(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) * as_type<uint>(4))) + as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e15[0] * reinterpreted_packed_char4_e16[0] + reinterpreted_packed_char4_e15[1] * reinterpreted_packed_char4_e16[1] + reinterpreted_packed_char4_e15[2] * reinterpreted_packed_char4_e16[2] + reinterpreted_packed_char4_e15[3] * reinterpreted_packed_char4_e16[3])) + as_type<uint>(( + reinterpreted_packed_char4_e19[0] * reinterpreted_packed_char4_e20[0] + reinterpreted_packed_char4_e19[1] * reinterpreted_packed_char4_e20[1] + reinterpreted_packed_char4_e19[2] * reinterpreted_packed_char4_e20[2] + reinterpreted_packed_char4_e19[3] * reinterpreted_packed_char4_e20[3]))))), as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e25[0] * reinterpreted_packed_char4_e26[0] + reinterpreted_packed_char4_e25[1] * reinterpreted_packed_char4_e26[1] + reinterpreted_packed_char4_e25[2] * reinterpreted_packed_char4_e26[2] + reinterpreted_packed_char4_e25[3] * reinterpreted_packed_char4_e26[3])) + as_type<uint>(( + reinterpreted_packed_char4_e29[0] * reinterpreted_packed_char4_e30[0] + reinterpreted_packed_char4_e29[1] * reinterpreted_packed_char4_e30[1] + reinterpreted_packed_char4_e29[2] * reinterpreted_packed_char4_e30[2] + reinterpreted_packed_char4_e29[3] * reinterpreted_packed_char4_e30[3])))) * as_type<uint>(1))) + as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e36[0] * reinterpreted_packed_char4_e37[0] + reinterpreted_packed_char4_e36[1] * reinterpreted_packed_char4_e37[1] + reinterpreted_packed_char4_e36[2] * reinterpreted_packed_char4_e37[2] + reinterpreted_packed_char4_e36[3] * reinterpreted_packed_char4_e37[3])) + as_type<uint>(( + reinterpreted_packed_char4_e40[0] * reinterpreted_packed_char4_e41[0] + reinterpreted_packed_char4_e40[1] * reinterpreted_packed_char4_e41[1] + reinterpreted_packed_char4_e40[2] * reinterpreted_packed_char4_e41[2] + reinterpreted_packed_char4_e40[3] * reinterpreted_packed_char4_e41[3]))))));
 }
 
-float float_of(
-    int sum
-) {
-    return as_type<float>(as_type<int>(as_type<uint>(sum) + as_type<uint>(1262485504))) - 12582912.0;
-}
-
-metal::float2 floats_of(
-    metal::int2 sums
-) {
-    float _e2 = float_of(sums.x);
-    float _e4 = float_of(sums.y);
-    return metal::float2(_e2, _e4);
-}
-
 float byte_sum(
     Bytes c_1,
     metal::uint4 u_1,
     metal::uint4 v_1
 ) {
     metal::int2 _e3 = byte_sums(c_1, u_1, v_1);
-    float _e9 = float_of(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(_e3.x) * as_type<uint>(4))) + as_type<uint>(_e3.y)));
-    return _e9;
+    return static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(_e3.x) * as_type<uint>(4))) + as_type<uint>(_e3.y)));
 }
 
 uint joined(
@@ -399,31 +385,27 @@ float dot_block(
     X x_4,
     constant Params& p
 ) {
-    X scaled = {};
-    uint _e5 = p.extra.x;
-    float unit_5 = as_type<float>(_e5);
-    metal::float2 sums_1 = unit_5 * x_4.sums;
-    uint _e13 = p.extra.z;
-    metal::float2 more = (CENTRES - metal::float2(as_type<float>(_e13))) * sums_1;
-    metal::float2 _e19 = factors(b_1.scales);
-    Steps _e21 = steps(b_1.scales, p);
-    scaled = x_4;
-    scaled.scale = unit_5 * x_4.scale;
-    X _e27 = scaled;
-    float _e28 = whole_dot(b_1.codes, _e27);
-    float t = _e28 + (more.x + more.y);
-    return ((_e19.x * _e21.scale.x) * t) - ((_e19.y * _e21.minus.x) * (sums_1.x + sums_1.y));
+    uint _e5 = p.extra.z;
+    float code_bias = as_type<float>(_e5);
+    metal::float2 _e8 = factors(b_1.scales);
+    uint _e12 = p.extra.x;
+    metal::float2 d = _e8 * as_type<float>(_e12);
+    Steps _e16 = steps(b_1.scales, p);
+    metal::float2 more = (CENTRES - metal::float2(code_bias)) * x_4.sums;
+    float _e23 = whole_dot(b_1.codes, x_4);
+    float t = _e23 + (more.x + more.y);
+    return ((d.x * _e16.scale.x) * t) - ((d.y * _e16.minus.x) * (x_4.sums.x + x_4.sums.y));
 }
 
 void put(
     uint at_3,
     uint row_3,
-    float sum_1,
-    device type_13& y,
+    float sum,
+    device type_12& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
-    value = sum_1;
+    value = sum;
     float _e6 = value;
     y[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
@@ -438,7 +420,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v_2,
-    threadgroup type_14& partial
+    threadgroup type_13& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v_2;
     return;
@@ -446,7 +428,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_14& partial
+    threadgroup type_13& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -464,7 +446,7 @@ float reduce(
     float v_3,
     uint slot,
     Place at_4,
-    threadgroup type_14& partial
+    threadgroup type_13& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
@@ -513,8 +495,8 @@ struct main_Input {
 , device type_5 const& xs [[buffer(5)]]
 , device type_8 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_13& y [[buffer(6)]]
-, threadgroup type_14& partial
+, device type_12& y [[buffer(6)]]
+, threadgroup type_13& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;

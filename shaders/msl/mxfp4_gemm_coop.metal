@@ -1,6 +1,6 @@
 // mxfp4_gemm
 // flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -72,6 +72,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;

@@ -1,6 +1,6 @@
 // q8_gemm
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -69,6 +69,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant float CENTRE = 0.0;
 constant uint TILE_UNITS = 1u;
 

@@ -1,6 +1,6 @@
 // zip_gemm
 // flags: WORDS_OF_PLANES, WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -19,8 +19,8 @@ struct _mslBufferSizes {
     uint size2;
     uint size3;
     uint size4;
-    uint size5;
     uint size6;
+    uint size7;
 };
 
 struct Params {
@@ -67,6 +67,12 @@ struct Block {
     uint row;
     uint unit;
 };
+struct Reached {
+    uint row;
+    uint unit;
+    uint escapes;
+    Side source;
+};
 struct type_7 {
     metal::float4 inner[8];
 };
@@ -88,6 +94,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WORDS = 1u;
 constant uint WIDTH = 32u;
 constant uint SUPERBLOCK = 352u;
@@ -329,113 +336,163 @@ uint escapes_until(
     return _e37;
 }
 
-uint opened(
-    uint exponents_1,
-    uint here,
-    uint open,
-    uint n_2,
-    Side source_1,
-    uint base_2,
-    device type_3 const& tail,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    uint mended = {};
-    uint left = {};
-    mended = exponents_1;
-    left = here;
-    while(true) {
-        uint _e8 = left;
-        if (_e8 != 0u) {
-        } else {
-            break;
-        }
-        {
-            uint _e11 = left;
-            uint _e12 = left;
-            uint bit = _e11 & (~(_e12) + 1u);
-            uint _e17 = left;
-            left = _e17 ^ bit;
-            uint byte_3 = (((metal::ctz(bit) + 1) % 33) - 1) & 24u;
-            uint number_1 = n_2 + metal::popcount(open & (bit - 1u));
-            uint _e29 = escape(source_1, number_1, base_2, tail, _buffer_sizes);
-            uint _e31 = mended;
-            uint _e32 = pick(255u << byte_3, _e29 << byte_3, _e31);
-            mended = _e32;
-        }
-    }
-    uint _e33 = mended;
-    return _e33;
-}
-
-type_7 weights(
+void reach(
     Block share_1,
     constant Params& p,
     device type_3 const& index_plane,
     device type_4 const& planes,
     device type_3 const& tail,
+    thread Reached& reached,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Side source_2 = {};
-    uint n_3 = 0u;
-    uint open_1 = ~(((share_1.low | share_1.middle) | share_1.high));
-    uint base_3 = (share_1.base + 1u) & 255u;
-    if (open_1 != 0u) {
-        uint s_5 = share_1.unit >> 5u;
-        Side _e21 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
-        source_2 = _e21;
-        Superblock _e23 = superblock(share_1.row, s_5, p);
-        uint _e27 = escapes_until(_e23, share_1.unit & 31u, planes, _buffer_sizes);
-        n_3 = _e27;
+    bool local_1 = {};
+    bool local_2 = {};
+    uint _e4 = reached.row;
+    if (share_1.row == _e4) {
+        uint _e11 = reached.unit;
+        local_1 = share_1.unit == _e11;
+    } else {
+        local_1 = false;
     }
-    uint bits0_ = ((share_1.low | open_1) >> 0u) & 16843009u;
-    uint codes0_ = (bits0_ | (((share_1.middle >> 0u) & 16843009u) << 1u)) | (((share_1.high >> 0u) & 16843009u) << 2u);
-    uint _e54 = n_3;
-    Side _e55 = source_2;
-    uint _e56 = opened(codes0_ + share_1.base, open_1 & 16843009u, open_1, _e54, _e55, base_3, tail, _buffer_sizes);
-    uint bits1_ = ((share_1.low | open_1) >> 1u) & 16843009u;
-    uint codes1_ = (bits1_ | (((share_1.middle >> 1u) & 16843009u) << 1u)) | (((share_1.high >> 1u) & 16843009u) << 2u);
-    uint _e83 = n_3;
-    Side _e84 = source_2;
-    uint _e85 = opened(codes1_ + share_1.base, open_1 & 33686018u, open_1, _e83, _e84, base_3, tail, _buffer_sizes);
-    uint bits2_ = ((share_1.low | open_1) >> 2u) & 16843009u;
-    uint codes2_ = (bits2_ | (((share_1.middle >> 2u) & 16843009u) << 1u)) | (((share_1.high >> 2u) & 16843009u) << 2u);
-    uint _e112 = n_3;
-    Side _e113 = source_2;
-    uint _e114 = opened(codes2_ + share_1.base, open_1 & 67372036u, open_1, _e112, _e113, base_3, tail, _buffer_sizes);
-    uint bits3_ = ((share_1.low | open_1) >> 3u) & 16843009u;
-    uint codes3_ = (bits3_ | (((share_1.middle >> 3u) & 16843009u) << 1u)) | (((share_1.high >> 3u) & 16843009u) << 2u);
-    uint _e141 = n_3;
-    Side _e142 = source_2;
-    uint _e143 = opened(codes3_ + share_1.base, open_1 & 134744072u, open_1, _e141, _e142, base_3, tail, _buffer_sizes);
-    uint bits4_ = ((share_1.low | open_1) >> 4u) & 16843009u;
-    uint codes4_ = (bits4_ | (((share_1.middle >> 4u) & 16843009u) << 1u)) | (((share_1.high >> 4u) & 16843009u) << 2u);
-    uint _e170 = n_3;
-    Side _e171 = source_2;
-    uint _e172 = opened(codes4_ + share_1.base, open_1 & 269488144u, open_1, _e170, _e171, base_3, tail, _buffer_sizes);
-    uint bits5_ = ((share_1.low | open_1) >> 5u) & 16843009u;
-    uint codes5_ = (bits5_ | (((share_1.middle >> 5u) & 16843009u) << 1u)) | (((share_1.high >> 5u) & 16843009u) << 2u);
-    uint _e199 = n_3;
-    Side _e200 = source_2;
-    uint _e201 = opened(codes5_ + share_1.base, open_1 & 538976288u, open_1, _e199, _e200, base_3, tail, _buffer_sizes);
-    uint bits6_ = ((share_1.low | open_1) >> 6u) & 16843009u;
-    uint codes6_ = (bits6_ | (((share_1.middle >> 6u) & 16843009u) << 1u)) | (((share_1.high >> 6u) & 16843009u) << 2u);
-    uint _e228 = n_3;
-    Side _e229 = source_2;
-    uint _e230 = opened(codes6_ + share_1.base, open_1 & 1077952576u, open_1, _e228, _e229, base_3, tail, _buffer_sizes);
-    uint bits7_ = ((share_1.low | open_1) >> 7u) & 16843009u;
-    uint codes7_ = (bits7_ | (((share_1.middle >> 7u) & 16843009u) << 1u)) | (((share_1.high >> 7u) & 16843009u) << 2u);
-    uint _e257 = n_3;
-    Side _e258 = source_2;
-    uint _e259 = opened(codes7_ + share_1.base, open_1 & 2155905152u, open_1, _e257, _e258, base_3, tail, _buffer_sizes);
-    metal::float4 _e261 = four(share_1.signs0_, _e56);
-    metal::float4 _e263 = four(share_1.signs1_, _e85);
-    metal::float4 _e265 = four(share_1.signs2_, _e114);
-    metal::float4 _e267 = four(share_1.signs3_, _e143);
-    metal::float4 _e269 = four(share_1.signs4_, _e172);
-    metal::float4 _e271 = four(share_1.signs5_, _e201);
-    metal::float4 _e273 = four(share_1.signs6_, _e230);
-    metal::float4 _e275 = four(share_1.signs7_, _e259);
-    return type_7 {{_e261, _e263, _e265, _e267, _e269, _e271, _e273, _e275}};
+    bool follows = local_1;
+    if (follows) {
+        local_2 = (share_1.unit & 31u) != 0u;
+    } else {
+        local_2 = false;
+    }
+    bool _e23 = local_2;
+    if (_e23) {
+        return;
+    }
+    uint s_5 = share_1.unit >> 5u;
+    reached.row = share_1.row;
+    Side _e33 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
+    reached.source = _e33;
+    Superblock _e37 = superblock(share_1.row, s_5, p);
+    uint _e41 = escapes_until(_e37, share_1.unit & 31u, planes, _buffer_sizes);
+    reached.escapes = _e41;
+    return;
+}
+
+type_7 weights(
+    Block share_2,
+    constant Params& p,
+    device type_3 const& index_plane,
+    device type_4 const& planes,
+    device type_3 const& tail,
+    thread Reached& reached,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint exponents0_ = {};
+    uint exponents1_ = {};
+    uint exponents2_ = {};
+    uint exponents3_ = {};
+    uint exponents4_ = {};
+    uint exponents5_ = {};
+    uint exponents6_ = {};
+    uint exponents7_ = {};
+    uint n_2 = {};
+    uint left = {};
+    reach(share_2, p, index_plane, planes, tail, reached, _buffer_sizes);
+    uint open = ~(((share_2.low | share_2.middle) | share_2.high));
+    uint bits0_ = ((share_2.low | open) >> 0u) & 16843009u;
+    uint codes0_ = (bits0_ | (((share_2.middle >> 0u) & 16843009u) << 1u)) | (((share_2.high >> 0u) & 16843009u) << 2u);
+    exponents0_ = codes0_ + share_2.base;
+    uint bits1_ = ((share_2.low | open) >> 1u) & 16843009u;
+    uint codes1_ = (bits1_ | (((share_2.middle >> 1u) & 16843009u) << 1u)) | (((share_2.high >> 1u) & 16843009u) << 2u);
+    exponents1_ = codes1_ + share_2.base;
+    uint bits2_ = ((share_2.low | open) >> 2u) & 16843009u;
+    uint codes2_ = (bits2_ | (((share_2.middle >> 2u) & 16843009u) << 1u)) | (((share_2.high >> 2u) & 16843009u) << 2u);
+    exponents2_ = codes2_ + share_2.base;
+    uint bits3_ = ((share_2.low | open) >> 3u) & 16843009u;
+    uint codes3_ = (bits3_ | (((share_2.middle >> 3u) & 16843009u) << 1u)) | (((share_2.high >> 3u) & 16843009u) << 2u);
+    exponents3_ = codes3_ + share_2.base;
+    uint bits4_ = ((share_2.low | open) >> 4u) & 16843009u;
+    uint codes4_ = (bits4_ | (((share_2.middle >> 4u) & 16843009u) << 1u)) | (((share_2.high >> 4u) & 16843009u) << 2u);
+    exponents4_ = codes4_ + share_2.base;
+    uint bits5_ = ((share_2.low | open) >> 5u) & 16843009u;
+    uint codes5_ = (bits5_ | (((share_2.middle >> 5u) & 16843009u) << 1u)) | (((share_2.high >> 5u) & 16843009u) << 2u);
+    exponents5_ = codes5_ + share_2.base;
+    uint bits6_ = ((share_2.low | open) >> 6u) & 16843009u;
+    uint codes6_ = (bits6_ | (((share_2.middle >> 6u) & 16843009u) << 1u)) | (((share_2.high >> 6u) & 16843009u) << 2u);
+    exponents6_ = codes6_ + share_2.base;
+    uint bits7_ = ((share_2.low | open) >> 7u) & 16843009u;
+    uint codes7_ = (bits7_ | (((share_2.middle >> 7u) & 16843009u) << 1u)) | (((share_2.high >> 7u) & 16843009u) << 2u);
+    exponents7_ = codes7_ + share_2.base;
+    uint base_2 = (share_2.base + 1u) & 255u;
+    uint _e214 = reached.escapes;
+    n_2 = _e214;
+    left = open;
+    bool loop_init_2 = true;
+    while(true) {
+        if (!loop_init_2) {
+            uint _e299 = left;
+            uint _e300 = left;
+            left = _e299 & (_e300 - 1u);
+        }
+        loop_init_2 = false;
+        uint _e217 = left;
+        if (_e217 != 0u) {
+        } else {
+            break;
+        }
+        {
+            uint _e220 = left;
+            uint place = (((metal::ctz(_e220) + 1) % 33) - 1);
+            uint byte_3 = place & 24u;
+            Side _e226 = reached.source;
+            uint _e227 = n_2;
+            uint _e228 = escape(_e226, _e227, base_2, tail, _buffer_sizes);
+            uint exponent = _e228 << byte_3;
+            uint mask_1 = 255u << byte_3;
+            uint _e238 = exponents0_;
+            uint _e239 = pick(((place & 7u) == 0u) ? mask_1 : 0u, exponent, _e238);
+            exponents0_ = _e239;
+            uint _e246 = exponents1_;
+            uint _e247 = pick(((place & 7u) == 1u) ? mask_1 : 0u, exponent, _e246);
+            exponents1_ = _e247;
+            uint _e254 = exponents2_;
+            uint _e255 = pick(((place & 7u) == 2u) ? mask_1 : 0u, exponent, _e254);
+            exponents2_ = _e255;
+            uint _e262 = exponents3_;
+            uint _e263 = pick(((place & 7u) == 3u) ? mask_1 : 0u, exponent, _e262);
+            exponents3_ = _e263;
+            uint _e270 = exponents4_;
+            uint _e271 = pick(((place & 7u) == 4u) ? mask_1 : 0u, exponent, _e270);
+            exponents4_ = _e271;
+            uint _e278 = exponents5_;
+            uint _e279 = pick(((place & 7u) == 5u) ? mask_1 : 0u, exponent, _e278);
+            exponents5_ = _e279;
+            uint _e286 = exponents6_;
+            uint _e287 = pick(((place & 7u) == 6u) ? mask_1 : 0u, exponent, _e286);
+            exponents6_ = _e287;
+            uint _e294 = exponents7_;
+            uint _e295 = pick(((place & 7u) == 7u) ? mask_1 : 0u, exponent, _e294);
+            exponents7_ = _e295;
+            uint _e297 = n_2;
+            n_2 = _e297 + 1u;
+        }
+    }
+    uint _e306 = n_2;
+    reached.escapes = _e306;
+    reached.unit = share_2.unit + 1u;
+    uint _e313 = exponents0_;
+    metal::float4 _e314 = four(share_2.signs0_, _e313);
+    uint _e316 = exponents1_;
+    metal::float4 _e317 = four(share_2.signs1_, _e316);
+    uint _e319 = exponents2_;
+    metal::float4 _e320 = four(share_2.signs2_, _e319);
+    uint _e322 = exponents3_;
+    metal::float4 _e323 = four(share_2.signs3_, _e322);
+    uint _e325 = exponents4_;
+    metal::float4 _e326 = four(share_2.signs4_, _e325);
+    uint _e328 = exponents5_;
+    metal::float4 _e329 = four(share_2.signs5_, _e328);
+    uint _e331 = exponents6_;
+    metal::float4 _e332 = four(share_2.signs6_, _e331);
+    uint _e334 = exponents7_;
+    metal::float4 _e335 = four(share_2.signs7_, _e334);
+    return type_7 {{_e314, _e317, _e320, _e323, _e326, _e329, _e332, _e335}};
 }
 
 void put(
@@ -448,7 +505,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -472,6 +529,7 @@ struct main_Input {
 , threadgroup type_11& x_tile
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
+    Reached reached = {};
     metal::float4 sum0_ = metal::float4(0.0);
     metal::float4 sum1_ = metal::float4(0.0);
     metal::float4 sum2_ = metal::float4(0.0);
@@ -489,13 +547,13 @@ struct main_Input {
     uint t = (index >> 4u) * 4u;
     uint _e30 = p.units;
     uint tiles = naga_div((_e30 + TILE_UNITS) - 1u, TILE_UNITS);
-    bool loop_init_2 = true;
+    bool loop_init_3 = true;
     while(true) {
-        if (!loop_init_2) {
+        if (!loop_init_3) {
             uint _e643 = tile;
             tile = _e643 + 1u;
         }
-        loop_init_2 = false;
+        loop_init_3 = false;
         uint _e39 = tile;
         if (_e39 < tiles) {
         } else {
@@ -503,13 +561,13 @@ struct main_Input {
         }
         {
             e = index;
-            bool loop_init_3 = true;
+            bool loop_init_4 = true;
             while(true) {
-                if (!loop_init_3) {
+                if (!loop_init_4) {
                     uint _e486 = e;
                     e = _e486 + 256u;
                 }
-                loop_init_3 = false;
+                loop_init_4 = false;
                 uint _e42 = e;
                 if (_e42 < 64u) {
                 } else {
@@ -526,7 +584,7 @@ struct main_Input {
                     if (unit_2 < _e57) {
                         uint _e62 = p.rows;
                         Block _e66 = load(metal::min(row0_ + row_5, _e62 - 1u), unit_2, p, base_plane, planes, _buffer_sizes);
-                        type_7 _e67 = weights(_e66, p, index_plane, planes, tail, _buffer_sizes);
+                        type_7 _e67 = weights(_e66, p, index_plane, planes, tail, reached, _buffer_sizes);
                         w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].x;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].y;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].z;
@@ -561,13 +619,13 @@ struct main_Input {
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].w;
                     } else {
                         i = 0u;
-                        bool loop_init_4 = true;
+                        bool loop_init_5 = true;
                         while(true) {
-                            if (!loop_init_4) {
+                            if (!loop_init_5) {
                                 uint _e484 = i;
                                 i = _e484 + 1u;
                             }
-                            loop_init_4 = false;
+                            loop_init_5 = false;
                             uint _e470 = i;
                             if (_e470 < 32u) {
                             } else {
@@ -582,13 +640,13 @@ struct main_Input {
                 }
             }
             e_1 = index;
-            bool loop_init_5 = true;
+            bool loop_init_6 = true;
             while(true) {
-                if (!loop_init_5) {
+                if (!loop_init_6) {
                     uint _e564 = e_1;
                     e_1 = _e564 + 256u;
                 }
-                loop_init_5 = false;
+                loop_init_6 = false;
                 uint _e490 = e_1;
                 if (_e490 < 512u) {
                 } else {
@@ -612,7 +670,7 @@ struct main_Input {
                     bool _e518 = local;
                     if (_e518) {
                         uint _e523 = p.x_stride;
-                        metal::float4 _e529 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e523, 4u)) + _e503), (_buffer_sizes.size5 - 0 - 16) / 16)];
+                        metal::float4 _e529 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e523, 4u)) + _e503), (_buffer_sizes.size6 - 0 - 16) / 16)];
                         v = _e529;
                     }
                     float _e536 = v.x;
@@ -627,13 +685,13 @@ struct main_Input {
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
             k = 0u;
-            bool loop_init_6 = true;
+            bool loop_init_7 = true;
             while(true) {
-                if (!loop_init_6) {
+                if (!loop_init_7) {
                     uint _e640 = k;
                     k = _e640 + 1u;
                 }
-                loop_init_6 = false;
+                loop_init_7 = false;
                 uint _e569 = k;
                 if (_e569 < 32u) {
                 } else {

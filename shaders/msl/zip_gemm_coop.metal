@@ -1,6 +1,6 @@
 // zip_gemm
 // flags: WORDS_OF_PLANES, WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -19,9 +19,9 @@ struct _mslBufferSizes {
     uint size2;
     uint size3;
     uint size4;
-    uint size5;
     uint size6;
     uint size7;
+    uint size8;
 };
 
 struct Params {
@@ -68,6 +68,12 @@ struct Block {
     uint row;
     uint unit;
 };
+struct Reached {
+    uint row;
+    uint unit;
+    uint escapes;
+    Side source;
+};
 struct type_7 {
     metal::float4 inner[8];
 };
@@ -92,6 +98,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;
@@ -349,113 +356,163 @@ uint escapes_until(
     return _e37;
 }
 
-uint opened(
-    uint exponents_1,
-    uint here,
-    uint open,
-    uint n_2,
-    Side source_1,
-    uint base_2,
-    device type_3 const& tail,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    uint mended = {};
-    uint left = {};
-    mended = exponents_1;
-    left = here;
-    while(true) {
-        uint _e8 = left;
-        if (_e8 != 0u) {
-        } else {
-            break;
-        }
-        {
-            uint _e11 = left;
-            uint _e12 = left;
-            uint bit = _e11 & (~(_e12) + 1u);
-            uint _e17 = left;
-            left = _e17 ^ bit;
-            uint byte_3 = (((metal::ctz(bit) + 1) % 33) - 1) & 24u;
-            uint number_1 = n_2 + metal::popcount(open & (bit - 1u));
-            uint _e29 = escape(source_1, number_1, base_2, tail, _buffer_sizes);
-            uint _e31 = mended;
-            uint _e32 = pick(255u << byte_3, _e29 << byte_3, _e31);
-            mended = _e32;
-        }
-    }
-    uint _e33 = mended;
-    return _e33;
-}
-
-type_7 weights(
+void reach(
     Block share_1,
     constant Params& p,
     device type_3 const& index_plane,
     device type_4 const& planes,
     device type_3 const& tail,
+    thread Reached& reached,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Side source_2 = {};
-    uint n_3 = 0u;
-    uint open_1 = ~(((share_1.low | share_1.middle) | share_1.high));
-    uint base_3 = (share_1.base + 1u) & 255u;
-    if (open_1 != 0u) {
-        uint s_5 = share_1.unit >> 5u;
-        Side _e21 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
-        source_2 = _e21;
-        Superblock _e23 = superblock(share_1.row, s_5, p);
-        uint _e27 = escapes_until(_e23, share_1.unit & 31u, planes, _buffer_sizes);
-        n_3 = _e27;
+    bool local_16 = {};
+    bool local_17 = {};
+    uint _e4 = reached.row;
+    if (share_1.row == _e4) {
+        uint _e11 = reached.unit;
+        local_16 = share_1.unit == _e11;
+    } else {
+        local_16 = false;
     }
-    uint bits0_ = ((share_1.low | open_1) >> 0u) & 16843009u;
-    uint codes0_ = (bits0_ | (((share_1.middle >> 0u) & 16843009u) << 1u)) | (((share_1.high >> 0u) & 16843009u) << 2u);
-    uint _e54 = n_3;
-    Side _e55 = source_2;
-    uint _e56 = opened(codes0_ + share_1.base, open_1 & 16843009u, open_1, _e54, _e55, base_3, tail, _buffer_sizes);
-    uint bits1_ = ((share_1.low | open_1) >> 1u) & 16843009u;
-    uint codes1_ = (bits1_ | (((share_1.middle >> 1u) & 16843009u) << 1u)) | (((share_1.high >> 1u) & 16843009u) << 2u);
-    uint _e83 = n_3;
-    Side _e84 = source_2;
-    uint _e85 = opened(codes1_ + share_1.base, open_1 & 33686018u, open_1, _e83, _e84, base_3, tail, _buffer_sizes);
-    uint bits2_ = ((share_1.low | open_1) >> 2u) & 16843009u;
-    uint codes2_ = (bits2_ | (((share_1.middle >> 2u) & 16843009u) << 1u)) | (((share_1.high >> 2u) & 16843009u) << 2u);
-    uint _e112 = n_3;
-    Side _e113 = source_2;
-    uint _e114 = opened(codes2_ + share_1.base, open_1 & 67372036u, open_1, _e112, _e113, base_3, tail, _buffer_sizes);
-    uint bits3_ = ((share_1.low | open_1) >> 3u) & 16843009u;
-    uint codes3_ = (bits3_ | (((share_1.middle >> 3u) & 16843009u) << 1u)) | (((share_1.high >> 3u) & 16843009u) << 2u);
-    uint _e141 = n_3;
-    Side _e142 = source_2;
-    uint _e143 = opened(codes3_ + share_1.base, open_1 & 134744072u, open_1, _e141, _e142, base_3, tail, _buffer_sizes);
-    uint bits4_ = ((share_1.low | open_1) >> 4u) & 16843009u;
-    uint codes4_ = (bits4_ | (((share_1.middle >> 4u) & 16843009u) << 1u)) | (((share_1.high >> 4u) & 16843009u) << 2u);
-    uint _e170 = n_3;
-    Side _e171 = source_2;
-    uint _e172 = opened(codes4_ + share_1.base, open_1 & 269488144u, open_1, _e170, _e171, base_3, tail, _buffer_sizes);
-    uint bits5_ = ((share_1.low | open_1) >> 5u) & 16843009u;
-    uint codes5_ = (bits5_ | (((share_1.middle >> 5u) & 16843009u) << 1u)) | (((share_1.high >> 5u) & 16843009u) << 2u);
-    uint _e199 = n_3;
-    Side _e200 = source_2;
-    uint _e201 = opened(codes5_ + share_1.base, open_1 & 538976288u, open_1, _e199, _e200, base_3, tail, _buffer_sizes);
-    uint bits6_ = ((share_1.low | open_1) >> 6u) & 16843009u;
-    uint codes6_ = (bits6_ | (((share_1.middle >> 6u) & 16843009u) << 1u)) | (((share_1.high >> 6u) & 16843009u) << 2u);
-    uint _e228 = n_3;
-    Side _e229 = source_2;
-    uint _e230 = opened(codes6_ + share_1.base, open_1 & 1077952576u, open_1, _e228, _e229, base_3, tail, _buffer_sizes);
-    uint bits7_ = ((share_1.low | open_1) >> 7u) & 16843009u;
-    uint codes7_ = (bits7_ | (((share_1.middle >> 7u) & 16843009u) << 1u)) | (((share_1.high >> 7u) & 16843009u) << 2u);
-    uint _e257 = n_3;
-    Side _e258 = source_2;
-    uint _e259 = opened(codes7_ + share_1.base, open_1 & 2155905152u, open_1, _e257, _e258, base_3, tail, _buffer_sizes);
-    metal::float4 _e261 = four(share_1.signs0_, _e56);
-    metal::float4 _e263 = four(share_1.signs1_, _e85);
-    metal::float4 _e265 = four(share_1.signs2_, _e114);
-    metal::float4 _e267 = four(share_1.signs3_, _e143);
-    metal::float4 _e269 = four(share_1.signs4_, _e172);
-    metal::float4 _e271 = four(share_1.signs5_, _e201);
-    metal::float4 _e273 = four(share_1.signs6_, _e230);
-    metal::float4 _e275 = four(share_1.signs7_, _e259);
-    return type_7 {{_e261, _e263, _e265, _e267, _e269, _e271, _e273, _e275}};
+    bool follows = local_16;
+    if (follows) {
+        local_17 = (share_1.unit & 31u) != 0u;
+    } else {
+        local_17 = false;
+    }
+    bool _e23 = local_17;
+    if (_e23) {
+        return;
+    }
+    uint s_5 = share_1.unit >> 5u;
+    reached.row = share_1.row;
+    Side _e33 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
+    reached.source = _e33;
+    Superblock _e37 = superblock(share_1.row, s_5, p);
+    uint _e41 = escapes_until(_e37, share_1.unit & 31u, planes, _buffer_sizes);
+    reached.escapes = _e41;
+    return;
+}
+
+type_7 weights(
+    Block share_2,
+    constant Params& p,
+    device type_3 const& index_plane,
+    device type_4 const& planes,
+    device type_3 const& tail,
+    thread Reached& reached,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint exponents0_ = {};
+    uint exponents1_ = {};
+    uint exponents2_ = {};
+    uint exponents3_ = {};
+    uint exponents4_ = {};
+    uint exponents5_ = {};
+    uint exponents6_ = {};
+    uint exponents7_ = {};
+    uint n_2 = {};
+    uint left = {};
+    reach(share_2, p, index_plane, planes, tail, reached, _buffer_sizes);
+    uint open = ~(((share_2.low | share_2.middle) | share_2.high));
+    uint bits0_ = ((share_2.low | open) >> 0u) & 16843009u;
+    uint codes0_ = (bits0_ | (((share_2.middle >> 0u) & 16843009u) << 1u)) | (((share_2.high >> 0u) & 16843009u) << 2u);
+    exponents0_ = codes0_ + share_2.base;
+    uint bits1_ = ((share_2.low | open) >> 1u) & 16843009u;
+    uint codes1_ = (bits1_ | (((share_2.middle >> 1u) & 16843009u) << 1u)) | (((share_2.high >> 1u) & 16843009u) << 2u);
+    exponents1_ = codes1_ + share_2.base;
+    uint bits2_ = ((share_2.low | open) >> 2u) & 16843009u;
+    uint codes2_ = (bits2_ | (((share_2.middle >> 2u) & 16843009u) << 1u)) | (((share_2.high >> 2u) & 16843009u) << 2u);
+    exponents2_ = codes2_ + share_2.base;
+    uint bits3_ = ((share_2.low | open) >> 3u) & 16843009u;
+    uint codes3_ = (bits3_ | (((share_2.middle >> 3u) & 16843009u) << 1u)) | (((share_2.high >> 3u) & 16843009u) << 2u);
+    exponents3_ = codes3_ + share_2.base;
+    uint bits4_ = ((share_2.low | open) >> 4u) & 16843009u;
+    uint codes4_ = (bits4_ | (((share_2.middle >> 4u) & 16843009u) << 1u)) | (((share_2.high >> 4u) & 16843009u) << 2u);
+    exponents4_ = codes4_ + share_2.base;
+    uint bits5_ = ((share_2.low | open) >> 5u) & 16843009u;
+    uint codes5_ = (bits5_ | (((share_2.middle >> 5u) & 16843009u) << 1u)) | (((share_2.high >> 5u) & 16843009u) << 2u);
+    exponents5_ = codes5_ + share_2.base;
+    uint bits6_ = ((share_2.low | open) >> 6u) & 16843009u;
+    uint codes6_ = (bits6_ | (((share_2.middle >> 6u) & 16843009u) << 1u)) | (((share_2.high >> 6u) & 16843009u) << 2u);
+    exponents6_ = codes6_ + share_2.base;
+    uint bits7_ = ((share_2.low | open) >> 7u) & 16843009u;
+    uint codes7_ = (bits7_ | (((share_2.middle >> 7u) & 16843009u) << 1u)) | (((share_2.high >> 7u) & 16843009u) << 2u);
+    exponents7_ = codes7_ + share_2.base;
+    uint base_2 = (share_2.base + 1u) & 255u;
+    uint _e214 = reached.escapes;
+    n_2 = _e214;
+    left = open;
+    bool loop_init_2 = true;
+    while(true) {
+        if (!loop_init_2) {
+            uint _e299 = left;
+            uint _e300 = left;
+            left = _e299 & (_e300 - 1u);
+        }
+        loop_init_2 = false;
+        uint _e217 = left;
+        if (_e217 != 0u) {
+        } else {
+            break;
+        }
+        {
+            uint _e220 = left;
+            uint place = (((metal::ctz(_e220) + 1) % 33) - 1);
+            uint byte_3 = place & 24u;
+            Side _e226 = reached.source;
+            uint _e227 = n_2;
+            uint _e228 = escape(_e226, _e227, base_2, tail, _buffer_sizes);
+            uint exponent = _e228 << byte_3;
+            uint mask_1 = 255u << byte_3;
+            uint _e238 = exponents0_;
+            uint _e239 = pick(((place & 7u) == 0u) ? mask_1 : 0u, exponent, _e238);
+            exponents0_ = _e239;
+            uint _e246 = exponents1_;
+            uint _e247 = pick(((place & 7u) == 1u) ? mask_1 : 0u, exponent, _e246);
+            exponents1_ = _e247;
+            uint _e254 = exponents2_;
+            uint _e255 = pick(((place & 7u) == 2u) ? mask_1 : 0u, exponent, _e254);
+            exponents2_ = _e255;
+            uint _e262 = exponents3_;
+            uint _e263 = pick(((place & 7u) == 3u) ? mask_1 : 0u, exponent, _e262);
+            exponents3_ = _e263;
+            uint _e270 = exponents4_;
+            uint _e271 = pick(((place & 7u) == 4u) ? mask_1 : 0u, exponent, _e270);
+            exponents4_ = _e271;
+            uint _e278 = exponents5_;
+            uint _e279 = pick(((place & 7u) == 5u) ? mask_1 : 0u, exponent, _e278);
+            exponents5_ = _e279;
+            uint _e286 = exponents6_;
+            uint _e287 = pick(((place & 7u) == 6u) ? mask_1 : 0u, exponent, _e286);
+            exponents6_ = _e287;
+            uint _e294 = exponents7_;
+            uint _e295 = pick(((place & 7u) == 7u) ? mask_1 : 0u, exponent, _e294);
+            exponents7_ = _e295;
+            uint _e297 = n_2;
+            n_2 = _e297 + 1u;
+        }
+    }
+    uint _e306 = n_2;
+    reached.escapes = _e306;
+    reached.unit = share_2.unit + 1u;
+    uint _e313 = exponents0_;
+    metal::float4 _e314 = four(share_2.signs0_, _e313);
+    uint _e316 = exponents1_;
+    metal::float4 _e317 = four(share_2.signs1_, _e316);
+    uint _e319 = exponents2_;
+    metal::float4 _e320 = four(share_2.signs2_, _e319);
+    uint _e322 = exponents3_;
+    metal::float4 _e323 = four(share_2.signs3_, _e322);
+    uint _e325 = exponents4_;
+    metal::float4 _e326 = four(share_2.signs4_, _e325);
+    uint _e328 = exponents5_;
+    metal::float4 _e329 = four(share_2.signs5_, _e328);
+    uint _e331 = exponents6_;
+    metal::float4 _e332 = four(share_2.signs6_, _e331);
+    uint _e334 = exponents7_;
+    metal::float4 _e335 = four(share_2.signs7_, _e334);
+    return type_7 {{_e314, _e317, _e320, _e323, _e326, _e329, _e332, _e335}};
 }
 
 void put(
@@ -468,7 +525,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size8 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -532,6 +589,7 @@ struct main_Input {
 , threadgroup type_13& staged
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
+    Reached reached = {};
     Sums sums0_0_ = {};
     Sums sums0_1_ = {};
     Sums sums0_2_ = {};
@@ -597,13 +655,13 @@ struct main_Input {
     uint _e49 = p.x_stride;
     uint x_quads = naga_div(_e49, 4u);
     e = index;
-    bool loop_init_2 = true;
+    bool loop_init_3 = true;
     while(true) {
-        if (!loop_init_2) {
+        if (!loop_init_3) {
             uint _e66 = e;
             e = _e66 + WG;
         }
-        loop_init_2 = false;
+        loop_init_3 = false;
         uint _e58 = e;
         if (_e58 < 640u) {
         } else {
@@ -615,13 +673,13 @@ struct main_Input {
         }
     }
     e_1 = index;
-    bool loop_init_3 = true;
+    bool loop_init_4 = true;
     while(true) {
-        if (!loop_init_3) {
+        if (!loop_init_4) {
             uint _e78 = e_1;
             e_1 = _e78 + WG;
         }
-        loop_init_3 = false;
+        loop_init_4 = false;
         uint _e70 = e_1;
         if (_e70 < 640u) {
         } else {
@@ -633,13 +691,13 @@ struct main_Input {
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    bool loop_init_4 = true;
+    bool loop_init_5 = true;
     while(true) {
-        if (!loop_init_4) {
+        if (!loop_init_5) {
             uint _e750 = turn;
             turn = _e750 + 1u;
         }
-        loop_init_4 = false;
+        loop_init_5 = false;
         uint _e83 = turn;
         if (_e83 <= tiles) {
         } else {
@@ -664,7 +722,7 @@ struct main_Input {
                     uint _e122 = turn;
                     uint _e132 = p.units;
                     uint _e138 = x_quad(metal::min((_e122 * TILE_UNITS) + naga_div(naga_mod(e_19, QUADS), VECTORS), _e132 - 1u), naga_mod(e_19, VECTORS), p);
-                    metal::half4 _e146 = xv[metal::min(unsigned((token * x_quads) + metal::min(_e138, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    metal::half4 _e146 = xv[metal::min(unsigned((token * x_quads) + metal::min(_e138, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
                     x0_ = _e146;
                 }
                 {
@@ -674,7 +732,7 @@ struct main_Input {
                     uint _e158 = turn;
                     uint _e168 = p.units;
                     uint _e174 = x_quad(metal::min((_e158 * TILE_UNITS) + naga_div(naga_mod(e_20, QUADS), VECTORS), _e168 - 1u), naga_mod(e_20, VECTORS), p);
-                    metal::half4 _e182 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(_e174, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    metal::half4 _e182 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(_e174, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
                     x1_ = _e182;
                 }
                 {
@@ -684,7 +742,7 @@ struct main_Input {
                     uint _e194 = turn;
                     uint _e204 = p.units;
                     uint _e210 = x_quad(metal::min((_e194 * TILE_UNITS) + naga_div(naga_mod(e_21, QUADS), VECTORS), _e204 - 1u), naga_mod(e_21, VECTORS), p);
-                    metal::half4 _e218 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(_e210, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    metal::half4 _e218 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(_e210, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
                     x2_ = _e218;
                 }
                 {
@@ -694,7 +752,7 @@ struct main_Input {
                     uint _e230 = turn;
                     uint _e240 = p.units;
                     uint _e246 = x_quad(metal::min((_e230 * TILE_UNITS) + naga_div(naga_mod(e_22, QUADS), VECTORS), _e240 - 1u), naga_mod(e_22, VECTORS), p);
-                    metal::half4 _e254 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(_e246, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    metal::half4 _e254 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(_e246, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
                     x3_ = _e254;
                 }
             }
@@ -882,7 +940,7 @@ struct main_Input {
                         uint _e631 = p.units;
                         float factor = (((_e623 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e631) ? _e622 : 0.0;
                         Block _e635 = block0_;
-                        type_7 _e636 = weights(_e635, p, index_plane, planes, tail, _buffer_sizes);
+                        type_7 _e636 = weights(_e635, p, index_plane, planes, tail, reached, _buffer_sizes);
                         keep_w(at_5 + 0u, static_cast<metal::half4>(_e636.inner[0].xzyw * factor), w_tile);
                         keep_w(at_5 + 1u, static_cast<metal::half4>(_e636.inner[1].xzyw * factor), w_tile);
                         keep_w(at_5 + 2u, static_cast<metal::half4>(_e636.inner[2].xzyw * factor), w_tile);
@@ -928,13 +986,13 @@ struct main_Input {
     simdgroup_store(_e763, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
-    bool loop_init_5 = true;
+    bool loop_init_6 = true;
     while(true) {
-        if (!loop_init_5) {
+        if (!loop_init_6) {
             uint _e820 = e_2;
             e_2 = _e820 + 32u;
         }
-        loop_init_5 = false;
+        loop_init_6 = false;
         uint _e768 = e_2;
         if (_e768 < 64u) {
         } else {
@@ -959,7 +1017,7 @@ struct main_Input {
                 uint _e808 = p.first;
                 uint _e811 = e_2;
                 float _e814 = staged.inner[metal::min(unsigned(first + _e811), 255u)];
-                float _e817 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e817 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_4 * _e799) + _e803) + row_6, _e808 + row_6, (_e814 * _e817) * inverse, y, _buffer_sizes);
             }
         }
@@ -969,13 +1027,13 @@ struct main_Input {
     simdgroup_store(_e823, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
-    bool loop_init_6 = true;
+    bool loop_init_7 = true;
     while(true) {
-        if (!loop_init_6) {
+        if (!loop_init_7) {
             uint _e880 = e_3;
             e_3 = _e880 + 32u;
         }
-        loop_init_6 = false;
+        loop_init_7 = false;
         uint _e828 = e_3;
         if (_e828 < 64u) {
         } else {
@@ -1000,7 +1058,7 @@ struct main_Input {
                 uint _e868 = p.first;
                 uint _e871 = e_3;
                 float _e874 = staged.inner[metal::min(unsigned(first + _e871), 255u)];
-                float _e877 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e877 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_5 * _e859) + _e863) + row_7, _e868 + row_7, (_e874 * _e877) * inverse, y, _buffer_sizes);
             }
         }
@@ -1010,13 +1068,13 @@ struct main_Input {
     simdgroup_store(_e883, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
-    bool loop_init_7 = true;
+    bool loop_init_8 = true;
     while(true) {
-        if (!loop_init_7) {
+        if (!loop_init_8) {
             uint _e940 = e_4;
             e_4 = _e940 + 32u;
         }
-        loop_init_7 = false;
+        loop_init_8 = false;
         uint _e888 = e_4;
         if (_e888 < 64u) {
         } else {
@@ -1041,7 +1099,7 @@ struct main_Input {
                 uint _e928 = p.first;
                 uint _e931 = e_4;
                 float _e934 = staged.inner[metal::min(unsigned(first + _e931), 255u)];
-                float _e937 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e937 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_6 * _e919) + _e923) + row_8, _e928 + row_8, (_e934 * _e937) * inverse, y, _buffer_sizes);
             }
         }
@@ -1051,13 +1109,13 @@ struct main_Input {
     simdgroup_store(_e943, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
-    bool loop_init_8 = true;
+    bool loop_init_9 = true;
     while(true) {
-        if (!loop_init_8) {
+        if (!loop_init_9) {
             uint _e1000 = e_5;
             e_5 = _e1000 + 32u;
         }
-        loop_init_8 = false;
+        loop_init_9 = false;
         uint _e948 = e_5;
         if (_e948 < 64u) {
         } else {
@@ -1082,7 +1140,7 @@ struct main_Input {
                 uint _e988 = p.first;
                 uint _e991 = e_5;
                 float _e994 = staged.inner[metal::min(unsigned(first + _e991), 255u)];
-                float _e997 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e997 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_7 * _e979) + _e983) + row_9, _e988 + row_9, (_e994 * _e997) * inverse, y, _buffer_sizes);
             }
         }
@@ -1092,13 +1150,13 @@ struct main_Input {
     simdgroup_store(_e1003, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
-    bool loop_init_9 = true;
+    bool loop_init_10 = true;
     while(true) {
-        if (!loop_init_9) {
+        if (!loop_init_10) {
             uint _e1060 = e_6;
             e_6 = _e1060 + 32u;
         }
-        loop_init_9 = false;
+        loop_init_10 = false;
         uint _e1008 = e_6;
         if (_e1008 < 64u) {
         } else {
@@ -1123,7 +1181,7 @@ struct main_Input {
                 uint _e1048 = p.first;
                 uint _e1051 = e_6;
                 float _e1054 = staged.inner[metal::min(unsigned(first + _e1051), 255u)];
-                float _e1057 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1057 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_8 * _e1039) + _e1043) + row_10, _e1048 + row_10, (_e1054 * _e1057) * inverse, y, _buffer_sizes);
             }
         }
@@ -1133,13 +1191,13 @@ struct main_Input {
     simdgroup_store(_e1063, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
-    bool loop_init_10 = true;
+    bool loop_init_11 = true;
     while(true) {
-        if (!loop_init_10) {
+        if (!loop_init_11) {
             uint _e1120 = e_7;
             e_7 = _e1120 + 32u;
         }
-        loop_init_10 = false;
+        loop_init_11 = false;
         uint _e1068 = e_7;
         if (_e1068 < 64u) {
         } else {
@@ -1164,7 +1222,7 @@ struct main_Input {
                 uint _e1108 = p.first;
                 uint _e1111 = e_7;
                 float _e1114 = staged.inner[metal::min(unsigned(first + _e1111), 255u)];
-                float _e1117 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1117 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_9 * _e1099) + _e1103) + row_11, _e1108 + row_11, (_e1114 * _e1117) * inverse, y, _buffer_sizes);
             }
         }
@@ -1174,13 +1232,13 @@ struct main_Input {
     simdgroup_store(_e1123, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
-    bool loop_init_11 = true;
+    bool loop_init_12 = true;
     while(true) {
-        if (!loop_init_11) {
+        if (!loop_init_12) {
             uint _e1180 = e_8;
             e_8 = _e1180 + 32u;
         }
-        loop_init_11 = false;
+        loop_init_12 = false;
         uint _e1128 = e_8;
         if (_e1128 < 64u) {
         } else {
@@ -1205,7 +1263,7 @@ struct main_Input {
                 uint _e1168 = p.first;
                 uint _e1171 = e_8;
                 float _e1174 = staged.inner[metal::min(unsigned(first + _e1171), 255u)];
-                float _e1177 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1177 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_10 * _e1159) + _e1163) + row_12, _e1168 + row_12, (_e1174 * _e1177) * inverse, y, _buffer_sizes);
             }
         }
@@ -1215,13 +1273,13 @@ struct main_Input {
     simdgroup_store(_e1183, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
-    bool loop_init_12 = true;
+    bool loop_init_13 = true;
     while(true) {
-        if (!loop_init_12) {
+        if (!loop_init_13) {
             uint _e1240 = e_9;
             e_9 = _e1240 + 32u;
         }
-        loop_init_12 = false;
+        loop_init_13 = false;
         uint _e1188 = e_9;
         if (_e1188 < 64u) {
         } else {
@@ -1246,7 +1304,7 @@ struct main_Input {
                 uint _e1228 = p.first;
                 uint _e1231 = e_9;
                 float _e1234 = staged.inner[metal::min(unsigned(first + _e1231), 255u)];
-                float _e1237 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1237 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_11 * _e1219) + _e1223) + row_13, _e1228 + row_13, (_e1234 * _e1237) * inverse, y, _buffer_sizes);
             }
         }
@@ -1256,13 +1314,13 @@ struct main_Input {
     simdgroup_store(_e1243, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
-    bool loop_init_13 = true;
+    bool loop_init_14 = true;
     while(true) {
-        if (!loop_init_13) {
+        if (!loop_init_14) {
             uint _e1300 = e_10;
             e_10 = _e1300 + 32u;
         }
-        loop_init_13 = false;
+        loop_init_14 = false;
         uint _e1248 = e_10;
         if (_e1248 < 64u) {
         } else {
@@ -1287,7 +1345,7 @@ struct main_Input {
                 uint _e1288 = p.first;
                 uint _e1291 = e_10;
                 float _e1294 = staged.inner[metal::min(unsigned(first + _e1291), 255u)];
-                float _e1297 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1297 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_12 * _e1279) + _e1283) + row_14, _e1288 + row_14, (_e1294 * _e1297) * inverse, y, _buffer_sizes);
             }
         }
@@ -1297,13 +1355,13 @@ struct main_Input {
     simdgroup_store(_e1303, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
-    bool loop_init_14 = true;
+    bool loop_init_15 = true;
     while(true) {
-        if (!loop_init_14) {
+        if (!loop_init_15) {
             uint _e1360 = e_11;
             e_11 = _e1360 + 32u;
         }
-        loop_init_14 = false;
+        loop_init_15 = false;
         uint _e1308 = e_11;
         if (_e1308 < 64u) {
         } else {
@@ -1328,7 +1386,7 @@ struct main_Input {
                 uint _e1348 = p.first;
                 uint _e1351 = e_11;
                 float _e1354 = staged.inner[metal::min(unsigned(first + _e1351), 255u)];
-                float _e1357 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1357 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_13 * _e1339) + _e1343) + row_15, _e1348 + row_15, (_e1354 * _e1357) * inverse, y, _buffer_sizes);
             }
         }
@@ -1338,13 +1396,13 @@ struct main_Input {
     simdgroup_store(_e1363, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
-    bool loop_init_15 = true;
+    bool loop_init_16 = true;
     while(true) {
-        if (!loop_init_15) {
+        if (!loop_init_16) {
             uint _e1420 = e_12;
             e_12 = _e1420 + 32u;
         }
-        loop_init_15 = false;
+        loop_init_16 = false;
         uint _e1368 = e_12;
         if (_e1368 < 64u) {
         } else {
@@ -1369,7 +1427,7 @@ struct main_Input {
                 uint _e1408 = p.first;
                 uint _e1411 = e_12;
                 float _e1414 = staged.inner[metal::min(unsigned(first + _e1411), 255u)];
-                float _e1417 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1417 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_14 * _e1399) + _e1403) + row_16, _e1408 + row_16, (_e1414 * _e1417) * inverse, y, _buffer_sizes);
             }
         }
@@ -1379,13 +1437,13 @@ struct main_Input {
     simdgroup_store(_e1423, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
-    bool loop_init_16 = true;
+    bool loop_init_17 = true;
     while(true) {
-        if (!loop_init_16) {
+        if (!loop_init_17) {
             uint _e1480 = e_13;
             e_13 = _e1480 + 32u;
         }
-        loop_init_16 = false;
+        loop_init_17 = false;
         uint _e1428 = e_13;
         if (_e1428 < 64u) {
         } else {
@@ -1410,7 +1468,7 @@ struct main_Input {
                 uint _e1468 = p.first;
                 uint _e1471 = e_13;
                 float _e1474 = staged.inner[metal::min(unsigned(first + _e1471), 255u)];
-                float _e1477 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1477 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_15 * _e1459) + _e1463) + row_17, _e1468 + row_17, (_e1474 * _e1477) * inverse, y, _buffer_sizes);
             }
         }
@@ -1420,13 +1478,13 @@ struct main_Input {
     simdgroup_store(_e1483, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
-    bool loop_init_17 = true;
+    bool loop_init_18 = true;
     while(true) {
-        if (!loop_init_17) {
+        if (!loop_init_18) {
             uint _e1540 = e_14;
             e_14 = _e1540 + 32u;
         }
-        loop_init_17 = false;
+        loop_init_18 = false;
         uint _e1488 = e_14;
         if (_e1488 < 64u) {
         } else {
@@ -1451,7 +1509,7 @@ struct main_Input {
                 uint _e1528 = p.first;
                 uint _e1531 = e_14;
                 float _e1534 = staged.inner[metal::min(unsigned(first + _e1531), 255u)];
-                float _e1537 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1537 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_16 * _e1519) + _e1523) + row_18, _e1528 + row_18, (_e1534 * _e1537) * inverse, y, _buffer_sizes);
             }
         }
@@ -1461,13 +1519,13 @@ struct main_Input {
     simdgroup_store(_e1543, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
-    bool loop_init_18 = true;
+    bool loop_init_19 = true;
     while(true) {
-        if (!loop_init_18) {
+        if (!loop_init_19) {
             uint _e1600 = e_15;
             e_15 = _e1600 + 32u;
         }
-        loop_init_18 = false;
+        loop_init_19 = false;
         uint _e1548 = e_15;
         if (_e1548 < 64u) {
         } else {
@@ -1492,7 +1550,7 @@ struct main_Input {
                 uint _e1588 = p.first;
                 uint _e1591 = e_15;
                 float _e1594 = staged.inner[metal::min(unsigned(first + _e1591), 255u)];
-                float _e1597 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1597 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_17 * _e1579) + _e1583) + row_19, _e1588 + row_19, (_e1594 * _e1597) * inverse, y, _buffer_sizes);
             }
         }
@@ -1502,13 +1560,13 @@ struct main_Input {
     simdgroup_store(_e1603, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
-    bool loop_init_19 = true;
+    bool loop_init_20 = true;
     while(true) {
-        if (!loop_init_19) {
+        if (!loop_init_20) {
             uint _e1660 = e_16;
             e_16 = _e1660 + 32u;
         }
-        loop_init_19 = false;
+        loop_init_20 = false;
         uint _e1608 = e_16;
         if (_e1608 < 64u) {
         } else {
@@ -1533,7 +1591,7 @@ struct main_Input {
                 uint _e1648 = p.first;
                 uint _e1651 = e_16;
                 float _e1654 = staged.inner[metal::min(unsigned(first + _e1651), 255u)];
-                float _e1657 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1657 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_18 * _e1639) + _e1643) + row_20, _e1648 + row_20, (_e1654 * _e1657) * inverse, y, _buffer_sizes);
             }
         }
@@ -1543,13 +1601,13 @@ struct main_Input {
     simdgroup_store(_e1663, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
-    bool loop_init_20 = true;
+    bool loop_init_21 = true;
     while(true) {
-        if (!loop_init_20) {
+        if (!loop_init_21) {
             uint _e1720 = e_17;
             e_17 = _e1720 + 32u;
         }
-        loop_init_20 = false;
+        loop_init_21 = false;
         uint _e1668 = e_17;
         if (_e1668 < 64u) {
         } else {
@@ -1574,7 +1632,7 @@ struct main_Input {
                 uint _e1708 = p.first;
                 uint _e1711 = e_17;
                 float _e1714 = staged.inner[metal::min(unsigned(first + _e1711), 255u)];
-                float _e1717 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                float _e1717 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size7 - 0 - 4) / 4)];
                 put(((token_19 * _e1699) + _e1703) + row_21, _e1708 + row_21, (_e1714 * _e1717) * inverse, y, _buffer_sizes);
             }
         }

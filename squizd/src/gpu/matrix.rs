@@ -269,13 +269,15 @@ impl GpuMatrix {
     /// The same of `rows` rows whose lanes take units.
     fn by_units(&self, math: Math, rows: u32) -> Tuning {
         let math = self.effective(math);
-        let tuning = gemv_tuning(math, self.recipe.unit, rows, self.units());
-        // A unit of 12 bytes is no vector: long runs of one row were slower than two rows.
-        let odd = self.codec.id == CodecId::INT3 && self.recipe.options.flags.contains(&"PLAIN");
-        if odd && math == Math::I8 && tuning.lanes > 64 {
-            return Tuning { workgroup: 64, lanes: 64, rows: 2, ..tuning };
-        }
-        tuning
+        gemv_tuning(math, self.recipe.unit, self.unit_bytes(), rows, self.units())
+    }
+
+    /// Bytes of a unit, where rows lie by themselves.
+    fn unit_bytes(&self) -> Option<u64> {
+        let slots = &self.recipe.slots;
+        let by_rows = slots.iter().all(|slot| slot.row_stride > 0 && slot.rows_per_run == 1);
+        by_rows
+            .then(|| slots.iter().map(|slot| slot.row_stride).sum::<u64>() / u64::from(self.units().max(1)))
     }
 
     /// The same as `tuning` says.
