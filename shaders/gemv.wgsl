@@ -16,6 +16,10 @@
 // or with NEIGHBOURS one behind the other, which lets them share what a codec
 // stores for several (HEADS: `head(row, unit)` and `load_under`).
 //
+// With STRIPS a lane's rows share a head; what it is made of, `record_of(row, unit)`,
+// is fetched a turn ahead, since the rows' places follow from it; not with I24,
+// which was slower for it.
+//
 // The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`, and for units
 // of 32 `bits(block)`: of several units under way nothing is used before all of it is
 // there. Bits that are all zero mean products that are zero; asking for them keeps
@@ -162,11 +166,23 @@ fn main(
   var i = runs * UNROLL + lane;
 //: else
   var i = lane;
+//: if STRIPS
+//: if !I24
+//: each k UNROLL
+  var record$k = record_of(row0, min(unit_of(lane + $ku * LANES), p.units - 1u));
+//: end
+//: end
+//: end
   for (; i + (UNROLL - 1u) * LANES < units; i += UNROLL * LANES) {
 //: each k UNROLL
     let unit$k = unit_of(i + $ku * LANES);
 //: if STRIPS
+//: if I24
     let head$k = head(row0, unit$k);
+//: else
+    let head$k = head_of(row0, unit$k, record$k);
+    record$k = record_of(row0, min(unit_of(i + ($ku + UNROLL) * LANES), p.units - 1u));
+//: end
 //: end
 //: each r ROWS
 //: if STRIPS

@@ -259,7 +259,12 @@ impl GpuMatrix {
 
     /// The shape of the workgroups for inputs prepared as `math`.
     pub(super) fn tuning(&self, math: Math) -> Tuning {
-        self.tuning_of(math, self.rows)
+        let tuning = self.tuning_of(math, self.rows);
+        if self.recipe.options.constant("STRIP").is_none() || tuning.rows == 1 {
+            return tuning;
+        }
+        // Rows of a strip share most of what a unit needs.
+        Tuning { workgroup: 64, lanes: 64, rows: 4, ..tuning }
     }
 
     fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
@@ -269,7 +274,12 @@ impl GpuMatrix {
     /// The same of `rows` rows whose lanes take units.
     fn by_units(&self, math: Math, rows: u32) -> Tuning {
         let math = self.effective(math);
-        gemv_tuning(math, self.recipe.unit, self.unit_bytes(), rows, self.units())
+        let tuning = gemv_tuning(math, self.recipe.unit, self.unit_bytes(), rows, self.units());
+        // Inputs and places for several rows, where codes alone take that many operations.
+        if self.codec.id == CodecId::MXFP4 && math == Math::I8 && tuning.lanes > 64 {
+            return Tuning { workgroup: 128, lanes: 64, rows: 2, unroll: 2, ..tuning };
+        }
+        tuning
     }
 
     /// Bytes of a unit, where rows lie by themselves.

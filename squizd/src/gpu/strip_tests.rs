@@ -7,7 +7,8 @@ use super::rotation::Source;
 use super::sample::gaussian;
 use super::seen::{inputs, rotate, see};
 use super::shares;
-use super::tests::{Case, bound, check_gemv, gpu, maths, relative_error};
+use super::tests::{Case, bound, check_gemv, gpu, layouts, maths, relative_error};
+use super::tuning::Tuning;
 use crate::codec::{EncodeOptions, Quality, codec};
 use squizd_spec::CodecId;
 use zerocopy::IntoBytes;
@@ -187,6 +188,23 @@ fn rotations_make_what_they_rotate() {
                     gpu.submit(&matrix.gemm(gpu, &input, 2, Output::to(&y, 16)).unwrap());
                     let y = gpu.read_f32(&y, 32).unwrap();
                     y.chunks(16).zip(&seen).for_each(|(y, seen)| check(y, seen));
+                }
+            }
+        }
+    }
+}
+
+/// HYBRID's rows of a strip, in one turn and in several.
+#[test]
+fn rows_of_a_strip_agree_with_the_decoder() {
+    let Some(gpu) = gpu() else { return };
+    for (options, factor) in layouts(CodecId::HYBRID) {
+        for cols in [576, 1057] {
+            let case = Case::new(codec(CodecId::HYBRID).unwrap(), 33, cols, factor, options);
+            for math in maths(CodecId::HYBRID) {
+                for (lanes, rows, unroll) in [(4, 4, 1), (2, 2, 2), (64, 4, 1)] {
+                    let tuning = Tuning { workgroup: 64, lanes, rows, unroll, neighbours: false };
+                    check_gemv(gpu, &case, math, Some(tuning));
                 }
             }
         }

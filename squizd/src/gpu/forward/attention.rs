@@ -139,7 +139,7 @@ impl Forward {
         let shape = Shape::of(model, n, shares)?;
         let dim = narrow(heads.dim)?;
         let mut options = shape.options(gpu.abilities());
-        let own = n == 1 && shape.holds_own(gpu.abilities());
+        let own = n == 1 && shape.holds_own();
         let [keys, values] = cache.each_ref().map(Span::from);
         let mut ports = vec![(read(0), Span::from(&b.qkv)), (read(3), Span::from(&b.told))];
         if own {
