@@ -48,6 +48,8 @@ struct Head {
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
@@ -59,11 +61,12 @@ struct Codes {
     uint high;
     uint mask;
     uint above;
+    uint lift;
     float most;
+    char _pad6[12];
 };
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -163,61 +166,91 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit >> 4u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
+Head head_of(
+    uint row_1,
+    uint unit_1,
+    metal::uint2 record,
+    constant Params& p,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_1 >> 1u;
+    h.half_ = unit_1 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_5 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_5), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e44 = h.block;
+    uint k_1 = _e44 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_1);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e114 = h.rate;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
 Head head(
-    uint row,
-    uint unit,
+    uint row_2,
+    uint unit_2,
     constant Params& p,
     device type_5 const& map,
     device type_3 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head h = {};
-    h.block = unit >> 1u;
-    h.half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_5 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_5), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
-    h.row_units = length >> 4u;
-    if (count < 16u) {
-        h.row_units = naga_div(length, count);
-    }
-    uint _e63 = h.block;
-    uint k_1 = _e63 & 7u;
-    h.rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_1);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
-    h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
-    h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
-    uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    metal::uint2 _e2 = record_of(row_2, unit_2, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_2, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& code_plane,
@@ -225,30 +258,33 @@ Block load_under(
 ) {
     Block b = {};
     b.head = h_1;
-    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    b.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b.begin;
-    uint at_6 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_6), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_6 : (at_6 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e34 = b.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e39 = b.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b.begin;
-    metal::uint2 bits_3 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_6), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_3.y : bits_3.x) : 0u;
-    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
-    Block _e92 = b;
-    return _e92;
+    uint _e50 = b.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    b.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_1
+) {
+    return ((b_1.codes.a.x | b_1.codes.a.z) | b_1.codes.high) | b_1.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_1,
+    uint row_4,
+    uint unit_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -256,36 +292,40 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_3, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
-}
-
-uint bits_1(
-    Block b_1
-) {
-    return 1u;
 }
 
 uint code_bytes(
     Codes q,
     uint i
 ) {
-    uint high_1 = (q.high >> i) | ((q.high << 1u) << (31u - i));
-    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+    uint turned = (q.high << q.lift) | (q.high >> (32u - q.lift));
+    uint high = (turned >> i) | ((turned << 1u) << (31u - i));
+    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
-Scales scales(
-    Block b_2,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_2 = b_2.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e_18 = b_2.word >> (8u + (12u * b_2.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e_18, e_18 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_18 >> 2u, e_18 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_1};
+    uint k_2 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e_18,
+    constant Params& p
+) {
+    float _e3 = raised(e_18, 0u, 7u, p);
+    float _e6 = raised(e_18, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e_18, 3u, 7u, p);
+    float _e17 = raised(e_18, 9u, 7u, p);
+    metal::float2 m_1 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_1};
 }
 
 metal::float4 brain_quad(
@@ -295,26 +335,26 @@ metal::float4 brain_quad(
 }
 
 type_9 brains(
-    Block b_3,
+    Block b_2,
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_7 = b_3.begin + (8u * b_3.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_7 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint at_6 = b_2.begin + (6u * b_2.head.half_);
+    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_7 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_7 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_7 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_7 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_7 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_7 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_7 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e54 = brain_quad(_e53);
     return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
 }
@@ -344,25 +384,26 @@ type_9 quads(
 }
 
 type_9 weights(
-    Block b_4,
+    Block b_3,
     constant Params& p,
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    if (b_4.head.rate > 3u) {
-        type_9 _e5 = brains(b_4, code_plane, _buffer_sizes);
+    if (b_3.head.rate > 3u) {
+        type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_9 _e7 = quads(b_4.codes, p);
-    Scales _e8 = scales(b_4, p);
-    metal::float2 m_2 = (b_4.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_3 = _e8.scale;
-    return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
+    type_9 _e7 = quads(b_3.codes, p);
+    Scales _e16 = fields_of(b_3.word >> (8u + (12u * b_3.head.half_)), p);
+    float _e18 = step_of(b_3.word, p);
+    metal::float2 w_3 = _e18 * _e16.scale;
+    metal::float2 m_2 = (b_3.head.mean * (_e18 * _e16.minus)) - (0.5 * w_3);
+    return type_9 {{(_e7.inner[0] * w_3.x) - metal::float4(m_2.x), (_e7.inner[1] * w_3.x) - metal::float4(m_2.x), (_e7.inner[2] * w_3.x) - metal::float4(m_2.x), (_e7.inner[3] * w_3.x) - metal::float4(m_2.x), (_e7.inner[4] * w_3.y) - metal::float4(m_2.y), (_e7.inner[5] * w_3.y) - metal::float4(m_2.y), (_e7.inner[6] * w_3.y) - metal::float4(m_2.y), (_e7.inner[7] * w_3.y) - metal::float4(m_2.y)}};
 }
 
 void put(
     uint at_2,
-    uint row_3,
+    uint row_5,
     float sum,
     device type_13& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -553,10 +594,10 @@ struct main_Input {
                 {
                     uint e_19 = index + 0u;
                     uint _e94 = p.rows;
-                    uint row_4 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
+                    uint row_6 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
                     uint _e98 = turn;
                     uint _e106 = p.units;
-                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, word_plane, map, starts, code_plane, _buffer_sizes);
+                    Block _e110 = load(row_6, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, word_plane, map, starts, code_plane, _buffer_sizes);
                     block0_ = _e110;
                 }
                 {
@@ -774,21 +815,21 @@ struct main_Input {
                     uint e_24 = index + 0u;
                     if (e_24 < 64u) {
                         uint _e561 = turn;
-                        uint at_8 = ((((_e561 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
+                        uint at_7 = ((((_e561 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
                         float _e578 = p.factor;
                         uint _e579 = turn;
                         uint _e587 = p.units;
                         float factor = (((_e579 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e587) ? _e578 : 0.0;
                         Block _e591 = block0_;
                         type_9 _e592 = weights(_e591, p, code_plane, _buffer_sizes);
-                        keep_w(at_8 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
-                        keep_w(at_8 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
-                        keep_w(at_8 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
-                        keep_w(at_8 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
-                        keep_w(at_8 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
-                        keep_w(at_8 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
-                        keep_w(at_8 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
-                        keep_w(at_8 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
+                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
+                        keep_w(at_7 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
+                        keep_w(at_7 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
+                        keep_w(at_7 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
+                        keep_w(at_7 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
+                        keep_w(at_7 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
+                        keep_w(at_7 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
                     }
                 }
                 {
@@ -840,11 +881,11 @@ struct main_Input {
         }
         {
             uint _e730 = e_2;
-            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e730, TILE);
+            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e730, TILE);
             uint _e737 = e_2;
             uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e737, TILE);
             uint _e743 = p.rows;
-            if (row_5 < _e743) {
+            if (row_7 < _e743) {
                 uint _e749 = p.tokens;
                 local = token_4 < _e749;
             } else {
@@ -858,7 +899,7 @@ struct main_Input {
                 uint _e767 = e_2;
                 float _e770 = staged.inner[metal::min(unsigned(first + _e767), 255u)];
                 float _e773 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_4 * _e755) + _e759) + row_5, _e764 + row_5, (_e770 * _e773) * inverse, y, _buffer_sizes);
+                put(((token_4 * _e755) + _e759) + row_7, _e764 + row_7, (_e770 * _e773) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -881,11 +922,11 @@ struct main_Input {
         }
         {
             uint _e790 = e_3;
-            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e790, TILE);
+            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e790, TILE);
             uint _e797 = e_3;
             uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e797, TILE);
             uint _e803 = p.rows;
-            if (row_6 < _e803) {
+            if (row_8 < _e803) {
                 uint _e809 = p.tokens;
                 local_1 = token_5 < _e809;
             } else {
@@ -899,7 +940,7 @@ struct main_Input {
                 uint _e827 = e_3;
                 float _e830 = staged.inner[metal::min(unsigned(first + _e827), 255u)];
                 float _e833 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_5 * _e815) + _e819) + row_6, _e824 + row_6, (_e830 * _e833) * inverse, y, _buffer_sizes);
+                put(((token_5 * _e815) + _e819) + row_8, _e824 + row_8, (_e830 * _e833) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -922,11 +963,11 @@ struct main_Input {
         }
         {
             uint _e850 = e_4;
-            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e850, TILE);
+            uint row_9 = ((row0_ + part_row) + 0u) + naga_mod(_e850, TILE);
             uint _e857 = e_4;
             uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e857, TILE);
             uint _e863 = p.rows;
-            if (row_7 < _e863) {
+            if (row_9 < _e863) {
                 uint _e869 = p.tokens;
                 local_2 = token_6 < _e869;
             } else {
@@ -940,7 +981,7 @@ struct main_Input {
                 uint _e887 = e_4;
                 float _e890 = staged.inner[metal::min(unsigned(first + _e887), 255u)];
                 float _e893 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_6 * _e875) + _e879) + row_7, _e884 + row_7, (_e890 * _e893) * inverse, y, _buffer_sizes);
+                put(((token_6 * _e875) + _e879) + row_9, _e884 + row_9, (_e890 * _e893) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -963,11 +1004,11 @@ struct main_Input {
         }
         {
             uint _e910 = e_5;
-            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e910, TILE);
+            uint row_10 = ((row0_ + part_row) + 0u) + naga_mod(_e910, TILE);
             uint _e917 = e_5;
             uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e917, TILE);
             uint _e923 = p.rows;
-            if (row_8 < _e923) {
+            if (row_10 < _e923) {
                 uint _e929 = p.tokens;
                 local_3 = token_7 < _e929;
             } else {
@@ -981,7 +1022,7 @@ struct main_Input {
                 uint _e947 = e_5;
                 float _e950 = staged.inner[metal::min(unsigned(first + _e947), 255u)];
                 float _e953 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_7 * _e935) + _e939) + row_8, _e944 + row_8, (_e950 * _e953) * inverse, y, _buffer_sizes);
+                put(((token_7 * _e935) + _e939) + row_10, _e944 + row_10, (_e950 * _e953) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1004,11 +1045,11 @@ struct main_Input {
         }
         {
             uint _e970 = e_6;
-            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e970, TILE);
+            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e970, TILE);
             uint _e977 = e_6;
             uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e977, TILE);
             uint _e983 = p.rows;
-            if (row_9 < _e983) {
+            if (row_11 < _e983) {
                 uint _e989 = p.tokens;
                 local_4 = token_8 < _e989;
             } else {
@@ -1022,7 +1063,7 @@ struct main_Input {
                 uint _e1007 = e_6;
                 float _e1010 = staged.inner[metal::min(unsigned(first + _e1007), 255u)];
                 float _e1013 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_8 * _e995) + _e999) + row_9, _e1004 + row_9, (_e1010 * _e1013) * inverse, y, _buffer_sizes);
+                put(((token_8 * _e995) + _e999) + row_11, _e1004 + row_11, (_e1010 * _e1013) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1045,11 +1086,11 @@ struct main_Input {
         }
         {
             uint _e1030 = e_7;
-            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1030, TILE);
+            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1030, TILE);
             uint _e1037 = e_7;
             uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1037, TILE);
             uint _e1043 = p.rows;
-            if (row_10 < _e1043) {
+            if (row_12 < _e1043) {
                 uint _e1049 = p.tokens;
                 local_5 = token_9 < _e1049;
             } else {
@@ -1063,7 +1104,7 @@ struct main_Input {
                 uint _e1067 = e_7;
                 float _e1070 = staged.inner[metal::min(unsigned(first + _e1067), 255u)];
                 float _e1073 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_9 * _e1055) + _e1059) + row_10, _e1064 + row_10, (_e1070 * _e1073) * inverse, y, _buffer_sizes);
+                put(((token_9 * _e1055) + _e1059) + row_12, _e1064 + row_12, (_e1070 * _e1073) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1086,11 +1127,11 @@ struct main_Input {
         }
         {
             uint _e1090 = e_8;
-            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1090, TILE);
+            uint row_13 = ((row0_ + part_row) + 8u) + naga_mod(_e1090, TILE);
             uint _e1097 = e_8;
             uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1097, TILE);
             uint _e1103 = p.rows;
-            if (row_11 < _e1103) {
+            if (row_13 < _e1103) {
                 uint _e1109 = p.tokens;
                 local_6 = token_10 < _e1109;
             } else {
@@ -1104,7 +1145,7 @@ struct main_Input {
                 uint _e1127 = e_8;
                 float _e1130 = staged.inner[metal::min(unsigned(first + _e1127), 255u)];
                 float _e1133 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_10 * _e1115) + _e1119) + row_11, _e1124 + row_11, (_e1130 * _e1133) * inverse, y, _buffer_sizes);
+                put(((token_10 * _e1115) + _e1119) + row_13, _e1124 + row_13, (_e1130 * _e1133) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1127,11 +1168,11 @@ struct main_Input {
         }
         {
             uint _e1150 = e_9;
-            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1150, TILE);
+            uint row_14 = ((row0_ + part_row) + 8u) + naga_mod(_e1150, TILE);
             uint _e1157 = e_9;
             uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1157, TILE);
             uint _e1163 = p.rows;
-            if (row_12 < _e1163) {
+            if (row_14 < _e1163) {
                 uint _e1169 = p.tokens;
                 local_7 = token_11 < _e1169;
             } else {
@@ -1145,7 +1186,7 @@ struct main_Input {
                 uint _e1187 = e_9;
                 float _e1190 = staged.inner[metal::min(unsigned(first + _e1187), 255u)];
                 float _e1193 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_11 * _e1175) + _e1179) + row_12, _e1184 + row_12, (_e1190 * _e1193) * inverse, y, _buffer_sizes);
+                put(((token_11 * _e1175) + _e1179) + row_14, _e1184 + row_14, (_e1190 * _e1193) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1168,11 +1209,11 @@ struct main_Input {
         }
         {
             uint _e1210 = e_10;
-            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1210, TILE);
+            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1210, TILE);
             uint _e1217 = e_10;
             uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1217, TILE);
             uint _e1223 = p.rows;
-            if (row_13 < _e1223) {
+            if (row_15 < _e1223) {
                 uint _e1229 = p.tokens;
                 local_8 = token_12 < _e1229;
             } else {
@@ -1186,7 +1227,7 @@ struct main_Input {
                 uint _e1247 = e_10;
                 float _e1250 = staged.inner[metal::min(unsigned(first + _e1247), 255u)];
                 float _e1253 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_12 * _e1235) + _e1239) + row_13, _e1244 + row_13, (_e1250 * _e1253) * inverse, y, _buffer_sizes);
+                put(((token_12 * _e1235) + _e1239) + row_15, _e1244 + row_15, (_e1250 * _e1253) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1209,11 +1250,11 @@ struct main_Input {
         }
         {
             uint _e1270 = e_11;
-            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1270, TILE);
+            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1270, TILE);
             uint _e1277 = e_11;
             uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1277, TILE);
             uint _e1283 = p.rows;
-            if (row_14 < _e1283) {
+            if (row_16 < _e1283) {
                 uint _e1289 = p.tokens;
                 local_9 = token_13 < _e1289;
             } else {
@@ -1227,7 +1268,7 @@ struct main_Input {
                 uint _e1307 = e_11;
                 float _e1310 = staged.inner[metal::min(unsigned(first + _e1307), 255u)];
                 float _e1313 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_13 * _e1295) + _e1299) + row_14, _e1304 + row_14, (_e1310 * _e1313) * inverse, y, _buffer_sizes);
+                put(((token_13 * _e1295) + _e1299) + row_16, _e1304 + row_16, (_e1310 * _e1313) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1250,11 +1291,11 @@ struct main_Input {
         }
         {
             uint _e1330 = e_12;
-            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1330, TILE);
+            uint row_17 = ((row0_ + part_row) + 16u) + naga_mod(_e1330, TILE);
             uint _e1337 = e_12;
             uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1337, TILE);
             uint _e1343 = p.rows;
-            if (row_15 < _e1343) {
+            if (row_17 < _e1343) {
                 uint _e1349 = p.tokens;
                 local_10 = token_14 < _e1349;
             } else {
@@ -1268,7 +1309,7 @@ struct main_Input {
                 uint _e1367 = e_12;
                 float _e1370 = staged.inner[metal::min(unsigned(first + _e1367), 255u)];
                 float _e1373 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_14 * _e1355) + _e1359) + row_15, _e1364 + row_15, (_e1370 * _e1373) * inverse, y, _buffer_sizes);
+                put(((token_14 * _e1355) + _e1359) + row_17, _e1364 + row_17, (_e1370 * _e1373) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1291,11 +1332,11 @@ struct main_Input {
         }
         {
             uint _e1390 = e_13;
-            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1390, TILE);
+            uint row_18 = ((row0_ + part_row) + 16u) + naga_mod(_e1390, TILE);
             uint _e1397 = e_13;
             uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1397, TILE);
             uint _e1403 = p.rows;
-            if (row_16 < _e1403) {
+            if (row_18 < _e1403) {
                 uint _e1409 = p.tokens;
                 local_11 = token_15 < _e1409;
             } else {
@@ -1309,7 +1350,7 @@ struct main_Input {
                 uint _e1427 = e_13;
                 float _e1430 = staged.inner[metal::min(unsigned(first + _e1427), 255u)];
                 float _e1433 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_15 * _e1415) + _e1419) + row_16, _e1424 + row_16, (_e1430 * _e1433) * inverse, y, _buffer_sizes);
+                put(((token_15 * _e1415) + _e1419) + row_18, _e1424 + row_18, (_e1430 * _e1433) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1332,11 +1373,11 @@ struct main_Input {
         }
         {
             uint _e1450 = e_14;
-            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1450, TILE);
+            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1450, TILE);
             uint _e1457 = e_14;
             uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1457, TILE);
             uint _e1463 = p.rows;
-            if (row_17 < _e1463) {
+            if (row_19 < _e1463) {
                 uint _e1469 = p.tokens;
                 local_12 = token_16 < _e1469;
             } else {
@@ -1350,7 +1391,7 @@ struct main_Input {
                 uint _e1487 = e_14;
                 float _e1490 = staged.inner[metal::min(unsigned(first + _e1487), 255u)];
                 float _e1493 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_16 * _e1475) + _e1479) + row_17, _e1484 + row_17, (_e1490 * _e1493) * inverse, y, _buffer_sizes);
+                put(((token_16 * _e1475) + _e1479) + row_19, _e1484 + row_19, (_e1490 * _e1493) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1373,11 +1414,11 @@ struct main_Input {
         }
         {
             uint _e1510 = e_15;
-            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1510, TILE);
+            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1510, TILE);
             uint _e1517 = e_15;
             uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1517, TILE);
             uint _e1523 = p.rows;
-            if (row_18 < _e1523) {
+            if (row_20 < _e1523) {
                 uint _e1529 = p.tokens;
                 local_13 = token_17 < _e1529;
             } else {
@@ -1391,7 +1432,7 @@ struct main_Input {
                 uint _e1547 = e_15;
                 float _e1550 = staged.inner[metal::min(unsigned(first + _e1547), 255u)];
                 float _e1553 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_17 * _e1535) + _e1539) + row_18, _e1544 + row_18, (_e1550 * _e1553) * inverse, y, _buffer_sizes);
+                put(((token_17 * _e1535) + _e1539) + row_20, _e1544 + row_20, (_e1550 * _e1553) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1414,11 +1455,11 @@ struct main_Input {
         }
         {
             uint _e1570 = e_16;
-            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1570, TILE);
+            uint row_21 = ((row0_ + part_row) + 24u) + naga_mod(_e1570, TILE);
             uint _e1577 = e_16;
             uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1577, TILE);
             uint _e1583 = p.rows;
-            if (row_19 < _e1583) {
+            if (row_21 < _e1583) {
                 uint _e1589 = p.tokens;
                 local_14 = token_18 < _e1589;
             } else {
@@ -1432,7 +1473,7 @@ struct main_Input {
                 uint _e1607 = e_16;
                 float _e1610 = staged.inner[metal::min(unsigned(first + _e1607), 255u)];
                 float _e1613 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_18 * _e1595) + _e1599) + row_19, _e1604 + row_19, (_e1610 * _e1613) * inverse, y, _buffer_sizes);
+                put(((token_18 * _e1595) + _e1599) + row_21, _e1604 + row_21, (_e1610 * _e1613) * inverse, y, _buffer_sizes);
             }
         }
     }
@@ -1455,11 +1496,11 @@ struct main_Input {
         }
         {
             uint _e1630 = e_17;
-            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1630, TILE);
+            uint row_22 = ((row0_ + part_row) + 24u) + naga_mod(_e1630, TILE);
             uint _e1637 = e_17;
             uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1637, TILE);
             uint _e1643 = p.rows;
-            if (row_20 < _e1643) {
+            if (row_22 < _e1643) {
                 uint _e1649 = p.tokens;
                 local_15 = token_19 < _e1649;
             } else {
@@ -1473,7 +1514,7 @@ struct main_Input {
                 uint _e1667 = e_17;
                 float _e1670 = staged.inner[metal::min(unsigned(first + _e1667), 255u)];
                 float _e1673 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_19 * _e1655) + _e1659) + row_20, _e1664 + row_20, (_e1670 * _e1673) * inverse, y, _buffer_sizes);
+                put(((token_19 * _e1655) + _e1659) + row_22, _e1664 + row_22, (_e1670 * _e1673) * inverse, y, _buffer_sizes);
             }
         }
     }

@@ -77,7 +77,9 @@ struct Codes {
     uint high;
     uint mask;
     uint above;
+    uint lift;
     float most;
+    char _pad6[12];
 };
 struct Head {
     uint first;
@@ -85,6 +87,8 @@ struct Head {
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
@@ -93,7 +97,6 @@ struct Head {
 };
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -243,11 +246,11 @@ metal::float4 fields(
     float centre,
     constant Params& p
 ) {
-    uint h_2 = w_1 >> 16u;
+    uint h_4 = w_1 >> 16u;
     uint m = mask_1 << at_1;
     uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_4, h_4) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
     uint _e25 = unseen(one, p);
     uint _e26 = unseen(other, p);
@@ -280,7 +283,8 @@ uint code_bytes(
     Codes q,
     uint i_2
 ) {
-    uint high = (q.high >> i_2) | ((q.high << 1u) << (31u - i_2));
+    uint turned = (q.high << q.lift) | (q.high >> (32u - q.lift));
+    uint high = (turned >> i_2) | ((turned << 1u) << (31u - i_2));
     return ((q.a[metal::min(unsigned(i_2 & 3u), 3u)] >> ((i_2 >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
@@ -330,61 +334,91 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit_2,
+    constant Params& p,
+    device type_13 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit_2 >> 4u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
+Head head_of(
+    uint row_1,
+    uint unit_3,
+    metal::uint2 record,
+    constant Params& p,
+    device type_11 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_3 >> 1u;
+    h.half_ = unit_3 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_6 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_6), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e44 = h.block;
+    uint k_1 = _e44 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_1);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e114 = h.rate;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
 Head head(
-    uint row,
-    uint unit_2,
+    uint row_2,
+    uint unit_4,
     constant Params& p,
     device type_13 const& map,
     device type_11 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head h = {};
-    h.block = unit_2 >> 1u;
-    h.half_ = unit_2 & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_5 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_5), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
-    h.row_units = length >> 4u;
-    if (count < 16u) {
-        h.row_units = naga_div(length, count);
-    }
-    uint _e63 = h.block;
-    uint k_1 = _e63 & 7u;
-    h.rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_1);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
-    h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
-    h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
-    uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    metal::uint2 _e2 = record_of(row_2, unit_4, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_4, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
     device type_11 const& word_plane,
     device type_13 const& code_plane,
@@ -392,30 +426,33 @@ Block load_under(
 ) {
     Block b_1 = {};
     b_1.head = h_1;
-    b_1.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    b_1.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
     b_1.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b_1.begin;
-    uint at_6 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_6), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_6 : (at_6 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint _e34 = b_1.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint _e39 = b_1.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b_1.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b_1.begin;
-    metal::uint2 bits_3 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_6), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_3.y : bits_3.x) : 0u;
-    b_1.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
-    Block _e92 = b_1;
-    return _e92;
+    uint _e50 = b_1.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    b_1.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b_1;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_2
+) {
+    return ((b_2.codes.a.x | b_2.codes.a.z) | b_2.codes.high) | b_2.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_3,
+    uint row_4,
+    uint unit_5,
     constant Params& p,
     device type_11 const& word_plane,
     device type_13 const& map,
@@ -423,28 +460,31 @@ Block load(
     device type_13 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_3, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_5, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
 }
 
-uint bits_1(
-    Block b_2
-) {
-    return 1u;
-}
-
-Scales scales(
-    Block b_3,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_2 = b_3.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e = b_3.word >> (8u + (12u * b_3.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_2 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_2};
+    uint k_2 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e,
+    constant Params& p
+) {
+    float _e3 = raised(e, 0u, 7u, p);
+    float _e6 = raised(e, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e, 3u, 7u, p);
+    float _e17 = raised(e, 9u, 7u, p);
+    metal::float2 m_2 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_2};
 }
 
 metal::float4 brain_quad(
@@ -453,87 +493,122 @@ metal::float4 brain_quad(
     return as_type<metal::float4>(metal::uint4(w_3.x << 16u, w_3.x & 4294901760u, w_3.y << 16u, w_3.y & 4294901760u));
 }
 
-type_10 brains(
-    Block b_4,
-    device type_13 const& code_plane,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    uint at_7 = b_4.begin + (8u * b_4.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_7 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_7 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_7 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_7 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_7 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_7 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_7 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_7 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e54 = brain_quad(_e53);
-    return type_10 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
-}
-
-float dot_block(
-    Block b_5,
+float brain_dot(
+    uint at_3,
     X x_4,
     constant Params& p,
     device type_13 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    float sum = {};
-    metal::float2 centre_3 = -0.5 * x_4.sums;
-    metal::float2 mean = b_5.head.mean * x_4.sums;
-    Scales _e9 = scales(b_5, p);
-    metal::float2 _e12 = dots(b_5.codes, x_4, p);
-    sum = metal::dot(_e9.scale, _e12 - centre_3) - metal::dot(_e9.minus, mean);
-    if (b_5.head.rate > 3u) {
-        type_10 _e23 = x_floats(x_4);
-        type_10 _e24 = brains(b_5, code_plane, _buffer_sizes);
-        sum = x_4.scale * (((((((metal::dot(_e24.inner[0], _e23.inner[0]) + metal::dot(_e24.inner[1], _e23.inner[1])) + metal::dot(_e24.inner[2], _e23.inner[2])) + metal::dot(_e24.inner[3], _e23.inner[3])) + metal::dot(_e24.inner[4], _e23.inner[4])) + metal::dot(_e24.inner[5], _e23.inner[5])) + metal::dot(_e24.inner[6], _e23.inner[6])) + metal::dot(_e24.inner[7], _e23.inner[7]));
+    type_10 values = {};
+    float sum = 0.0;
+    uint i_3 = 0u;
+    uint _e5 = p.cols;
+    uint count_1 = metal::min(8u, _e5);
+    type_10 _e7 = x_floats(x_4);
+    values = _e7;
+    bool loop_init = true;
+    while(true) {
+        if (!loop_init) {
+            uint _e28 = i_3;
+            i_3 = _e28 + 1u;
+        }
+        loop_init = false;
+        uint _e13 = i_3;
+        if (_e13 < count_1) {
+        } else {
+            break;
+        }
+        {
+            uint _e15 = i_3;
+            metal::float4 v_2 = values.inner[metal::min(unsigned(_e15), 7u)];
+            float _e18 = sum;
+            uint _e20 = i_3;
+            metal::uint2 _e23 = code_plane[metal::min(unsigned(at_3 + _e20), (_buffer_sizes.size6 - 0 - 8) / 8)];
+            metal::float4 _e24 = brain_quad(_e23);
+            sum = _e18 + metal::dot(_e24, v_2);
+        }
     }
-    float _e58 = sum;
-    return _e58;
+    float _e31 = sum;
+    return x_4.scale * _e31;
+}
+
+metal::float2 products(
+    Head h_2,
+    Codes q_3,
+    X x_5,
+    constant Params& p
+) {
+    metal::float2 _e3 = dots(q_3, x_5, p);
+    return _e3 + (0.5 * x_5.sums);
+}
+
+float in_steps(
+    Head h_3,
+    Codes q_4,
+    uint e_1,
+    X x_6,
+    constant Params& p
+) {
+    Scales _e4 = fields_of(e_1, p);
+    metal::float2 _e6 = products(h_3, q_4, x_6, p);
+    return metal::dot(_e4.scale, _e6) - metal::dot(_e4.minus, h_3.mean * x_6.sums);
+}
+
+float dot_block(
+    Block b_3,
+    X x_7,
+    constant Params& p,
+    device type_13 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    float sum_1 = {};
+    Head h_5 = b_3.head;
+    float _e4 = step_of(b_3.word, p);
+    float _e13 = in_steps(h_5, b_3.codes, b_3.word >> (8u + (12u * b_3.head.half_)), x_7, p);
+    sum_1 = _e4 * _e13;
+    if (b_3.head.rate > 3u) {
+        float _e24 = brain_dot(b_3.begin + (6u * b_3.head.half_), x_7, p, code_plane, _buffer_sizes);
+        sum_1 = _e24;
+    }
+    float _e25 = sum_1;
+    return _e25;
 }
 
 void put(
-    uint at_3,
-    uint row_3,
-    float sum_1,
+    uint at_4,
+    uint row_5,
+    float sum_2,
     device type_15& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
-    value = sum_1;
+    value = sum_2;
     float _e6 = value;
-    y[metal::min(unsigned(at_3), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_4), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 uint unit_of(
-    uint i_3
+    uint i_4
 ) {
-    return i_3;
+    return i_4;
 }
 
 void keep(
-    uint i_4,
+    uint i_5,
     float v,
     threadgroup type_16& partial
 ) {
-    partial.inner[metal::min(unsigned(i_4), 127u)] = v;
+    partial.inner[metal::min(unsigned(i_5), 127u)] = v;
     return;
 }
 
 float kept(
-    uint i_5,
+    uint i_6,
     threadgroup type_16& partial
 ) {
-    float _e3 = partial.inner[metal::min(unsigned(i_5), 127u)];
+    float _e3 = partial.inner[metal::min(unsigned(i_6), 127u)];
     return _e3;
 }
 
@@ -544,34 +619,34 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_4,
+    Place at_5,
     threadgroup type_16& partial
 ) {
     float total = 0.0;
-    uint i_6 = 0u;
+    uint i_7 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_4.index, at_4.subgroup);
-    if (naga_mod(at_4.index, at_4.subgroup) == 0u) {
+    uint mine = naga_div(at_5.index, at_5.subgroup);
+    if (naga_mod(at_5.index, at_5.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_4.subgroup);
-    uint first_1 = naga_div(mine, count_1) * count_1;
-    bool loop_init = true;
+    uint count_2 = naga_div(LANES, at_5.subgroup);
+    uint first_1 = naga_div(mine, count_2) * count_2;
+    bool loop_init_1 = true;
     while(true) {
-        if (!loop_init) {
-            uint _e39 = i_6;
-            i_6 = _e39 + 1u;
+        if (!loop_init_1) {
+            uint _e39 = i_7;
+            i_7 = _e39 + 1u;
         }
-        loop_init = false;
-        uint _e26 = i_6;
-        if (_e26 < count_1) {
+        loop_init_1 = false;
+        uint _e26 = i_7;
+        if (_e26 < count_2) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e34 = i_6;
+            uint _e34 = i_7;
             float _e36 = kept((((slot & 1u) * WG) + first_1) + _e34, partial);
             total = _e28 + _e36;
         }
@@ -611,8 +686,8 @@ struct main_Input {
     bool local_2 = {};
     bool local_3 = {};
     bool local_4 = {};
-    Place at_8 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_8.index, LANES);
+    Place at_7 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_7.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -622,20 +697,20 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_8.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_7.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
     uint row2_ = 0u + metal::min(first_2 + 2u, rows - 1u);
     uint row3_ = 0u + metal::min(first_2 + 3u, rows - 1u);
     i = lane;
-    bool loop_init_1 = true;
+    bool loop_init_2 = true;
     while(true) {
-        if (!loop_init_1) {
+        if (!loop_init_2) {
             uint _e134 = i;
             i = _e134 + 64u;
         }
-        loop_init_1 = false;
+        loop_init_2 = false;
         uint _e83 = i;
         if ((_e83 + 0u) < units) {
         } else {
@@ -688,13 +763,13 @@ struct main_Input {
             }
         }
     }
-    bool loop_init_2 = true;
+    bool loop_init_3 = true;
     while(true) {
-        if (!loop_init_2) {
+        if (!loop_init_3) {
             uint _e159 = i;
             i = _e159 + LANES;
         }
-        loop_init_2 = false;
+        loop_init_3 = false;
         uint _e137 = i;
         if (_e137 < units) {
         } else {
@@ -723,7 +798,7 @@ struct main_Input {
         }
     }
     float _e162 = sum0_;
-    float _e164 = reduce(_e162, 0u, at_8, partial);
+    float _e164 = reduce(_e162, 0u, at_7, partial);
     if (lane == 0u) {
         local_1 = (first_2 + 0u) < rows;
     } else {
@@ -734,7 +809,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e164, y, _buffer_sizes);
     }
     float _e181 = sum1_;
-    float _e183 = reduce(_e181, 1u, at_8, partial);
+    float _e183 = reduce(_e181, 1u, at_7, partial);
     if (lane == 1u) {
         local_2 = (first_2 + 1u) < rows;
     } else {
@@ -745,7 +820,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e183, y, _buffer_sizes);
     }
     float _e200 = sum2_;
-    float _e202 = reduce(_e200, 2u, at_8, partial);
+    float _e202 = reduce(_e200, 2u, at_7, partial);
     if (lane == 2u) {
         local_3 = (first_2 + 2u) < rows;
     } else {
@@ -756,7 +831,7 @@ struct main_Input {
         put(((y_first + output) + first_2) + 2u, (output + first_2) + 2u, _e202, y, _buffer_sizes);
     }
     float _e219 = sum3_;
-    float _e221 = reduce(_e219, 3u, at_8, partial);
+    float _e221 = reduce(_e219, 3u, at_7, partial);
     if (lane == 3u) {
         local_4 = (first_2 + 3u) < rows;
     } else {

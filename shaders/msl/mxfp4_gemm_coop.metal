@@ -113,9 +113,9 @@ Block load(
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
 }
 
 uint halves(

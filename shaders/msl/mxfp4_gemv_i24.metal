@@ -91,7 +91,7 @@ constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 6u;
-constant float CENTRE = 0.0;
+constant float BIAS = 16.0;
 constant uint PARTIALS = 128u;
 
 uint x_at(
@@ -206,9 +206,15 @@ Block load(
     uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
+}
+
+uint signs(
+    uint w_1
+) {
+    return (w_1 >> 3u) & 286331153u;
 }
 
 uint unseen(
@@ -220,28 +226,48 @@ uint unseen(
     return (_e6 == 0u) ? _e3 : bits_1;
 }
 
+uint doubled(
+    uint w_2,
+    uint n,
+    constant Params& p
+) {
+    uint rest = w_2 & (((w_2 >> 2u) & 286331153u) * 3u);
+    uint _e14 = unseen(4294967288u, p);
+    return ((rest & (rest * 2u)) + rest) + ((n * _e14) + w_2);
+}
+
+uint biased(
+    uint v_1,
+    uint negative,
+    constant Params& p
+) {
+    uint _e6 = unseen(4294967294u, p);
+    uint _e11 = unseen(269488144u, p);
+    return (((v_1 & negative) & 252645135u) * _e6) + ((v_1 & 252645135u) | _e11);
+}
+
 float raised(
-    uint w_1,
+    uint w_3,
     uint at,
     uint mask,
     constant Params& p
 ) {
     uint _e9 = unseen((150u - at) << 23u, p);
-    return as_type<float>((w_1 & (mask << at)) | _e9);
+    return as_type<float>((w_3 & (mask << at)) | _e9);
 }
 
 metal::float4 fields(
-    uint w_2,
+    uint w_4,
     uint at_1,
     uint mask_1,
     float centre,
     constant Params& p
 ) {
-    uint h = w_2 >> 16u;
+    uint h = w_4 >> 16u;
     uint m = mask_1 << at_1;
     uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits_2 = metal::uint4(w_2, w_2, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_4, w_4, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
     uint _e25 = unseen(one, p);
     uint _e26 = unseen(other, p);
@@ -252,7 +278,7 @@ metal::float4 fields(
 metal::float2 byte_dots(
     Bytes c,
     metal::uint4 u,
-    metal::uint4 v_1
+    metal::uint4 v_2
 ) {
     uint _e4 = c.a.x;
     uint _e5 = u.x;
@@ -272,69 +298,58 @@ metal::float2 byte_dots(
     packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
     int first = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e18[0] * reinterpreted_packed_char4_e19[0] + reinterpreted_packed_char4_e18[1] * reinterpreted_packed_char4_e19[1] + reinterpreted_packed_char4_e18[2] * reinterpreted_packed_char4_e19[2] + reinterpreted_packed_char4_e18[3] * reinterpreted_packed_char4_e19[3])));
     uint _e23 = c.b.x;
-    uint _e24 = v_1.x;
+    uint _e24 = v_2.x;
     packed_char4 reinterpreted_packed_char4_e23 = as_type<packed_char4>(_e23);
     packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
     uint _e27 = c.b.y;
-    uint _e28 = v_1.y;
+    uint _e28 = v_2.y;
     packed_char4 reinterpreted_packed_char4_e27 = as_type<packed_char4>(_e27);
     packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
     uint _e32 = c.b.z;
-    uint _e33 = v_1.z;
+    uint _e33 = v_2.z;
     packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
     packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
     uint _e37 = c.b.w;
-    uint _e38 = v_1.w;
+    uint _e38 = v_2.w;
     packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
     packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
     int second = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e23[0] * reinterpreted_packed_char4_e24[0] + reinterpreted_packed_char4_e23[1] * reinterpreted_packed_char4_e24[1] + reinterpreted_packed_char4_e23[2] * reinterpreted_packed_char4_e24[2] + reinterpreted_packed_char4_e23[3] * reinterpreted_packed_char4_e24[3])) + as_type<uint>(( + reinterpreted_packed_char4_e27[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e27[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e27[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e27[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])));
     return metal::float2(static_cast<float>(first), static_cast<float>(second));
 }
 
-uint doubled(
-    uint w_3
-) {
-    uint big = w_3 & 1145324612u;
-    uint rest = w_3 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_3 & 2004318071u) + rest) + (2u * three);
-}
-
-uint signed_bytes(
-    uint magnitude,
-    uint negative
-) {
-    uint n = negative & 252645135u;
-    return (((magnitude & 252645135u) ^ n) + (2155905152u - n)) ^ 2155905152u;
-}
-
 Bytes bytes(
-    Codes q
+    Codes q,
+    constant Params& p
 ) {
-    uint _e3 = doubled(q.words.x);
-    uint n0_ = ((q.words.x >> 3u) & 286331153u) * 15u;
-    uint _e14 = doubled(q.words.y);
-    uint n1_ = ((q.words.y >> 3u) & 286331153u) * 15u;
-    uint _e25 = doubled(q.words.z);
-    uint n2_ = ((q.words.z >> 3u) & 286331153u) * 15u;
-    uint _e36 = doubled(q.words.w);
-    uint n3_ = ((q.words.w >> 3u) & 286331153u) * 15u;
-    uint _e45 = signed_bytes(_e3, n0_);
-    uint _e46 = signed_bytes(_e14, n1_);
-    uint _e47 = signed_bytes(_e25, n2_);
-    uint _e48 = signed_bytes(_e36, n3_);
-    uint _e54 = signed_bytes(_e3 >> 4u, n0_ >> 4u);
-    uint _e59 = signed_bytes(_e14 >> 4u, n1_ >> 4u);
-    uint _e64 = signed_bytes(_e25 >> 4u, n2_ >> 4u);
-    uint _e69 = signed_bytes(_e36 >> 4u, n3_ >> 4u);
-    return Bytes {metal::uint4(_e45, _e46, _e47, _e48), metal::uint4(_e54, _e59, _e64, _e69)};
+    uint _e3 = signs(q.words.x);
+    uint _e6 = doubled(q.words.x, _e3, p);
+    uint m0_ = _e3 * 15u;
+    uint _e11 = signs(q.words.y);
+    uint _e14 = doubled(q.words.y, _e11, p);
+    uint m1_ = _e11 * 15u;
+    uint _e19 = signs(q.words.z);
+    uint _e22 = doubled(q.words.z, _e19, p);
+    uint m2_ = _e19 * 15u;
+    uint _e27 = signs(q.words.w);
+    uint _e30 = doubled(q.words.w, _e27, p);
+    uint m3_ = _e27 * 15u;
+    uint _e33 = biased(_e6, m0_, p);
+    uint _e34 = biased(_e14, m1_, p);
+    uint _e35 = biased(_e22, m2_, p);
+    uint _e36 = biased(_e30, m3_, p);
+    uint _e42 = biased(_e6 >> 4u, m0_ >> 4u, p);
+    uint _e47 = biased(_e14 >> 4u, m1_ >> 4u, p);
+    uint _e52 = biased(_e22 >> 4u, m2_ >> 4u, p);
+    uint _e57 = biased(_e30 >> 4u, m3_ >> 4u, p);
+    return Bytes {metal::uint4(_e33, _e34, _e35, _e36), metal::uint4(_e42, _e47, _e52, _e57)};
 }
 
 metal::float2 dots(
     Codes q_1,
-    X x_3
+    X x_3,
+    constant Params& p
 ) {
-    Bytes _e2 = bytes(q_1);
+    Bytes _e2 = bytes(q_1, p);
     metal::float2 _e6 = byte_dots(_e2, x_3.v0_, x_3.v1_);
     metal::float2 _e11 = byte_dots(_e2, x_3.v2_, x_3.v3_);
     metal::float2 _e16 = byte_dots(_e2, x_3.v4_, x_3.v5_);
@@ -343,10 +358,12 @@ metal::float2 dots(
 
 float dot_block(
     Block b_1,
-    X x_4
+    X x_4,
+    constant Params& p
 ) {
-    metal::float2 _e3 = dots(b_1.codes, x_4);
-    return (0.5 * b_1.power) * (_e3.x + _e3.y);
+    metal::float2 _e3 = dots(b_1.codes, x_4, p);
+    metal::float2 d = _e3 - (BIAS * x_4.sums);
+    return (0.5 * b_1.power) * (d.x + d.y);
 }
 
 void put(
@@ -371,10 +388,10 @@ uint unit_of(
 
 void keep(
     uint i_3,
-    float v_2,
+    float v_3,
     threadgroup type_11& partial
 ) {
-    partial.inner[metal::min(unsigned(i_3), 127u)] = v_2;
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v_3;
     return;
 }
 
@@ -395,14 +412,14 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v_3,
+    float v_4,
     uint slot,
     Place at_3,
     threadgroup type_11& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
-    float unnamed = metal::simd_sum(v_3);
+    float unnamed = metal::simd_sum(v_4);
     uint mine = naga_div(at_3.index, at_3.subgroup);
     if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
@@ -511,10 +528,10 @@ struct main_Input {
             bool _e97 = local;
             if (_e97) {
                 float _e98 = sum0_;
-                float _e99 = dot_block(_e75, _e78);
+                float _e99 = dot_block(_e75, _e78, p);
                 sum0_ = _e98 + _e99;
                 float _e101 = sum1_;
-                float _e102 = dot_block(_e76, _e78);
+                float _e102 = dot_block(_e76, _e78, p);
                 sum1_ = _e101 + _e102;
             }
         }
@@ -538,10 +555,10 @@ struct main_Input {
             Block _e112 = load(row1_, _e110, p, code_plane, scale_plane, _buffer_sizes);
             X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
             float _e115 = sum0_;
-            float _e116 = dot_block(_e111, _e114);
+            float _e116 = dot_block(_e111, _e114, p);
             sum0_ = _e115 + _e116;
             float _e118 = sum1_;
-            float _e119 = dot_block(_e112, _e114);
+            float _e119 = dot_block(_e112, _e114, p);
             sum1_ = _e118 + _e119;
         }
     }
