@@ -33,14 +33,16 @@ struct HalfQuads {
 //: end
 }
 
+//: if !WEIGHTS
 fn dots(q: Codes, x: X) -> vec2<f32> {
   let w = half_quads(q);
-  let first = fma(w.v3, x.v3.xzyw, fma(w.v2, x.v2.xzyw, fma(w.v1, x.v1.xzyw, w.v0 * x.v0.xzyw)));
-  let second = fma(w.v7, x.v7.xzyw, fma(w.v6, x.v6.xzyw, fma(w.v5, x.v5.xzyw, w.v4 * x.v4.xzyw)));
-  let f = vec4<f32>(first);
-  let s = vec4<f32>(second);
-  return x.scale * vec2<f32>(f.x + f.y + f.z + f.w, s.x + s.y + s.z + s.w);
+  let first = fma(w.v3, x.v3, fma(w.v2, x.v2, fma(w.v1, x.v1, w.v0 * x.v0)));
+  let second = fma(w.v7, x.v7, fma(w.v6, x.v6, fma(w.v5, x.v5, w.v4 * x.v4)));
+  let f = vec2<f32>(first.xy + first.zw);
+  let s = vec2<f32>(second.xy + second.zw);
+  return x.scale * vec2<f32>(f.x + f.y, s.x + s.y);
 }
+//: end
 //: else
 //: if !WEIGHTS
 fn dots(q: Codes, x: X) -> vec2<f32> {

@@ -28,7 +28,8 @@ fn keep_word(block: u32, digit: u32, own: u32, word: u32) {
 //: else
 fn keep_quad(block: u32, own: u32, v: vec4<f32>) {
 //: if HALVES_OUT
-  out_values[place(block, 8u, own)] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
+  // Two quads to a vector, in the order that `input` says.
+  out_values[place(block, 4u, own >> 1u) * 2u + (own & 1u)] = vec2<u32>(pack2x16float(v.xz), pack2x16float(v.yw));
 //: else
   out_values[place(block, 8u, own)] = v;
 //: end

@@ -53,8 +53,13 @@ fn main(
       let token = e >> 3u;
       let quad = e & 7u;
       var v = vec4<f32>(0.0);
-      if (token0 + token < p.tokens && (tile * 8u + quad) * 4u < p.x_stride) {
-        v = xv[(token0 + token) * (p.x_stride / 4u) + tile * 8u + quad];
+//: if WORDS_OF_PLANES
+      let place = x_quad(tile, quad);
+//: else
+      let place = tile * 8u + quad;
+//: end
+      if (token0 + token < p.tokens && place * 4u < p.x_stride) {
+        v = xv[(token0 + token) * (p.x_stride / 4u) + place];
       }
       x_tile[quad * 4u][token] = v.x;
       x_tile[quad * 4u + 1u][token] = v.y;

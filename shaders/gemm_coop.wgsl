@@ -8,7 +8,11 @@
 // largest is below 2^15, where nothing overflows and what is lost below the
 // smallest half is 2^-39 of the largest.
 //
-// The codec gives `Block`, `load(row, unit)` and `weights(block)`.
+// Columns lie in the order of halves.wgsl: 0, 2, 1, 3 of every four.
+//
+// The codec gives `Block`, `load(row, unit)` and `weights(block)`; with F16, where
+// all that its weights are made of is in the range of halves, too,
+// `half_weights(block, factor)`, times the factor and in that order.
 
 //: use params
 //: use CODEC
@@ -115,8 +119,12 @@ fn main(
       {
         let e = index + $iu * WG;
         let token = min(token0 + e / QUADS, p.tokens - 1u);
+//: if WORDS_OF_PLANES
+        let quad = x_quad(min(turn * TILE_UNITS + e % QUADS / VECTORS, p.units - 1u), e % VECTORS);
+//: else
         let quad = turn * QUADS + e % QUADS;
-        x$i = select(vec4<f16>(0.0h), xv[token * x_quads + min(quad, x_quads - 1u)], quad < x_quads);
+//: end
+        x$i = xv[token * x_quads + min(quad, x_quads - 1u)];
       }
 //: end
     }
@@ -142,11 +150,18 @@ fn main(
         let e = index + $iu * WG;
         if (e < ROWS * TILE_UNITS) {
           let at = ((turn & 1u) * ROWS + e % ROWS) * PITCH + (e / ROWS) * VECTORS;
-          let w = weights(block$i);
           // Units beyond the last are zero.
           let factor = select(0.0, p.factor, turn * TILE_UNITS + e / ROWS < p.units);
+//: if F16
+          let w = half_weights(block$i, factor);
 //: each k VECTORS
-          keep_w(at + $ku, vec4<f16>(w[$k] * factor));
+          keep_w(at + $ku, w[$k]);
+//: end
+//: else
+          let w = weights(block$i);
+//: each k VECTORS
+          keep_w(at + $ku, vec4<f16>(w[$k].xzyw * factor));
+//: end
 //: end
         }
       }

@@ -16,17 +16,21 @@
 // or with NEIGHBOURS one behind the other, which lets them share what a codec
 // stores for several (HEADS: `head(row, unit)` and `load_under`).
 //
-// The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`.
+// With STRIPS a lane's rows share a head; what it is made of, `record_of(row, unit)`,
+// is fetched a turn ahead, since the rows' places follow from it; not with I24,
+// which was slower for it.
+//
+// The codec gives `Block`, `load(row, unit)` and `dot_block(block, x)`, and for units
+// of 32 `bits(block)`: of several units under way nothing is used before all of it is
+// there. Bits that are all zero mean products that are zero; asking for them keeps
+// compilers from moving a load to its use, behind the wait for another.
 
 //: use params
 //: use input
 //: use CODEC
 //: use put
 //: if JOINED
-// A matrix of several: its workgroups and rows, and where its outputs and biases
-// begin.
-struct Part { workgroups: u32, rows: u32, y: u32, base: vec4<u32>, extra: vec4<u32> }
-@group(0) @binding(8) var<storage, read> parts: array<Part, PARTS>;
+//: use part
 //: end
 //: if LISTED_ROWS|LISTED_UNITS
 @group(0) @binding(7) var<storage, read> listed: array<u32>;
@@ -63,19 +67,9 @@ fn main(
   let lane = at.index % LANES;
   let layer = group.z;
 //: if JOINED
-  var number = group.x + group.y * groups.x;
-  var part = parts[0];
-//: each i PARTS
-  if ($iu + 1u < PARTS && number >= part.workgroups) {
-    number -= part.workgroups;
-    part = parts[min($iu + 1u, PARTS - 1u)];
-  }
-//: end
-  p = told;
-  p.rows = part.rows;
-  p.base = part.base;
-  p.extra = part.extra;
-  let output = part.y;
+  let taken = take_part(group.x + group.y * groups.x);
+  let number = taken.x;
+  let output = taken.y;
 //: else
   let number = group.x + group.y * groups.x;
   let output = p.first;
@@ -145,19 +139,50 @@ fn main(
 //: end
 //: each k UNROLL
     let x$k = load_x(x_first + at + $ku);
+//: end
+//: if BLOCKS
+    var some = 0u;
+//: each k UNROLL
+    some |= x_bits(x$k);
+//: each r ROWS
+    some |= bits(w$k_$r);
+//: end
+//: end
+    if (ROWS * UNROLL == 1u || some != 0u) {
+//: each k UNROLL
+//: each r ROWS
+      sum$r += dot_block(w$k_$r, x$k);
+//: end
+//: end
+    }
+//: else
+//: each k UNROLL
 //: each r ROWS
     sum$r += dot_block(w$k_$r, x$k);
+//: end
 //: end
 //: end
   }
   var i = runs * UNROLL + lane;
 //: else
   var i = lane;
+//: if STRIPS
+//: if !I24
+//: each k UNROLL
+  var record$k = record_of(row0, min(unit_of(lane + $ku * LANES), p.units - 1u));
+//: end
+//: end
+//: end
   for (; i + (UNROLL - 1u) * LANES < units; i += UNROLL * LANES) {
 //: each k UNROLL
     let unit$k = unit_of(i + $ku * LANES);
 //: if STRIPS
+//: if I24
     let head$k = head(row0, unit$k);
+//: else
+    let head$k = head_of(row0, unit$k, record$k);
+    record$k = record_of(row0, min(unit_of(i + ($ku + UNROLL) * LANES), p.units - 1u));
+//: end
 //: end
 //: each r ROWS
 //: if STRIPS
@@ -169,8 +194,27 @@ fn main(
 //: end
 //: each k UNROLL
     let x$k = load_x(x_first + unit$k);
+//: end
+//: if BLOCKS
+    var some = 0u;
+//: each k UNROLL
+    some |= x_bits(x$k);
+//: each r ROWS
+    some |= bits(w$k_$r);
+//: end
+//: end
+    if (ROWS * UNROLL == 1u || some != 0u) {
+//: each k UNROLL
+//: each r ROWS
+      sum$r += dot_block(w$k_$r, x$k);
+//: end
+//: end
+    }
+//: else
+//: each k UNROLL
 //: each r ROWS
     sum$r += dot_block(w$k_$r, x$k);
+//: end
 //: end
 //: end
   }

@@ -1,6 +1,8 @@
 // Inputs of `gemm` with cooperative matrices: each as halves, times the power of
 // two that brings its largest value to 2^14 and more, below 2^15; and that
-// power's inverse, for the products. One workgroup an input.
+// power's inverse, for the products. One workgroup an input. Of every four
+// neighbours the second and the third change places, as weights do there: that
+// is the order in which codes come out of their words.
 
 struct Halves { quads: u32 }
 var<immediate> p: Halves;
@@ -33,7 +35,7 @@ fn main(
   let factor = bitcast<f32>((268u - exponent) << 23u);
   for (var i = index; i < p.quads; i += WG) {
     let v = values[first + i] * factor;
-    halves[first + i] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));
+    halves[first + i] = vec2<u32>(pack2x16float(v.xz), pack2x16float(v.yw));
   }
   if (index == 0u) { scales[group.x] = bitcast<f32>((exponent - 14u) << 23u); }
 }

@@ -1,7 +1,8 @@
 // The input vector, zero beyond its width, in the form that the variant reads.
 //
 //   F32 (no flag): floats.
-//   F16: per block of 32 the values over their peak, as halves.
+//   F16: per block of 32 the values over their peak, as halves: of every four the
+//        first, third, second and fourth, as bytes of codes become pairs of halves.
 //   I8:  per block of 32 the values in steps of peak / 127, as signed bytes.
 //   I24: per block of 32 the values in steps of a power of two, three signed
 //        bytes each: all the high ones, all the middle ones, all the low ones.
@@ -21,7 +22,7 @@
 @group(0) @binding(4) var<storage, read> xv: array<vec4<u32>>;
 //: else
 //: if F16
-@group(0) @binding(4) var<storage, read> xv: array<vec4<f16>>;
+@group(0) @binding(4) var<storage, read> xv: array<vec4<u32>>;
 //: else
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
 //: end
@@ -53,6 +54,10 @@ struct X {
 //: if BLOCKS
   scale: f32,
   sums: vec2<f32>,
+//: if F16
+  // Some of those of every vector.
+  bits: u32,
+//: end
 //: end
 }
 
@@ -87,7 +92,13 @@ const X_VECTORS: u32 = 6u;
 //: if I8
 const X_VECTORS: u32 = 2u;
 //: else
+//: if F16
+const X_VECTORS: u32 = VECTORS / 2u;
+
+fn halves_of(a: u32, b: u32) -> vec4<f16> { return vec4<f16>(vec2<f16>(unpack2x16float(a)), vec2<f16>(unpack2x16float(b))); }
+//: else
 const X_VECTORS: u32 = VECTORS;
+//: end
 //: end
 //: end
 
@@ -112,8 +123,16 @@ fn load_x(unit: u32) -> X {
   x.v1 = xv[x_at(unit, 1u)];
 //: end
 //: else
+//: if F16
+//: each i VECTORS
+  let w$i = xv[x_at(unit, $iu / 2u)];
+  x.v$i = halves_of(w$i[$iu % 2u * 2u], w$i[$iu % 2u * 2u + 1u]);
+  x.bits |= w$i.x;
+//: end
+//: else
 //: each i VECTORS
   x.v$i = xv[x_at(unit, $iu)];
+//: end
 //: end
 //: end
 //: if BLOCKS
@@ -126,6 +145,27 @@ fn load_x(unit: u32) -> X {
 //: end
 
 //: if BLOCKS
+// Some bits of every vector of it.
+fn x_bits(x: X) -> u32 {
+//: if I24
+  return x.v0.x | x.v1.x | x.v2.x | x.v3.x | x.v4.x | x.v5.x | bitcast<u32>(x.scale);
+//: else
+//: if I8
+  return x.v0.x | x.v1.x | bitcast<u32>(x.scale);
+//: else
+//: if F16
+  return x.bits | bitcast<u32>(x.scale);
+//: else
+  var bits = bitcast<u32>(x.scale);
+//: each i 8
+  bits |= bitcast<u32>(x.v$i.x);
+//: end
+  return bits;
+//: end
+//: end
+//: end
+}
+
 // The unit's values in steps of its scale.
 //: if I8|I24
 fn whole(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(w)); }
@@ -146,7 +186,11 @@ fn x_floats(x: X) -> array<vec4<f32>, 8> {
 //: else
   return array<vec4<f32>, 8>(
 //: each i 8
-    vec4<f32>(x.v$i),
+//: if F16
+    vec4<f32>(x.v$i.xzyw),
+//: else
+    x.v$i,
+//: end
 //: end
   );
 //: end

@@ -6,7 +6,14 @@
 
 struct Codes { words: vec2<u32> }
 
+fn code_bits(q: Codes) -> u32 { return q.words.x; }
+
 const CENTRE: f32 = 2.0;
+// Bytes have fields 0, 1 and 2 where they are, and field 3 where field 2 is.
+//: if I8|I24
+const CENTRES: vec2<f32> = vec2<f32>(0.0);
+const STEPS: vec4<i32> = vec4<i32>(1, 4, 16, 16);
+//: end
 
 fn load_codes(row: u32, unit: u32) -> Codes {
   return Codes(code_plane[((p.base.x + row * p.stride.x) >> 3u) + unit]);
@@ -14,10 +21,10 @@ fn load_codes(row: u32, unit: u32) -> Codes {
 
 //: if I8|I24
 fn bytes(q: Codes) -> Bytes {
-  let m = vec4<u32>(0x03030303u);
+  let w = q.words;
   return Bytes(
-    (q.words.xyxy >> vec4<u32>(0u, 0u, 2u, 2u)) & m,
-    (q.words.xyxy >> vec4<u32>(4u, 4u, 6u, 6u)) & m);
+    w.xyxy & vec4<u32>(0x03030303u, 0x03030303u, 0x0c0c0c0cu, 0x0c0c0c0cu),
+    vec4<u32>(w, w >> vec2<u32>(2u)) & vec4<u32>(0x30303030u));
 }
 //: else
 //: if F16

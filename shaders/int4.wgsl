@@ -6,7 +6,14 @@
 
 struct Codes { words: vec4<u32> }
 
+fn code_bits(q: Codes) -> u32 { return q.words.x; }
+
 const CENTRE: f32 = 8.0;
+// Bytes have codes of the first half, and 16 times those of the second less 8.
+//: if I8|I24
+const CENTRES: vec2<f32> = vec2<f32>(0.0, 8.0);
+const STEPS: vec4<i32> = vec4<i32>(1, 1, 16, 16);
+//: end
 
 fn load_codes(row: u32, unit: u32) -> Codes {
   return Codes(code_plane[((p.base.x + row * p.stride.x) >> 4u) + unit]);
@@ -14,7 +21,7 @@ fn load_codes(row: u32, unit: u32) -> Codes {
 
 //: if I8|I24
 fn bytes(q: Codes) -> Bytes {
-  return Bytes(q.words & vec4<u32>(0x0f0f0f0fu), (q.words >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu));
+  return Bytes(q.words & vec4<u32>(0x0f0f0f0fu), (q.words & vec4<u32>(0xf0f0f0f0u)) ^ vec4<u32>(unseen(0x80808080u)));
 }
 //: else
 //: if F16

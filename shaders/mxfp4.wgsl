@@ -7,90 +7,82 @@
 struct Codes { words: vec4<u32> }
 struct Block { codes: Codes, power: f32 }
 
+fn bits(b: Block) -> u32 { return b.codes.words.x | bitcast<u32>(b.power); }
+
 fn load(row: u32, unit: u32) -> Block {
   let byte = p.base.y + row * p.stride.y + unit;
   let s = (scale_plane[byte >> 2u] >> ((byte & 3u) * 8u)) & 0xffu;
   // Byte 0 is the only one whose power has no exponent of its own.
   let power = bitcast<f32>(select(s << 23u, 0x00400000u, s == 0u));
-  return Block(Codes(code_plane[((p.base.x + row * p.stride.x) >> 4u) + unit]), power);
+  return Block(Codes(code_plane[(p.base.x >> 4u) + row * (p.stride.x >> 4u) + unit]), power);
+}
+
+//: if I8|I24
+// Signs of a word's eight codes, 1 for a negative one.
+fn signs(w: u32) -> u32 { return (w >> 3u) & 0x11111111u; }
+
+// Twice their magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6, a nibble each: from 4 on the
+// codes' low two bits count double, and 3 two more. Logic and sums are what bounds
+// these kernels: a factor that a compiler does not know leaves them to the units of
+// products, which have time left.
+fn doubled(w: u32, n: u32) -> u32 {
+  let rest = w & (((w >> 2u) & 0x11111111u) * 3u);
+  return (rest & (rest * 2u)) + rest + (n * unseen(0xfffffff8u) + w);
+}
+
+// Bytes of 16 and v or -v, of low nibbles v; `negative` has 15 for a negative one.
+const BIAS: f32 = 16.0;
+fn biased(v: u32, negative: u32) -> u32 {
+  return (v & negative & 0x0f0f0f0fu) * unseen(0xfffffffeu) + ((v & 0x0f0f0f0fu) | unseen(0x10101010u));
 }
 
 //: if I24
 //: use dots
-const CENTRE: f32 = 0.0;
-
-// Twice the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a word's eight codes, a
-// nibble each. From 4 on the codes' low two bits count double, 3 four times.
-fn doubled(w: u32) -> u32 {
-  let big = w & 0x44444444u;
-  let rest = w & (big - (big >> 2u));
-  let three = rest & (rest >> 1u) & 0x11111111u;
-  return (w & 0x77777777u) + rest + 2u * three;
-}
-
-// Bytes of twice the elements from magnitudes and from nibbles that are 15 for a
-// negative one: 15 - v is v ^ 15, and 128 keeps the bytes apart.
-fn signed_bytes(magnitude: u32, negative: u32) -> u32 {
-  let n = negative & 0x0f0f0f0fu;
-  return (((magnitude & 0x0f0f0f0fu) ^ n) + (0x80808080u - n)) ^ 0x80808080u;
-}
-
 fn bytes(q: Codes) -> Bytes {
 //: each i 4
-  let v$i = doubled(q.words[$i]);
-  let n$i = ((q.words[$i] >> 3u) & 0x11111111u) * 15u;
+  let n$i = signs(q.words[$i]);
+  let v$i = doubled(q.words[$i], n$i);
+  let m$i = n$i * 15u;
 //: end
   return Bytes(
-    vec4<u32>(signed_bytes(v0, n0), signed_bytes(v1, n1), signed_bytes(v2, n2), signed_bytes(v3, n3)),
+    vec4<u32>(biased(v0, m0), biased(v1, m1), biased(v2, m2), biased(v3, m3)),
     vec4<u32>(
-      signed_bytes(v0 >> 4u, n0 >> 4u), signed_bytes(v1 >> 4u, n1 >> 4u),
-      signed_bytes(v2 >> 4u, n2 >> 4u), signed_bytes(v3 >> 4u, n3 >> 4u)));
+      biased(v0 >> 4u, m0 >> 4u), biased(v1 >> 4u, m1 >> 4u),
+      biased(v2 >> 4u, m2 >> 4u), biased(v3 >> 4u, m3 >> 4u)));
 }
 
 fn dot_block(b: Block, x: X) -> f32 {
-  let d = dots(b.codes, x);
+  let d = dots(b.codes, x) - BIAS * x.sums;
   return (0.5 * b.power) * (d.x + d.y);
 }
 //: else
-//: if I8
-// Twice the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a word's eight codes, a
-// nibble each: from 4 on the codes' low two bits count double, and 3 two more.
-fn doubled(w: u32) -> u32 {
-  let rest = w & (((w >> 2u) & 0x11111111u) * 3u);
-  return (w & 0x77777777u) + rest + (rest & (rest * 2u));
-}
+//: use fields
+// A word's eight codes: of low nibbles, biased bytes; of high ones 16 v or -16 v as a
+// difference of two signed bytes, those of v ^ k and k, k being -8 or, for a negative
+// one, 7.
+struct Signed { low: u32, high: u32, less_high: u32 }
 
-// What a word's eight codes have twice, v or -v, is a difference of two bytes
-// each, without carries. In low nibbles, n being 1 for a negative one: that of
-// v ^ 15 n = 15 - v and of 15 n. In high ones, which are signed, 16 times that of
-// v ^ k and of k, k being -8 or, for a negative one, 7.
-struct Differences { low: u32, less_low: u32, high: u32, less_high: u32 }
-
-fn differences(w: u32) -> Differences {
-  let v = doubled(w);
-  let n = (w >> 3u) & 0x11111111u;
-  let m = n * 15u;
-  let k = 0x88888888u - n;
-  return Differences((v ^ m) & 0x0f0f0f0fu, m & 0x0f0f0f0fu, (v ^ k) & 0xf0f0f0f0u, k & 0xf0f0f0f0u);
-}
-
-// 32 times the product.
-fn difference_dot(a: Differences, b: Differences, c: Differences, d: Differences, u: vec4<u32>, v: vec4<u32>) -> f32 {
-  let low = dot4I8Packed(a.low, u.x) + dot4I8Packed(b.low, u.y) + dot4I8Packed(c.low, u.z) + dot4I8Packed(d.low, u.w);
-  let less_low = dot4I8Packed(a.less_low, u.x) + dot4I8Packed(b.less_low, u.y) + dot4I8Packed(c.less_low, u.z) + dot4I8Packed(d.less_low, u.w);
-  let high = dot4I8Packed(a.high, v.x) + dot4I8Packed(b.high, v.y) + dot4I8Packed(c.high, v.z) + dot4I8Packed(d.high, v.w);
-  let less_high = dot4I8Packed(a.less_high, v.x) + dot4I8Packed(b.less_high, v.y) + dot4I8Packed(c.less_high, v.z) + dot4I8Packed(d.less_high, v.w);
-  return f32(16 * (low - less_low) + (high - less_high));
+fn signed_bytes(w: u32) -> Signed {
+  let n = signs(w);
+  let v = doubled(w, n);
+  let k = n * unseen(0xffffffffu) + 0x88888888u;
+  return Signed(biased(v, n * 15u), (v ^ k) & 0xf0f0f0f0u, k & 0xf0f0f0f0u);
 }
 
 fn dot_block(b: Block, x: X) -> f32 {
   let w = b.codes.words;
-  let c0 = differences(w.x);
-  let c1 = differences(w.y);
-  let c2 = differences(w.z);
-  let c3 = differences(w.w);
-  return x.scale * (b.power * 0.03125) * difference_dot(c0, c1, c2, c3, x.v0, x.v1);
+  let c0 = signed_bytes(w.x);
+  let c1 = signed_bytes(w.y);
+  let c2 = signed_bytes(w.z);
+  let c3 = signed_bytes(w.w);
+  let u = x.v0;
+  let v = x.v1;
+  let low = dot4I8Packed(c0.low, u.x) + dot4I8Packed(c1.low, u.y) + dot4I8Packed(c2.low, u.z) + dot4I8Packed(c3.low, u.w);
+  let high = dot4I8Packed(c0.high, v.x) + dot4I8Packed(c1.high, v.y) + dot4I8Packed(c2.high, v.z) + dot4I8Packed(c3.high, v.w);
+  let less = dot4I8Packed(c0.less_high, v.x) + dot4I8Packed(c1.less_high, v.y) + dot4I8Packed(c2.less_high, v.z) + dot4I8Packed(c3.less_high, v.w);
+  return (0.5 * b.power) * (x.scale * 0.0625 * f32(16 * low + (high - less)) - BIAS * x.sums.x);
 }
+//: end
 //: else
 // A code's bits at the top of a half are the element times 2^-14, its exponent 0
 // included, which both have for their subnormal numbers.
@@ -149,7 +141,6 @@ fn dot_block(b: Block, x: X) -> f32 {
   let d = dots(b.codes, x);
   return b.power * (RAISE * (d.x + d.y));
 }
-//: end
 //: end
 //: end
 //: end

@@ -20,8 +20,10 @@ var<immediate> p: Norm;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
   let source = (p.first + group.x) * p.quads;
   let to = group.x * p.quads;
-  var squares = 0.0;
-  for (var i = index; i < p.quads; i += WG) {
+  // Those of short rows are read once.
+  let early = select(vec4<f32>(0.0), x[source + index], index < p.quads);
+  var squares = dot(early, early);
+  for (var i = index + WG; i < p.quads; i += WG) {
     squares += dot(x[source + i], x[source + i]);
   }
   let factor = inverseSqrt(workgroup_sum(squares, index) / f32(p.width) + p.eps);
@@ -30,7 +32,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let inside = i < p.quads;
     var v = vec4<f32>(0.0);
     if (inside) {
-      v = x[source + i] * factor * gain[i];
+      if (base == 0u) { v = early; } else { v = x[source + i]; }
+      v *= factor * gain[i];
 //: if ONTO
       out[to + i] += v;
 //: else

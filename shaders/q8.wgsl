@@ -8,6 +8,8 @@
 struct Codes { a: vec4<u32>, b: vec4<u32> }
 struct Block { codes: Codes, scale: f32 }
 
+fn bits(b: Block) -> u32 { return b.codes.a.x | b.codes.b.x | bitcast<u32>(b.scale); }
+
 const CENTRE: f32 = 0.0;
 
 fn load(row: u32, unit: u32) -> Block {

@@ -6,6 +6,10 @@
 //               else T follows M (with INVERSE M follows T).
 //   INVERSE:    R^T.
 //   IN_PLACE:   reads what it overwrites.
+//   NORMED:     rotates the RMS norm x * gain / sqrt(mean(x^2) + eps) (arXiv
+//               1910.07467) of a vector.
+//   GATED:      rotates activation(gate) * up (SILU, GELU_TANH or neither:
+//               activation.wgsl).
 //   EMIT:       writes the result's coded form and sums, too (see `emit`).
 //
 // A workgroup has SPACE floats: M is done by segments of so many columns.
@@ -13,11 +17,24 @@
 struct Rotate {
   // Columns, and floats from vector to vector; BLOCK^-1/2.
   cols: u32, stride: u32, unit: f32,
+  // Of the norm; number of the first vector that is read.
+  eps: f32, first: u32,
 }
 var<immediate> p: Rotate;
 
 //: if !IN_PLACE
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+// Zero from the columns to the stride.
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+//: end
+//: if NORMED|GATED
+// The gain, or what is gated.
+@group(0) @binding(3) var<storage, read> companions: array<vec4<f32>>;
+//: end
+//: if NORMED
+//: use total
+//: end
+//: if GATED
+//: use activation
 //: end
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 // A bit for each column, then, from a whole word on, for each of the tail.
@@ -29,11 +46,20 @@ var<immediate> p: Rotate;
 
 var<workgroup> values: array<f32, SPACE>;
 
-// Negates `count` values from `first` on; the first one's bit is number `bit`.
-fn flip(index: u32, first: u32, count: u32, bit: u32) {
+//: if !IN_PLACE
+fn keep_four(first: u32, v: vec4<f32>) {
+//: each k 4
+  values[first + $ku] = v[$k];
+//: end
+}
+//: end
+
+// `factor` times `count` values from `first` on, negated where bits from number `bit`
+// on are 1.
+fn flip(index: u32, first: u32, count: u32, bit: u32, factor: f32) {
   for (var i = index; i < count; i += WG) {
     let sign = (signs[(bit + i) >> 5u] >> ((bit + i) & 31u)) << 31u;
-    values[first + i] = bitcast<f32>(bitcast<u32>(values[first + i]) ^ sign);
+    values[first + i] = factor * bitcast<f32>(bitcast<u32>(values[first + i]) ^ sign);
   }
   workgroupBarrier();
 }
@@ -81,30 +107,51 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let tail = count - BLOCK;
   let tail_bit = (p.cols + 31u) / 32u * 32u;
   let at = group.y * p.stride + start;
-  for (var i = index; i < count; i += WG) {
+  let source = (p.first + group.y) * p.stride / 4u;
+  var factor = 1.0;
 //: if IN_PLACE
-    values[i] = y[at + i];
+  for (var i = index; i < count; i += WG) { values[i] = y[at + i]; }
+  workgroupBarrier();
 //: else
-    values[i] = x[at + i];
+//: if NORMED
+  // Every workgroup sums the squares of the whole vector.
+  let own = (count + 3u) / 4u;
+  var squares = 0.0;
+  for (var i = index; i < p.stride / 4u; i += WG) {
+    let v = x[source + i];
+    squares += dot(v, v);
+    let to = i - start / 4u;
+    if (i >= start / 4u && to < own) { keep_four(4u * to, v * companions[i]); }
+  }
+  factor = inverseSqrt(workgroup_sum(squares, index) / f32(p.cols) + p.eps);
+//: else
+  for (var i = index; i < (count + 3u) / 4u; i += WG) {
+//: if GATED
+    let quad = source + start / 4u + i;
+    keep_four(4u * i, activation(x[quad]) * companions[quad]);
+//: else
+    keep_four(4u * i, x[source + start / 4u + i]);
 //: end
   }
   workgroupBarrier();
+//: end
+//: end
 //: if INVERSE
 //: if TAIL
   hadamard(index, tail, BLOCK);
-  flip(index, tail, BLOCK, tail_bit);
+  flip(index, tail, BLOCK, tail_bit, 1.0);
 //: end
 //: if MAIN
   hadamard(index, 0u, covered);
-  flip(index, 0u, count, start);
+  flip(index, 0u, count, start, factor);
 //: end
 //: else
 //: if MAIN
-  flip(index, 0u, count, start);
+  flip(index, 0u, count, start, factor);
   hadamard(index, 0u, covered);
 //: end
 //: if TAIL
-  flip(index, tail, BLOCK, tail_bit);
+  flip(index, tail, BLOCK, tail_bit, 1.0);
   hadamard(index, tail, BLOCK);
 //: end
 //: end

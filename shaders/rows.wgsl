@@ -1,7 +1,8 @@
 // Rows of a stored matrix, by number: y[t] = factor * W[ids[t]], zero beyond
 // the columns up to y_stride. Rows outside the piece are left alone.
 //
-//   PEAK: no rows, but the bits of the largest |w| of all, at `p.share` of `peaks`.
+//   PEAK: no rows, but the bits of the largest |w| of all, at `p.share` of `peaks`,
+//         and with SCALED, behind them, those of the largest `extent(block)`.
 
 //: use params
 //: use CODEC
@@ -17,7 +18,8 @@ fn main(
   let at = (group.x + group.y * groups.x) * WG + index;
   let row = at / p.units;
   if (row >= p.rows) { return; }
-  let w = weights(load(row, at % p.units));
+  let b = load(row, at % p.units);
+  let w = weights(b);
   // As whole numbers, in which infinity and what is no number count most.
   var most = vec4<u32>(0u);
 //: each i VECTORS
@@ -25,6 +27,10 @@ fn main(
 //: end
   let peak = max(max(most.x, most.y), max(most.z, most.w));
   if (peak > atomicLoad(&peaks[p.share])) { atomicMax(&peaks[p.share], peak); }
+//: if SCALED
+  let bits = bitcast<u32>(extent(b)) & 0x7fffffffu;
+  if (bits > atomicLoad(&peaks[p.share + 1u])) { atomicMax(&peaks[p.share + 1u], bits); }
+//: end
 }
 //: else
 @group(0) @binding(4) var<storage, read> ids: array<u32>;

@@ -21,10 +21,7 @@ fn input_of(column: u32) -> f32 { return xv[column >> 2u][column & 3u]; }
 //: use CODEC
 //: use put
 //: if JOINED
-// A matrix of several: its workgroups and rows, and where its outputs and biases
-// begin.
-struct Part { workgroups: u32, rows: u32, y: u32, base: vec4<u32>, extra: vec4<u32> }
-@group(0) @binding(8) var<storage, read> parts: array<Part, PARTS>;
+//: use part
 //: end
 const PARTIALS: u32 = 2u * WG;
 //: use reduce
@@ -49,19 +46,9 @@ fn main(
   let split = at.index % LANES / CLUSTER;
   let layer = group.z;
 //: if JOINED
-  var number = group.x + group.y * groups.x;
-  var part = parts[0];
-//: each i PARTS
-  if ($iu + 1u < PARTS && number >= part.workgroups) {
-    number -= part.workgroups;
-    part = parts[min($iu + 1u, PARTS - 1u)];
-  }
-//: end
-  p = told;
-  p.rows = part.rows;
-  p.base = part.base;
-  p.extra = part.extra;
-  let output = part.y;
+  let taken = take_part(group.x + group.y * groups.x);
+  let number = taken.x;
+  let output = taken.y;
 //: else
   let number = group.x + group.y * groups.x;
   let output = p.first;

@@ -9,7 +9,8 @@
 // The second one, for products with whole numbers, has V as bytes, or pairs of
 // bytes. With QUADS, where four neighbours' windows lie alike everywhere and take
 // QUAD bits, the third one has the four bytes of states whose last bit is 0: V is
-// odd, so the state of all other bits has their negatives.
+// odd, so the state of all other bits has their negatives. With TRIPLES (I8 only),
+// where windows lie RATE / 8 bits apart but for each eighth, it has those of three.
 //
 // Weights are those under the rotation: inputs are rotated before (`rotate`),
 // looked up rows after. p.extra.x: the tensor's scale (f32).
@@ -84,7 +85,7 @@ fn place(quad: u32, parts: u32, i: u32) -> u32 {
 
 // Where the table that is looked up begins, and how much of it is kept.
 //: if I8|I24
-//: if QUADS
+//: if QUADS|TRIPLES
 const FIRST: u32 = 2u * STATES;
 const KEPT: u32 = 1u << (QUAD - 1u);
 //: else
@@ -102,15 +103,16 @@ const KEPT: u32 = STATES;
 //: end
 var<workgroup> values: array<u32, max(KEPT, PARTIALS)>;
 
-// Eight reads are under way at a time.
-const EVEN: bool = KEPT % (8u * WG) == 0u;
+// Sixteen reads are under way at a time.
+const EVEN: bool = KEPT % (16u * WG) == 0u;
 
 fn begin(index: u32) {
-  for (var i = index; i < KEPT; i += 8u * WG) {
-//: each k 8
-    let v$k = table[FIRST + i + $ku * WG];
+  for (var i = index; i < KEPT; i += 16u * WG) {
+//: each k 16
+    var v$k = 0u;
+    if ($ku * WG < KEPT) { v$k = table[FIRST + i + $ku * WG]; }
 //: end
-//: each k 8
+//: each k 16
     if (EVEN || i + $ku * WG < KEPT) { values[i + $ku * WG] = v$k; }
 //: end
   }
@@ -119,24 +121,23 @@ fn begin(index: u32) {
 
 alias Words = array<u32, STREAM + 1u>;
 
-// A state from bit `bit` of the words on that 64 windows lie in, STREAM of them
-// and one more.
-fn state(words: ptr<function, Words>, bit: u32) -> u32 {
-  let low = (*words)[bit >> 5u] >> (bit & 31u);
-  let high = ((*words)[(bit >> 5u) + 1u] << 1u) << (31u - (bit & 31u));
-  return select(low | high, low, (bit & 31u) + SPAN <= 32u) & (STATES - 1u);
+// The words' bits from `bit` on, of which `count` are wanted, from bit 2 on: looked up
+// without a further shift, since numbers of bytes are what memory is asked for.
+fn window(words: ptr<function, Words>, bit: u32, count: u32) -> u32 {
+  if (bit < 2u) { return (*words)[0] << (2u - bit); }
+  let first = (bit - 2u) >> 5u;
+  let shift = (bit - 2u) & 31u;
+  let low = (*words)[first] >> shift;
+  let high = ((*words)[first + 1u] << 1u) << (31u - shift);
+  return select(low | high, low, shift + count + 2u <= 32u);
+}
+
+// What the table has for the state from bit `bit` on.
+fn entry(words: ptr<function, Words>, bit: u32) -> u32 {
+  return values[(window(words, bit, SPAN) & ((STATES - 1u) << 2u)) >> 2u];
 }
 
 //: if I8|I24
-//: if I24
-fn number(n: i32) -> f32 { return f32(n); }
-//: else
-// A whole number below 2^22 as a float, faster than by conversion. Not for sums with
-// factors, into which compilers draw the constant, and lose the low digits (an
-// H200's did).
-fn number(n: i32) -> f32 { return bitcast<f32>(n + 0x4b400000) - 12582912.0; }
-//: end
-
 // The input of four columns.
 struct X {
   scale: f32,
@@ -144,94 +145,140 @@ struct X {
 //: if I24
   middle: u32,
   low: u32,
+//: else
+//: if QUADS|TRIPLES
+  minus: u32,
+//: end
 //: end
 }
 
-fn load_x(quad: u32) -> X {
+// `ahead` quads behind `quad`, a multiple of 64.
+fn load_x(quad: u32, ahead: u32) -> X {
   var x: X;
-  x.scale = xs[quad >> 3u].x;
+  x.scale = xs[(quad >> 3u) + (ahead >> 3u)].x;
   let half = (quad >> 2u) & 1u;
 //: if I24
-  x.high = xv[place(quad, 6u, half) * 4u + (quad & 3u)];
-  x.middle = xv[place(quad, 6u, 2u + half) * 4u + (quad & 3u)];
-  x.low = xv[place(quad, 6u, 4u + half) * 4u + (quad & 3u)];
+  x.high = xv[place(quad, 6u, half) * 4u + (quad & 3u) + 3u * ahead];
+  x.middle = xv[place(quad, 6u, 2u + half) * 4u + (quad & 3u) + 3u * ahead];
+  x.low = xv[place(quad, 6u, 4u + half) * 4u + (quad & 3u) + 3u * ahead];
 //: else
-  x.high = xv[place(quad, 2u, half) * 4u + (quad & 3u)];
+  x.high = xv[place(quad, 2u, half) * 4u + (quad & 3u) + ahead];
+//: if QUADS|TRIPLES
+  // Bytes' negatives, of -127 to 127.
+  x.minus = ((~x.high & 0x7f7f7f7fu) + 0x01010101u) ^ (~x.high & 0x80808080u);
+//: end
 //: end
   return x;
 }
 
 // By itself, since naga's Metal declares the bytes again for each product with them.
-fn product(a: u32, b: u32) -> f32 { return number(dot4I8Packed(a, b)); }
+fn product(a: u32, b: u32) -> i32 { return dot4I8Packed(a, b); }
 
 // The product with four bytes, in steps of the input's scale.
 fn bytes_dot(bytes: u32, x: X) -> f32 {
   let high = product(bytes, x.high);
 //: if I24
-  return 65536.0 * high + (256.0 * product(bytes, x.middle) + product(bytes, x.low));
+  // Sums of four products stay below 2^16, these below 2^25.
+  let low = (product(bytes, x.middle) << 8u) + product(bytes, x.low);
+  return 65536.0 * f32(high) + f32(low);
 //: else
-  return high;
+  return f32(high);
 //: end
 }
 
+//: if QUADS|TRIPLES
+// What is looked up for the QUAD bits from `bit` on: bytes, or if the last of these
+// bits is 1, for which `negative` has ones everywhere, their negatives.
+struct Several { bytes: u32, negative: u32 }
+
+fn several(words: ptr<function, Words>, bit: u32) -> Several {
+  let bits = window(words, bit, QUAD);
+  let negative = bitcast<u32>(bitcast<i32>(bits << (30u - QUAD)) >> 31u);
+  return Several(values[((bits ^ negative) & ((KEPT - 1u) << 2u)) >> 2u], negative);
+}
+//: if !I24
+
+// The product with bytes of inputs, of which `minus` are the negatives.
+fn several_dot(by: Several, high: u32, minus: u32) -> i32 {
+  return product(by.bytes, (high & ~by.negative) | (minus & by.negative));
+}
+//: end
+//: end
+
+//: if TRIPLES
+// The products of rows 2 k and 2 k + 1: eight neighbours, of which the last look-up
+// has but two.
+fn rows_dot(words: ptr<function, Words>, k: u32, x: X) -> vec2<f32> {
+  let a = several(words, RATE * k);
+  let b = several(words, RATE * k + 3u * (RATE / 8u));
+  let c = several(words, RATE * k + 6u * (RATE / 8u));
+  let upper = several_dot(a, x.high & 0xffffffu, x.minus & 0xffffffu) + several_dot(b, x.high >> 24u, x.minus >> 24u);
+  let lower = several_dot(b, (x.high & 0xffffu) << 8u, (x.minus & 0xffffu) << 8u)
+    + several_dot(c, x.high >> 16u, x.minus >> 16u);
+  return x.scale * vec2<f32>(f32(upper), f32(lower));
+}
+//: else
 //: if QUADS
 // The product of row `r`.
 fn row_dot(words: ptr<function, Words>, r: u32, x: X) -> f32 {
-  // The state's last bit becomes the highest.
-  let end = RATE * 4u * r / 8u + QUAD - 1u;
-  let word = end >> 5u;
-  let shift = 31u - (end & 31u);
-  let top = ((*words)[word] << shift) | (((*words)[max(word, 1u) - 1u] >> 1u) >> (31u - shift));
-  let negative = bitcast<u32>(bitcast<i32>(top) >> 31u);
-  let bytes = values[((top ^ negative) >> (32u - QUAD)) & (KEPT - 1u)];
-  return bitcast<f32>(bitcast<u32>(x.scale) ^ (top & 0x80000000u)) * bytes_dot(bytes, x);
+  let by = several(words, RATE * 4u * r / 8u);
+//: if I24
+  return bitcast<f32>(bitcast<u32>(x.scale) ^ (by.negative & 0x80000000u)) * bytes_dot(by.bytes, x);
+//: else
+  return x.scale * f32(several_dot(by, x.high, x.minus));
+//: end
 }
 //: else
 fn row_dot(words: ptr<function, Words>, r: u32, x: X) -> f32 {
 //: if PAIRS
-  let bytes = values[state(words, RATE * (4u * r) / 8u)] | (values[state(words, RATE * (4u * r + 2u) / 8u)] << 16u);
+  let bytes = entry(words, RATE * (4u * r) / 8u) | (entry(words, RATE * (4u * r + 2u) / 8u) << 16u);
 //: else
-  let bytes = values[state(words, RATE * (4u * r) / 8u)]
-    | (values[state(words, RATE * (4u * r + 1u) / 8u)] << 8u)
-    | (values[state(words, RATE * (4u * r + 2u) / 8u)] << 16u)
-    | (values[state(words, RATE * (4u * r + 3u) / 8u)] << 24u);
+  let bytes = entry(words, RATE * (4u * r) / 8u)
+    | (entry(words, RATE * (4u * r + 1u) / 8u) << 8u)
+    | (entry(words, RATE * (4u * r + 2u) / 8u) << 16u)
+    | (entry(words, RATE * (4u * r + 3u) / 8u) << 24u);
 //: end
   return x.scale * bytes_dot(bytes, x);
 }
 //: end
+//: end
 //: else
 //: if PAIRS
-fn pair(state: u32) -> vec2<f32> { return unpack2x16float(values[state]); }
+fn pair(words: ptr<function, Words>, bit: u32) -> vec2<f32> { return unpack2x16float(entry(words, bit)); }
 //: else
-fn value(state: u32) -> f32 {
+fn value(words: ptr<function, Words>, bit: u32) -> f32 {
 //: if ODD
   // State STATES - 1 - s has the negative of state s.
-  let upper = state >= KEPT;
-  let v = bitcast<f32>(values[select(state, STATES - 1u - state, upper)]);
-  return select(v, -v, upper);
+  let bits = window(words, bit, SPAN);
+  let negative = bitcast<u32>(bitcast<i32>(bits << (30u - SPAN)) >> 31u);
+  let size = values[((bits ^ negative) & ((KEPT - 1u) << 2u)) >> 2u];
+  return bitcast<f32>(size ^ (negative & 0x80000000u));
 //: else
-  return bitcast<f32>(values[state]);
+  return bitcast<f32>(entry(words, bit));
 //: end
 }
 fn pair_of(words: ptr<function, Words>, first: u32) -> vec2<f32> {
-  return vec2<f32>(value(state(words, RATE * first / 8u)), value(state(words, RATE * (first + 1u) / 8u)));
+  return vec2<f32>(value(words, RATE * first / 8u), value(words, RATE * (first + 1u) / 8u));
 }
 //: end
 
 //: if F16
 struct X { scale: f32, values: vec4<f16> }
 
-fn load_x(quad: u32) -> X { return X(xs[quad >> 3u].x, xv[place(quad, 8u, quad & 7u)]); }
+fn load_x(quad: u32, ahead: u32) -> X {
+  let at = place(quad, 4u, (quad & 7u) >> 1u) * 2u + (quad & 1u) + ahead;
+  return X(xs[(quad >> 3u) + (ahead >> 3u)].x, xv[at].xzyw);
+}
 //: else
 struct X { values: vec4<f32> }
 
-fn load_x(quad: u32) -> X { return X(xv[quad]); }
+fn load_x(quad: u32, ahead: u32) -> X { return X(xv[quad + ahead]); }
 //: end
 
 fn row_dot(words: ptr<function, Words>, r: u32, x: X) -> f32 {
 //: if PAIRS
-  let a = pair(state(words, RATE * (4u * r) / 8u));
-  let b = pair(state(words, RATE * (4u * r + 2u) / 8u));
+  let a = pair(words, RATE * (4u * r) / 8u);
+  let b = pair(words, RATE * (4u * r + 2u) / 8u);
 //: else
   let a = pair_of(words, 4u * r);
   let b = pair_of(words, 4u * r + 2u);
@@ -245,26 +292,38 @@ fn row_dot(words: ptr<function, Words>, r: u32, x: X) -> f32 {
 }
 //: end
 
+// `index` counts the invocations of the workgroup. Lanes that share rows are a multiple
+// of four, so that a lane has the same quad of all its tiles.
 fn add(strip: u32, unit: u32, x_first: u32, index: u32, sums: ptr<function, array<f32, HEIGHT>>) {
-  let at = (p.base.y + strip * p.stride.y) / 4u + (unit >> 2u) * RATE;
-  let start = RATE * (unit & 3u);
-  // Behind a tile's last word comes its first.
+  let lane = index % LANES;
+  let first = RATE * (lane & 3u) >> 2u;
+  let at = (p.base.y + strip * p.stride.y) / 4u + (lane >> 2u) * RATE + first + ((unit - lane) >> 2u) * RATE;
   var words: Words;
-  var next = start >> 2u;
+  // Behind a tile's last word comes its first.
 //: each i STREAM
-  words[$i] = tiles[at + next];
-  next = select(next + 1u, 0u, next + 1u == RATE);
+  words[$i] = tiles[at + $iu - select(0u, RATE, 3u * RATE / 4u + $iu >= RATE && first + $iu >= RATE)];
 //: end
-  words[STREAM] = tiles[at + next];
+  words[STREAM] = tiles[at + STREAM - select(0u, RATE, first + STREAM >= RATE)];
 //: if !WHOLE
-  let shift = (start & 3u) * 8u;
+  let shift = (RATE * (lane & 3u) & 3u) * 8u;
+  let above = select(1u << (32u - shift), 0u, shift == 0u);
 //: each i STREAM
-  words[$i] = (words[$i] >> shift) | ((words[$iu + 1u] << 1u) << (31u - shift));
+  words[$i] = (words[$i] >> shift) + words[$iu + 1u] * above;
 //: end
 //: end
-  let x = load_x(x_first / 4u + unit);
+  // Lanes that are a multiple of a tile of the input go through it in even steps.
+  let even = LANES % 64u == 0u;
+  let x = load_x(x_first / 4u + select(unit, lane, even), select(0u, unit - lane, even));
+//: if TRIPLES
+//: each k 8
+  let dots$k = rows_dot(&words, $ku, x);
+  (*sums)[2u * $ku] += dots$k.x;
+  (*sums)[2u * $ku + 1u] += dots$k.y;
+//: end
+//: else
 //: each r 16
   (*sums)[$r] += row_dot(&words, $ru, x);
+//: end
 //: end
 }
 

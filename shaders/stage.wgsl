@@ -39,7 +39,7 @@ fn four(i: u32, unit: u32) -> vec4<u32> {
 //: else
 fn keep_quad(block: u32, own: u32, v: vec4<f32>) {
 //: if F16
-  made[own * SPAN + block] = vec4<f16>(v);
+  made[own * SPAN + block] = vec4<f16>(v.xzyw);
 //: else
   made[own * SPAN + block] = v;
 //: end

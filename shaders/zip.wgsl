@@ -113,6 +113,9 @@ fn escapes_before(b: Superblock, count: u32) -> u32 {
   return sum;
 }
 
+//: if WORDS_OF_PLANES
+//: use zip_share
+//: else
 struct Block { a: vec4<f32>, b: vec4<f32> }
 
 // Four neighbouring weights, from column `col` on, a multiple of four.
@@ -154,6 +157,7 @@ fn quad(row: u32, col: u32) -> vec4<f32> {
 fn load(row: u32, unit: u32) -> Block { return Block(quad(row, unit * 8u), quad(row, unit * 8u + 4u)); }
 
 fn weights(b: Block) -> array<vec4<f32>, 2> { return array<vec4<f32>, 2>(b.a, b.b); }
+//: end
 //: else
 // Exponents of `gemv` are codes plus this, whatever the base, so that a constant
 // stands for their upper bits. What a superblock's sum is to be multiplied with is

@@ -1,6 +1,6 @@
 // astc_gemm
 // flags: OFTEN, WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 blocks, 1 row_scales, 3 tables, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -86,6 +86,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;
@@ -809,8 +810,8 @@ struct main_Input {
     bool loop_init_4 = true;
     while(true) {
         if (!loop_init_4) {
-            uint _e755 = turn;
-            turn = _e755 + 1u;
+            uint _e743 = turn;
+            turn = _e743 + 1u;
         }
         loop_init_4 = false;
         uint _e84 = turn;
@@ -845,82 +846,82 @@ struct main_Input {
                     uint token = metal::min(token0_ + naga_div(e_22, QUADS), _e143 - 1u);
                     uint _e147 = turn;
                     uint quad_ = (_e147 * QUADS) + naga_mod(e_22, QUADS);
-                    metal::half4 _e162 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-                    x0_ = (quad_ < x_quads) ? _e162 : metal::half4(0.0h);
+                    metal::half4 _e160 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+                    x0_ = _e160;
                 }
                 {
                     uint e_23 = index + 128u;
-                    uint _e172 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_23, QUADS), _e172 - 1u);
-                    uint _e176 = turn;
-                    uint quad_1 = (_e176 * QUADS) + naga_mod(e_23, QUADS);
-                    metal::half4 _e191 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-                    x1_ = (quad_1 < x_quads) ? _e191 : metal::half4(0.0h);
+                    uint _e168 = p.tokens;
+                    uint token_1 = metal::min(token0_ + naga_div(e_23, QUADS), _e168 - 1u);
+                    uint _e172 = turn;
+                    uint quad_1 = (_e172 * QUADS) + naga_mod(e_23, QUADS);
+                    metal::half4 _e185 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+                    x1_ = _e185;
                 }
                 {
                     uint e_24 = index + 256u;
-                    uint _e201 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_24, QUADS), _e201 - 1u);
-                    uint _e205 = turn;
-                    uint quad_2 = (_e205 * QUADS) + naga_mod(e_24, QUADS);
-                    metal::half4 _e220 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-                    x2_ = (quad_2 < x_quads) ? _e220 : metal::half4(0.0h);
+                    uint _e193 = p.tokens;
+                    uint token_2 = metal::min(token0_ + naga_div(e_24, QUADS), _e193 - 1u);
+                    uint _e197 = turn;
+                    uint quad_2 = (_e197 * QUADS) + naga_mod(e_24, QUADS);
+                    metal::half4 _e210 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+                    x2_ = _e210;
                 }
                 {
                     uint e_25 = index + 384u;
-                    uint _e230 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_25, QUADS), _e230 - 1u);
-                    uint _e234 = turn;
-                    uint quad_3 = (_e234 * QUADS) + naga_mod(e_25, QUADS);
-                    metal::half4 _e249 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-                    x3_ = (quad_3 < x_quads) ? _e249 : metal::half4(0.0h);
+                    uint _e218 = p.tokens;
+                    uint token_3 = metal::min(token0_ + naga_div(e_25, QUADS), _e218 - 1u);
+                    uint _e222 = turn;
+                    uint quad_3 = (_e222 * QUADS) + naga_mod(e_25, QUADS);
+                    metal::half4 _e235 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+                    x3_ = _e235;
                 }
             }
-            uint _e252 = turn;
-            uint w_first = (((((_e252 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
-            uint _e264 = turn;
-            uint x_first = (((((_e264 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
+            uint _e236 = turn;
+            uint w_first = (((((_e236 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
+            uint _e248 = turn;
+            uint x_first = (((((_e248 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
             {
                 metal::simdgroup_half8x8 b0_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 0u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b1_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 320u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b2_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 640u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 960u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 0u), 5119u)], 40u, false);
-                Sums _e306 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e306);
-                Sums _e308 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e308);
-                Sums _e310 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e310);
-                Sums _e312 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e312);
+                Sums _e290 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e290);
+                Sums _e292 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e292);
+                Sums _e294 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e294);
+                Sums _e296 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e296);
                 metal::simdgroup_half8x8 a1_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 320u), 5119u)], 40u, false);
-                Sums _e320 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e320);
-                Sums _e322 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e322);
-                Sums _e324 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e324);
-                Sums _e326 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e326);
+                Sums _e304 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e304);
+                Sums _e306 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e306);
+                Sums _e308 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e308);
+                Sums _e310 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e310);
                 metal::simdgroup_half8x8 a2_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 640u), 5119u)], 40u, false);
-                Sums _e334 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e334);
-                Sums _e336 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e336);
-                Sums _e338 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e338);
-                Sums _e340 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e340);
+                Sums _e318 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e318);
+                Sums _e320 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e320);
+                Sums _e322 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e322);
+                Sums _e324 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e324);
                 metal::simdgroup_half8x8 a3_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 960u), 5119u)], 40u, false);
-                Sums _e348 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e348);
-                Sums _e350 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e350);
-                Sums _e352 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e352);
-                Sums _e354 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e354);
+                Sums _e332 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e332);
+                Sums _e334 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e334);
+                Sums _e336 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e336);
+                Sums _e338 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e338);
             }
             {
                 metal::simdgroup_half8x8 b0_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 8u), 5119u)], 40u, true);
@@ -928,41 +929,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 648u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 968u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 8u), 5119u)], 40u, false);
-                Sums _e386 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e386);
-                Sums _e388 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e388);
-                Sums _e390 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e390);
-                Sums _e392 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e392);
+                Sums _e370 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e370);
+                Sums _e372 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e372);
+                Sums _e374 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e374);
+                Sums _e376 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e376);
                 metal::simdgroup_half8x8 a1_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 328u), 5119u)], 40u, false);
-                Sums _e400 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e400);
-                Sums _e402 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e402);
-                Sums _e404 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e404);
-                Sums _e406 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e406);
+                Sums _e384 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e384);
+                Sums _e386 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e386);
+                Sums _e388 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e388);
+                Sums _e390 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e390);
                 metal::simdgroup_half8x8 a2_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 648u), 5119u)], 40u, false);
-                Sums _e414 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e414);
-                Sums _e416 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e416);
-                Sums _e418 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e418);
-                Sums _e420 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e420);
+                Sums _e398 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e398);
+                Sums _e400 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e400);
+                Sums _e402 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e402);
+                Sums _e404 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e404);
                 metal::simdgroup_half8x8 a3_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 968u), 5119u)], 40u, false);
-                Sums _e428 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e428);
-                Sums _e430 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e430);
-                Sums _e432 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e432);
-                Sums _e434 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e434);
+                Sums _e412 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e412);
+                Sums _e414 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e414);
+                Sums _e416 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e416);
+                Sums _e418 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e418);
             }
             {
                 metal::simdgroup_half8x8 b0_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 16u), 5119u)], 40u, true);
@@ -970,41 +971,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 656u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 976u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 16u), 5119u)], 40u, false);
-                Sums _e466 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e466);
-                Sums _e468 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e468);
-                Sums _e470 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e470);
-                Sums _e472 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e472);
+                Sums _e450 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e450);
+                Sums _e452 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e452);
+                Sums _e454 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e454);
+                Sums _e456 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e456);
                 metal::simdgroup_half8x8 a1_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 336u), 5119u)], 40u, false);
-                Sums _e480 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e480);
-                Sums _e482 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e482);
-                Sums _e484 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e484);
-                Sums _e486 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e486);
+                Sums _e464 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e464);
+                Sums _e466 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e466);
+                Sums _e468 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e468);
+                Sums _e470 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e470);
                 metal::simdgroup_half8x8 a2_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 656u), 5119u)], 40u, false);
-                Sums _e494 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e494);
-                Sums _e496 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e496);
-                Sums _e498 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e498);
-                Sums _e500 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e500);
+                Sums _e478 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e478);
+                Sums _e480 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e480);
+                Sums _e482 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e482);
+                Sums _e484 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e484);
                 metal::simdgroup_half8x8 a3_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 976u), 5119u)], 40u, false);
-                Sums _e508 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e508);
-                Sums _e510 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e510);
-                Sums _e512 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e512);
-                Sums _e514 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e514);
+                Sums _e492 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e492);
+                Sums _e494 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e494);
+                Sums _e496 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e496);
+                Sums _e498 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e498);
             }
             {
                 metal::simdgroup_half8x8 b0_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 24u), 5119u)], 40u, true);
@@ -1012,757 +1013,757 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 664u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 984u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 24u), 5119u)], 40u, false);
-                Sums _e546 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e546);
-                Sums _e548 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e548);
-                Sums _e550 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e550);
-                Sums _e552 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e552);
+                Sums _e530 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e530);
+                Sums _e532 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e532);
+                Sums _e534 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e534);
+                Sums _e536 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e536);
                 metal::simdgroup_half8x8 a1_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 344u), 5119u)], 40u, false);
-                Sums _e560 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e560);
-                Sums _e562 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e562);
-                Sums _e564 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e564);
-                Sums _e566 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e566);
+                Sums _e544 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e544);
+                Sums _e546 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e546);
+                Sums _e548 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e548);
+                Sums _e550 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e550);
                 metal::simdgroup_half8x8 a2_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 664u), 5119u)], 40u, false);
-                Sums _e574 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e574);
-                Sums _e576 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e576);
-                Sums _e578 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e578);
-                Sums _e580 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e580);
+                Sums _e558 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e558);
+                Sums _e560 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e560);
+                Sums _e562 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e562);
+                Sums _e564 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e564);
                 metal::simdgroup_half8x8 a3_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 984u), 5119u)], 40u, false);
-                Sums _e588 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e588);
-                Sums _e590 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e590);
-                Sums _e592 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e592);
-                Sums _e594 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e594);
+                Sums _e572 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e572);
+                Sums _e574 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e574);
+                Sums _e576 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e576);
+                Sums _e578 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e578);
             }
-            uint _e596 = turn;
-            if (_e596 < tiles) {
+            uint _e580 = turn;
+            if (_e580 < tiles) {
                 {
                     uint e_26 = index + 0u;
                     if (e_26 < 256u) {
-                        uint _e602 = turn;
-                        uint at_6 = ((((_e602 & 1u) * ROWS) + naga_mod(e_26, ROWS)) * PITCH) + (naga_div(e_26, ROWS) * VECTORS);
-                        Block _e617 = block0_;
-                        type_12 _e618 = weights(_e617);
-                        float _e621 = p.factor;
-                        uint _e622 = turn;
-                        uint _e630 = p.units;
-                        float factor = (((_e622 * TILE_UNITS) + naga_div(e_26, ROWS)) < _e630) ? _e621 : 0.0;
-                        keep_w(at_6 + 0u, static_cast<metal::half4>(_e618.inner[0] * factor), w_tile);
-                        keep_w(at_6 + 1u, static_cast<metal::half4>(_e618.inner[1] * factor), w_tile);
+                        uint _e586 = turn;
+                        uint at_6 = ((((_e586 & 1u) * ROWS) + naga_mod(e_26, ROWS)) * PITCH) + (naga_div(e_26, ROWS) * VECTORS);
+                        float _e603 = p.factor;
+                        uint _e604 = turn;
+                        uint _e612 = p.units;
+                        float factor = (((_e604 * TILE_UNITS) + naga_div(e_26, ROWS)) < _e612) ? _e603 : 0.0;
+                        Block _e616 = block0_;
+                        type_12 _e617 = weights(_e616);
+                        keep_w(at_6 + 0u, static_cast<metal::half4>(_e617.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_6 + 1u, static_cast<metal::half4>(_e617.inner[1].xzyw * factor), w_tile);
                     }
                 }
                 {
                     uint e_27 = index + 128u;
                     if (e_27 < 256u) {
-                        uint _e648 = turn;
-                        uint at_7 = ((((_e648 & 1u) * ROWS) + naga_mod(e_27, ROWS)) * PITCH) + (naga_div(e_27, ROWS) * VECTORS);
-                        Block _e663 = block1_;
-                        type_12 _e664 = weights(_e663);
-                        float _e667 = p.factor;
-                        uint _e668 = turn;
-                        uint _e676 = p.units;
-                        float factor_1 = (((_e668 * TILE_UNITS) + naga_div(e_27, ROWS)) < _e676) ? _e667 : 0.0;
-                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e664.inner[0] * factor_1), w_tile);
-                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e664.inner[1] * factor_1), w_tile);
+                        uint _e634 = turn;
+                        uint at_7 = ((((_e634 & 1u) * ROWS) + naga_mod(e_27, ROWS)) * PITCH) + (naga_div(e_27, ROWS) * VECTORS);
+                        float _e651 = p.factor;
+                        uint _e652 = turn;
+                        uint _e660 = p.units;
+                        float factor_1 = (((_e652 * TILE_UNITS) + naga_div(e_27, ROWS)) < _e660) ? _e651 : 0.0;
+                        Block _e664 = block1_;
+                        type_12 _e665 = weights(_e664);
+                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e665.inner[0].xzyw * factor_1), w_tile);
+                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e665.inner[1].xzyw * factor_1), w_tile);
                     }
                 }
                 {
                     uint e_28 = index + 0u;
-                    uint _e692 = turn;
-                    metal::half4 _e705 = x0_;
-                    keep_x(((((_e692 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e705, x_tile);
+                    uint _e680 = turn;
+                    metal::half4 _e693 = x0_;
+                    keep_x(((((_e680 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e693, x_tile);
                 }
                 {
                     uint e_29 = index + 128u;
-                    uint _e708 = turn;
-                    metal::half4 _e721 = x1_;
-                    keep_x(((((_e708 & 1u) * TOKENS) + naga_div(e_29, QUADS)) * PITCH) + naga_mod(e_29, QUADS), _e721, x_tile);
+                    uint _e696 = turn;
+                    metal::half4 _e709 = x1_;
+                    keep_x(((((_e696 & 1u) * TOKENS) + naga_div(e_29, QUADS)) * PITCH) + naga_mod(e_29, QUADS), _e709, x_tile);
                 }
                 {
                     uint e_30 = index + 256u;
-                    uint _e724 = turn;
-                    metal::half4 _e737 = x2_;
-                    keep_x(((((_e724 & 1u) * TOKENS) + naga_div(e_30, QUADS)) * PITCH) + naga_mod(e_30, QUADS), _e737, x_tile);
+                    uint _e712 = turn;
+                    metal::half4 _e725 = x2_;
+                    keep_x(((((_e712 & 1u) * TOKENS) + naga_div(e_30, QUADS)) * PITCH) + naga_mod(e_30, QUADS), _e725, x_tile);
                 }
                 {
                     uint e_31 = index + 384u;
-                    uint _e740 = turn;
-                    metal::half4 _e753 = x3_;
-                    keep_x(((((_e740 & 1u) * TOKENS) + naga_div(e_31, QUADS)) * PITCH) + naga_mod(e_31, QUADS), _e753, x_tile);
+                    uint _e728 = turn;
+                    metal::half4 _e741 = x3_;
+                    keep_x(((((_e728 & 1u) * TOKENS) + naga_div(e_31, QUADS)) * PITCH) + naga_mod(e_31, QUADS), _e741, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
     uint first_1 = (subgroup * TILE) * TILE;
-    float _e764 = p.factor;
-    float inverse = as_type<float>(2130706432u - as_type<uint>(_e764));
-    Sums _e768 = sums0_0_;
-    simdgroup_store(_e768, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    float _e752 = p.factor;
+    float inverse = as_type<float>(2130706432u - as_type<uint>(_e752));
+    Sums _e756 = sums0_0_;
+    simdgroup_store(_e756, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
     bool loop_init_5 = true;
     while(true) {
         if (!loop_init_5) {
-            uint _e825 = e_2;
-            e_2 = _e825 + 32u;
+            uint _e813 = e_2;
+            e_2 = _e813 + 32u;
         }
         loop_init_5 = false;
-        uint _e773 = e_2;
-        if (_e773 < 64u) {
+        uint _e761 = e_2;
+        if (_e761 < 64u) {
         } else {
             break;
         }
         {
-            uint _e779 = e_2;
-            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e779, TILE);
-            uint _e786 = e_2;
-            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e786, TILE);
-            uint _e792 = p.rows;
-            if (row_5 < _e792) {
-                uint _e798 = p.tokens;
-                local = token_4 < _e798;
+            uint _e767 = e_2;
+            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e767, TILE);
+            uint _e774 = e_2;
+            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e774, TILE);
+            uint _e780 = p.rows;
+            if (row_5 < _e780) {
+                uint _e786 = p.tokens;
+                local = token_4 < _e786;
             } else {
                 local = false;
             }
-            bool _e801 = local;
-            if (_e801) {
-                uint _e804 = p.y_stride;
-                uint _e808 = p.first;
-                uint _e813 = p.first;
-                uint _e816 = e_2;
-                float _e819 = staged.inner[metal::min(unsigned(first_1 + _e816), 255u)];
-                float _e822 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_4 * _e804) + _e808) + row_5, _e813 + row_5, (_e819 * _e822) * inverse, y_1, _buffer_sizes);
+            bool _e789 = local;
+            if (_e789) {
+                uint _e792 = p.y_stride;
+                uint _e796 = p.first;
+                uint _e801 = p.first;
+                uint _e804 = e_2;
+                float _e807 = staged.inner[metal::min(unsigned(first_1 + _e804), 255u)];
+                float _e810 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_4 * _e792) + _e796) + row_5, _e801 + row_5, (_e807 * _e810) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e828 = sums0_1_;
-    simdgroup_store(_e828, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e816 = sums0_1_;
+    simdgroup_store(_e816, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
     bool loop_init_6 = true;
     while(true) {
         if (!loop_init_6) {
-            uint _e885 = e_3;
-            e_3 = _e885 + 32u;
+            uint _e873 = e_3;
+            e_3 = _e873 + 32u;
         }
         loop_init_6 = false;
-        uint _e833 = e_3;
-        if (_e833 < 64u) {
+        uint _e821 = e_3;
+        if (_e821 < 64u) {
         } else {
             break;
         }
         {
-            uint _e839 = e_3;
-            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e839, TILE);
-            uint _e846 = e_3;
-            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e846, TILE);
-            uint _e852 = p.rows;
-            if (row_6 < _e852) {
-                uint _e858 = p.tokens;
-                local_1 = token_5 < _e858;
+            uint _e827 = e_3;
+            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e827, TILE);
+            uint _e834 = e_3;
+            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e834, TILE);
+            uint _e840 = p.rows;
+            if (row_6 < _e840) {
+                uint _e846 = p.tokens;
+                local_1 = token_5 < _e846;
             } else {
                 local_1 = false;
             }
-            bool _e861 = local_1;
-            if (_e861) {
-                uint _e864 = p.y_stride;
-                uint _e868 = p.first;
-                uint _e873 = p.first;
-                uint _e876 = e_3;
-                float _e879 = staged.inner[metal::min(unsigned(first_1 + _e876), 255u)];
-                float _e882 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_5 * _e864) + _e868) + row_6, _e873 + row_6, (_e879 * _e882) * inverse, y_1, _buffer_sizes);
+            bool _e849 = local_1;
+            if (_e849) {
+                uint _e852 = p.y_stride;
+                uint _e856 = p.first;
+                uint _e861 = p.first;
+                uint _e864 = e_3;
+                float _e867 = staged.inner[metal::min(unsigned(first_1 + _e864), 255u)];
+                float _e870 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_5 * _e852) + _e856) + row_6, _e861 + row_6, (_e867 * _e870) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e888 = sums0_2_;
-    simdgroup_store(_e888, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e876 = sums0_2_;
+    simdgroup_store(_e876, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
     bool loop_init_7 = true;
     while(true) {
         if (!loop_init_7) {
-            uint _e945 = e_4;
-            e_4 = _e945 + 32u;
+            uint _e933 = e_4;
+            e_4 = _e933 + 32u;
         }
         loop_init_7 = false;
-        uint _e893 = e_4;
-        if (_e893 < 64u) {
+        uint _e881 = e_4;
+        if (_e881 < 64u) {
         } else {
             break;
         }
         {
-            uint _e899 = e_4;
-            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e899, TILE);
-            uint _e906 = e_4;
-            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e906, TILE);
-            uint _e912 = p.rows;
-            if (row_7 < _e912) {
-                uint _e918 = p.tokens;
-                local_2 = token_6 < _e918;
+            uint _e887 = e_4;
+            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e887, TILE);
+            uint _e894 = e_4;
+            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e894, TILE);
+            uint _e900 = p.rows;
+            if (row_7 < _e900) {
+                uint _e906 = p.tokens;
+                local_2 = token_6 < _e906;
             } else {
                 local_2 = false;
             }
-            bool _e921 = local_2;
-            if (_e921) {
-                uint _e924 = p.y_stride;
-                uint _e928 = p.first;
-                uint _e933 = p.first;
-                uint _e936 = e_4;
-                float _e939 = staged.inner[metal::min(unsigned(first_1 + _e936), 255u)];
-                float _e942 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_6 * _e924) + _e928) + row_7, _e933 + row_7, (_e939 * _e942) * inverse, y_1, _buffer_sizes);
+            bool _e909 = local_2;
+            if (_e909) {
+                uint _e912 = p.y_stride;
+                uint _e916 = p.first;
+                uint _e921 = p.first;
+                uint _e924 = e_4;
+                float _e927 = staged.inner[metal::min(unsigned(first_1 + _e924), 255u)];
+                float _e930 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_6 * _e912) + _e916) + row_7, _e921 + row_7, (_e927 * _e930) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e948 = sums0_3_;
-    simdgroup_store(_e948, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e936 = sums0_3_;
+    simdgroup_store(_e936, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
     bool loop_init_8 = true;
     while(true) {
         if (!loop_init_8) {
-            uint _e1005 = e_5;
-            e_5 = _e1005 + 32u;
+            uint _e993 = e_5;
+            e_5 = _e993 + 32u;
         }
         loop_init_8 = false;
-        uint _e953 = e_5;
-        if (_e953 < 64u) {
+        uint _e941 = e_5;
+        if (_e941 < 64u) {
         } else {
             break;
         }
         {
-            uint _e959 = e_5;
-            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e959, TILE);
-            uint _e966 = e_5;
-            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e966, TILE);
-            uint _e972 = p.rows;
-            if (row_8 < _e972) {
-                uint _e978 = p.tokens;
-                local_3 = token_7 < _e978;
+            uint _e947 = e_5;
+            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e947, TILE);
+            uint _e954 = e_5;
+            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e954, TILE);
+            uint _e960 = p.rows;
+            if (row_8 < _e960) {
+                uint _e966 = p.tokens;
+                local_3 = token_7 < _e966;
             } else {
                 local_3 = false;
             }
-            bool _e981 = local_3;
-            if (_e981) {
-                uint _e984 = p.y_stride;
-                uint _e988 = p.first;
-                uint _e993 = p.first;
-                uint _e996 = e_5;
-                float _e999 = staged.inner[metal::min(unsigned(first_1 + _e996), 255u)];
-                float _e1002 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_7 * _e984) + _e988) + row_8, _e993 + row_8, (_e999 * _e1002) * inverse, y_1, _buffer_sizes);
+            bool _e969 = local_3;
+            if (_e969) {
+                uint _e972 = p.y_stride;
+                uint _e976 = p.first;
+                uint _e981 = p.first;
+                uint _e984 = e_5;
+                float _e987 = staged.inner[metal::min(unsigned(first_1 + _e984), 255u)];
+                float _e990 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_7 * _e972) + _e976) + row_8, _e981 + row_8, (_e987 * _e990) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1008 = sums1_0_;
-    simdgroup_store(_e1008, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e996 = sums1_0_;
+    simdgroup_store(_e996, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
     bool loop_init_9 = true;
     while(true) {
         if (!loop_init_9) {
-            uint _e1065 = e_6;
-            e_6 = _e1065 + 32u;
+            uint _e1053 = e_6;
+            e_6 = _e1053 + 32u;
         }
         loop_init_9 = false;
-        uint _e1013 = e_6;
-        if (_e1013 < 64u) {
+        uint _e1001 = e_6;
+        if (_e1001 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1019 = e_6;
-            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e1019, TILE);
-            uint _e1026 = e_6;
-            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e1026, TILE);
-            uint _e1032 = p.rows;
-            if (row_9 < _e1032) {
-                uint _e1038 = p.tokens;
-                local_4 = token_8 < _e1038;
+            uint _e1007 = e_6;
+            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e1007, TILE);
+            uint _e1014 = e_6;
+            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e1014, TILE);
+            uint _e1020 = p.rows;
+            if (row_9 < _e1020) {
+                uint _e1026 = p.tokens;
+                local_4 = token_8 < _e1026;
             } else {
                 local_4 = false;
             }
-            bool _e1041 = local_4;
-            if (_e1041) {
-                uint _e1044 = p.y_stride;
-                uint _e1048 = p.first;
-                uint _e1053 = p.first;
-                uint _e1056 = e_6;
-                float _e1059 = staged.inner[metal::min(unsigned(first_1 + _e1056), 255u)];
-                float _e1062 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_8 * _e1044) + _e1048) + row_9, _e1053 + row_9, (_e1059 * _e1062) * inverse, y_1, _buffer_sizes);
+            bool _e1029 = local_4;
+            if (_e1029) {
+                uint _e1032 = p.y_stride;
+                uint _e1036 = p.first;
+                uint _e1041 = p.first;
+                uint _e1044 = e_6;
+                float _e1047 = staged.inner[metal::min(unsigned(first_1 + _e1044), 255u)];
+                float _e1050 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_8 * _e1032) + _e1036) + row_9, _e1041 + row_9, (_e1047 * _e1050) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1068 = sums1_1_;
-    simdgroup_store(_e1068, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1056 = sums1_1_;
+    simdgroup_store(_e1056, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
     bool loop_init_10 = true;
     while(true) {
         if (!loop_init_10) {
-            uint _e1125 = e_7;
-            e_7 = _e1125 + 32u;
+            uint _e1113 = e_7;
+            e_7 = _e1113 + 32u;
         }
         loop_init_10 = false;
-        uint _e1073 = e_7;
-        if (_e1073 < 64u) {
+        uint _e1061 = e_7;
+        if (_e1061 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1079 = e_7;
-            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1079, TILE);
-            uint _e1086 = e_7;
-            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1086, TILE);
-            uint _e1092 = p.rows;
-            if (row_10 < _e1092) {
-                uint _e1098 = p.tokens;
-                local_5 = token_9 < _e1098;
+            uint _e1067 = e_7;
+            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1067, TILE);
+            uint _e1074 = e_7;
+            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1074, TILE);
+            uint _e1080 = p.rows;
+            if (row_10 < _e1080) {
+                uint _e1086 = p.tokens;
+                local_5 = token_9 < _e1086;
             } else {
                 local_5 = false;
             }
-            bool _e1101 = local_5;
-            if (_e1101) {
-                uint _e1104 = p.y_stride;
-                uint _e1108 = p.first;
-                uint _e1113 = p.first;
-                uint _e1116 = e_7;
-                float _e1119 = staged.inner[metal::min(unsigned(first_1 + _e1116), 255u)];
-                float _e1122 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_9 * _e1104) + _e1108) + row_10, _e1113 + row_10, (_e1119 * _e1122) * inverse, y_1, _buffer_sizes);
+            bool _e1089 = local_5;
+            if (_e1089) {
+                uint _e1092 = p.y_stride;
+                uint _e1096 = p.first;
+                uint _e1101 = p.first;
+                uint _e1104 = e_7;
+                float _e1107 = staged.inner[metal::min(unsigned(first_1 + _e1104), 255u)];
+                float _e1110 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_9 * _e1092) + _e1096) + row_10, _e1101 + row_10, (_e1107 * _e1110) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1128 = sums1_2_;
-    simdgroup_store(_e1128, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1116 = sums1_2_;
+    simdgroup_store(_e1116, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
     bool loop_init_11 = true;
     while(true) {
         if (!loop_init_11) {
-            uint _e1185 = e_8;
-            e_8 = _e1185 + 32u;
+            uint _e1173 = e_8;
+            e_8 = _e1173 + 32u;
         }
         loop_init_11 = false;
-        uint _e1133 = e_8;
-        if (_e1133 < 64u) {
+        uint _e1121 = e_8;
+        if (_e1121 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1139 = e_8;
-            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1139, TILE);
-            uint _e1146 = e_8;
-            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1146, TILE);
-            uint _e1152 = p.rows;
-            if (row_11 < _e1152) {
-                uint _e1158 = p.tokens;
-                local_6 = token_10 < _e1158;
+            uint _e1127 = e_8;
+            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1127, TILE);
+            uint _e1134 = e_8;
+            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1134, TILE);
+            uint _e1140 = p.rows;
+            if (row_11 < _e1140) {
+                uint _e1146 = p.tokens;
+                local_6 = token_10 < _e1146;
             } else {
                 local_6 = false;
             }
-            bool _e1161 = local_6;
-            if (_e1161) {
-                uint _e1164 = p.y_stride;
-                uint _e1168 = p.first;
-                uint _e1173 = p.first;
-                uint _e1176 = e_8;
-                float _e1179 = staged.inner[metal::min(unsigned(first_1 + _e1176), 255u)];
-                float _e1182 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_10 * _e1164) + _e1168) + row_11, _e1173 + row_11, (_e1179 * _e1182) * inverse, y_1, _buffer_sizes);
+            bool _e1149 = local_6;
+            if (_e1149) {
+                uint _e1152 = p.y_stride;
+                uint _e1156 = p.first;
+                uint _e1161 = p.first;
+                uint _e1164 = e_8;
+                float _e1167 = staged.inner[metal::min(unsigned(first_1 + _e1164), 255u)];
+                float _e1170 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_10 * _e1152) + _e1156) + row_11, _e1161 + row_11, (_e1167 * _e1170) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1188 = sums1_3_;
-    simdgroup_store(_e1188, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1176 = sums1_3_;
+    simdgroup_store(_e1176, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
     bool loop_init_12 = true;
     while(true) {
         if (!loop_init_12) {
-            uint _e1245 = e_9;
-            e_9 = _e1245 + 32u;
+            uint _e1233 = e_9;
+            e_9 = _e1233 + 32u;
         }
         loop_init_12 = false;
-        uint _e1193 = e_9;
-        if (_e1193 < 64u) {
+        uint _e1181 = e_9;
+        if (_e1181 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1199 = e_9;
-            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1199, TILE);
-            uint _e1206 = e_9;
-            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1206, TILE);
-            uint _e1212 = p.rows;
-            if (row_12 < _e1212) {
-                uint _e1218 = p.tokens;
-                local_7 = token_11 < _e1218;
+            uint _e1187 = e_9;
+            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1187, TILE);
+            uint _e1194 = e_9;
+            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1194, TILE);
+            uint _e1200 = p.rows;
+            if (row_12 < _e1200) {
+                uint _e1206 = p.tokens;
+                local_7 = token_11 < _e1206;
             } else {
                 local_7 = false;
             }
-            bool _e1221 = local_7;
-            if (_e1221) {
-                uint _e1224 = p.y_stride;
-                uint _e1228 = p.first;
-                uint _e1233 = p.first;
-                uint _e1236 = e_9;
-                float _e1239 = staged.inner[metal::min(unsigned(first_1 + _e1236), 255u)];
-                float _e1242 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_11 * _e1224) + _e1228) + row_12, _e1233 + row_12, (_e1239 * _e1242) * inverse, y_1, _buffer_sizes);
+            bool _e1209 = local_7;
+            if (_e1209) {
+                uint _e1212 = p.y_stride;
+                uint _e1216 = p.first;
+                uint _e1221 = p.first;
+                uint _e1224 = e_9;
+                float _e1227 = staged.inner[metal::min(unsigned(first_1 + _e1224), 255u)];
+                float _e1230 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_11 * _e1212) + _e1216) + row_12, _e1221 + row_12, (_e1227 * _e1230) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1248 = sums2_0_;
-    simdgroup_store(_e1248, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1236 = sums2_0_;
+    simdgroup_store(_e1236, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
     bool loop_init_13 = true;
     while(true) {
         if (!loop_init_13) {
-            uint _e1305 = e_10;
-            e_10 = _e1305 + 32u;
+            uint _e1293 = e_10;
+            e_10 = _e1293 + 32u;
         }
         loop_init_13 = false;
-        uint _e1253 = e_10;
-        if (_e1253 < 64u) {
+        uint _e1241 = e_10;
+        if (_e1241 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1259 = e_10;
-            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1259, TILE);
-            uint _e1266 = e_10;
-            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1266, TILE);
-            uint _e1272 = p.rows;
-            if (row_13 < _e1272) {
-                uint _e1278 = p.tokens;
-                local_8 = token_12 < _e1278;
+            uint _e1247 = e_10;
+            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1247, TILE);
+            uint _e1254 = e_10;
+            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1254, TILE);
+            uint _e1260 = p.rows;
+            if (row_13 < _e1260) {
+                uint _e1266 = p.tokens;
+                local_8 = token_12 < _e1266;
             } else {
                 local_8 = false;
             }
-            bool _e1281 = local_8;
-            if (_e1281) {
-                uint _e1284 = p.y_stride;
-                uint _e1288 = p.first;
-                uint _e1293 = p.first;
-                uint _e1296 = e_10;
-                float _e1299 = staged.inner[metal::min(unsigned(first_1 + _e1296), 255u)];
-                float _e1302 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_12 * _e1284) + _e1288) + row_13, _e1293 + row_13, (_e1299 * _e1302) * inverse, y_1, _buffer_sizes);
+            bool _e1269 = local_8;
+            if (_e1269) {
+                uint _e1272 = p.y_stride;
+                uint _e1276 = p.first;
+                uint _e1281 = p.first;
+                uint _e1284 = e_10;
+                float _e1287 = staged.inner[metal::min(unsigned(first_1 + _e1284), 255u)];
+                float _e1290 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_12 * _e1272) + _e1276) + row_13, _e1281 + row_13, (_e1287 * _e1290) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1308 = sums2_1_;
-    simdgroup_store(_e1308, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1296 = sums2_1_;
+    simdgroup_store(_e1296, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
     bool loop_init_14 = true;
     while(true) {
         if (!loop_init_14) {
-            uint _e1365 = e_11;
-            e_11 = _e1365 + 32u;
+            uint _e1353 = e_11;
+            e_11 = _e1353 + 32u;
         }
         loop_init_14 = false;
-        uint _e1313 = e_11;
-        if (_e1313 < 64u) {
+        uint _e1301 = e_11;
+        if (_e1301 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1319 = e_11;
-            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1319, TILE);
-            uint _e1326 = e_11;
-            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1326, TILE);
-            uint _e1332 = p.rows;
-            if (row_14 < _e1332) {
-                uint _e1338 = p.tokens;
-                local_9 = token_13 < _e1338;
+            uint _e1307 = e_11;
+            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1307, TILE);
+            uint _e1314 = e_11;
+            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1314, TILE);
+            uint _e1320 = p.rows;
+            if (row_14 < _e1320) {
+                uint _e1326 = p.tokens;
+                local_9 = token_13 < _e1326;
             } else {
                 local_9 = false;
             }
-            bool _e1341 = local_9;
-            if (_e1341) {
-                uint _e1344 = p.y_stride;
-                uint _e1348 = p.first;
-                uint _e1353 = p.first;
-                uint _e1356 = e_11;
-                float _e1359 = staged.inner[metal::min(unsigned(first_1 + _e1356), 255u)];
-                float _e1362 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_13 * _e1344) + _e1348) + row_14, _e1353 + row_14, (_e1359 * _e1362) * inverse, y_1, _buffer_sizes);
+            bool _e1329 = local_9;
+            if (_e1329) {
+                uint _e1332 = p.y_stride;
+                uint _e1336 = p.first;
+                uint _e1341 = p.first;
+                uint _e1344 = e_11;
+                float _e1347 = staged.inner[metal::min(unsigned(first_1 + _e1344), 255u)];
+                float _e1350 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_13 * _e1332) + _e1336) + row_14, _e1341 + row_14, (_e1347 * _e1350) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1368 = sums2_2_;
-    simdgroup_store(_e1368, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1356 = sums2_2_;
+    simdgroup_store(_e1356, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
     bool loop_init_15 = true;
     while(true) {
         if (!loop_init_15) {
-            uint _e1425 = e_12;
-            e_12 = _e1425 + 32u;
+            uint _e1413 = e_12;
+            e_12 = _e1413 + 32u;
         }
         loop_init_15 = false;
-        uint _e1373 = e_12;
-        if (_e1373 < 64u) {
+        uint _e1361 = e_12;
+        if (_e1361 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1379 = e_12;
-            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1379, TILE);
-            uint _e1386 = e_12;
-            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1386, TILE);
-            uint _e1392 = p.rows;
-            if (row_15 < _e1392) {
-                uint _e1398 = p.tokens;
-                local_10 = token_14 < _e1398;
+            uint _e1367 = e_12;
+            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1367, TILE);
+            uint _e1374 = e_12;
+            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1374, TILE);
+            uint _e1380 = p.rows;
+            if (row_15 < _e1380) {
+                uint _e1386 = p.tokens;
+                local_10 = token_14 < _e1386;
             } else {
                 local_10 = false;
             }
-            bool _e1401 = local_10;
-            if (_e1401) {
-                uint _e1404 = p.y_stride;
-                uint _e1408 = p.first;
-                uint _e1413 = p.first;
-                uint _e1416 = e_12;
-                float _e1419 = staged.inner[metal::min(unsigned(first_1 + _e1416), 255u)];
-                float _e1422 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_14 * _e1404) + _e1408) + row_15, _e1413 + row_15, (_e1419 * _e1422) * inverse, y_1, _buffer_sizes);
+            bool _e1389 = local_10;
+            if (_e1389) {
+                uint _e1392 = p.y_stride;
+                uint _e1396 = p.first;
+                uint _e1401 = p.first;
+                uint _e1404 = e_12;
+                float _e1407 = staged.inner[metal::min(unsigned(first_1 + _e1404), 255u)];
+                float _e1410 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_14 * _e1392) + _e1396) + row_15, _e1401 + row_15, (_e1407 * _e1410) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1428 = sums2_3_;
-    simdgroup_store(_e1428, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1416 = sums2_3_;
+    simdgroup_store(_e1416, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
     bool loop_init_16 = true;
     while(true) {
         if (!loop_init_16) {
-            uint _e1485 = e_13;
-            e_13 = _e1485 + 32u;
+            uint _e1473 = e_13;
+            e_13 = _e1473 + 32u;
         }
         loop_init_16 = false;
-        uint _e1433 = e_13;
-        if (_e1433 < 64u) {
+        uint _e1421 = e_13;
+        if (_e1421 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1439 = e_13;
-            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1439, TILE);
-            uint _e1446 = e_13;
-            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1446, TILE);
-            uint _e1452 = p.rows;
-            if (row_16 < _e1452) {
-                uint _e1458 = p.tokens;
-                local_11 = token_15 < _e1458;
+            uint _e1427 = e_13;
+            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1427, TILE);
+            uint _e1434 = e_13;
+            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1434, TILE);
+            uint _e1440 = p.rows;
+            if (row_16 < _e1440) {
+                uint _e1446 = p.tokens;
+                local_11 = token_15 < _e1446;
             } else {
                 local_11 = false;
             }
-            bool _e1461 = local_11;
-            if (_e1461) {
-                uint _e1464 = p.y_stride;
-                uint _e1468 = p.first;
-                uint _e1473 = p.first;
-                uint _e1476 = e_13;
-                float _e1479 = staged.inner[metal::min(unsigned(first_1 + _e1476), 255u)];
-                float _e1482 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_15 * _e1464) + _e1468) + row_16, _e1473 + row_16, (_e1479 * _e1482) * inverse, y_1, _buffer_sizes);
+            bool _e1449 = local_11;
+            if (_e1449) {
+                uint _e1452 = p.y_stride;
+                uint _e1456 = p.first;
+                uint _e1461 = p.first;
+                uint _e1464 = e_13;
+                float _e1467 = staged.inner[metal::min(unsigned(first_1 + _e1464), 255u)];
+                float _e1470 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_15 * _e1452) + _e1456) + row_16, _e1461 + row_16, (_e1467 * _e1470) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1488 = sums3_0_;
-    simdgroup_store(_e1488, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1476 = sums3_0_;
+    simdgroup_store(_e1476, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
     bool loop_init_17 = true;
     while(true) {
         if (!loop_init_17) {
-            uint _e1545 = e_14;
-            e_14 = _e1545 + 32u;
+            uint _e1533 = e_14;
+            e_14 = _e1533 + 32u;
         }
         loop_init_17 = false;
-        uint _e1493 = e_14;
-        if (_e1493 < 64u) {
+        uint _e1481 = e_14;
+        if (_e1481 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1499 = e_14;
-            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1499, TILE);
-            uint _e1506 = e_14;
-            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1506, TILE);
-            uint _e1512 = p.rows;
-            if (row_17 < _e1512) {
-                uint _e1518 = p.tokens;
-                local_12 = token_16 < _e1518;
+            uint _e1487 = e_14;
+            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1487, TILE);
+            uint _e1494 = e_14;
+            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1494, TILE);
+            uint _e1500 = p.rows;
+            if (row_17 < _e1500) {
+                uint _e1506 = p.tokens;
+                local_12 = token_16 < _e1506;
             } else {
                 local_12 = false;
             }
-            bool _e1521 = local_12;
-            if (_e1521) {
-                uint _e1524 = p.y_stride;
-                uint _e1528 = p.first;
-                uint _e1533 = p.first;
-                uint _e1536 = e_14;
-                float _e1539 = staged.inner[metal::min(unsigned(first_1 + _e1536), 255u)];
-                float _e1542 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_16 * _e1524) + _e1528) + row_17, _e1533 + row_17, (_e1539 * _e1542) * inverse, y_1, _buffer_sizes);
+            bool _e1509 = local_12;
+            if (_e1509) {
+                uint _e1512 = p.y_stride;
+                uint _e1516 = p.first;
+                uint _e1521 = p.first;
+                uint _e1524 = e_14;
+                float _e1527 = staged.inner[metal::min(unsigned(first_1 + _e1524), 255u)];
+                float _e1530 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_16 * _e1512) + _e1516) + row_17, _e1521 + row_17, (_e1527 * _e1530) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1548 = sums3_1_;
-    simdgroup_store(_e1548, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1536 = sums3_1_;
+    simdgroup_store(_e1536, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
     bool loop_init_18 = true;
     while(true) {
         if (!loop_init_18) {
-            uint _e1605 = e_15;
-            e_15 = _e1605 + 32u;
+            uint _e1593 = e_15;
+            e_15 = _e1593 + 32u;
         }
         loop_init_18 = false;
-        uint _e1553 = e_15;
-        if (_e1553 < 64u) {
+        uint _e1541 = e_15;
+        if (_e1541 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1559 = e_15;
-            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1559, TILE);
-            uint _e1566 = e_15;
-            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1566, TILE);
-            uint _e1572 = p.rows;
-            if (row_18 < _e1572) {
-                uint _e1578 = p.tokens;
-                local_13 = token_17 < _e1578;
+            uint _e1547 = e_15;
+            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1547, TILE);
+            uint _e1554 = e_15;
+            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1554, TILE);
+            uint _e1560 = p.rows;
+            if (row_18 < _e1560) {
+                uint _e1566 = p.tokens;
+                local_13 = token_17 < _e1566;
             } else {
                 local_13 = false;
             }
-            bool _e1581 = local_13;
-            if (_e1581) {
-                uint _e1584 = p.y_stride;
-                uint _e1588 = p.first;
-                uint _e1593 = p.first;
-                uint _e1596 = e_15;
-                float _e1599 = staged.inner[metal::min(unsigned(first_1 + _e1596), 255u)];
-                float _e1602 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_17 * _e1584) + _e1588) + row_18, _e1593 + row_18, (_e1599 * _e1602) * inverse, y_1, _buffer_sizes);
+            bool _e1569 = local_13;
+            if (_e1569) {
+                uint _e1572 = p.y_stride;
+                uint _e1576 = p.first;
+                uint _e1581 = p.first;
+                uint _e1584 = e_15;
+                float _e1587 = staged.inner[metal::min(unsigned(first_1 + _e1584), 255u)];
+                float _e1590 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_17 * _e1572) + _e1576) + row_18, _e1581 + row_18, (_e1587 * _e1590) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1608 = sums3_2_;
-    simdgroup_store(_e1608, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1596 = sums3_2_;
+    simdgroup_store(_e1596, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
     bool loop_init_19 = true;
     while(true) {
         if (!loop_init_19) {
-            uint _e1665 = e_16;
-            e_16 = _e1665 + 32u;
+            uint _e1653 = e_16;
+            e_16 = _e1653 + 32u;
         }
         loop_init_19 = false;
-        uint _e1613 = e_16;
-        if (_e1613 < 64u) {
+        uint _e1601 = e_16;
+        if (_e1601 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1619 = e_16;
-            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1619, TILE);
-            uint _e1626 = e_16;
-            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1626, TILE);
-            uint _e1632 = p.rows;
-            if (row_19 < _e1632) {
-                uint _e1638 = p.tokens;
-                local_14 = token_18 < _e1638;
+            uint _e1607 = e_16;
+            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1607, TILE);
+            uint _e1614 = e_16;
+            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1614, TILE);
+            uint _e1620 = p.rows;
+            if (row_19 < _e1620) {
+                uint _e1626 = p.tokens;
+                local_14 = token_18 < _e1626;
             } else {
                 local_14 = false;
             }
-            bool _e1641 = local_14;
-            if (_e1641) {
-                uint _e1644 = p.y_stride;
-                uint _e1648 = p.first;
-                uint _e1653 = p.first;
-                uint _e1656 = e_16;
-                float _e1659 = staged.inner[metal::min(unsigned(first_1 + _e1656), 255u)];
-                float _e1662 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_18 * _e1644) + _e1648) + row_19, _e1653 + row_19, (_e1659 * _e1662) * inverse, y_1, _buffer_sizes);
+            bool _e1629 = local_14;
+            if (_e1629) {
+                uint _e1632 = p.y_stride;
+                uint _e1636 = p.first;
+                uint _e1641 = p.first;
+                uint _e1644 = e_16;
+                float _e1647 = staged.inner[metal::min(unsigned(first_1 + _e1644), 255u)];
+                float _e1650 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_18 * _e1632) + _e1636) + row_19, _e1641 + row_19, (_e1647 * _e1650) * inverse, y_1, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1668 = sums3_3_;
-    simdgroup_store(_e1668, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
+    Sums _e1656 = sums3_3_;
+    simdgroup_store(_e1656, &staged.inner[metal::min(unsigned(first_1), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
     bool loop_init_20 = true;
     while(true) {
         if (!loop_init_20) {
-            uint _e1725 = e_17;
-            e_17 = _e1725 + 32u;
+            uint _e1713 = e_17;
+            e_17 = _e1713 + 32u;
         }
         loop_init_20 = false;
-        uint _e1673 = e_17;
-        if (_e1673 < 64u) {
+        uint _e1661 = e_17;
+        if (_e1661 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1679 = e_17;
-            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1679, TILE);
-            uint _e1686 = e_17;
-            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1686, TILE);
-            uint _e1692 = p.rows;
-            if (row_20 < _e1692) {
-                uint _e1698 = p.tokens;
-                local_15 = token_19 < _e1698;
+            uint _e1667 = e_17;
+            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1667, TILE);
+            uint _e1674 = e_17;
+            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1674, TILE);
+            uint _e1680 = p.rows;
+            if (row_20 < _e1680) {
+                uint _e1686 = p.tokens;
+                local_15 = token_19 < _e1686;
             } else {
                 local_15 = false;
             }
-            bool _e1701 = local_15;
-            if (_e1701) {
-                uint _e1704 = p.y_stride;
-                uint _e1708 = p.first;
-                uint _e1713 = p.first;
-                uint _e1716 = e_17;
-                float _e1719 = staged.inner[metal::min(unsigned(first_1 + _e1716), 255u)];
-                float _e1722 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size5 - 0 - 4) / 4)];
-                put(((token_19 * _e1704) + _e1708) + row_20, _e1713 + row_20, (_e1719 * _e1722) * inverse, y_1, _buffer_sizes);
+            bool _e1689 = local_15;
+            if (_e1689) {
+                uint _e1692 = p.y_stride;
+                uint _e1696 = p.first;
+                uint _e1701 = p.first;
+                uint _e1704 = e_17;
+                float _e1707 = staged.inner[metal::min(unsigned(first_1 + _e1704), 255u)];
+                float _e1710 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size5 - 0 - 4) / 4)];
+                put(((token_19 * _e1692) + _e1696) + row_20, _e1701 + row_20, (_e1707 * _e1710) * inverse, y_1, _buffer_sizes);
             }
         }
     }

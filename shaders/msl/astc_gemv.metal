@@ -1,6 +1,6 @@
 // astc_gemv
 // flags: OFTEN
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 0 blocks, 1 row_scales, 3 tables, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -94,6 +94,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 8u;
 constant uint ROWS = 4u;
@@ -986,18 +987,20 @@ struct main_Input {
     uint rest = {};
     uint i = {};
     uint left = {};
-    begin(index, tables, fives, trits, twelve, _buffer_sizes);
     Place at_5 = Place {index, 1u};
+    begin(at_5.index, tables, fives, trits, twelve, _buffer_sizes);
     uint lane = naga_mod(at_5.index, LANES);
+    uint number = group.x + (group.y * groups.x);
+    uint output = p.first;
     uint layer = group.z;
     uint rows_1 = p.rows;
-    uint _e15 = p.share;
-    uint _e19 = p.x_stride;
-    uint x_first_3 = naga_div(layer, _e15) * _e19;
-    uint _e23 = p.y_stride;
-    uint y_first = layer * _e23;
+    uint _e24 = p.share;
+    uint _e28 = p.x_stride;
+    uint x_first_3 = naga_div(layer, _e24) * _e28;
+    uint _e32 = p.y_stride;
+    uint y_first = layer * _e32;
     uint last = naga_div((0u + rows_1) - 1u, HEIGHT);
-    uint wanted = (naga_div(0u, HEIGHT) + ((group.x + (group.y * groups.x)) * 8u)) + naga_div(at_5.index, LANES);
+    uint wanted = (naga_div(0u, HEIGHT) + (number * 8u)) + naga_div(at_5.index, LANES);
     uint strip_2 = metal::min(wanted, last);
     sums.inner[0] = 0.0;
     sums.inner[1] = 0.0;
@@ -1019,73 +1022,71 @@ struct main_Input {
     bool loop_init_3 = true;
     while(true) {
         if (!loop_init_3) {
-            uint _e138 = first;
-            first = _e138 + 256u;
+            uint _e144 = first;
+            first = _e144 + 256u;
         }
         loop_init_3 = false;
-        uint _e79 = first;
-        uint _e82 = p.units;
-        if (_e79 < _e82) {
+        uint _e83 = first;
+        uint _e86 = p.units;
+        if (_e83 < _e86) {
         } else {
             break;
         }
         {
-            uint _e86 = p.units;
-            uint _e87 = first;
-            uint count = metal::min(naga_div(((_e86 - _e87) + LANES) - 1u, LANES), 32u);
+            uint _e90 = p.units;
+            uint _e91 = first;
+            uint count = metal::min(naga_div(((_e90 - _e91) + LANES) - 1u, LANES), 32u);
             rest = 0u;
             i = 0u;
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e116 = i;
-                    i = _e116 + 1u;
+                    uint _e121 = i;
+                    i = _e121 + 1u;
                 }
                 loop_init_4 = false;
-                uint _e101 = i;
-                if (_e101 < count) {
+                uint _e105 = i;
+                if (_e105 < count) {
                 } else {
                     break;
                 }
                 {
-                    uint _e103 = first;
-                    uint _e104 = i;
-                    bool _e108 = add_often(strip_2, _e103 + (_e104 * LANES), x_first_3, index, sums, p, blocks, tables, xv, palette, fives, trits, twelve, _buffer_sizes);
-                    if (!(_e108)) {
-                        uint _e110 = rest;
-                        uint _e112 = i;
-                        rest = _e110 | (1u << _e112);
+                    uint _e107 = first;
+                    uint _e108 = i;
+                    bool _e113 = add_often(strip_2, _e107 + (_e108 * LANES), x_first_3, at_5.index, sums, p, blocks, tables, xv, palette, fives, trits, twelve, _buffer_sizes);
+                    if (!(_e113)) {
+                        uint _e115 = rest;
+                        uint _e117 = i;
+                        rest = _e115 | (1u << _e117);
                     }
                 }
             }
-            uint _e118 = rest;
-            left = metal::popcount(_e118);
+            uint _e123 = rest;
+            left = metal::popcount(_e123);
             bool loop_init_5 = true;
             while(true) {
                 if (!loop_init_5) {
-                    uint _e136 = left;
-                    left = _e136 - 1u;
+                    uint _e142 = left;
+                    left = _e142 - 1u;
                 }
                 loop_init_5 = false;
-                uint _e121 = left;
-                if (_e121 > 0u) {
+                uint _e126 = left;
+                if (_e126 > 0u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e124 = first;
-                    uint _e125 = rest;
-                    add(strip_2, _e124 + ((((metal::ctz(_e125) + 1) % 33) - 1) * LANES), x_first_3, index, sums, p, blocks, tables, xv, _buffer_sizes);
+                    uint _e129 = first;
                     uint _e130 = rest;
-                    uint _e131 = rest;
-                    rest = _e130 & (_e131 - 1u);
+                    add(strip_2, _e129 + ((((metal::ctz(_e130) + 1) % 33) - 1) * LANES), x_first_3, at_5.index, sums, p, blocks, tables, xv, _buffer_sizes);
+                    uint _e136 = rest;
+                    uint _e137 = rest;
+                    rest = _e136 & (_e137 - 1u);
                 }
             }
         }
     }
-    uint _e143 = p.first;
-    uint _e147 = p.first;
-    Rows out_1 = Rows {y_first + _e143, _e147, 0u, (wanted <= last) ? rows_1 : 0u};
+    Rows out_1 = Rows {y_first + output, output, 0u, (wanted <= last) ? rows_1 : 0u};
     float _e153 = sums.inner[0];
     float _e155 = reduce(_e153, 0u, at_5, partial);
     if (lane == 0u) {

@@ -1,6 +1,6 @@
 // astc_gemv
 // flags: TEXTURE
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 1 row_scales, 4 xv, 6 y (written)
 // textures: 0 blocks
@@ -66,6 +66,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 8u;
 constant uint ROWS = 4u;
@@ -327,18 +328,20 @@ struct main_Input {
 ) {
     type_9 sums = {};
     uint unit = {};
-    begin(index);
     Place at_3 = Place {index, 1u};
+    begin(at_3.index);
     uint lane = naga_mod(at_3.index, LANES);
+    uint number = group.x + (group.y * groups.x);
+    uint output = p.first;
     uint layer = group.z;
     uint rows = p.rows;
-    uint _e15 = p.share;
-    uint _e19 = p.x_stride;
-    uint x_first_2 = naga_div(layer, _e15) * _e19;
-    uint _e23 = p.y_stride;
-    uint y_first = layer * _e23;
+    uint _e24 = p.share;
+    uint _e28 = p.x_stride;
+    uint x_first_2 = naga_div(layer, _e24) * _e28;
+    uint _e32 = p.y_stride;
+    uint y_first = layer * _e32;
     uint last = naga_div((0u + rows) - 1u, HEIGHT);
-    uint wanted = (naga_div(0u, HEIGHT) + ((group.x + (group.y * groups.x)) * 8u)) + naga_div(at_3.index, LANES);
+    uint wanted = (naga_div(0u, HEIGHT) + (number * 8u)) + naga_div(at_3.index, LANES);
     uint strip_1 = metal::min(wanted, last);
     sums.inner[0] = 0.0;
     sums.inner[1] = 0.0;
@@ -360,103 +363,101 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e85 = unit;
-            unit = _e85 + LANES;
+            uint _e90 = unit;
+            unit = _e90 + LANES;
         }
         loop_init_1 = false;
-        uint _e79 = unit;
-        uint _e82 = p.units;
-        if (_e79 < _e82) {
+        uint _e83 = unit;
+        uint _e86 = p.units;
+        if (_e83 < _e86) {
         } else {
             break;
         }
         {
-            uint _e84 = unit;
-            add(strip_1, _e84, x_first_2, index, sums, p, blocks, xv, _buffer_sizes);
+            uint _e88 = unit;
+            add(strip_1, _e88, x_first_2, at_3.index, sums, p, blocks, xv, _buffer_sizes);
         }
     }
-    uint _e90 = p.first;
-    uint _e94 = p.first;
-    Rows out_1 = Rows {y_first + _e90, _e94, 0u, (wanted <= last) ? rows : 0u};
-    float _e100 = sums.inner[0];
-    float _e102 = reduce(_e100, 0u, at_3, partial);
+    Rows out_1 = Rows {y_first + output, output, 0u, (wanted <= last) ? rows : 0u};
+    float _e99 = sums.inner[0];
+    float _e101 = reduce(_e99, 0u, at_3, partial);
     if (lane == 0u) {
-        give(out_1, (strip_1 * HEIGHT) + 0u, _e102, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 0u, _e101, p, row_scales, y, _buffer_sizes);
     }
-    float _e110 = sums.inner[1];
-    float _e112 = reduce(_e110, 1u, at_3, partial);
+    float _e109 = sums.inner[1];
+    float _e111 = reduce(_e109, 1u, at_3, partial);
     if (lane == 1u) {
-        give(out_1, (strip_1 * HEIGHT) + 1u, _e112, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 1u, _e111, p, row_scales, y, _buffer_sizes);
     }
-    float _e120 = sums.inner[2];
-    float _e122 = reduce(_e120, 2u, at_3, partial);
+    float _e119 = sums.inner[2];
+    float _e121 = reduce(_e119, 2u, at_3, partial);
     if (lane == 2u) {
-        give(out_1, (strip_1 * HEIGHT) + 2u, _e122, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 2u, _e121, p, row_scales, y, _buffer_sizes);
     }
-    float _e130 = sums.inner[3];
-    float _e132 = reduce(_e130, 3u, at_3, partial);
+    float _e129 = sums.inner[3];
+    float _e131 = reduce(_e129, 3u, at_3, partial);
     if (lane == 3u) {
-        give(out_1, (strip_1 * HEIGHT) + 3u, _e132, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 3u, _e131, p, row_scales, y, _buffer_sizes);
     }
-    float _e140 = sums.inner[4];
-    float _e142 = reduce(_e140, 4u, at_3, partial);
+    float _e139 = sums.inner[4];
+    float _e141 = reduce(_e139, 4u, at_3, partial);
     if (lane == 4u) {
-        give(out_1, (strip_1 * HEIGHT) + 4u, _e142, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 4u, _e141, p, row_scales, y, _buffer_sizes);
     }
-    float _e150 = sums.inner[5];
-    float _e152 = reduce(_e150, 5u, at_3, partial);
+    float _e149 = sums.inner[5];
+    float _e151 = reduce(_e149, 5u, at_3, partial);
     if (lane == 5u) {
-        give(out_1, (strip_1 * HEIGHT) + 5u, _e152, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 5u, _e151, p, row_scales, y, _buffer_sizes);
     }
-    float _e160 = sums.inner[6];
-    float _e162 = reduce(_e160, 6u, at_3, partial);
+    float _e159 = sums.inner[6];
+    float _e161 = reduce(_e159, 6u, at_3, partial);
     if (lane == 6u) {
-        give(out_1, (strip_1 * HEIGHT) + 6u, _e162, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 6u, _e161, p, row_scales, y, _buffer_sizes);
     }
-    float _e170 = sums.inner[7];
-    float _e172 = reduce(_e170, 7u, at_3, partial);
+    float _e169 = sums.inner[7];
+    float _e171 = reduce(_e169, 7u, at_3, partial);
     if (lane == 7u) {
-        give(out_1, (strip_1 * HEIGHT) + 7u, _e172, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 7u, _e171, p, row_scales, y, _buffer_sizes);
     }
-    float _e180 = sums.inner[8];
-    float _e182 = reduce(_e180, 8u, at_3, partial);
+    float _e179 = sums.inner[8];
+    float _e181 = reduce(_e179, 8u, at_3, partial);
     if (lane == 0u) {
-        give(out_1, (strip_1 * HEIGHT) + 8u, _e182, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 8u, _e181, p, row_scales, y, _buffer_sizes);
     }
-    float _e190 = sums.inner[9];
-    float _e192 = reduce(_e190, 9u, at_3, partial);
+    float _e189 = sums.inner[9];
+    float _e191 = reduce(_e189, 9u, at_3, partial);
     if (lane == 1u) {
-        give(out_1, (strip_1 * HEIGHT) + 9u, _e192, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 9u, _e191, p, row_scales, y, _buffer_sizes);
     }
-    float _e200 = sums.inner[10];
-    float _e202 = reduce(_e200, 10u, at_3, partial);
+    float _e199 = sums.inner[10];
+    float _e201 = reduce(_e199, 10u, at_3, partial);
     if (lane == 2u) {
-        give(out_1, (strip_1 * HEIGHT) + 10u, _e202, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 10u, _e201, p, row_scales, y, _buffer_sizes);
     }
-    float _e210 = sums.inner[11];
-    float _e212 = reduce(_e210, 11u, at_3, partial);
+    float _e209 = sums.inner[11];
+    float _e211 = reduce(_e209, 11u, at_3, partial);
     if (lane == 3u) {
-        give(out_1, (strip_1 * HEIGHT) + 11u, _e212, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 11u, _e211, p, row_scales, y, _buffer_sizes);
     }
-    float _e220 = sums.inner[12];
-    float _e222 = reduce(_e220, 12u, at_3, partial);
+    float _e219 = sums.inner[12];
+    float _e221 = reduce(_e219, 12u, at_3, partial);
     if (lane == 4u) {
-        give(out_1, (strip_1 * HEIGHT) + 12u, _e222, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 12u, _e221, p, row_scales, y, _buffer_sizes);
     }
-    float _e230 = sums.inner[13];
-    float _e232 = reduce(_e230, 13u, at_3, partial);
+    float _e229 = sums.inner[13];
+    float _e231 = reduce(_e229, 13u, at_3, partial);
     if (lane == 5u) {
-        give(out_1, (strip_1 * HEIGHT) + 13u, _e232, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 13u, _e231, p, row_scales, y, _buffer_sizes);
     }
-    float _e240 = sums.inner[14];
-    float _e242 = reduce(_e240, 14u, at_3, partial);
+    float _e239 = sums.inner[14];
+    float _e241 = reduce(_e239, 14u, at_3, partial);
     if (lane == 6u) {
-        give(out_1, (strip_1 * HEIGHT) + 14u, _e242, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 14u, _e241, p, row_scales, y, _buffer_sizes);
     }
-    float _e250 = sums.inner[15];
-    float _e252 = reduce(_e250, 15u, at_3, partial);
+    float _e249 = sums.inner[15];
+    float _e251 = reduce(_e249, 15u, at_3, partial);
     if (lane == 7u) {
-        give(out_1, (strip_1 * HEIGHT) + 15u, _e252, p, row_scales, y, _buffer_sizes);
+        give(out_1, (strip_1 * HEIGHT) + 15u, _e251, p, row_scales, y, _buffer_sizes);
         return;
     } else {
         return;

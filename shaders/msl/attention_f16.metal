@@ -128,8 +128,8 @@ void keep_quad(
     device type_7& out_values,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e5 = place(block_1, 8u, own);
-    out_values[metal::min(unsigned(_e5), (_buffer_sizes.size6 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v_3.xy)), as_type<uint>(half2(v_3.zw)));
+    uint _e7 = place(block_1, 4u, own >> 1u);
+    out_values[metal::min(unsigned((_e7 * 2u) + (own & 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v_3.xz)), as_type<uint>(half2(v_3.yw)));
     return;
 }
 

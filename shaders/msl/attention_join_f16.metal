@@ -66,8 +66,8 @@ void keep_quad(
     device type_6& out_values,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e5 = place(block_1, 8u, own);
-    out_values[metal::min(unsigned(_e5), (_buffer_sizes.size3 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v.xy)), as_type<uint>(half2(v.zw)));
+    uint _e7 = place(block_1, 4u, own >> 1u);
+    out_values[metal::min(unsigned((_e7 * 2u) + (own & 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v.xz)), as_type<uint>(half2(v.yw)));
     return;
 }
 

@@ -1,6 +1,6 @@
 // fused_int4_gemm
-// flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// flags: SCALED, WEIGHTS
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -40,6 +40,13 @@ struct Params {
 typedef metal::uint4 type_3[1];
 typedef uint type_4[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -49,17 +56,22 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+    char _pad2[8];
 };
-struct type_7 {
+struct Line {
+    metal::float2 scale;
+    metal::float2 offset;
+};
+struct type_8 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_8[1];
-typedef float type_9[1];
-struct type_10 {
+typedef metal::float4 type_9[1];
+typedef float type_10[1];
+struct type_11 {
     float inner[68];
 };
-struct type_11 {
-    type_10 inner[32];
+struct type_12 {
+    type_11 inner[32];
 };
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
@@ -71,31 +83,10 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant float CENTRE = 8.0;
+constant metal::float2 CENTRES = metal::float2(8.0);
 constant uint TILE_UNITS = 1u;
-
-Scales expand(
-    metal::float2 d,
-    uint e_2,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s = d.x * static_cast<float>(e_2 & 63u);
-    float m = static_cast<float>((e_2 >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
-}
 
 Scales scales(
     uint row,
@@ -104,33 +95,91 @@ Scales scales(
     device type_4 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_2 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_2), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_2 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_2 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_3 = ((_e5 + (row * _e9)) >> 2u) + ((unit >> 3u) * 4u);
+    uint bit = (unit & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_3 + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_3 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_3), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 Codes load_codes(
@@ -159,55 +208,95 @@ Block load(
     return Block {_e2, _e3};
 }
 
-metal::float4 low_1(
-    uint w_1
-) {
-    metal::float4 _e4 = fields(w_1, 0u, 15u, CENTRE);
-    return _e4;
-}
-
-metal::float4 high_1(
-    uint w_2
-) {
-    metal::float4 _e4 = fields(w_2, 4u, 15u, CENTRE);
-    return _e4;
-}
-
-type_7 quads(
+uint code_bits(
     Codes q
 ) {
-    metal::uint4 w_3 = q.words;
-    metal::float4 _e3 = low_1(q.words.x);
-    metal::float4 _e5 = low_1(q.words.y);
-    metal::float4 _e7 = low_1(q.words.z);
-    metal::float4 _e9 = low_1(q.words.w);
-    metal::float4 _e11 = high_1(q.words.x);
-    metal::float4 _e13 = high_1(q.words.y);
-    metal::float4 _e15 = high_1(q.words.z);
-    metal::float4 _e17 = high_1(q.words.w);
-    return type_7 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+    return q.words.x;
 }
 
-type_7 weights(
+uint bits_1(
     Block b
 ) {
-    type_7 _e2 = quads(b.codes);
-    metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
-    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+Line line(
+    Block b_1,
+    constant Params& p
+) {
+    metal::float2 _e2 = factors(b_1.scales);
+    uint _e6 = p.extra.x;
+    metal::float2 d = _e2 * as_type<float>(_e6);
+    Steps _e10 = steps(b_1.scales, p);
+    metal::float2 s_5 = d.x * _e10.scale;
+    uint _e18 = p.extra.z;
+    return Line {s_5, ((CENTRE - as_type<float>(_e18)) * s_5) - (d.y * _e10.minus)};
+}
+
+float extent(
+    Block b_2,
+    constant Params& p
+) {
+    Line _e1 = line(b_2, p);
+    return metal::max(metal::max(metal::abs(_e1.scale.x), metal::abs(_e1.scale.y)), metal::max(metal::abs(_e1.offset.x), metal::abs(_e1.offset.y)));
+}
+
+metal::float4 low(
+    uint w_2,
+    constant Params& p
+) {
+    metal::float4 _e4 = fields(w_2, 0u, 15u, CENTRE, p);
+    return _e4;
+}
+
+metal::float4 high(
+    uint w_3,
+    constant Params& p
+) {
+    metal::float4 _e4 = fields(w_3, 4u, 15u, CENTRE, p);
+    return _e4;
+}
+
+type_8 quads(
+    Codes q_1,
+    constant Params& p
+) {
+    metal::uint4 w_4 = q_1.words;
+    metal::float4 _e3 = low(q_1.words.x, p);
+    metal::float4 _e5 = low(q_1.words.y, p);
+    metal::float4 _e7 = low(q_1.words.z, p);
+    metal::float4 _e9 = low(q_1.words.w, p);
+    metal::float4 _e11 = high(q_1.words.x, p);
+    metal::float4 _e13 = high(q_1.words.y, p);
+    metal::float4 _e15 = high(q_1.words.z, p);
+    metal::float4 _e17 = high(q_1.words.w, p);
+    return type_8 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+}
+
+type_8 weights(
+    Block b_3,
+    constant Params& p
+) {
+    type_8 _e2 = quads(b_3.codes, p);
+    Line _e3 = line(b_3, p);
+    metal::float2 s_6 = _e3.scale;
+    metal::float2 o = _e3.offset;
+    return type_8 {{(_e2.inner[0] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[1] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[2] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[3] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[4] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[5] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[6] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[7] * _e3.scale.y) + metal::float4(_e3.offset.y)}};
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
-    device type_9& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size4 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_div(uint lhs, uint rhs) {
@@ -227,10 +316,10 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
-, device type_8 const& xv [[buffer(4)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_11& w_tile
-, threadgroup type_11& x_tile
+, device type_9 const& xv [[buffer(4)]]
+, device type_10& y [[buffer(6)]]
+, threadgroup type_12& w_tile
+, threadgroup type_12& x_tile
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     metal::float4 sum0_ = metal::float4(0.0);
@@ -253,8 +342,8 @@ struct main_Input {
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e649 = tile;
-            tile = _e649 + 1u;
+            uint _e645 = tile;
+            tile = _e645 + 1u;
         }
         loop_init = false;
         uint _e39 = tile;
@@ -287,7 +376,7 @@ struct main_Input {
                     if (unit_3 < _e57) {
                         uint _e62 = p.rows;
                         Block _e66 = load(metal::min(row0_ + row_4, _e62 - 1u), unit_3, p, code_plane, scale_plane, _buffer_sizes);
-                        type_7 _e67 = weights(_e66);
+                        type_8 _e67 = weights(_e66, p);
                         w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].x;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].y;
                         w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].z;
@@ -346,8 +435,8 @@ struct main_Input {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e570 = e_1;
-                    e_1 = _e570 + 256u;
+                    uint _e566 = e_1;
+                    e_1 = _e566 + 256u;
                 }
                 loop_init_3 = false;
                 uint _e490 = e_1;
@@ -361,29 +450,29 @@ struct main_Input {
                     uint _e496 = e_1;
                     uint quad_ = _e496 & 7u;
                     v = metal::float4(0.0);
-                    uint _e505 = p.tokens;
-                    if ((token0_ + token) < _e505) {
-                        uint _e509 = tile;
+                    uint _e502 = tile;
+                    uint place = (_e502 * 8u) + quad_;
+                    uint _e509 = p.tokens;
+                    if ((token0_ + token) < _e509) {
                         uint _e517 = p.x_stride;
-                        local = (((_e509 * 8u) + quad_) * 4u) < _e517;
+                        local = (place * 4u) < _e517;
                     } else {
                         local = false;
                     }
                     bool _e520 = local;
                     if (_e520) {
                         uint _e525 = p.x_stride;
-                        uint _e529 = tile;
-                        metal::float4 _e535 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e525, 4u)) + (_e529 * 8u)) + quad_), (_buffer_sizes.size3 - 0 - 16) / 16)];
-                        v = _e535;
+                        metal::float4 _e531 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e525, 4u)) + place), (_buffer_sizes.size3 - 0 - 16) / 16)];
+                        v = _e531;
                     }
-                    float _e542 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e542;
-                    float _e551 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e551;
-                    float _e560 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e560;
-                    float _e569 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e569;
+                    float _e538 = v.x;
+                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e538;
+                    float _e547 = v.y;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e547;
+                    float _e556 = v.z;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e556;
+                    float _e565 = v.w;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e565;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -391,164 +480,164 @@ struct main_Input {
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e646 = k;
-                    k = _e646 + 1u;
+                    uint _e642 = k;
+                    k = _e642 + 1u;
                 }
                 loop_init_4 = false;
-                uint _e575 = k;
-                if (_e575 < 32u) {
+                uint _e571 = k;
+                if (_e571 < 32u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e579 = k;
-                    float _e582 = w_tile.inner[metal::min(unsigned(_e579), 31u)].inner[metal::min(unsigned(r), 67u)];
-                    uint _e584 = k;
-                    float _e589 = w_tile.inner[metal::min(unsigned(_e584), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
-                    uint _e591 = k;
-                    float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
-                    uint _e598 = k;
-                    float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w_4 = metal::float4(_e582, _e589, _e596, _e603);
-                    metal::float4 _e605 = sum0_;
-                    uint _e607 = k;
-                    float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_4 * _e612);
-                    metal::float4 _e615 = sum1_;
-                    uint _e617 = k;
-                    float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_4 * _e622);
-                    metal::float4 _e625 = sum2_;
-                    uint _e627 = k;
-                    float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_4 * _e632);
-                    metal::float4 _e635 = sum3_;
-                    uint _e637 = k;
-                    float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_4 * _e642);
+                    uint _e575 = k;
+                    float _e578 = w_tile.inner[metal::min(unsigned(_e575), 31u)].inner[metal::min(unsigned(r), 67u)];
+                    uint _e580 = k;
+                    float _e585 = w_tile.inner[metal::min(unsigned(_e580), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
+                    uint _e587 = k;
+                    float _e592 = w_tile.inner[metal::min(unsigned(_e587), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
+                    uint _e594 = k;
+                    float _e599 = w_tile.inner[metal::min(unsigned(_e594), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
+                    metal::float4 w_5 = metal::float4(_e578, _e585, _e592, _e599);
+                    metal::float4 _e601 = sum0_;
+                    uint _e603 = k;
+                    float _e608 = x_tile.inner[metal::min(unsigned(_e603), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
+                    sum0_ = _e601 + (w_5 * _e608);
+                    metal::float4 _e611 = sum1_;
+                    uint _e613 = k;
+                    float _e618 = x_tile.inner[metal::min(unsigned(_e613), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
+                    sum1_ = _e611 + (w_5 * _e618);
+                    metal::float4 _e621 = sum2_;
+                    uint _e623 = k;
+                    float _e628 = x_tile.inner[metal::min(unsigned(_e623), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
+                    sum2_ = _e621 + (w_5 * _e628);
+                    metal::float4 _e631 = sum3_;
+                    uint _e633 = k;
+                    float _e638 = x_tile.inner[metal::min(unsigned(_e633), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
+                    sum3_ = _e631 + (w_5 * _e638);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e656 = p.tokens;
-    if (((token0_ + t) + 0u) < _e656) {
-        uint _e663 = p.y_stride;
-        uint _e667 = p.first;
-        uint at_3 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
-        uint _e676 = p.rows;
-        if (((row0_ + r) + 0u) < _e676) {
-            uint _e682 = p.first;
-            float _e688 = sum0_.x;
-            put(at_3 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
+    uint _e652 = p.tokens;
+    if (((token0_ + t) + 0u) < _e652) {
+        uint _e659 = p.y_stride;
+        uint _e663 = p.first;
+        uint at_4 = (((((token0_ + t) + 0u) * _e659) + _e663) + row0_) + r;
+        uint _e672 = p.rows;
+        if (((row0_ + r) + 0u) < _e672) {
+            uint _e678 = p.first;
+            float _e684 = sum0_.x;
+            put(at_4 + 0u, ((_e678 + row0_) + r) + 0u, _e684, y, _buffer_sizes);
         }
-        uint _e694 = p.rows;
-        if (((row0_ + r) + 1u) < _e694) {
-            uint _e700 = p.first;
-            float _e706 = sum0_.y;
-            put(at_3 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
+        uint _e690 = p.rows;
+        if (((row0_ + r) + 1u) < _e690) {
+            uint _e696 = p.first;
+            float _e702 = sum0_.y;
+            put(at_4 + 1u, ((_e696 + row0_) + r) + 1u, _e702, y, _buffer_sizes);
         }
-        uint _e712 = p.rows;
-        if (((row0_ + r) + 2u) < _e712) {
-            uint _e718 = p.first;
-            float _e724 = sum0_.z;
-            put(at_3 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
+        uint _e708 = p.rows;
+        if (((row0_ + r) + 2u) < _e708) {
+            uint _e714 = p.first;
+            float _e720 = sum0_.z;
+            put(at_4 + 2u, ((_e714 + row0_) + r) + 2u, _e720, y, _buffer_sizes);
         }
-        uint _e730 = p.rows;
-        if (((row0_ + r) + 3u) < _e730) {
-            uint _e736 = p.first;
-            float _e742 = sum0_.w;
-            put(at_3 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
-        }
-    }
-    uint _e748 = p.tokens;
-    if (((token0_ + t) + 1u) < _e748) {
-        uint _e755 = p.y_stride;
-        uint _e759 = p.first;
-        uint at_4 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
-        uint _e768 = p.rows;
-        if (((row0_ + r) + 0u) < _e768) {
-            uint _e774 = p.first;
-            float _e780 = sum1_.x;
-            put(at_4 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
-        }
-        uint _e786 = p.rows;
-        if (((row0_ + r) + 1u) < _e786) {
-            uint _e792 = p.first;
-            float _e798 = sum1_.y;
-            put(at_4 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
-        }
-        uint _e804 = p.rows;
-        if (((row0_ + r) + 2u) < _e804) {
-            uint _e810 = p.first;
-            float _e816 = sum1_.z;
-            put(at_4 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
-        }
-        uint _e822 = p.rows;
-        if (((row0_ + r) + 3u) < _e822) {
-            uint _e828 = p.first;
-            float _e834 = sum1_.w;
-            put(at_4 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
+        uint _e726 = p.rows;
+        if (((row0_ + r) + 3u) < _e726) {
+            uint _e732 = p.first;
+            float _e738 = sum0_.w;
+            put(at_4 + 3u, ((_e732 + row0_) + r) + 3u, _e738, y, _buffer_sizes);
         }
     }
-    uint _e840 = p.tokens;
-    if (((token0_ + t) + 2u) < _e840) {
-        uint _e847 = p.y_stride;
-        uint _e851 = p.first;
-        uint at_5 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
-        uint _e860 = p.rows;
-        if (((row0_ + r) + 0u) < _e860) {
-            uint _e866 = p.first;
-            float _e872 = sum2_.x;
-            put(at_5 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
+    uint _e744 = p.tokens;
+    if (((token0_ + t) + 1u) < _e744) {
+        uint _e751 = p.y_stride;
+        uint _e755 = p.first;
+        uint at_5 = (((((token0_ + t) + 1u) * _e751) + _e755) + row0_) + r;
+        uint _e764 = p.rows;
+        if (((row0_ + r) + 0u) < _e764) {
+            uint _e770 = p.first;
+            float _e776 = sum1_.x;
+            put(at_5 + 0u, ((_e770 + row0_) + r) + 0u, _e776, y, _buffer_sizes);
         }
-        uint _e878 = p.rows;
-        if (((row0_ + r) + 1u) < _e878) {
-            uint _e884 = p.first;
-            float _e890 = sum2_.y;
-            put(at_5 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
+        uint _e782 = p.rows;
+        if (((row0_ + r) + 1u) < _e782) {
+            uint _e788 = p.first;
+            float _e794 = sum1_.y;
+            put(at_5 + 1u, ((_e788 + row0_) + r) + 1u, _e794, y, _buffer_sizes);
         }
-        uint _e896 = p.rows;
-        if (((row0_ + r) + 2u) < _e896) {
-            uint _e902 = p.first;
-            float _e908 = sum2_.z;
-            put(at_5 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
+        uint _e800 = p.rows;
+        if (((row0_ + r) + 2u) < _e800) {
+            uint _e806 = p.first;
+            float _e812 = sum1_.z;
+            put(at_5 + 2u, ((_e806 + row0_) + r) + 2u, _e812, y, _buffer_sizes);
         }
-        uint _e914 = p.rows;
-        if (((row0_ + r) + 3u) < _e914) {
-            uint _e920 = p.first;
-            float _e926 = sum2_.w;
-            put(at_5 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
+        uint _e818 = p.rows;
+        if (((row0_ + r) + 3u) < _e818) {
+            uint _e824 = p.first;
+            float _e830 = sum1_.w;
+            put(at_5 + 3u, ((_e824 + row0_) + r) + 3u, _e830, y, _buffer_sizes);
         }
     }
-    uint _e932 = p.tokens;
-    if (((token0_ + t) + 3u) < _e932) {
-        uint _e939 = p.y_stride;
-        uint _e943 = p.first;
-        uint at_6 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
-        uint _e952 = p.rows;
-        if (((row0_ + r) + 0u) < _e952) {
-            uint _e958 = p.first;
-            float _e964 = sum3_.x;
-            put(at_6 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
+    uint _e836 = p.tokens;
+    if (((token0_ + t) + 2u) < _e836) {
+        uint _e843 = p.y_stride;
+        uint _e847 = p.first;
+        uint at_6 = (((((token0_ + t) + 2u) * _e843) + _e847) + row0_) + r;
+        uint _e856 = p.rows;
+        if (((row0_ + r) + 0u) < _e856) {
+            uint _e862 = p.first;
+            float _e868 = sum2_.x;
+            put(at_6 + 0u, ((_e862 + row0_) + r) + 0u, _e868, y, _buffer_sizes);
         }
-        uint _e970 = p.rows;
-        if (((row0_ + r) + 1u) < _e970) {
-            uint _e976 = p.first;
-            float _e982 = sum3_.y;
-            put(at_6 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
+        uint _e874 = p.rows;
+        if (((row0_ + r) + 1u) < _e874) {
+            uint _e880 = p.first;
+            float _e886 = sum2_.y;
+            put(at_6 + 1u, ((_e880 + row0_) + r) + 1u, _e886, y, _buffer_sizes);
         }
-        uint _e988 = p.rows;
-        if (((row0_ + r) + 2u) < _e988) {
-            uint _e994 = p.first;
-            float _e1000 = sum3_.z;
-            put(at_6 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
+        uint _e892 = p.rows;
+        if (((row0_ + r) + 2u) < _e892) {
+            uint _e898 = p.first;
+            float _e904 = sum2_.z;
+            put(at_6 + 2u, ((_e898 + row0_) + r) + 2u, _e904, y, _buffer_sizes);
         }
-        uint _e1006 = p.rows;
-        if (((row0_ + r) + 3u) < _e1006) {
-            uint _e1012 = p.first;
-            float _e1018 = sum3_.w;
-            put(at_6 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
+        uint _e910 = p.rows;
+        if (((row0_ + r) + 3u) < _e910) {
+            uint _e916 = p.first;
+            float _e922 = sum2_.w;
+            put(at_6 + 3u, ((_e916 + row0_) + r) + 3u, _e922, y, _buffer_sizes);
+        }
+    }
+    uint _e928 = p.tokens;
+    if (((token0_ + t) + 3u) < _e928) {
+        uint _e935 = p.y_stride;
+        uint _e939 = p.first;
+        uint at_7 = (((((token0_ + t) + 3u) * _e935) + _e939) + row0_) + r;
+        uint _e948 = p.rows;
+        if (((row0_ + r) + 0u) < _e948) {
+            uint _e954 = p.first;
+            float _e960 = sum3_.x;
+            put(at_7 + 0u, ((_e954 + row0_) + r) + 0u, _e960, y, _buffer_sizes);
+        }
+        uint _e966 = p.rows;
+        if (((row0_ + r) + 1u) < _e966) {
+            uint _e972 = p.first;
+            float _e978 = sum3_.y;
+            put(at_7 + 1u, ((_e972 + row0_) + r) + 1u, _e978, y, _buffer_sizes);
+        }
+        uint _e984 = p.rows;
+        if (((row0_ + r) + 2u) < _e984) {
+            uint _e990 = p.first;
+            float _e996 = sum3_.z;
+            put(at_7 + 2u, ((_e990 + row0_) + r) + 2u, _e996, y, _buffer_sizes);
+        }
+        uint _e1002 = p.rows;
+        if (((row0_ + r) + 3u) < _e1002) {
+            uint _e1008 = p.first;
+            float _e1014 = sum3_.w;
+            put(at_7 + 3u, ((_e1008 + row0_) + r) + 3u, _e1014, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -1,6 +1,6 @@
 // fused_int4_gemv
-// flags: BLOCKS, SUBGROUP
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// flags: SCALED, BLOCKS, SUBGROUP
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -58,6 +58,13 @@ struct type_6 {
 typedef metal::uint4 type_7[1];
 typedef uint type_8[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -67,13 +74,14 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+    char _pad2[8];
 };
-typedef float type_9[1];
+typedef float type_10[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_10 {
+struct type_11 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -86,12 +94,14 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 8u;
 constant float CENTRE = 8.0;
+constant metal::float2 CENTRES = metal::float2(8.0);
 constant uint PARTIALS = 128u;
 
 uint x_at(
@@ -132,40 +142,42 @@ X load_x(
     uint _e47 = x_at(unit_1, 7u);
     metal::float4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v7_ = _e49;
-    metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
-    x.scale = s.x;
-    x.sums = s.yz;
+    metal::float4 s_5 = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
+    x.scale = s_5.x;
+    x.sums = s_5.yz;
     X _e57 = x;
     return _e57;
 }
 
-type_6 x_floats(
+uint x_bits(
     X x_1
 ) {
-    return type_6 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+    uint bits = {};
+    bits = as_type<uint>(x_1.scale);
+    uint _e4 = bits;
+    bits = _e4 | as_type<uint>(x_1.v0_.x);
+    uint _e9 = bits;
+    bits = _e9 | as_type<uint>(x_1.v1_.x);
+    uint _e14 = bits;
+    bits = _e14 | as_type<uint>(x_1.v2_.x);
+    uint _e19 = bits;
+    bits = _e19 | as_type<uint>(x_1.v3_.x);
+    uint _e24 = bits;
+    bits = _e24 | as_type<uint>(x_1.v4_.x);
+    uint _e29 = bits;
+    bits = _e29 | as_type<uint>(x_1.v5_.x);
+    uint _e34 = bits;
+    bits = _e34 | as_type<uint>(x_1.v6_.x);
+    uint _e39 = bits;
+    bits = _e39 | as_type<uint>(x_1.v7_.x);
+    uint _e44 = bits;
+    return _e44;
 }
 
-Scales expand(
-    metal::float2 d,
-    uint e,
-    constant Params& p
+type_6 x_floats(
+    X x_2
 ) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s_1 = d.x * static_cast<float>(e & 63u);
-    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s_1), metal::float2((d.y * m) + (code_bias * s_1))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
+    return type_6 {{x_2.v0_, x_2.v1_, x_2.v2_, x_2.v3_, x_2.v4_, x_2.v5_, x_2.v6_, x_2.v7_}};
 }
 
 Scales scales(
@@ -175,70 +187,141 @@ Scales scales(
     device type_8 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit_2 & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_3 = ((_e9 + (row * _e13)) >> 2u) + ((unit_2 >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_3 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_3 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_4 = ((_e5 + (row * _e9)) >> 2u) + ((unit_2 >> 3u) * 4u);
+    uint bit = (unit_2 & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit_2 & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits_1,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits_1;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
 }
 
-metal::float4 low_1(
-    uint w_1
+Steps steps(
+    Scales s_4,
+    constant Params& p
 ) {
-    metal::float4 _e4 = fields(w_1, 0u, 15u, CENTRE);
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits_3 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_3 | raise.xyxy) - less.xyxy;
+}
+
+metal::float4 low(
+    uint w_2,
+    constant Params& p
+) {
+    metal::float4 _e4 = fields(w_2, 0u, 15u, CENTRE, p);
     return _e4;
 }
 
-metal::float4 high_1(
-    uint w_2
+metal::float4 high(
+    uint w_3,
+    constant Params& p
 ) {
-    metal::float4 _e4 = fields(w_2, 4u, 15u, CENTRE);
+    metal::float4 _e4 = fields(w_3, 4u, 15u, CENTRE, p);
     return _e4;
 }
 
 type_6 quads(
-    Codes q
+    Codes q,
+    constant Params& p
 ) {
-    metal::uint4 w_3 = q.words;
-    metal::float4 _e3 = low_1(q.words.x);
-    metal::float4 _e5 = low_1(q.words.y);
-    metal::float4 _e7 = low_1(q.words.z);
-    metal::float4 _e9 = low_1(q.words.w);
-    metal::float4 _e11 = high_1(q.words.x);
-    metal::float4 _e13 = high_1(q.words.y);
-    metal::float4 _e15 = high_1(q.words.z);
-    metal::float4 _e17 = high_1(q.words.w);
+    metal::uint4 w_4 = q.words;
+    metal::float4 _e3 = low(q.words.x, p);
+    metal::float4 _e5 = low(q.words.y, p);
+    metal::float4 _e7 = low(q.words.z, p);
+    metal::float4 _e9 = low(q.words.w, p);
+    metal::float4 _e11 = high(q.words.x, p);
+    metal::float4 _e13 = high(q.words.y, p);
+    metal::float4 _e15 = high(q.words.z, p);
+    metal::float4 _e17 = high(q.words.w, p);
     return type_6 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
 }
 
 metal::float2 dots(
     Codes q_1,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    type_6 _e2 = quads(q_1);
-    return metal::float2(((metal::dot(_e2.inner[0], x_2.v0_) + metal::dot(_e2.inner[1], x_2.v1_)) + metal::dot(_e2.inner[2], x_2.v2_)) + metal::dot(_e2.inner[3], x_2.v3_), ((metal::dot(_e2.inner[4], x_2.v4_) + metal::dot(_e2.inner[5], x_2.v5_)) + metal::dot(_e2.inner[6], x_2.v6_)) + metal::dot(_e2.inner[7], x_2.v7_));
+    type_6 _e2 = quads(q_1, p);
+    return metal::float2(((metal::dot(_e2.inner[0], x_3.v0_) + metal::dot(_e2.inner[1], x_3.v1_)) + metal::dot(_e2.inner[2], x_3.v2_)) + metal::dot(_e2.inner[3], x_3.v3_), ((metal::dot(_e2.inner[4], x_3.v4_) + metal::dot(_e2.inner[5], x_3.v5_)) + metal::dot(_e2.inner[6], x_3.v6_)) + metal::dot(_e2.inner[7], x_3.v7_));
+}
+
+float whole_dot(
+    Codes q_2,
+    X x_4,
+    constant Params& p
+) {
+    metal::float2 _e2 = dots(q_2, x_4, p);
+    return _e2.x + _e2.y;
 }
 
 Codes load_codes(
@@ -267,26 +350,48 @@ Block load(
     return Block {_e2, _e3};
 }
 
-float dot_block(
-    Block b,
-    X x_3
+uint code_bits(
+    Codes q_3
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    metal::float2 minus = b.scales.minus - (CENTRE * b.scales.scale);
-    return (b.scales.scale.x * (_e3.x + _e3.y)) - (minus.x * (x_3.sums.x + x_3.sums.y));
+    return q_3.words.x;
+}
+
+uint bits_2(
+    Block b
+) {
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+float dot_block(
+    Block b_1,
+    X x_5,
+    constant Params& p
+) {
+    uint _e5 = p.extra.z;
+    float code_bias = as_type<float>(_e5);
+    metal::float2 _e8 = factors(b_1.scales);
+    uint _e12 = p.extra.x;
+    metal::float2 d = _e8 * as_type<float>(_e12);
+    Steps _e16 = steps(b_1.scales, p);
+    metal::float2 more = (CENTRES - metal::float2(code_bias)) * x_5.sums;
+    float _e23 = whole_dot(b_1.codes, x_5, p);
+    float t = _e23 + (more.x + more.y);
+    return ((d.x * _e16.scale.x) * t) - ((d.y * _e16.minus.x) * (x_5.sums.x + x_5.sums.y));
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
-    device type_9& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -299,7 +404,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v;
     return;
@@ -307,7 +412,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -324,18 +429,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_2,
-    threadgroup type_10& partial
+    Place at_3,
+    threadgroup type_11& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_2.subgroup);
+    uint count = naga_div(LANES, at_3.subgroup);
     uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -374,8 +479,8 @@ struct main_Input {
 , device type_4 const& xs [[buffer(5)]]
 , device type_7 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_10& partial
+, device type_10& y [[buffer(6)]]
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
@@ -383,12 +488,14 @@ struct main_Input {
     float sum2_ = 0.0;
     float sum3_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_4.index, LANES);
+    bool local_4 = {};
+    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_5.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -398,7 +505,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
@@ -408,8 +515,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e109 = i;
-            i = _e109 + 64u;
+            uint _e134 = i;
+            i = _e134 + 64u;
         }
         loop_init_1 = false;
         uint _e83 = i;
@@ -425,97 +532,122 @@ struct main_Input {
             Block _e93 = load(row2_, _e90, p, code_plane, scale_plane, _buffer_sizes);
             Block _e94 = load(row3_, _e90, p, code_plane, scale_plane, _buffer_sizes);
             X _e96 = load_x(x_first + _e90, xv, xs, _buffer_sizes);
-            float _e97 = sum0_;
-            float _e98 = dot_block(_e91, _e96);
-            sum0_ = _e97 + _e98;
-            float _e100 = sum1_;
-            float _e101 = dot_block(_e92, _e96);
-            sum1_ = _e100 + _e101;
-            float _e103 = sum2_;
-            float _e104 = dot_block(_e93, _e96);
-            sum2_ = _e103 + _e104;
-            float _e106 = sum3_;
-            float _e107 = dot_block(_e94, _e96);
-            sum3_ = _e106 + _e107;
+            some = 0u;
+            uint _e99 = some;
+            uint _e100 = x_bits(_e96);
+            some = _e99 | _e100;
+            uint _e102 = some;
+            uint _e103 = bits_2(_e91);
+            some = _e102 | _e103;
+            uint _e105 = some;
+            uint _e106 = bits_2(_e92);
+            some = _e105 | _e106;
+            uint _e108 = some;
+            uint _e109 = bits_2(_e93);
+            some = _e108 | _e109;
+            uint _e111 = some;
+            uint _e112 = bits_2(_e94);
+            some = _e111 | _e112;
+            if (true) {
+                uint _e117 = some;
+                local = _e117 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e121 = local;
+            if (_e121) {
+                float _e122 = sum0_;
+                float _e123 = dot_block(_e91, _e96, p);
+                sum0_ = _e122 + _e123;
+                float _e125 = sum1_;
+                float _e126 = dot_block(_e92, _e96, p);
+                sum1_ = _e125 + _e126;
+                float _e128 = sum2_;
+                float _e129 = dot_block(_e93, _e96, p);
+                sum2_ = _e128 + _e129;
+                float _e131 = sum3_;
+                float _e132 = dot_block(_e94, _e96, p);
+                sum3_ = _e131 + _e132;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e134 = i;
-            i = _e134 + LANES;
+            uint _e159 = i;
+            i = _e159 + LANES;
         }
         loop_init_2 = false;
-        uint _e112 = i;
-        if (_e112 < units) {
+        uint _e137 = i;
+        if (_e137 < units) {
         } else {
             break;
         }
         {
-            uint _e114 = i;
-            uint _e115 = unit_of(_e114);
-            Block _e116 = load(row0_, _e115, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e117 = load(row1_, _e115, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e118 = load(row2_, _e115, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e119 = load(row3_, _e115, p, code_plane, scale_plane, _buffer_sizes);
-            X _e121 = load_x(x_first + _e115, xv, xs, _buffer_sizes);
-            float _e122 = sum0_;
-            float _e123 = dot_block(_e116, _e121);
-            sum0_ = _e122 + _e123;
-            float _e125 = sum1_;
-            float _e126 = dot_block(_e117, _e121);
-            sum1_ = _e125 + _e126;
-            float _e128 = sum2_;
-            float _e129 = dot_block(_e118, _e121);
-            sum2_ = _e128 + _e129;
-            float _e131 = sum3_;
-            float _e132 = dot_block(_e119, _e121);
-            sum3_ = _e131 + _e132;
+            uint _e139 = i;
+            uint _e140 = unit_of(_e139);
+            Block _e141 = load(row0_, _e140, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e142 = load(row1_, _e140, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e143 = load(row2_, _e140, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e144 = load(row3_, _e140, p, code_plane, scale_plane, _buffer_sizes);
+            X _e146 = load_x(x_first + _e140, xv, xs, _buffer_sizes);
+            float _e147 = sum0_;
+            float _e148 = dot_block(_e141, _e146, p);
+            sum0_ = _e147 + _e148;
+            float _e150 = sum1_;
+            float _e151 = dot_block(_e142, _e146, p);
+            sum1_ = _e150 + _e151;
+            float _e153 = sum2_;
+            float _e154 = dot_block(_e143, _e146, p);
+            sum2_ = _e153 + _e154;
+            float _e156 = sum3_;
+            float _e157 = dot_block(_e144, _e146, p);
+            sum3_ = _e156 + _e157;
         }
     }
-    float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_4, partial);
+    float _e162 = sum0_;
+    float _e164 = reduce(_e162, 0u, at_5, partial);
     if (lane == 0u) {
-        local = (first_1 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e148 = local;
-    if (_e148) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e139, y, _buffer_sizes);
-    }
-    float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_4, partial);
-    if (lane == 1u) {
-        local_1 = (first_1 + 1u) < rows;
+        local_1 = (first_1 + 0u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e167 = local_1;
-    if (_e167) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e158, y, _buffer_sizes);
+    bool _e173 = local_1;
+    if (_e173) {
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e164, y, _buffer_sizes);
     }
-    float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_4, partial);
-    if (lane == 2u) {
-        local_2 = (first_1 + 2u) < rows;
+    float _e181 = sum1_;
+    float _e183 = reduce(_e181, 1u, at_5, partial);
+    if (lane == 1u) {
+        local_2 = (first_1 + 1u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e186 = local_2;
-    if (_e186) {
-        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e177, y, _buffer_sizes);
+    bool _e192 = local_2;
+    if (_e192) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e183, y, _buffer_sizes);
     }
-    float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_4, partial);
-    if (lane == 3u) {
-        local_3 = (first_1 + 3u) < rows;
+    float _e200 = sum2_;
+    float _e202 = reduce(_e200, 2u, at_5, partial);
+    if (lane == 2u) {
+        local_3 = (first_1 + 2u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e205 = local_3;
-    if (_e205) {
-        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e196, y, _buffer_sizes);
+    bool _e211 = local_3;
+    if (_e211) {
+        put(((y_first + output) + first_1) + 2u, (output + first_1) + 2u, _e202, y, _buffer_sizes);
+    }
+    float _e219 = sum3_;
+    float _e221 = reduce(_e219, 3u, at_5, partial);
+    if (lane == 3u) {
+        local_4 = (first_1 + 3u) < rows;
+    } else {
+        local_4 = false;
+    }
+    bool _e230 = local_4;
+    if (_e230) {
+        put(((y_first + output) + first_1) + 3u, (output + first_1) + 3u, _e221, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -133,7 +133,7 @@ struct main_Input {
             metal::float4 _e81 = values[metal::min(unsigned(first + _e78), (_buffer_sizes.size1 - 0 - 16) / 16)];
             metal::float4 v = _e81 * factor;
             uint _e84 = i_1;
-            halves[metal::min(unsigned(first + _e84), (_buffer_sizes.size2 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v.xy)), as_type<uint>(half2(v.zw)));
+            halves[metal::min(unsigned(first + _e84), (_buffer_sizes.size2 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v.xz)), as_type<uint>(half2(v.yw)));
         }
     }
     if (index == 0u) {

@@ -1,6 +1,6 @@
 // hybrid_gemm
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -47,6 +47,8 @@ struct Head {
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
@@ -58,11 +60,12 @@ struct Codes {
     uint high;
     uint mask;
     uint above;
+    uint lift;
     float most;
+    char _pad6[12];
 };
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -93,21 +96,45 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint TILE_UNITS = 1u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -119,61 +146,91 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k_1)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit >> 4u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
+Head head_of(
+    uint row_1,
+    uint unit_1,
+    metal::uint2 record,
+    constant Params& p,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_1 >> 1u;
+    h.half_ = unit_1 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_3 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e44 = h.block;
+    uint k_2 = _e44 & 7u;
+    h.rate = (record.x >> (4u * k_2)) & 15u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_2);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e114 = h.rate;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
 Head head(
-    uint row,
-    uint unit,
+    uint row_2,
+    uint unit_2,
     constant Params& p,
     device type_5 const& map,
     device type_3 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head h = {};
-    h.block = unit >> 1u;
-    h.half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_2 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
-    h.row_units = length >> 4u;
-    if (count < 16u) {
-        h.row_units = naga_div(length, count);
-    }
-    uint _e63 = h.block;
-    uint k_2 = _e63 & 7u;
-    h.rate = (record.x >> (4u * k_2)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_2);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
-    h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
-    h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
-    uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    metal::uint2 _e2 = record_of(row_2, unit_2, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_2, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& code_plane,
@@ -181,30 +238,33 @@ Block load_under(
 ) {
     Block b = {};
     b.head = h_1;
-    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    b.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b.begin;
-    uint at_3 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_3 : (at_3 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e34 = b.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e39 = b.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_3), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
-    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
-    Block _e92 = b;
-    return _e92;
+    uint _e50 = b.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    b.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_1
+) {
+    return ((b_1.codes.a.x | b_1.codes.a.z) | b_1.codes.high) | b_1.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_1,
+    uint row_4,
+    uint unit_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -212,8 +272,8 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_3, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
 }
 
@@ -221,27 +281,37 @@ uint code_bytes(
     Codes q,
     uint i_1
 ) {
-    uint high_1 = (q.high >> i_1) | ((q.high << 1u) << (31u - i_1));
-    return ((q.a[metal::min(unsigned(i_1 & 3u), 3u)] >> ((i_1 >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+    uint turned = (q.high << q.lift) | (q.high >> (32u - q.lift));
+    uint high = (turned >> i_1) | ((turned << 1u) << (31u - i_1));
+    return ((q.a[metal::min(unsigned(i_1 & 3u), 3u)] >> ((i_1 >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
-Scales scales(
-    Block b_1,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_3 = b_1.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_3 == 0u) ? 0.0 : (as_type<float>((k_3 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e_2 = b_1.word >> (8u + (12u * b_1.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e_2, e_2 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_2 >> 2u, e_2 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_1};
+    uint k_3 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_3 == 0u) ? 0.0 : (as_type<float>((k_3 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e_2,
+    constant Params& p
+) {
+    float _e3 = raised(e_2, 0u, 7u, p);
+    float _e6 = raised(e_2, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e_2, 3u, 7u, p);
+    float _e17 = raised(e_2, 9u, 7u, p);
+    metal::float2 m_1 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_9 brains(
@@ -249,7 +319,7 @@ type_9 brains(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_4 = b_2.begin + (8u * b_2.head.half_);
+    uint at_4 = b_2.begin + (6u * b_2.head.half_);
     metal::uint2 _e11 = code_plane[metal::min(unsigned(at_4 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
     metal::uint2 _e17 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
@@ -270,25 +340,26 @@ type_9 brains(
 }
 
 type_9 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
@@ -302,16 +373,17 @@ type_9 weights(
         type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_9 _e7 = quads(b_3.codes);
-    Scales _e8 = scales(b_3, p);
-    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_2 = _e8.scale;
-    return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
+    type_9 _e7 = quads(b_3.codes, p);
+    Scales _e16 = fields_of(b_3.word >> (8u + (12u * b_3.head.half_)), p);
+    float _e18 = step_of(b_3.word, p);
+    metal::float2 w_3 = _e18 * _e16.scale;
+    metal::float2 m_2 = (b_3.head.mean * (_e18 * _e16.minus)) - (0.5 * w_3);
+    return type_9 {{(_e7.inner[0] * w_3.x) - metal::float4(m_2.x), (_e7.inner[1] * w_3.x) - metal::float4(m_2.x), (_e7.inner[2] * w_3.x) - metal::float4(m_2.x), (_e7.inner[3] * w_3.x) - metal::float4(m_2.x), (_e7.inner[4] * w_3.y) - metal::float4(m_2.y), (_e7.inner[5] * w_3.y) - metal::float4(m_2.y), (_e7.inner[6] * w_3.y) - metal::float4(m_2.y), (_e7.inner[7] * w_3.y) - metal::float4(m_2.y)}};
 }
 
 void put(
-    uint at_1,
-    uint row_3,
+    uint at_2,
+    uint row_5,
     float sum,
     device type_11& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -319,7 +391,7 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -363,8 +435,8 @@ struct main_Input {
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e649 = tile;
-            tile = _e649 + 1u;
+            uint _e645 = tile;
+            tile = _e645 + 1u;
         }
         loop_init = false;
         uint _e39 = tile;
@@ -388,48 +460,48 @@ struct main_Input {
                 }
                 {
                     uint _e45 = e;
-                    uint row_4 = naga_mod(_e45, 64u);
+                    uint row_6 = naga_mod(_e45, 64u);
                     uint _e48 = e;
                     uint part = naga_div(_e48, 64u);
                     uint _e51 = tile;
-                    uint unit_2 = (_e51 * TILE_UNITS) + part;
+                    uint unit_4 = (_e51 * TILE_UNITS) + part;
                     uint _e57 = p.units;
-                    if (unit_2 < _e57) {
+                    if (unit_4 < _e57) {
                         uint _e62 = p.rows;
-                        Block _e66 = load(metal::min(row0_ + row_4, _e62 - 1u), unit_2, p, word_plane, map, starts, code_plane, _buffer_sizes);
+                        Block _e66 = load(metal::min(row0_ + row_6, _e62 - 1u), unit_4, p, word_plane, map, starts, code_plane, _buffer_sizes);
                         type_9 _e67 = weights(_e66, p, code_plane, _buffer_sizes);
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[0].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[1].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 2u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[2].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 3u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[3].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 4u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[4].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 5u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[5].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 6u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[6].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 7u) * 4u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_4), 67u)] = _e67.inner[7].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 2u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[2].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[2].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[2].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[2].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 3u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[3].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[3].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[3].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[3].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 4u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[4].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[4].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[4].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[4].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 5u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[5].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[5].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[5].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[5].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 6u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[6].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[6].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[6].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[6].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 7u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[7].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[7].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[7].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[7].w;
                     } else {
                         i = 0u;
                         bool loop_init_2 = true;
@@ -446,7 +518,7 @@ struct main_Input {
                             }
                             {
                                 uint _e478 = i;
-                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e478), 31u)].inner[metal::min(unsigned(row_4), 67u)] = 0.0;
+                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e478), 31u)].inner[metal::min(unsigned(row_6), 67u)] = 0.0;
                             }
                         }
                     }
@@ -456,8 +528,8 @@ struct main_Input {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e570 = e_1;
-                    e_1 = _e570 + 256u;
+                    uint _e566 = e_1;
+                    e_1 = _e566 + 256u;
                 }
                 loop_init_3 = false;
                 uint _e490 = e_1;
@@ -471,29 +543,29 @@ struct main_Input {
                     uint _e496 = e_1;
                     uint quad_ = _e496 & 7u;
                     v = metal::float4(0.0);
-                    uint _e505 = p.tokens;
-                    if ((token0_ + token) < _e505) {
-                        uint _e509 = tile;
+                    uint _e502 = tile;
+                    uint place = (_e502 * 8u) + quad_;
+                    uint _e509 = p.tokens;
+                    if ((token0_ + token) < _e509) {
                         uint _e517 = p.x_stride;
-                        local = (((_e509 * 8u) + quad_) * 4u) < _e517;
+                        local = (place * 4u) < _e517;
                     } else {
                         local = false;
                     }
                     bool _e520 = local;
                     if (_e520) {
                         uint _e525 = p.x_stride;
-                        uint _e529 = tile;
-                        metal::float4 _e535 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e525, 4u)) + (_e529 * 8u)) + quad_), (_buffer_sizes.size5 - 0 - 16) / 16)];
-                        v = _e535;
+                        metal::float4 _e531 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e525, 4u)) + place), (_buffer_sizes.size5 - 0 - 16) / 16)];
+                        v = _e531;
                     }
-                    float _e542 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e542;
-                    float _e551 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e551;
-                    float _e560 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e560;
-                    float _e569 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e569;
+                    float _e538 = v.x;
+                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e538;
+                    float _e547 = v.y;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e547;
+                    float _e556 = v.z;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e556;
+                    float _e565 = v.w;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e565;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -501,164 +573,164 @@ struct main_Input {
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e646 = k;
-                    k = _e646 + 1u;
+                    uint _e642 = k;
+                    k = _e642 + 1u;
                 }
                 loop_init_4 = false;
-                uint _e575 = k;
-                if (_e575 < 32u) {
+                uint _e571 = k;
+                if (_e571 < 32u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e579 = k;
-                    float _e582 = w_tile.inner[metal::min(unsigned(_e579), 31u)].inner[metal::min(unsigned(r_1), 67u)];
-                    uint _e584 = k;
-                    float _e589 = w_tile.inner[metal::min(unsigned(_e584), 31u)].inner[metal::min(unsigned(r_1 + 1u), 67u)];
-                    uint _e591 = k;
-                    float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r_1 + 2u), 67u)];
-                    uint _e598 = k;
-                    float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r_1 + 3u), 67u)];
-                    metal::float4 w_3 = metal::float4(_e582, _e589, _e596, _e603);
-                    metal::float4 _e605 = sum0_;
-                    uint _e607 = k;
-                    float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_3 * _e612);
-                    metal::float4 _e615 = sum1_;
-                    uint _e617 = k;
-                    float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_3 * _e622);
-                    metal::float4 _e625 = sum2_;
-                    uint _e627 = k;
-                    float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_3 * _e632);
-                    metal::float4 _e635 = sum3_;
-                    uint _e637 = k;
-                    float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_3 * _e642);
+                    uint _e575 = k;
+                    float _e578 = w_tile.inner[metal::min(unsigned(_e575), 31u)].inner[metal::min(unsigned(r_1), 67u)];
+                    uint _e580 = k;
+                    float _e585 = w_tile.inner[metal::min(unsigned(_e580), 31u)].inner[metal::min(unsigned(r_1 + 1u), 67u)];
+                    uint _e587 = k;
+                    float _e592 = w_tile.inner[metal::min(unsigned(_e587), 31u)].inner[metal::min(unsigned(r_1 + 2u), 67u)];
+                    uint _e594 = k;
+                    float _e599 = w_tile.inner[metal::min(unsigned(_e594), 31u)].inner[metal::min(unsigned(r_1 + 3u), 67u)];
+                    metal::float4 w_4 = metal::float4(_e578, _e585, _e592, _e599);
+                    metal::float4 _e601 = sum0_;
+                    uint _e603 = k;
+                    float _e608 = x_tile.inner[metal::min(unsigned(_e603), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
+                    sum0_ = _e601 + (w_4 * _e608);
+                    metal::float4 _e611 = sum1_;
+                    uint _e613 = k;
+                    float _e618 = x_tile.inner[metal::min(unsigned(_e613), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
+                    sum1_ = _e611 + (w_4 * _e618);
+                    metal::float4 _e621 = sum2_;
+                    uint _e623 = k;
+                    float _e628 = x_tile.inner[metal::min(unsigned(_e623), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
+                    sum2_ = _e621 + (w_4 * _e628);
+                    metal::float4 _e631 = sum3_;
+                    uint _e633 = k;
+                    float _e638 = x_tile.inner[metal::min(unsigned(_e633), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
+                    sum3_ = _e631 + (w_4 * _e638);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e656 = p.tokens;
-    if (((token0_ + t) + 0u) < _e656) {
-        uint _e663 = p.y_stride;
-        uint _e667 = p.first;
-        uint at_5 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r_1;
-        uint _e676 = p.rows;
-        if (((row0_ + r_1) + 0u) < _e676) {
-            uint _e682 = p.first;
-            float _e688 = sum0_.x;
-            put(at_5 + 0u, ((_e682 + row0_) + r_1) + 0u, _e688, y, _buffer_sizes);
+    uint _e652 = p.tokens;
+    if (((token0_ + t) + 0u) < _e652) {
+        uint _e659 = p.y_stride;
+        uint _e663 = p.first;
+        uint at_5 = (((((token0_ + t) + 0u) * _e659) + _e663) + row0_) + r_1;
+        uint _e672 = p.rows;
+        if (((row0_ + r_1) + 0u) < _e672) {
+            uint _e678 = p.first;
+            float _e684 = sum0_.x;
+            put(at_5 + 0u, ((_e678 + row0_) + r_1) + 0u, _e684, y, _buffer_sizes);
         }
-        uint _e694 = p.rows;
-        if (((row0_ + r_1) + 1u) < _e694) {
-            uint _e700 = p.first;
-            float _e706 = sum0_.y;
-            put(at_5 + 1u, ((_e700 + row0_) + r_1) + 1u, _e706, y, _buffer_sizes);
+        uint _e690 = p.rows;
+        if (((row0_ + r_1) + 1u) < _e690) {
+            uint _e696 = p.first;
+            float _e702 = sum0_.y;
+            put(at_5 + 1u, ((_e696 + row0_) + r_1) + 1u, _e702, y, _buffer_sizes);
         }
-        uint _e712 = p.rows;
-        if (((row0_ + r_1) + 2u) < _e712) {
-            uint _e718 = p.first;
-            float _e724 = sum0_.z;
-            put(at_5 + 2u, ((_e718 + row0_) + r_1) + 2u, _e724, y, _buffer_sizes);
+        uint _e708 = p.rows;
+        if (((row0_ + r_1) + 2u) < _e708) {
+            uint _e714 = p.first;
+            float _e720 = sum0_.z;
+            put(at_5 + 2u, ((_e714 + row0_) + r_1) + 2u, _e720, y, _buffer_sizes);
         }
-        uint _e730 = p.rows;
-        if (((row0_ + r_1) + 3u) < _e730) {
-            uint _e736 = p.first;
-            float _e742 = sum0_.w;
-            put(at_5 + 3u, ((_e736 + row0_) + r_1) + 3u, _e742, y, _buffer_sizes);
-        }
-    }
-    uint _e748 = p.tokens;
-    if (((token0_ + t) + 1u) < _e748) {
-        uint _e755 = p.y_stride;
-        uint _e759 = p.first;
-        uint at_6 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r_1;
-        uint _e768 = p.rows;
-        if (((row0_ + r_1) + 0u) < _e768) {
-            uint _e774 = p.first;
-            float _e780 = sum1_.x;
-            put(at_6 + 0u, ((_e774 + row0_) + r_1) + 0u, _e780, y, _buffer_sizes);
-        }
-        uint _e786 = p.rows;
-        if (((row0_ + r_1) + 1u) < _e786) {
-            uint _e792 = p.first;
-            float _e798 = sum1_.y;
-            put(at_6 + 1u, ((_e792 + row0_) + r_1) + 1u, _e798, y, _buffer_sizes);
-        }
-        uint _e804 = p.rows;
-        if (((row0_ + r_1) + 2u) < _e804) {
-            uint _e810 = p.first;
-            float _e816 = sum1_.z;
-            put(at_6 + 2u, ((_e810 + row0_) + r_1) + 2u, _e816, y, _buffer_sizes);
-        }
-        uint _e822 = p.rows;
-        if (((row0_ + r_1) + 3u) < _e822) {
-            uint _e828 = p.first;
-            float _e834 = sum1_.w;
-            put(at_6 + 3u, ((_e828 + row0_) + r_1) + 3u, _e834, y, _buffer_sizes);
+        uint _e726 = p.rows;
+        if (((row0_ + r_1) + 3u) < _e726) {
+            uint _e732 = p.first;
+            float _e738 = sum0_.w;
+            put(at_5 + 3u, ((_e732 + row0_) + r_1) + 3u, _e738, y, _buffer_sizes);
         }
     }
-    uint _e840 = p.tokens;
-    if (((token0_ + t) + 2u) < _e840) {
-        uint _e847 = p.y_stride;
-        uint _e851 = p.first;
-        uint at_7 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r_1;
-        uint _e860 = p.rows;
-        if (((row0_ + r_1) + 0u) < _e860) {
-            uint _e866 = p.first;
-            float _e872 = sum2_.x;
-            put(at_7 + 0u, ((_e866 + row0_) + r_1) + 0u, _e872, y, _buffer_sizes);
+    uint _e744 = p.tokens;
+    if (((token0_ + t) + 1u) < _e744) {
+        uint _e751 = p.y_stride;
+        uint _e755 = p.first;
+        uint at_6 = (((((token0_ + t) + 1u) * _e751) + _e755) + row0_) + r_1;
+        uint _e764 = p.rows;
+        if (((row0_ + r_1) + 0u) < _e764) {
+            uint _e770 = p.first;
+            float _e776 = sum1_.x;
+            put(at_6 + 0u, ((_e770 + row0_) + r_1) + 0u, _e776, y, _buffer_sizes);
         }
-        uint _e878 = p.rows;
-        if (((row0_ + r_1) + 1u) < _e878) {
-            uint _e884 = p.first;
-            float _e890 = sum2_.y;
-            put(at_7 + 1u, ((_e884 + row0_) + r_1) + 1u, _e890, y, _buffer_sizes);
+        uint _e782 = p.rows;
+        if (((row0_ + r_1) + 1u) < _e782) {
+            uint _e788 = p.first;
+            float _e794 = sum1_.y;
+            put(at_6 + 1u, ((_e788 + row0_) + r_1) + 1u, _e794, y, _buffer_sizes);
         }
-        uint _e896 = p.rows;
-        if (((row0_ + r_1) + 2u) < _e896) {
-            uint _e902 = p.first;
-            float _e908 = sum2_.z;
-            put(at_7 + 2u, ((_e902 + row0_) + r_1) + 2u, _e908, y, _buffer_sizes);
+        uint _e800 = p.rows;
+        if (((row0_ + r_1) + 2u) < _e800) {
+            uint _e806 = p.first;
+            float _e812 = sum1_.z;
+            put(at_6 + 2u, ((_e806 + row0_) + r_1) + 2u, _e812, y, _buffer_sizes);
         }
-        uint _e914 = p.rows;
-        if (((row0_ + r_1) + 3u) < _e914) {
-            uint _e920 = p.first;
-            float _e926 = sum2_.w;
-            put(at_7 + 3u, ((_e920 + row0_) + r_1) + 3u, _e926, y, _buffer_sizes);
+        uint _e818 = p.rows;
+        if (((row0_ + r_1) + 3u) < _e818) {
+            uint _e824 = p.first;
+            float _e830 = sum1_.w;
+            put(at_6 + 3u, ((_e824 + row0_) + r_1) + 3u, _e830, y, _buffer_sizes);
         }
     }
-    uint _e932 = p.tokens;
-    if (((token0_ + t) + 3u) < _e932) {
-        uint _e939 = p.y_stride;
-        uint _e943 = p.first;
-        uint at_8 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r_1;
-        uint _e952 = p.rows;
-        if (((row0_ + r_1) + 0u) < _e952) {
-            uint _e958 = p.first;
-            float _e964 = sum3_.x;
-            put(at_8 + 0u, ((_e958 + row0_) + r_1) + 0u, _e964, y, _buffer_sizes);
+    uint _e836 = p.tokens;
+    if (((token0_ + t) + 2u) < _e836) {
+        uint _e843 = p.y_stride;
+        uint _e847 = p.first;
+        uint at_7 = (((((token0_ + t) + 2u) * _e843) + _e847) + row0_) + r_1;
+        uint _e856 = p.rows;
+        if (((row0_ + r_1) + 0u) < _e856) {
+            uint _e862 = p.first;
+            float _e868 = sum2_.x;
+            put(at_7 + 0u, ((_e862 + row0_) + r_1) + 0u, _e868, y, _buffer_sizes);
         }
-        uint _e970 = p.rows;
-        if (((row0_ + r_1) + 1u) < _e970) {
-            uint _e976 = p.first;
-            float _e982 = sum3_.y;
-            put(at_8 + 1u, ((_e976 + row0_) + r_1) + 1u, _e982, y, _buffer_sizes);
+        uint _e874 = p.rows;
+        if (((row0_ + r_1) + 1u) < _e874) {
+            uint _e880 = p.first;
+            float _e886 = sum2_.y;
+            put(at_7 + 1u, ((_e880 + row0_) + r_1) + 1u, _e886, y, _buffer_sizes);
         }
-        uint _e988 = p.rows;
-        if (((row0_ + r_1) + 2u) < _e988) {
-            uint _e994 = p.first;
-            float _e1000 = sum3_.z;
-            put(at_8 + 2u, ((_e994 + row0_) + r_1) + 2u, _e1000, y, _buffer_sizes);
+        uint _e892 = p.rows;
+        if (((row0_ + r_1) + 2u) < _e892) {
+            uint _e898 = p.first;
+            float _e904 = sum2_.z;
+            put(at_7 + 2u, ((_e898 + row0_) + r_1) + 2u, _e904, y, _buffer_sizes);
         }
-        uint _e1006 = p.rows;
-        if (((row0_ + r_1) + 3u) < _e1006) {
-            uint _e1012 = p.first;
-            float _e1018 = sum3_.w;
-            put(at_8 + 3u, ((_e1012 + row0_) + r_1) + 3u, _e1018, y, _buffer_sizes);
+        uint _e910 = p.rows;
+        if (((row0_ + r_1) + 3u) < _e910) {
+            uint _e916 = p.first;
+            float _e922 = sum2_.w;
+            put(at_7 + 3u, ((_e916 + row0_) + r_1) + 3u, _e922, y, _buffer_sizes);
+        }
+    }
+    uint _e928 = p.tokens;
+    if (((token0_ + t) + 3u) < _e928) {
+        uint _e935 = p.y_stride;
+        uint _e939 = p.first;
+        uint at_8 = (((((token0_ + t) + 3u) * _e935) + _e939) + row0_) + r_1;
+        uint _e948 = p.rows;
+        if (((row0_ + r_1) + 0u) < _e948) {
+            uint _e954 = p.first;
+            float _e960 = sum3_.x;
+            put(at_8 + 0u, ((_e954 + row0_) + r_1) + 0u, _e960, y, _buffer_sizes);
+        }
+        uint _e966 = p.rows;
+        if (((row0_ + r_1) + 1u) < _e966) {
+            uint _e972 = p.first;
+            float _e978 = sum3_.y;
+            put(at_8 + 1u, ((_e972 + row0_) + r_1) + 1u, _e978, y, _buffer_sizes);
+        }
+        uint _e984 = p.rows;
+        if (((row0_ + r_1) + 2u) < _e984) {
+            uint _e990 = p.first;
+            float _e996 = sum3_.z;
+            put(at_8 + 2u, ((_e990 + row0_) + r_1) + 2u, _e996, y, _buffer_sizes);
+        }
+        uint _e1002 = p.rows;
+        if (((row0_ + r_1) + 3u) < _e1002) {
+            uint _e1008 = p.first;
+            float _e1014 = sum3_.w;
+            put(at_8 + 3u, ((_e1008 + row0_) + r_1) + 3u, _e1014, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -1,6 +1,6 @@
 // hybrid_gemm
 // flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -48,6 +48,8 @@ struct Head {
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
@@ -59,11 +61,12 @@ struct Codes {
     uint high;
     uint mask;
     uint above;
+    uint lift;
     float most;
+    char _pad6[12];
 };
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -97,6 +100,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;
@@ -115,19 +119,42 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -139,61 +166,91 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit >> 4u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
+Head head_of(
+    uint row_1,
+    uint unit_1,
+    metal::uint2 record,
+    constant Params& p,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_1 >> 1u;
+    h.half_ = unit_1 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_5 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_5), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e44 = h.block;
+    uint k_1 = _e44 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_1);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e114 = h.rate;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
 Head head(
-    uint row,
-    uint unit,
+    uint row_2,
+    uint unit_2,
     constant Params& p,
     device type_5 const& map,
     device type_3 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head h = {};
-    h.block = unit >> 1u;
-    h.half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_4 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
-    h.row_units = length >> 4u;
-    if (count < 16u) {
-        h.row_units = naga_div(length, count);
-    }
-    uint _e63 = h.block;
-    uint k_1 = _e63 & 7u;
-    h.rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_1);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
-    h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
-    h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
-    uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    metal::uint2 _e2 = record_of(row_2, unit_2, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_2, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& code_plane,
@@ -201,30 +258,33 @@ Block load_under(
 ) {
     Block b = {};
     b.head = h_1;
-    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    b.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b.begin;
-    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e34 = b.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e39 = b.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
-    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
-    Block _e92 = b;
-    return _e92;
+    uint _e50 = b.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    b.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_1
+) {
+    return ((b_1.codes.a.x | b_1.codes.a.z) | b_1.codes.high) | b_1.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_1,
+    uint row_4,
+    uint unit_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -232,8 +292,8 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_3, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
 }
 
@@ -241,27 +301,37 @@ uint code_bytes(
     Codes q,
     uint i
 ) {
-    uint high_1 = (q.high >> i) | ((q.high << 1u) << (31u - i));
-    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+    uint turned = (q.high << q.lift) | (q.high >> (32u - q.lift));
+    uint high = (turned >> i) | ((turned << 1u) << (31u - i));
+    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
-Scales scales(
-    Block b_1,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e_18 = b_1.word >> (8u + (12u * b_1.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e_18, e_18 >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e_18 >> 2u, e_18 >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_1};
+    uint k_2 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e_18,
+    constant Params& p
+) {
+    float _e3 = raised(e_18, 0u, 7u, p);
+    float _e6 = raised(e_18, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e_18, 3u, 7u, p);
+    float _e17 = raised(e_18, 9u, 7u, p);
+    metal::float2 m_1 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_9 brains(
@@ -269,7 +339,7 @@ type_9 brains(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_6 = b_2.begin + (8u * b_2.head.half_);
+    uint at_6 = b_2.begin + (6u * b_2.head.half_);
     metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
     metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
@@ -290,25 +360,26 @@ type_9 brains(
 }
 
 type_9 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_9 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
@@ -322,16 +393,17 @@ type_9 weights(
         type_9 _e5 = brains(b_3, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_9 _e7 = quads(b_3.codes);
-    Scales _e8 = scales(b_3, p);
-    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_2 = _e8.scale;
-    return type_9 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
+    type_9 _e7 = quads(b_3.codes, p);
+    Scales _e16 = fields_of(b_3.word >> (8u + (12u * b_3.head.half_)), p);
+    float _e18 = step_of(b_3.word, p);
+    metal::float2 w_3 = _e18 * _e16.scale;
+    metal::float2 m_2 = (b_3.head.mean * (_e18 * _e16.minus)) - (0.5 * w_3);
+    return type_9 {{(_e7.inner[0] * w_3.x) - metal::float4(m_2.x), (_e7.inner[1] * w_3.x) - metal::float4(m_2.x), (_e7.inner[2] * w_3.x) - metal::float4(m_2.x), (_e7.inner[3] * w_3.x) - metal::float4(m_2.x), (_e7.inner[4] * w_3.y) - metal::float4(m_2.y), (_e7.inner[5] * w_3.y) - metal::float4(m_2.y), (_e7.inner[6] * w_3.y) - metal::float4(m_2.y), (_e7.inner[7] * w_3.y) - metal::float4(m_2.y)}};
 }
 
 void put(
-    uint at_1,
-    uint row_3,
+    uint at_2,
+    uint row_5,
     float sum,
     device type_13& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -339,31 +411,31 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_2,
+    uint at_3,
     metal::half4 v,
     threadgroup type_14& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v.x;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v.y;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v.z;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v.w;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_3,
+    uint at_4,
     metal::half4 v_1,
     threadgroup type_14& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v_1.x;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v_1.y;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v_1.z;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v_1.w;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -507,8 +579,8 @@ struct main_Input {
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e714 = turn;
-            turn = _e714 + 1u;
+            uint _e706 = turn;
+            turn = _e706 + 1u;
         }
         loop_init_2 = false;
         uint _e83 = turn;
@@ -522,10 +594,10 @@ struct main_Input {
                 {
                     uint e_19 = index + 0u;
                     uint _e94 = p.rows;
-                    uint row_4 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
+                    uint row_6 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
                     uint _e98 = turn;
                     uint _e106 = p.units;
-                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, word_plane, map, starts, code_plane, _buffer_sizes);
+                    Block _e110 = load(row_6, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, word_plane, map, starts, code_plane, _buffer_sizes);
                     block0_ = _e110;
                 }
                 {
@@ -534,82 +606,82 @@ struct main_Input {
                     uint token = metal::min(token0_ + naga_div(e_20, QUADS), _e118 - 1u);
                     uint _e122 = turn;
                     uint quad_ = (_e122 * QUADS) + naga_mod(e_20, QUADS);
-                    metal::half4 _e137 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x0_ = (quad_ < x_quads) ? _e137 : metal::half4(0.0h);
+                    metal::half4 _e135 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    x0_ = _e135;
                 }
                 {
                     uint e_21 = index + 128u;
-                    uint _e147 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_21, QUADS), _e147 - 1u);
-                    uint _e151 = turn;
-                    uint quad_1 = (_e151 * QUADS) + naga_mod(e_21, QUADS);
-                    metal::half4 _e166 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x1_ = (quad_1 < x_quads) ? _e166 : metal::half4(0.0h);
+                    uint _e143 = p.tokens;
+                    uint token_1 = metal::min(token0_ + naga_div(e_21, QUADS), _e143 - 1u);
+                    uint _e147 = turn;
+                    uint quad_1 = (_e147 * QUADS) + naga_mod(e_21, QUADS);
+                    metal::half4 _e160 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    x1_ = _e160;
                 }
                 {
                     uint e_22 = index + 256u;
-                    uint _e176 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_22, QUADS), _e176 - 1u);
-                    uint _e180 = turn;
-                    uint quad_2 = (_e180 * QUADS) + naga_mod(e_22, QUADS);
-                    metal::half4 _e195 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x2_ = (quad_2 < x_quads) ? _e195 : metal::half4(0.0h);
+                    uint _e168 = p.tokens;
+                    uint token_2 = metal::min(token0_ + naga_div(e_22, QUADS), _e168 - 1u);
+                    uint _e172 = turn;
+                    uint quad_2 = (_e172 * QUADS) + naga_mod(e_22, QUADS);
+                    metal::half4 _e185 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    x2_ = _e185;
                 }
                 {
                     uint e_23 = index + 384u;
-                    uint _e205 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_23, QUADS), _e205 - 1u);
-                    uint _e209 = turn;
-                    uint quad_3 = (_e209 * QUADS) + naga_mod(e_23, QUADS);
-                    metal::half4 _e224 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x3_ = (quad_3 < x_quads) ? _e224 : metal::half4(0.0h);
+                    uint _e193 = p.tokens;
+                    uint token_3 = metal::min(token0_ + naga_div(e_23, QUADS), _e193 - 1u);
+                    uint _e197 = turn;
+                    uint quad_3 = (_e197 * QUADS) + naga_mod(e_23, QUADS);
+                    metal::half4 _e210 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
+                    x3_ = _e210;
                 }
             }
-            uint _e227 = turn;
-            uint w_first = (((((_e227 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
-            uint _e239 = turn;
-            uint x_first = (((((_e239 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
+            uint _e211 = turn;
+            uint w_first = (((((_e211 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
+            uint _e223 = turn;
+            uint x_first = (((((_e223 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
             {
                 metal::simdgroup_half8x8 b0_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 0u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b1_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 320u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b2_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 640u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 960u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 0u), 5119u)], 40u, false);
-                Sums _e281 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e281);
-                Sums _e283 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e283);
-                Sums _e285 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e285);
-                Sums _e287 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e287);
+                Sums _e265 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e265);
+                Sums _e267 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e267);
+                Sums _e269 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e269);
+                Sums _e271 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e271);
                 metal::simdgroup_half8x8 a1_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 320u), 5119u)], 40u, false);
-                Sums _e295 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e295);
-                Sums _e297 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e297);
-                Sums _e299 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e299);
-                Sums _e301 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e301);
+                Sums _e279 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e279);
+                Sums _e281 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e281);
+                Sums _e283 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e283);
+                Sums _e285 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e285);
                 metal::simdgroup_half8x8 a2_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 640u), 5119u)], 40u, false);
-                Sums _e309 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e309);
-                Sums _e311 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e311);
-                Sums _e313 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e313);
-                Sums _e315 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e315);
+                Sums _e293 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e293);
+                Sums _e295 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e295);
+                Sums _e297 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e297);
+                Sums _e299 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e299);
                 metal::simdgroup_half8x8 a3_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 960u), 5119u)], 40u, false);
-                Sums _e323 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e323);
-                Sums _e325 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e325);
-                Sums _e327 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e327);
-                Sums _e329 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e329);
+                Sums _e307 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e307);
+                Sums _e309 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e309);
+                Sums _e311 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e311);
+                Sums _e313 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e313);
             }
             {
                 metal::simdgroup_half8x8 b0_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 8u), 5119u)], 40u, true);
@@ -617,41 +689,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 648u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 968u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 8u), 5119u)], 40u, false);
-                Sums _e361 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e361);
-                Sums _e363 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e363);
-                Sums _e365 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e365);
-                Sums _e367 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e367);
+                Sums _e345 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e345);
+                Sums _e347 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e347);
+                Sums _e349 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e349);
+                Sums _e351 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e351);
                 metal::simdgroup_half8x8 a1_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 328u), 5119u)], 40u, false);
-                Sums _e375 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e375);
-                Sums _e377 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e377);
-                Sums _e379 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e379);
-                Sums _e381 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e381);
+                Sums _e359 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e359);
+                Sums _e361 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e361);
+                Sums _e363 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e363);
+                Sums _e365 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e365);
                 metal::simdgroup_half8x8 a2_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 648u), 5119u)], 40u, false);
-                Sums _e389 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e389);
-                Sums _e391 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e391);
-                Sums _e393 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e393);
-                Sums _e395 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e395);
+                Sums _e373 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e373);
+                Sums _e375 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e375);
+                Sums _e377 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e377);
+                Sums _e379 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e379);
                 metal::simdgroup_half8x8 a3_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 968u), 5119u)], 40u, false);
-                Sums _e403 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e403);
-                Sums _e405 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e405);
-                Sums _e407 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e407);
-                Sums _e409 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e409);
+                Sums _e387 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e387);
+                Sums _e389 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e389);
+                Sums _e391 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e391);
+                Sums _e393 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e393);
             }
             {
                 metal::simdgroup_half8x8 b0_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 16u), 5119u)], 40u, true);
@@ -659,41 +731,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 656u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 976u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 16u), 5119u)], 40u, false);
-                Sums _e441 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e441);
-                Sums _e443 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e443);
-                Sums _e445 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e445);
-                Sums _e447 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e447);
+                Sums _e425 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e425);
+                Sums _e427 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e427);
+                Sums _e429 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e429);
+                Sums _e431 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e431);
                 metal::simdgroup_half8x8 a1_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 336u), 5119u)], 40u, false);
-                Sums _e455 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e455);
-                Sums _e457 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e457);
-                Sums _e459 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e459);
-                Sums _e461 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e461);
+                Sums _e439 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e439);
+                Sums _e441 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e441);
+                Sums _e443 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e443);
+                Sums _e445 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e445);
                 metal::simdgroup_half8x8 a2_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 656u), 5119u)], 40u, false);
-                Sums _e469 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e469);
-                Sums _e471 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e471);
-                Sums _e473 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e473);
-                Sums _e475 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e475);
+                Sums _e453 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e453);
+                Sums _e455 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e455);
+                Sums _e457 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e457);
+                Sums _e459 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e459);
                 metal::simdgroup_half8x8 a3_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 976u), 5119u)], 40u, false);
-                Sums _e483 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e483);
-                Sums _e485 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e485);
-                Sums _e487 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e487);
-                Sums _e489 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e489);
+                Sums _e467 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e467);
+                Sums _e469 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e469);
+                Sums _e471 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e471);
+                Sums _e473 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e473);
             }
             {
                 metal::simdgroup_half8x8 b0_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 24u), 5119u)], 40u, true);
@@ -701,748 +773,748 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 664u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 984u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 24u), 5119u)], 40u, false);
-                Sums _e521 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e521);
-                Sums _e523 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e523);
-                Sums _e525 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e525);
-                Sums _e527 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e527);
+                Sums _e505 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e505);
+                Sums _e507 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e507);
+                Sums _e509 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e509);
+                Sums _e511 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e511);
                 metal::simdgroup_half8x8 a1_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 344u), 5119u)], 40u, false);
-                Sums _e535 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e535);
-                Sums _e537 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e537);
-                Sums _e539 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e539);
-                Sums _e541 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e541);
+                Sums _e519 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e519);
+                Sums _e521 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e521);
+                Sums _e523 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e523);
+                Sums _e525 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e525);
                 metal::simdgroup_half8x8 a2_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 664u), 5119u)], 40u, false);
-                Sums _e549 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e549);
-                Sums _e551 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e551);
-                Sums _e553 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e553);
-                Sums _e555 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e555);
+                Sums _e533 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e533);
+                Sums _e535 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e535);
+                Sums _e537 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e537);
+                Sums _e539 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e539);
                 metal::simdgroup_half8x8 a3_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 984u), 5119u)], 40u, false);
-                Sums _e563 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e563);
-                Sums _e565 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e565);
-                Sums _e567 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e567);
-                Sums _e569 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e569);
+                Sums _e547 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e547);
+                Sums _e549 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e549);
+                Sums _e551 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e551);
+                Sums _e553 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e553);
             }
-            uint _e571 = turn;
-            if (_e571 < tiles) {
+            uint _e555 = turn;
+            if (_e555 < tiles) {
                 {
                     uint e_24 = index + 0u;
                     if (e_24 < 64u) {
-                        uint _e577 = turn;
-                        uint at_7 = ((((_e577 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
-                        Block _e592 = block0_;
-                        type_9 _e593 = weights(_e592, p, code_plane, _buffer_sizes);
-                        float _e596 = p.factor;
-                        uint _e597 = turn;
-                        uint _e605 = p.units;
-                        float factor = (((_e597 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e605) ? _e596 : 0.0;
-                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
-                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
-                        keep_w(at_7 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
-                        keep_w(at_7 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
-                        keep_w(at_7 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
-                        keep_w(at_7 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
-                        keep_w(at_7 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
-                        keep_w(at_7 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
+                        uint _e561 = turn;
+                        uint at_7 = ((((_e561 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
+                        float _e578 = p.factor;
+                        uint _e579 = turn;
+                        uint _e587 = p.units;
+                        float factor = (((_e579 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e587) ? _e578 : 0.0;
+                        Block _e591 = block0_;
+                        type_9 _e592 = weights(_e591, p, code_plane, _buffer_sizes);
+                        keep_w(at_7 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_7 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
+                        keep_w(at_7 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
+                        keep_w(at_7 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
+                        keep_w(at_7 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
+                        keep_w(at_7 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
+                        keep_w(at_7 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
+                        keep_w(at_7 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
                     }
                 }
                 {
                     uint e_25 = index + 0u;
-                    uint _e651 = turn;
-                    metal::half4 _e664 = x0_;
-                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e664, x_tile);
+                    uint _e643 = turn;
+                    metal::half4 _e656 = x0_;
+                    keep_x(((((_e643 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e656, x_tile);
                 }
                 {
                     uint e_26 = index + 128u;
-                    uint _e667 = turn;
-                    metal::half4 _e680 = x1_;
-                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e680, x_tile);
+                    uint _e659 = turn;
+                    metal::half4 _e672 = x1_;
+                    keep_x(((((_e659 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e672, x_tile);
                 }
                 {
                     uint e_27 = index + 256u;
-                    uint _e683 = turn;
-                    metal::half4 _e696 = x2_;
-                    keep_x(((((_e683 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e696, x_tile);
+                    uint _e675 = turn;
+                    metal::half4 _e688 = x2_;
+                    keep_x(((((_e675 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e688, x_tile);
                 }
                 {
                     uint e_28 = index + 384u;
-                    uint _e699 = turn;
-                    metal::half4 _e712 = x3_;
-                    keep_x(((((_e699 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e712, x_tile);
+                    uint _e691 = turn;
+                    metal::half4 _e704 = x3_;
+                    keep_x(((((_e691 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e704, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
     uint first = (subgroup * TILE) * TILE;
-    float _e723 = p.factor;
-    float inverse = as_type<float>(2130706432u - as_type<uint>(_e723));
-    Sums _e727 = sums0_0_;
-    simdgroup_store(_e727, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    float _e715 = p.factor;
+    float inverse = as_type<float>(2130706432u - as_type<uint>(_e715));
+    Sums _e719 = sums0_0_;
+    simdgroup_store(_e719, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
     bool loop_init_3 = true;
     while(true) {
         if (!loop_init_3) {
-            uint _e784 = e_2;
-            e_2 = _e784 + 32u;
+            uint _e776 = e_2;
+            e_2 = _e776 + 32u;
         }
         loop_init_3 = false;
-        uint _e732 = e_2;
-        if (_e732 < 64u) {
+        uint _e724 = e_2;
+        if (_e724 < 64u) {
         } else {
             break;
         }
         {
-            uint _e738 = e_2;
-            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e738, TILE);
-            uint _e745 = e_2;
-            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e745, TILE);
-            uint _e751 = p.rows;
-            if (row_5 < _e751) {
-                uint _e757 = p.tokens;
-                local = token_4 < _e757;
+            uint _e730 = e_2;
+            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e730, TILE);
+            uint _e737 = e_2;
+            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e737, TILE);
+            uint _e743 = p.rows;
+            if (row_7 < _e743) {
+                uint _e749 = p.tokens;
+                local = token_4 < _e749;
             } else {
                 local = false;
             }
-            bool _e760 = local;
-            if (_e760) {
-                uint _e763 = p.y_stride;
-                uint _e767 = p.first;
-                uint _e772 = p.first;
-                uint _e775 = e_2;
-                float _e778 = staged.inner[metal::min(unsigned(first + _e775), 255u)];
-                float _e781 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_4 * _e763) + _e767) + row_5, _e772 + row_5, (_e778 * _e781) * inverse, y, _buffer_sizes);
+            bool _e752 = local;
+            if (_e752) {
+                uint _e755 = p.y_stride;
+                uint _e759 = p.first;
+                uint _e764 = p.first;
+                uint _e767 = e_2;
+                float _e770 = staged.inner[metal::min(unsigned(first + _e767), 255u)];
+                float _e773 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_4 * _e755) + _e759) + row_7, _e764 + row_7, (_e770 * _e773) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e787 = sums0_1_;
-    simdgroup_store(_e787, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e779 = sums0_1_;
+    simdgroup_store(_e779, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
     bool loop_init_4 = true;
     while(true) {
         if (!loop_init_4) {
-            uint _e844 = e_3;
-            e_3 = _e844 + 32u;
+            uint _e836 = e_3;
+            e_3 = _e836 + 32u;
         }
         loop_init_4 = false;
-        uint _e792 = e_3;
-        if (_e792 < 64u) {
+        uint _e784 = e_3;
+        if (_e784 < 64u) {
         } else {
             break;
         }
         {
-            uint _e798 = e_3;
-            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e798, TILE);
-            uint _e805 = e_3;
-            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e805, TILE);
-            uint _e811 = p.rows;
-            if (row_6 < _e811) {
-                uint _e817 = p.tokens;
-                local_1 = token_5 < _e817;
+            uint _e790 = e_3;
+            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e790, TILE);
+            uint _e797 = e_3;
+            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e797, TILE);
+            uint _e803 = p.rows;
+            if (row_8 < _e803) {
+                uint _e809 = p.tokens;
+                local_1 = token_5 < _e809;
             } else {
                 local_1 = false;
             }
-            bool _e820 = local_1;
-            if (_e820) {
-                uint _e823 = p.y_stride;
-                uint _e827 = p.first;
-                uint _e832 = p.first;
-                uint _e835 = e_3;
-                float _e838 = staged.inner[metal::min(unsigned(first + _e835), 255u)];
-                float _e841 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_5 * _e823) + _e827) + row_6, _e832 + row_6, (_e838 * _e841) * inverse, y, _buffer_sizes);
+            bool _e812 = local_1;
+            if (_e812) {
+                uint _e815 = p.y_stride;
+                uint _e819 = p.first;
+                uint _e824 = p.first;
+                uint _e827 = e_3;
+                float _e830 = staged.inner[metal::min(unsigned(first + _e827), 255u)];
+                float _e833 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_5 * _e815) + _e819) + row_8, _e824 + row_8, (_e830 * _e833) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e847 = sums0_2_;
-    simdgroup_store(_e847, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e839 = sums0_2_;
+    simdgroup_store(_e839, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
     bool loop_init_5 = true;
     while(true) {
         if (!loop_init_5) {
-            uint _e904 = e_4;
-            e_4 = _e904 + 32u;
+            uint _e896 = e_4;
+            e_4 = _e896 + 32u;
         }
         loop_init_5 = false;
-        uint _e852 = e_4;
-        if (_e852 < 64u) {
+        uint _e844 = e_4;
+        if (_e844 < 64u) {
         } else {
             break;
         }
         {
-            uint _e858 = e_4;
-            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e858, TILE);
-            uint _e865 = e_4;
-            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e865, TILE);
-            uint _e871 = p.rows;
-            if (row_7 < _e871) {
-                uint _e877 = p.tokens;
-                local_2 = token_6 < _e877;
+            uint _e850 = e_4;
+            uint row_9 = ((row0_ + part_row) + 0u) + naga_mod(_e850, TILE);
+            uint _e857 = e_4;
+            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e857, TILE);
+            uint _e863 = p.rows;
+            if (row_9 < _e863) {
+                uint _e869 = p.tokens;
+                local_2 = token_6 < _e869;
             } else {
                 local_2 = false;
             }
-            bool _e880 = local_2;
-            if (_e880) {
-                uint _e883 = p.y_stride;
-                uint _e887 = p.first;
-                uint _e892 = p.first;
-                uint _e895 = e_4;
-                float _e898 = staged.inner[metal::min(unsigned(first + _e895), 255u)];
-                float _e901 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_6 * _e883) + _e887) + row_7, _e892 + row_7, (_e898 * _e901) * inverse, y, _buffer_sizes);
+            bool _e872 = local_2;
+            if (_e872) {
+                uint _e875 = p.y_stride;
+                uint _e879 = p.first;
+                uint _e884 = p.first;
+                uint _e887 = e_4;
+                float _e890 = staged.inner[metal::min(unsigned(first + _e887), 255u)];
+                float _e893 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_6 * _e875) + _e879) + row_9, _e884 + row_9, (_e890 * _e893) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e907 = sums0_3_;
-    simdgroup_store(_e907, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e899 = sums0_3_;
+    simdgroup_store(_e899, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
     bool loop_init_6 = true;
     while(true) {
         if (!loop_init_6) {
-            uint _e964 = e_5;
-            e_5 = _e964 + 32u;
+            uint _e956 = e_5;
+            e_5 = _e956 + 32u;
         }
         loop_init_6 = false;
-        uint _e912 = e_5;
-        if (_e912 < 64u) {
+        uint _e904 = e_5;
+        if (_e904 < 64u) {
         } else {
             break;
         }
         {
-            uint _e918 = e_5;
-            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e918, TILE);
-            uint _e925 = e_5;
-            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e925, TILE);
-            uint _e931 = p.rows;
-            if (row_8 < _e931) {
-                uint _e937 = p.tokens;
-                local_3 = token_7 < _e937;
+            uint _e910 = e_5;
+            uint row_10 = ((row0_ + part_row) + 0u) + naga_mod(_e910, TILE);
+            uint _e917 = e_5;
+            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e917, TILE);
+            uint _e923 = p.rows;
+            if (row_10 < _e923) {
+                uint _e929 = p.tokens;
+                local_3 = token_7 < _e929;
             } else {
                 local_3 = false;
             }
-            bool _e940 = local_3;
-            if (_e940) {
-                uint _e943 = p.y_stride;
-                uint _e947 = p.first;
-                uint _e952 = p.first;
-                uint _e955 = e_5;
-                float _e958 = staged.inner[metal::min(unsigned(first + _e955), 255u)];
-                float _e961 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_7 * _e943) + _e947) + row_8, _e952 + row_8, (_e958 * _e961) * inverse, y, _buffer_sizes);
+            bool _e932 = local_3;
+            if (_e932) {
+                uint _e935 = p.y_stride;
+                uint _e939 = p.first;
+                uint _e944 = p.first;
+                uint _e947 = e_5;
+                float _e950 = staged.inner[metal::min(unsigned(first + _e947), 255u)];
+                float _e953 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_7 * _e935) + _e939) + row_10, _e944 + row_10, (_e950 * _e953) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e967 = sums1_0_;
-    simdgroup_store(_e967, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e959 = sums1_0_;
+    simdgroup_store(_e959, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
     bool loop_init_7 = true;
     while(true) {
         if (!loop_init_7) {
-            uint _e1024 = e_6;
-            e_6 = _e1024 + 32u;
+            uint _e1016 = e_6;
+            e_6 = _e1016 + 32u;
         }
         loop_init_7 = false;
-        uint _e972 = e_6;
-        if (_e972 < 64u) {
+        uint _e964 = e_6;
+        if (_e964 < 64u) {
         } else {
             break;
         }
         {
-            uint _e978 = e_6;
-            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e978, TILE);
-            uint _e985 = e_6;
-            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e985, TILE);
-            uint _e991 = p.rows;
-            if (row_9 < _e991) {
-                uint _e997 = p.tokens;
-                local_4 = token_8 < _e997;
+            uint _e970 = e_6;
+            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e970, TILE);
+            uint _e977 = e_6;
+            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e977, TILE);
+            uint _e983 = p.rows;
+            if (row_11 < _e983) {
+                uint _e989 = p.tokens;
+                local_4 = token_8 < _e989;
             } else {
                 local_4 = false;
             }
-            bool _e1000 = local_4;
-            if (_e1000) {
-                uint _e1003 = p.y_stride;
-                uint _e1007 = p.first;
-                uint _e1012 = p.first;
-                uint _e1015 = e_6;
-                float _e1018 = staged.inner[metal::min(unsigned(first + _e1015), 255u)];
-                float _e1021 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_8 * _e1003) + _e1007) + row_9, _e1012 + row_9, (_e1018 * _e1021) * inverse, y, _buffer_sizes);
+            bool _e992 = local_4;
+            if (_e992) {
+                uint _e995 = p.y_stride;
+                uint _e999 = p.first;
+                uint _e1004 = p.first;
+                uint _e1007 = e_6;
+                float _e1010 = staged.inner[metal::min(unsigned(first + _e1007), 255u)];
+                float _e1013 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_8 * _e995) + _e999) + row_11, _e1004 + row_11, (_e1010 * _e1013) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1027 = sums1_1_;
-    simdgroup_store(_e1027, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1019 = sums1_1_;
+    simdgroup_store(_e1019, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
     bool loop_init_8 = true;
     while(true) {
         if (!loop_init_8) {
-            uint _e1084 = e_7;
-            e_7 = _e1084 + 32u;
+            uint _e1076 = e_7;
+            e_7 = _e1076 + 32u;
         }
         loop_init_8 = false;
-        uint _e1032 = e_7;
-        if (_e1032 < 64u) {
+        uint _e1024 = e_7;
+        if (_e1024 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1038 = e_7;
-            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1038, TILE);
-            uint _e1045 = e_7;
-            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1045, TILE);
-            uint _e1051 = p.rows;
-            if (row_10 < _e1051) {
-                uint _e1057 = p.tokens;
-                local_5 = token_9 < _e1057;
+            uint _e1030 = e_7;
+            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1030, TILE);
+            uint _e1037 = e_7;
+            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1037, TILE);
+            uint _e1043 = p.rows;
+            if (row_12 < _e1043) {
+                uint _e1049 = p.tokens;
+                local_5 = token_9 < _e1049;
             } else {
                 local_5 = false;
             }
-            bool _e1060 = local_5;
-            if (_e1060) {
-                uint _e1063 = p.y_stride;
-                uint _e1067 = p.first;
-                uint _e1072 = p.first;
-                uint _e1075 = e_7;
-                float _e1078 = staged.inner[metal::min(unsigned(first + _e1075), 255u)];
-                float _e1081 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_9 * _e1063) + _e1067) + row_10, _e1072 + row_10, (_e1078 * _e1081) * inverse, y, _buffer_sizes);
+            bool _e1052 = local_5;
+            if (_e1052) {
+                uint _e1055 = p.y_stride;
+                uint _e1059 = p.first;
+                uint _e1064 = p.first;
+                uint _e1067 = e_7;
+                float _e1070 = staged.inner[metal::min(unsigned(first + _e1067), 255u)];
+                float _e1073 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_9 * _e1055) + _e1059) + row_12, _e1064 + row_12, (_e1070 * _e1073) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1087 = sums1_2_;
-    simdgroup_store(_e1087, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1079 = sums1_2_;
+    simdgroup_store(_e1079, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
     bool loop_init_9 = true;
     while(true) {
         if (!loop_init_9) {
-            uint _e1144 = e_8;
-            e_8 = _e1144 + 32u;
+            uint _e1136 = e_8;
+            e_8 = _e1136 + 32u;
         }
         loop_init_9 = false;
-        uint _e1092 = e_8;
-        if (_e1092 < 64u) {
+        uint _e1084 = e_8;
+        if (_e1084 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1098 = e_8;
-            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1098, TILE);
-            uint _e1105 = e_8;
-            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1105, TILE);
-            uint _e1111 = p.rows;
-            if (row_11 < _e1111) {
-                uint _e1117 = p.tokens;
-                local_6 = token_10 < _e1117;
+            uint _e1090 = e_8;
+            uint row_13 = ((row0_ + part_row) + 8u) + naga_mod(_e1090, TILE);
+            uint _e1097 = e_8;
+            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1097, TILE);
+            uint _e1103 = p.rows;
+            if (row_13 < _e1103) {
+                uint _e1109 = p.tokens;
+                local_6 = token_10 < _e1109;
             } else {
                 local_6 = false;
             }
-            bool _e1120 = local_6;
-            if (_e1120) {
-                uint _e1123 = p.y_stride;
-                uint _e1127 = p.first;
-                uint _e1132 = p.first;
-                uint _e1135 = e_8;
-                float _e1138 = staged.inner[metal::min(unsigned(first + _e1135), 255u)];
-                float _e1141 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_10 * _e1123) + _e1127) + row_11, _e1132 + row_11, (_e1138 * _e1141) * inverse, y, _buffer_sizes);
+            bool _e1112 = local_6;
+            if (_e1112) {
+                uint _e1115 = p.y_stride;
+                uint _e1119 = p.first;
+                uint _e1124 = p.first;
+                uint _e1127 = e_8;
+                float _e1130 = staged.inner[metal::min(unsigned(first + _e1127), 255u)];
+                float _e1133 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_10 * _e1115) + _e1119) + row_13, _e1124 + row_13, (_e1130 * _e1133) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1147 = sums1_3_;
-    simdgroup_store(_e1147, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1139 = sums1_3_;
+    simdgroup_store(_e1139, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
     bool loop_init_10 = true;
     while(true) {
         if (!loop_init_10) {
-            uint _e1204 = e_9;
-            e_9 = _e1204 + 32u;
+            uint _e1196 = e_9;
+            e_9 = _e1196 + 32u;
         }
         loop_init_10 = false;
-        uint _e1152 = e_9;
-        if (_e1152 < 64u) {
+        uint _e1144 = e_9;
+        if (_e1144 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1158 = e_9;
-            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1158, TILE);
-            uint _e1165 = e_9;
-            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1165, TILE);
-            uint _e1171 = p.rows;
-            if (row_12 < _e1171) {
-                uint _e1177 = p.tokens;
-                local_7 = token_11 < _e1177;
+            uint _e1150 = e_9;
+            uint row_14 = ((row0_ + part_row) + 8u) + naga_mod(_e1150, TILE);
+            uint _e1157 = e_9;
+            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1157, TILE);
+            uint _e1163 = p.rows;
+            if (row_14 < _e1163) {
+                uint _e1169 = p.tokens;
+                local_7 = token_11 < _e1169;
             } else {
                 local_7 = false;
             }
-            bool _e1180 = local_7;
-            if (_e1180) {
-                uint _e1183 = p.y_stride;
-                uint _e1187 = p.first;
-                uint _e1192 = p.first;
-                uint _e1195 = e_9;
-                float _e1198 = staged.inner[metal::min(unsigned(first + _e1195), 255u)];
-                float _e1201 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_11 * _e1183) + _e1187) + row_12, _e1192 + row_12, (_e1198 * _e1201) * inverse, y, _buffer_sizes);
+            bool _e1172 = local_7;
+            if (_e1172) {
+                uint _e1175 = p.y_stride;
+                uint _e1179 = p.first;
+                uint _e1184 = p.first;
+                uint _e1187 = e_9;
+                float _e1190 = staged.inner[metal::min(unsigned(first + _e1187), 255u)];
+                float _e1193 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_11 * _e1175) + _e1179) + row_14, _e1184 + row_14, (_e1190 * _e1193) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1207 = sums2_0_;
-    simdgroup_store(_e1207, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1199 = sums2_0_;
+    simdgroup_store(_e1199, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
     bool loop_init_11 = true;
     while(true) {
         if (!loop_init_11) {
-            uint _e1264 = e_10;
-            e_10 = _e1264 + 32u;
+            uint _e1256 = e_10;
+            e_10 = _e1256 + 32u;
         }
         loop_init_11 = false;
-        uint _e1212 = e_10;
-        if (_e1212 < 64u) {
+        uint _e1204 = e_10;
+        if (_e1204 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1218 = e_10;
-            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1218, TILE);
-            uint _e1225 = e_10;
-            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1225, TILE);
-            uint _e1231 = p.rows;
-            if (row_13 < _e1231) {
-                uint _e1237 = p.tokens;
-                local_8 = token_12 < _e1237;
+            uint _e1210 = e_10;
+            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1210, TILE);
+            uint _e1217 = e_10;
+            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1217, TILE);
+            uint _e1223 = p.rows;
+            if (row_15 < _e1223) {
+                uint _e1229 = p.tokens;
+                local_8 = token_12 < _e1229;
             } else {
                 local_8 = false;
             }
-            bool _e1240 = local_8;
-            if (_e1240) {
-                uint _e1243 = p.y_stride;
-                uint _e1247 = p.first;
-                uint _e1252 = p.first;
-                uint _e1255 = e_10;
-                float _e1258 = staged.inner[metal::min(unsigned(first + _e1255), 255u)];
-                float _e1261 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_12 * _e1243) + _e1247) + row_13, _e1252 + row_13, (_e1258 * _e1261) * inverse, y, _buffer_sizes);
+            bool _e1232 = local_8;
+            if (_e1232) {
+                uint _e1235 = p.y_stride;
+                uint _e1239 = p.first;
+                uint _e1244 = p.first;
+                uint _e1247 = e_10;
+                float _e1250 = staged.inner[metal::min(unsigned(first + _e1247), 255u)];
+                float _e1253 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_12 * _e1235) + _e1239) + row_15, _e1244 + row_15, (_e1250 * _e1253) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1267 = sums2_1_;
-    simdgroup_store(_e1267, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1259 = sums2_1_;
+    simdgroup_store(_e1259, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
     bool loop_init_12 = true;
     while(true) {
         if (!loop_init_12) {
-            uint _e1324 = e_11;
-            e_11 = _e1324 + 32u;
+            uint _e1316 = e_11;
+            e_11 = _e1316 + 32u;
         }
         loop_init_12 = false;
-        uint _e1272 = e_11;
-        if (_e1272 < 64u) {
+        uint _e1264 = e_11;
+        if (_e1264 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1278 = e_11;
-            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1278, TILE);
-            uint _e1285 = e_11;
-            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1285, TILE);
-            uint _e1291 = p.rows;
-            if (row_14 < _e1291) {
-                uint _e1297 = p.tokens;
-                local_9 = token_13 < _e1297;
+            uint _e1270 = e_11;
+            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1270, TILE);
+            uint _e1277 = e_11;
+            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1277, TILE);
+            uint _e1283 = p.rows;
+            if (row_16 < _e1283) {
+                uint _e1289 = p.tokens;
+                local_9 = token_13 < _e1289;
             } else {
                 local_9 = false;
             }
-            bool _e1300 = local_9;
-            if (_e1300) {
-                uint _e1303 = p.y_stride;
-                uint _e1307 = p.first;
-                uint _e1312 = p.first;
-                uint _e1315 = e_11;
-                float _e1318 = staged.inner[metal::min(unsigned(first + _e1315), 255u)];
-                float _e1321 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_13 * _e1303) + _e1307) + row_14, _e1312 + row_14, (_e1318 * _e1321) * inverse, y, _buffer_sizes);
+            bool _e1292 = local_9;
+            if (_e1292) {
+                uint _e1295 = p.y_stride;
+                uint _e1299 = p.first;
+                uint _e1304 = p.first;
+                uint _e1307 = e_11;
+                float _e1310 = staged.inner[metal::min(unsigned(first + _e1307), 255u)];
+                float _e1313 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_13 * _e1295) + _e1299) + row_16, _e1304 + row_16, (_e1310 * _e1313) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1327 = sums2_2_;
-    simdgroup_store(_e1327, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1319 = sums2_2_;
+    simdgroup_store(_e1319, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
     bool loop_init_13 = true;
     while(true) {
         if (!loop_init_13) {
-            uint _e1384 = e_12;
-            e_12 = _e1384 + 32u;
+            uint _e1376 = e_12;
+            e_12 = _e1376 + 32u;
         }
         loop_init_13 = false;
-        uint _e1332 = e_12;
-        if (_e1332 < 64u) {
+        uint _e1324 = e_12;
+        if (_e1324 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1338 = e_12;
-            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1338, TILE);
-            uint _e1345 = e_12;
-            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1345, TILE);
-            uint _e1351 = p.rows;
-            if (row_15 < _e1351) {
-                uint _e1357 = p.tokens;
-                local_10 = token_14 < _e1357;
+            uint _e1330 = e_12;
+            uint row_17 = ((row0_ + part_row) + 16u) + naga_mod(_e1330, TILE);
+            uint _e1337 = e_12;
+            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1337, TILE);
+            uint _e1343 = p.rows;
+            if (row_17 < _e1343) {
+                uint _e1349 = p.tokens;
+                local_10 = token_14 < _e1349;
             } else {
                 local_10 = false;
             }
-            bool _e1360 = local_10;
-            if (_e1360) {
-                uint _e1363 = p.y_stride;
-                uint _e1367 = p.first;
-                uint _e1372 = p.first;
-                uint _e1375 = e_12;
-                float _e1378 = staged.inner[metal::min(unsigned(first + _e1375), 255u)];
-                float _e1381 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_14 * _e1363) + _e1367) + row_15, _e1372 + row_15, (_e1378 * _e1381) * inverse, y, _buffer_sizes);
+            bool _e1352 = local_10;
+            if (_e1352) {
+                uint _e1355 = p.y_stride;
+                uint _e1359 = p.first;
+                uint _e1364 = p.first;
+                uint _e1367 = e_12;
+                float _e1370 = staged.inner[metal::min(unsigned(first + _e1367), 255u)];
+                float _e1373 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_14 * _e1355) + _e1359) + row_17, _e1364 + row_17, (_e1370 * _e1373) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1387 = sums2_3_;
-    simdgroup_store(_e1387, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1379 = sums2_3_;
+    simdgroup_store(_e1379, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
     bool loop_init_14 = true;
     while(true) {
         if (!loop_init_14) {
-            uint _e1444 = e_13;
-            e_13 = _e1444 + 32u;
+            uint _e1436 = e_13;
+            e_13 = _e1436 + 32u;
         }
         loop_init_14 = false;
-        uint _e1392 = e_13;
-        if (_e1392 < 64u) {
+        uint _e1384 = e_13;
+        if (_e1384 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1398 = e_13;
-            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1398, TILE);
-            uint _e1405 = e_13;
-            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1405, TILE);
-            uint _e1411 = p.rows;
-            if (row_16 < _e1411) {
-                uint _e1417 = p.tokens;
-                local_11 = token_15 < _e1417;
+            uint _e1390 = e_13;
+            uint row_18 = ((row0_ + part_row) + 16u) + naga_mod(_e1390, TILE);
+            uint _e1397 = e_13;
+            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1397, TILE);
+            uint _e1403 = p.rows;
+            if (row_18 < _e1403) {
+                uint _e1409 = p.tokens;
+                local_11 = token_15 < _e1409;
             } else {
                 local_11 = false;
             }
-            bool _e1420 = local_11;
-            if (_e1420) {
-                uint _e1423 = p.y_stride;
-                uint _e1427 = p.first;
-                uint _e1432 = p.first;
-                uint _e1435 = e_13;
-                float _e1438 = staged.inner[metal::min(unsigned(first + _e1435), 255u)];
-                float _e1441 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_15 * _e1423) + _e1427) + row_16, _e1432 + row_16, (_e1438 * _e1441) * inverse, y, _buffer_sizes);
+            bool _e1412 = local_11;
+            if (_e1412) {
+                uint _e1415 = p.y_stride;
+                uint _e1419 = p.first;
+                uint _e1424 = p.first;
+                uint _e1427 = e_13;
+                float _e1430 = staged.inner[metal::min(unsigned(first + _e1427), 255u)];
+                float _e1433 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_15 * _e1415) + _e1419) + row_18, _e1424 + row_18, (_e1430 * _e1433) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1447 = sums3_0_;
-    simdgroup_store(_e1447, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1439 = sums3_0_;
+    simdgroup_store(_e1439, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
     bool loop_init_15 = true;
     while(true) {
         if (!loop_init_15) {
-            uint _e1504 = e_14;
-            e_14 = _e1504 + 32u;
+            uint _e1496 = e_14;
+            e_14 = _e1496 + 32u;
         }
         loop_init_15 = false;
-        uint _e1452 = e_14;
-        if (_e1452 < 64u) {
+        uint _e1444 = e_14;
+        if (_e1444 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1458 = e_14;
-            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1458, TILE);
-            uint _e1465 = e_14;
-            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1465, TILE);
-            uint _e1471 = p.rows;
-            if (row_17 < _e1471) {
-                uint _e1477 = p.tokens;
-                local_12 = token_16 < _e1477;
+            uint _e1450 = e_14;
+            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1450, TILE);
+            uint _e1457 = e_14;
+            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1457, TILE);
+            uint _e1463 = p.rows;
+            if (row_19 < _e1463) {
+                uint _e1469 = p.tokens;
+                local_12 = token_16 < _e1469;
             } else {
                 local_12 = false;
             }
-            bool _e1480 = local_12;
-            if (_e1480) {
-                uint _e1483 = p.y_stride;
-                uint _e1487 = p.first;
-                uint _e1492 = p.first;
-                uint _e1495 = e_14;
-                float _e1498 = staged.inner[metal::min(unsigned(first + _e1495), 255u)];
-                float _e1501 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_16 * _e1483) + _e1487) + row_17, _e1492 + row_17, (_e1498 * _e1501) * inverse, y, _buffer_sizes);
+            bool _e1472 = local_12;
+            if (_e1472) {
+                uint _e1475 = p.y_stride;
+                uint _e1479 = p.first;
+                uint _e1484 = p.first;
+                uint _e1487 = e_14;
+                float _e1490 = staged.inner[metal::min(unsigned(first + _e1487), 255u)];
+                float _e1493 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_16 * _e1475) + _e1479) + row_19, _e1484 + row_19, (_e1490 * _e1493) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1507 = sums3_1_;
-    simdgroup_store(_e1507, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1499 = sums3_1_;
+    simdgroup_store(_e1499, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
     bool loop_init_16 = true;
     while(true) {
         if (!loop_init_16) {
-            uint _e1564 = e_15;
-            e_15 = _e1564 + 32u;
+            uint _e1556 = e_15;
+            e_15 = _e1556 + 32u;
         }
         loop_init_16 = false;
-        uint _e1512 = e_15;
-        if (_e1512 < 64u) {
+        uint _e1504 = e_15;
+        if (_e1504 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1518 = e_15;
-            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1518, TILE);
-            uint _e1525 = e_15;
-            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1525, TILE);
-            uint _e1531 = p.rows;
-            if (row_18 < _e1531) {
-                uint _e1537 = p.tokens;
-                local_13 = token_17 < _e1537;
+            uint _e1510 = e_15;
+            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1510, TILE);
+            uint _e1517 = e_15;
+            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1517, TILE);
+            uint _e1523 = p.rows;
+            if (row_20 < _e1523) {
+                uint _e1529 = p.tokens;
+                local_13 = token_17 < _e1529;
             } else {
                 local_13 = false;
             }
-            bool _e1540 = local_13;
-            if (_e1540) {
-                uint _e1543 = p.y_stride;
-                uint _e1547 = p.first;
-                uint _e1552 = p.first;
-                uint _e1555 = e_15;
-                float _e1558 = staged.inner[metal::min(unsigned(first + _e1555), 255u)];
-                float _e1561 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_17 * _e1543) + _e1547) + row_18, _e1552 + row_18, (_e1558 * _e1561) * inverse, y, _buffer_sizes);
+            bool _e1532 = local_13;
+            if (_e1532) {
+                uint _e1535 = p.y_stride;
+                uint _e1539 = p.first;
+                uint _e1544 = p.first;
+                uint _e1547 = e_15;
+                float _e1550 = staged.inner[metal::min(unsigned(first + _e1547), 255u)];
+                float _e1553 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_17 * _e1535) + _e1539) + row_20, _e1544 + row_20, (_e1550 * _e1553) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1567 = sums3_2_;
-    simdgroup_store(_e1567, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1559 = sums3_2_;
+    simdgroup_store(_e1559, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
     bool loop_init_17 = true;
     while(true) {
         if (!loop_init_17) {
-            uint _e1624 = e_16;
-            e_16 = _e1624 + 32u;
+            uint _e1616 = e_16;
+            e_16 = _e1616 + 32u;
         }
         loop_init_17 = false;
-        uint _e1572 = e_16;
-        if (_e1572 < 64u) {
+        uint _e1564 = e_16;
+        if (_e1564 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1578 = e_16;
-            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1578, TILE);
-            uint _e1585 = e_16;
-            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1585, TILE);
-            uint _e1591 = p.rows;
-            if (row_19 < _e1591) {
-                uint _e1597 = p.tokens;
-                local_14 = token_18 < _e1597;
+            uint _e1570 = e_16;
+            uint row_21 = ((row0_ + part_row) + 24u) + naga_mod(_e1570, TILE);
+            uint _e1577 = e_16;
+            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1577, TILE);
+            uint _e1583 = p.rows;
+            if (row_21 < _e1583) {
+                uint _e1589 = p.tokens;
+                local_14 = token_18 < _e1589;
             } else {
                 local_14 = false;
             }
-            bool _e1600 = local_14;
-            if (_e1600) {
-                uint _e1603 = p.y_stride;
-                uint _e1607 = p.first;
-                uint _e1612 = p.first;
-                uint _e1615 = e_16;
-                float _e1618 = staged.inner[metal::min(unsigned(first + _e1615), 255u)];
-                float _e1621 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_18 * _e1603) + _e1607) + row_19, _e1612 + row_19, (_e1618 * _e1621) * inverse, y, _buffer_sizes);
+            bool _e1592 = local_14;
+            if (_e1592) {
+                uint _e1595 = p.y_stride;
+                uint _e1599 = p.first;
+                uint _e1604 = p.first;
+                uint _e1607 = e_16;
+                float _e1610 = staged.inner[metal::min(unsigned(first + _e1607), 255u)];
+                float _e1613 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_18 * _e1595) + _e1599) + row_21, _e1604 + row_21, (_e1610 * _e1613) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1627 = sums3_3_;
-    simdgroup_store(_e1627, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1619 = sums3_3_;
+    simdgroup_store(_e1619, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
     bool loop_init_18 = true;
     while(true) {
         if (!loop_init_18) {
-            uint _e1684 = e_17;
-            e_17 = _e1684 + 32u;
+            uint _e1676 = e_17;
+            e_17 = _e1676 + 32u;
         }
         loop_init_18 = false;
-        uint _e1632 = e_17;
-        if (_e1632 < 64u) {
+        uint _e1624 = e_17;
+        if (_e1624 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1638 = e_17;
-            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1638, TILE);
-            uint _e1645 = e_17;
-            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1645, TILE);
-            uint _e1651 = p.rows;
-            if (row_20 < _e1651) {
-                uint _e1657 = p.tokens;
-                local_15 = token_19 < _e1657;
+            uint _e1630 = e_17;
+            uint row_22 = ((row0_ + part_row) + 24u) + naga_mod(_e1630, TILE);
+            uint _e1637 = e_17;
+            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1637, TILE);
+            uint _e1643 = p.rows;
+            if (row_22 < _e1643) {
+                uint _e1649 = p.tokens;
+                local_15 = token_19 < _e1649;
             } else {
                 local_15 = false;
             }
-            bool _e1660 = local_15;
-            if (_e1660) {
-                uint _e1663 = p.y_stride;
-                uint _e1667 = p.first;
-                uint _e1672 = p.first;
-                uint _e1675 = e_17;
-                float _e1678 = staged.inner[metal::min(unsigned(first + _e1675), 255u)];
-                float _e1681 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_19 * _e1663) + _e1667) + row_20, _e1672 + row_20, (_e1678 * _e1681) * inverse, y, _buffer_sizes);
+            bool _e1652 = local_15;
+            if (_e1652) {
+                uint _e1655 = p.y_stride;
+                uint _e1659 = p.first;
+                uint _e1664 = p.first;
+                uint _e1667 = e_17;
+                float _e1670 = staged.inner[metal::min(unsigned(first + _e1667), 255u)];
+                float _e1673 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size6 - 0 - 4) / 4)];
+                put(((token_19 * _e1655) + _e1659) + row_22, _e1664 + row_22, (_e1670 * _e1673) * inverse, y, _buffer_sizes);
             }
         }
     }

@@ -1,6 +1,6 @@
 // hybrid_gemv
 // flags: BLOCKS, TILED, SUBGROUP, F16
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -40,8 +40,8 @@ struct Params {
     uint expert_rows;
     char _pad13[8];
 };
-typedef metal::half4 type_5[1];
-typedef metal::float4 type_7[1];
+typedef metal::uint4 type_3[1];
+typedef metal::float4 type_5[1];
 struct X {
     metal::half4 v0_;
     metal::half4 v1_;
@@ -54,12 +54,14 @@ struct X {
     float scale;
     char _pad9[4];
     metal::float2 sums;
+    uint bits;
+    char _pad11[4];
 };
-struct type_9 {
+struct type_10 {
     metal::float4 inner[8];
 };
-typedef uint type_10[1];
-typedef metal::uint2 type_12[1];
+typedef uint type_11[1];
+typedef metal::uint2 type_13[1];
 struct HalfQuads {
     metal::half4 v0_;
     metal::half4 v1_;
@@ -75,7 +77,9 @@ struct Codes {
     uint high;
     uint mask;
     uint above;
+    uint lift;
     float most;
+    char _pad6[12];
 };
 struct Head {
     uint first;
@@ -83,6 +87,8 @@ struct Head {
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
@@ -91,7 +97,6 @@ struct Head {
 };
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -119,77 +124,138 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
-constant uint X_VECTORS = 8u;
+constant uint X_VECTORS = 4u;
 constant uint PARTIALS = 128u;
+
+metal::half4 halves_of(
+    uint a,
+    uint b
+) {
+    return metal::half4(static_cast<metal::half2>(float2(as_type<half2>(a))), static_cast<metal::half2>(float2(as_type<half2>(b))));
+}
 
 uint x_at(
     uint unit,
     uint i_1
 ) {
-    return (((unit >> 3u) * 64u) + (i_1 * 8u)) + (unit & 7u);
+    return (((unit >> 3u) * 32u) + (i_1 * 8u)) + (unit & 7u);
 }
 
 X load_x(
     uint unit_1,
-    device type_5 const& xv,
-    device type_7 const& xs,
+    device type_3 const& xv,
+    device type_5 const& xs,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e5 = x_at(unit_1, 0u);
-    metal::half4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v0_ = _e7;
-    uint _e11 = x_at(unit_1, 1u);
-    metal::half4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v1_ = _e13;
-    uint _e17 = x_at(unit_1, 2u);
-    metal::half4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v2_ = _e19;
-    uint _e23 = x_at(unit_1, 3u);
-    metal::half4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v3_ = _e25;
-    uint _e29 = x_at(unit_1, 4u);
-    metal::half4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v4_ = _e31;
-    uint _e35 = x_at(unit_1, 5u);
-    metal::half4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v5_ = _e37;
-    uint _e41 = x_at(unit_1, 6u);
-    metal::half4 _e43 = xv[metal::min(unsigned(_e41), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v6_ = _e43;
-    uint _e47 = x_at(unit_1, 7u);
-    metal::half4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v7_ = _e49;
+    uint _e4 = x_at(unit_1, 0u);
+    metal::uint4 w0_ = xv[metal::min(unsigned(_e4), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e10 = halves_of(w0_.x, w0_.y);
+    x.v0_ = _e10;
+    uint _e12 = x.bits;
+    x.bits = _e12 | w0_.x;
+    uint _e17 = x_at(unit_1, 0u);
+    metal::uint4 w1_ = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e23 = halves_of(w1_.z, w1_.w);
+    x.v1_ = _e23;
+    uint _e25 = x.bits;
+    x.bits = _e25 | w1_.x;
+    uint _e30 = x_at(unit_1, 1u);
+    metal::uint4 w2_ = xv[metal::min(unsigned(_e30), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e36 = halves_of(w2_.x, w2_.y);
+    x.v2_ = _e36;
+    uint _e38 = x.bits;
+    x.bits = _e38 | w2_.x;
+    uint _e43 = x_at(unit_1, 1u);
+    metal::uint4 w3_ = xv[metal::min(unsigned(_e43), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e49 = halves_of(w3_.z, w3_.w);
+    x.v3_ = _e49;
+    uint _e51 = x.bits;
+    x.bits = _e51 | w3_.x;
+    uint _e56 = x_at(unit_1, 2u);
+    metal::uint4 w4_ = xv[metal::min(unsigned(_e56), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e62 = halves_of(w4_.x, w4_.y);
+    x.v4_ = _e62;
+    uint _e64 = x.bits;
+    x.bits = _e64 | w4_.x;
+    uint _e69 = x_at(unit_1, 2u);
+    metal::uint4 w5_ = xv[metal::min(unsigned(_e69), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e75 = halves_of(w5_.z, w5_.w);
+    x.v5_ = _e75;
+    uint _e77 = x.bits;
+    x.bits = _e77 | w5_.x;
+    uint _e82 = x_at(unit_1, 3u);
+    metal::uint4 w6_ = xv[metal::min(unsigned(_e82), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e88 = halves_of(w6_.x, w6_.y);
+    x.v6_ = _e88;
+    uint _e90 = x.bits;
+    x.bits = _e90 | w6_.x;
+    uint _e95 = x_at(unit_1, 3u);
+    metal::uint4 w7_ = xv[metal::min(unsigned(_e95), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e101 = halves_of(w7_.z, w7_.w);
+    x.v7_ = _e101;
+    uint _e103 = x.bits;
+    x.bits = _e103 | w7_.x;
     metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
     x.scale = s.x;
     x.sums = s.yz;
-    X _e57 = x;
-    return _e57;
+    X _e113 = x;
+    return _e113;
 }
 
-type_9 x_floats(
+uint x_bits(
     X x_1
 ) {
-    return type_9 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+    return x_1.bits | as_type<uint>(x_1.scale);
 }
 
-metal::float4 fields(
+type_10 x_floats(
+    X x_2
+) {
+    return type_10 {{static_cast<metal::float4>(x_2.v0_.xzyw), static_cast<metal::float4>(x_2.v1_.xzyw), static_cast<metal::float4>(x_2.v2_.xzyw), static_cast<metal::float4>(x_2.v3_.xzyw), static_cast<metal::float4>(x_2.v4_.xzyw), static_cast<metal::float4>(x_2.v5_.xzyw), static_cast<metal::float4>(x_2.v6_.xzyw), static_cast<metal::float4>(x_2.v7_.xzyw)}};
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_4 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_4, h_4) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 metal::half2 as_halves(
@@ -199,60 +265,64 @@ metal::half2 as_halves(
 }
 
 metal::half4 half_fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    half centre_1
+    uint w_2,
+    uint at_2,
+    uint mask_2,
+    half centre_1,
+    constant Params& p
 ) {
-    uint m_1 = (mask_1 << at_1) * 65537u;
-    uint one_1 = ((25u - at_1) << 10u) * 65537u;
-    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_1) + centre_1);
-    metal::half2 _e20 = as_halves((w_1 & m_1) | one_1);
-    metal::half2 _e26 = as_halves(((w_1 >> 8u) & m_1) | one_1);
-    return metal::half4(_e20 - less_1, _e26 - less_1);
+    uint m_1 = (mask_2 << at_2) * 65537u;
+    uint _e13 = unseen(((25u - at_2) << 10u) * 65537u, p);
+    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_2) + centre_1);
+    metal::half2 _e21 = as_halves((w_2 & m_1) | _e13);
+    metal::half2 _e27 = as_halves(((w_2 >> 8u) & m_1) | _e13);
+    return metal::half4(_e21 - less_1, _e27 - less_1);
 }
 
 uint code_bytes(
     Codes q,
     uint i_2
 ) {
-    uint high = (q.high >> i_2) | ((q.high << 1u) << (31u - i_2));
+    uint turned = (q.high << q.lift) | (q.high >> (32u - q.lift));
+    uint high = (turned >> i_2) | ((turned << 1u) << (31u - i_2));
     return ((q.a[metal::min(unsigned(i_2 & 3u), 3u)] >> ((i_2 >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
 HalfQuads half_quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     half centre_2 = static_cast<half>((0.5 * q_1.most) + 0.5);
     uint _e8 = code_bytes(q_1, 0u);
-    metal::half4 _e11 = half_fields(_e8, 0u, 31u, centre_2);
+    metal::half4 _e11 = half_fields(_e8, 0u, 31u, centre_2, p);
     uint _e13 = code_bytes(q_1, 1u);
-    metal::half4 _e16 = half_fields(_e13, 0u, 31u, centre_2);
+    metal::half4 _e16 = half_fields(_e13, 0u, 31u, centre_2, p);
     uint _e18 = code_bytes(q_1, 2u);
-    metal::half4 _e21 = half_fields(_e18, 0u, 31u, centre_2);
+    metal::half4 _e21 = half_fields(_e18, 0u, 31u, centre_2, p);
     uint _e23 = code_bytes(q_1, 3u);
-    metal::half4 _e26 = half_fields(_e23, 0u, 31u, centre_2);
+    metal::half4 _e26 = half_fields(_e23, 0u, 31u, centre_2, p);
     uint _e28 = code_bytes(q_1, 4u);
-    metal::half4 _e31 = half_fields(_e28, 0u, 31u, centre_2);
+    metal::half4 _e31 = half_fields(_e28, 0u, 31u, centre_2, p);
     uint _e33 = code_bytes(q_1, 5u);
-    metal::half4 _e36 = half_fields(_e33, 0u, 31u, centre_2);
+    metal::half4 _e36 = half_fields(_e33, 0u, 31u, centre_2, p);
     uint _e38 = code_bytes(q_1, 6u);
-    metal::half4 _e41 = half_fields(_e38, 0u, 31u, centre_2);
+    metal::half4 _e41 = half_fields(_e38, 0u, 31u, centre_2, p);
     uint _e43 = code_bytes(q_1, 7u);
-    metal::half4 _e46 = half_fields(_e43, 0u, 31u, centre_2);
+    metal::half4 _e46 = half_fields(_e43, 0u, 31u, centre_2, p);
     return HalfQuads {_e11, _e16, _e21, _e26, _e31, _e36, _e41, _e46};
 }
 
 metal::float2 dots(
     Codes q_2,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    HalfQuads _e2 = half_quads(q_2);
-    metal::half4 first = metal::fma(_e2.v3_, x_2.v3_.xzyw, metal::fma(_e2.v2_, x_2.v2_.xzyw, metal::fma(_e2.v1_, x_2.v1_.xzyw, _e2.v0_ * x_2.v0_.xzyw)));
-    metal::half4 second = metal::fma(_e2.v7_, x_2.v7_.xzyw, metal::fma(_e2.v6_, x_2.v6_.xzyw, metal::fma(_e2.v5_, x_2.v5_.xzyw, _e2.v4_ * x_2.v4_.xzyw)));
-    metal::float4 f = static_cast<metal::float4>(first);
-    metal::float4 s_1 = static_cast<metal::float4>(second);
-    return x_2.scale * metal::float2(((f.x + f.y) + f.z) + f.w, ((s_1.x + s_1.y) + s_1.z) + s_1.w);
+    HalfQuads _e2 = half_quads(q_2, p);
+    metal::half4 first = metal::fma(_e2.v3_, x_3.v3_, metal::fma(_e2.v2_, x_3.v2_, metal::fma(_e2.v1_, x_3.v1_, _e2.v0_ * x_3.v0_)));
+    metal::half4 second = metal::fma(_e2.v7_, x_3.v7_, metal::fma(_e2.v6_, x_3.v6_, metal::fma(_e2.v5_, x_3.v5_, _e2.v4_ * x_3.v4_)));
+    metal::float2 f = static_cast<metal::float2>(first.xy + first.zw);
+    metal::float2 s_1 = static_cast<metal::float2>(second.xy + second.zw);
+    return x_3.scale * metal::float2(f.x + f.y, s_1.x + s_1.y);
 }
 
 uint units_before(
@@ -264,204 +334,281 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit_2,
+    constant Params& p,
+    device type_13 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit_2 >> 4u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
-Head head(
-    uint row,
-    uint unit_2,
+Head head_of(
+    uint row_1,
+    uint unit_3,
+    metal::uint2 record,
     constant Params& p,
-    device type_12 const& map,
-    device type_10 const& starts,
+    device type_11 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     Head h = {};
-    h.block = unit_2 >> 1u;
-    h.half_ = unit_2 & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_4 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_4), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
+    h.block = unit_3 >> 1u;
+    h.half_ = unit_3 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_6 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_6), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
     h.row_units = length >> 4u;
     if (count < 16u) {
         h.row_units = naga_div(length, count);
     }
-    uint _e63 = h.block;
-    uint k_1 = _e63 & 7u;
+    uint _e44 = h.block;
+    uint k_1 = _e44 & 7u;
     h.rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_1);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_1);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
     h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
     h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
     uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
+Head head(
+    uint row_2,
+    uint unit_4,
+    constant Params& p,
+    device type_13 const& map,
+    device type_11 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    metal::uint2 _e2 = record_of(row_2, unit_4, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_4, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
-    device type_10 const& word_plane,
-    device type_12 const& code_plane,
+    device type_11 const& word_plane,
+    device type_13 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Block b = {};
-    b.head = h_1;
-    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    Block b_1 = {};
+    b_1.head = h_1;
+    b_1.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    b.word = _e28;
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    b_1.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b.begin;
-    uint at_5 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_5 : (at_5 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint _e34 = b_1.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint _e39 = b_1.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_5), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
-    b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
-    Block _e92 = b;
-    return _e92;
+    uint _e50 = b_1.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    b_1.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b_1;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_2
+) {
+    return ((b_2.codes.a.x | b_2.codes.a.z) | b_2.codes.high) | b_2.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_3,
+    uint row_4,
+    uint unit_5,
     constant Params& p,
-    device type_10 const& word_plane,
-    device type_12 const& map,
-    device type_10 const& starts,
-    device type_12 const& code_plane,
+    device type_11 const& word_plane,
+    device type_13 const& map,
+    device type_11 const& starts,
+    device type_13 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_3, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_5, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
 }
 
-Scales scales(
-    Block b_1,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_2 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_2};
+    uint k_2 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e,
+    constant Params& p
+) {
+    float _e3 = raised(e, 0u, 7u, p);
+    float _e6 = raised(e, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e, 3u, 7u, p);
+    float _e17 = raised(e, 9u, 7u, p);
+    metal::float2 m_2 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_2};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_2
+    metal::uint2 w_3
 ) {
-    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_3.x << 16u, w_3.x & 4294901760u, w_3.y << 16u, w_3.y & 4294901760u));
 }
 
-type_9 brains(
-    Block b_2,
-    device type_12 const& code_plane,
+float brain_dot(
+    uint at_3,
+    X x_4,
+    constant Params& p,
+    device type_13 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_6 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_6 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_6 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_6 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_6 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_6 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_6 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_6 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_6 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e54 = brain_quad(_e53);
-    return type_9 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
+    type_10 values = {};
+    float sum = 0.0;
+    uint i_3 = 0u;
+    uint _e5 = p.cols;
+    uint count_1 = metal::min(8u, _e5);
+    type_10 _e7 = x_floats(x_4);
+    values = _e7;
+    bool loop_init = true;
+    while(true) {
+        if (!loop_init) {
+            uint _e28 = i_3;
+            i_3 = _e28 + 1u;
+        }
+        loop_init = false;
+        uint _e13 = i_3;
+        if (_e13 < count_1) {
+        } else {
+            break;
+        }
+        {
+            uint _e15 = i_3;
+            metal::float4 v_2 = values.inner[metal::min(unsigned(_e15), 7u)];
+            float _e18 = sum;
+            uint _e20 = i_3;
+            metal::uint2 _e23 = code_plane[metal::min(unsigned(at_3 + _e20), (_buffer_sizes.size6 - 0 - 8) / 8)];
+            metal::float4 _e24 = brain_quad(_e23);
+            sum = _e18 + metal::dot(_e24, v_2);
+        }
+    }
+    float _e31 = sum;
+    return x_4.scale * _e31;
+}
+
+metal::float2 products(
+    Head h_2,
+    Codes q_3,
+    X x_5,
+    constant Params& p
+) {
+    metal::float2 _e3 = dots(q_3, x_5, p);
+    return _e3 + (0.5 * x_5.sums);
+}
+
+float in_steps(
+    Head h_3,
+    Codes q_4,
+    uint e_1,
+    X x_6,
+    constant Params& p
+) {
+    Scales _e4 = fields_of(e_1, p);
+    metal::float2 _e6 = products(h_3, q_4, x_6, p);
+    return metal::dot(_e4.scale, _e6) - metal::dot(_e4.minus, h_3.mean * x_6.sums);
 }
 
 float dot_block(
     Block b_3,
-    X x_3,
+    X x_7,
     constant Params& p,
-    device type_12 const& code_plane,
+    device type_13 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    float sum = {};
-    metal::float2 centre_3 = -0.5 * x_3.sums;
-    metal::float2 mean = b_3.head.mean * x_3.sums;
-    Scales _e9 = scales(b_3, p);
-    metal::float2 _e12 = dots(b_3.codes, x_3);
-    sum = metal::dot(_e9.scale, _e12 - centre_3) - metal::dot(_e9.minus, mean);
+    float sum_1 = {};
+    Head h_5 = b_3.head;
+    float _e4 = step_of(b_3.word, p);
+    float _e13 = in_steps(h_5, b_3.codes, b_3.word >> (8u + (12u * b_3.head.half_)), x_7, p);
+    sum_1 = _e4 * _e13;
     if (b_3.head.rate > 3u) {
-        type_9 _e23 = x_floats(x_3);
-        type_9 _e24 = brains(b_3, code_plane, _buffer_sizes);
-        sum = x_3.scale * (((((((metal::dot(_e24.inner[0], _e23.inner[0]) + metal::dot(_e24.inner[1], _e23.inner[1])) + metal::dot(_e24.inner[2], _e23.inner[2])) + metal::dot(_e24.inner[3], _e23.inner[3])) + metal::dot(_e24.inner[4], _e23.inner[4])) + metal::dot(_e24.inner[5], _e23.inner[5])) + metal::dot(_e24.inner[6], _e23.inner[6])) + metal::dot(_e24.inner[7], _e23.inner[7]));
+        float _e24 = brain_dot(b_3.begin + (6u * b_3.head.half_), x_7, p, code_plane, _buffer_sizes);
+        sum_1 = _e24;
     }
-    float _e58 = sum;
-    return _e58;
+    float _e25 = sum_1;
+    return _e25;
 }
 
 void put(
-    uint at_2,
-    uint row_3,
-    float sum_1,
+    uint at_4,
+    uint row_5,
+    float sum_2,
     device type_15& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
-    value = sum_1;
+    value = sum_2;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_4), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 uint unit_of(
-    uint i_3
+    uint i_4
 ) {
-    return i_3;
+    return i_4;
 }
 
 void keep(
-    uint i_4,
+    uint i_5,
     float v,
     threadgroup type_16& partial
 ) {
-    partial.inner[metal::min(unsigned(i_4), 127u)] = v;
+    partial.inner[metal::min(unsigned(i_5), 127u)] = v;
     return;
 }
 
 float kept(
-    uint i_5,
+    uint i_6,
     threadgroup type_16& partial
 ) {
-    float _e3 = partial.inner[metal::min(unsigned(i_5), 127u)];
+    float _e3 = partial.inner[metal::min(unsigned(i_6), 127u)];
     return _e3;
 }
 
@@ -472,34 +619,34 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_3,
+    Place at_5,
     threadgroup type_16& partial
 ) {
     float total = 0.0;
-    uint i_6 = 0u;
+    uint i_7 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_5.index, at_5.subgroup);
+    if (naga_mod(at_5.index, at_5.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_3.subgroup);
-    uint first_1 = naga_div(mine, count_1) * count_1;
-    bool loop_init = true;
+    uint count_2 = naga_div(LANES, at_5.subgroup);
+    uint first_1 = naga_div(mine, count_2) * count_2;
+    bool loop_init_1 = true;
     while(true) {
-        if (!loop_init) {
-            uint _e39 = i_6;
-            i_6 = _e39 + 1u;
+        if (!loop_init_1) {
+            uint _e39 = i_7;
+            i_7 = _e39 + 1u;
         }
-        loop_init = false;
-        uint _e26 = i_6;
-        if (_e26 < count_1) {
+        loop_init_1 = false;
+        uint _e26 = i_7;
+        if (_e26 < count_2) {
         } else {
             break;
         }
         {
             float _e28 = total;
-            uint _e34 = i_6;
+            uint _e34 = i_7;
             float _e36 = kept((((slot & 1u) * WG) + first_1) + _e34, partial);
             total = _e28 + _e36;
         }
@@ -518,12 +665,12 @@ struct main_Input {
 , uint subgroup_size [[threads_per_simdgroup]]
 , uint index [[thread_index_in_threadgroup]]
 , constant Params& p [[buffer(10)]]
-, device type_5 const& xv [[buffer(4)]]
-, device type_7 const& xs [[buffer(5)]]
-, device type_10 const& word_plane [[buffer(0)]]
-, device type_12 const& map [[buffer(1)]]
-, device type_10 const& starts [[buffer(2)]]
-, device type_12 const& code_plane [[buffer(3)]]
+, device type_3 const& xv [[buffer(4)]]
+, device type_5 const& xs [[buffer(5)]]
+, device type_11 const& word_plane [[buffer(0)]]
+, device type_13 const& map [[buffer(1)]]
+, device type_11 const& starts [[buffer(2)]]
+, device type_13 const& code_plane [[buffer(3)]]
 , device type_15& y [[buffer(6)]]
 , threadgroup type_16& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
@@ -533,10 +680,12 @@ struct main_Input {
     float sum2_ = 0.0;
     float sum3_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
+    bool local_4 = {};
     Place at_7 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
     uint lane = naga_mod(at_7.index, LANES);
     uint layer = group.z;
@@ -555,13 +704,13 @@ struct main_Input {
     uint row2_ = 0u + metal::min(first_2 + 2u, rows - 1u);
     uint row3_ = 0u + metal::min(first_2 + 3u, rows - 1u);
     i = lane;
-    bool loop_init_1 = true;
+    bool loop_init_2 = true;
     while(true) {
-        if (!loop_init_1) {
-            uint _e109 = i;
-            i = _e109 + 64u;
+        if (!loop_init_2) {
+            uint _e134 = i;
+            i = _e134 + 64u;
         }
-        loop_init_1 = false;
+        loop_init_2 = false;
         uint _e83 = i;
         if ((_e83 + 0u) < units) {
         } else {
@@ -575,97 +724,122 @@ struct main_Input {
             Block _e93 = load(row2_, _e90, p, word_plane, map, starts, code_plane, _buffer_sizes);
             Block _e94 = load(row3_, _e90, p, word_plane, map, starts, code_plane, _buffer_sizes);
             X _e96 = load_x(x_first + _e90, xv, xs, _buffer_sizes);
-            float _e97 = sum0_;
-            float _e98 = dot_block(_e91, _e96, p, code_plane, _buffer_sizes);
-            sum0_ = _e97 + _e98;
-            float _e100 = sum1_;
-            float _e101 = dot_block(_e92, _e96, p, code_plane, _buffer_sizes);
-            sum1_ = _e100 + _e101;
-            float _e103 = sum2_;
-            float _e104 = dot_block(_e93, _e96, p, code_plane, _buffer_sizes);
-            sum2_ = _e103 + _e104;
-            float _e106 = sum3_;
-            float _e107 = dot_block(_e94, _e96, p, code_plane, _buffer_sizes);
-            sum3_ = _e106 + _e107;
+            some = 0u;
+            uint _e99 = some;
+            uint _e100 = x_bits(_e96);
+            some = _e99 | _e100;
+            uint _e102 = some;
+            uint _e103 = bits_1(_e91);
+            some = _e102 | _e103;
+            uint _e105 = some;
+            uint _e106 = bits_1(_e92);
+            some = _e105 | _e106;
+            uint _e108 = some;
+            uint _e109 = bits_1(_e93);
+            some = _e108 | _e109;
+            uint _e111 = some;
+            uint _e112 = bits_1(_e94);
+            some = _e111 | _e112;
+            if (true) {
+                uint _e117 = some;
+                local = _e117 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e121 = local;
+            if (_e121) {
+                float _e122 = sum0_;
+                float _e123 = dot_block(_e91, _e96, p, code_plane, _buffer_sizes);
+                sum0_ = _e122 + _e123;
+                float _e125 = sum1_;
+                float _e126 = dot_block(_e92, _e96, p, code_plane, _buffer_sizes);
+                sum1_ = _e125 + _e126;
+                float _e128 = sum2_;
+                float _e129 = dot_block(_e93, _e96, p, code_plane, _buffer_sizes);
+                sum2_ = _e128 + _e129;
+                float _e131 = sum3_;
+                float _e132 = dot_block(_e94, _e96, p, code_plane, _buffer_sizes);
+                sum3_ = _e131 + _e132;
+            }
         }
     }
-    bool loop_init_2 = true;
+    bool loop_init_3 = true;
     while(true) {
-        if (!loop_init_2) {
-            uint _e134 = i;
-            i = _e134 + LANES;
+        if (!loop_init_3) {
+            uint _e159 = i;
+            i = _e159 + LANES;
         }
-        loop_init_2 = false;
-        uint _e112 = i;
-        if (_e112 < units) {
+        loop_init_3 = false;
+        uint _e137 = i;
+        if (_e137 < units) {
         } else {
             break;
         }
         {
-            uint _e114 = i;
-            uint _e115 = unit_of(_e114);
-            Block _e116 = load(row0_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e117 = load(row1_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e118 = load(row2_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e119 = load(row3_, _e115, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            X _e121 = load_x(x_first + _e115, xv, xs, _buffer_sizes);
-            float _e122 = sum0_;
-            float _e123 = dot_block(_e116, _e121, p, code_plane, _buffer_sizes);
-            sum0_ = _e122 + _e123;
-            float _e125 = sum1_;
-            float _e126 = dot_block(_e117, _e121, p, code_plane, _buffer_sizes);
-            sum1_ = _e125 + _e126;
-            float _e128 = sum2_;
-            float _e129 = dot_block(_e118, _e121, p, code_plane, _buffer_sizes);
-            sum2_ = _e128 + _e129;
-            float _e131 = sum3_;
-            float _e132 = dot_block(_e119, _e121, p, code_plane, _buffer_sizes);
-            sum3_ = _e131 + _e132;
+            uint _e139 = i;
+            uint _e140 = unit_of(_e139);
+            Block _e141 = load(row0_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e142 = load(row1_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e143 = load(row2_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e144 = load(row3_, _e140, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            X _e146 = load_x(x_first + _e140, xv, xs, _buffer_sizes);
+            float _e147 = sum0_;
+            float _e148 = dot_block(_e141, _e146, p, code_plane, _buffer_sizes);
+            sum0_ = _e147 + _e148;
+            float _e150 = sum1_;
+            float _e151 = dot_block(_e142, _e146, p, code_plane, _buffer_sizes);
+            sum1_ = _e150 + _e151;
+            float _e153 = sum2_;
+            float _e154 = dot_block(_e143, _e146, p, code_plane, _buffer_sizes);
+            sum2_ = _e153 + _e154;
+            float _e156 = sum3_;
+            float _e157 = dot_block(_e144, _e146, p, code_plane, _buffer_sizes);
+            sum3_ = _e156 + _e157;
         }
     }
-    float _e137 = sum0_;
-    float _e139 = reduce(_e137, 0u, at_7, partial);
+    float _e162 = sum0_;
+    float _e164 = reduce(_e162, 0u, at_7, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e148 = local;
-    if (_e148) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e139, y, _buffer_sizes);
-    }
-    float _e156 = sum1_;
-    float _e158 = reduce(_e156, 1u, at_7, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_2 + 0u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e167 = local_1;
-    if (_e167) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e158, y, _buffer_sizes);
+    bool _e173 = local_1;
+    if (_e173) {
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e164, y, _buffer_sizes);
     }
-    float _e175 = sum2_;
-    float _e177 = reduce(_e175, 2u, at_7, partial);
-    if (lane == 2u) {
-        local_2 = (first_2 + 2u) < rows;
+    float _e181 = sum1_;
+    float _e183 = reduce(_e181, 1u, at_7, partial);
+    if (lane == 1u) {
+        local_2 = (first_2 + 1u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e186 = local_2;
-    if (_e186) {
-        put(((y_first + output) + first_2) + 2u, (output + first_2) + 2u, _e177, y, _buffer_sizes);
+    bool _e192 = local_2;
+    if (_e192) {
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e183, y, _buffer_sizes);
     }
-    float _e194 = sum3_;
-    float _e196 = reduce(_e194, 3u, at_7, partial);
-    if (lane == 3u) {
-        local_3 = (first_2 + 3u) < rows;
+    float _e200 = sum2_;
+    float _e202 = reduce(_e200, 2u, at_7, partial);
+    if (lane == 2u) {
+        local_3 = (first_2 + 2u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e205 = local_3;
-    if (_e205) {
-        put(((y_first + output) + first_2) + 3u, (output + first_2) + 3u, _e196, y, _buffer_sizes);
+    bool _e211 = local_3;
+    if (_e211) {
+        put(((y_first + output) + first_2) + 2u, (output + first_2) + 2u, _e202, y, _buffer_sizes);
+    }
+    float _e219 = sum3_;
+    float _e221 = reduce(_e219, 3u, at_7, partial);
+    if (lane == 3u) {
+        local_4 = (first_2 + 3u) < rows;
+    } else {
+        local_4 = false;
+    }
+    bool _e230 = local_4;
+    if (_e230) {
+        put(((y_first + output) + first_2) + 3u, (output + first_2) + 3u, _e221, y, _buffer_sizes);
         return;
     } else {
         return;

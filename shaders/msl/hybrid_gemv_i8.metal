@@ -1,6 +1,6 @@
 // hybrid_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -54,32 +54,31 @@ struct type_7 {
 };
 typedef uint type_8[1];
 typedef metal::uint2 type_10[1];
-struct Bytes {
-    metal::uint4 a;
-    metal::uint4 b;
-};
-struct Codes {
-    metal::uint4 a;
-    uint high;
-    uint mask;
-    uint above;
-    float most;
-};
 struct Head {
     uint first;
     uint row_units;
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
     float most;
     float mean;
 };
+struct Codes {
+    metal::uint4 a;
+    uint high;
+    uint mask;
+    uint above;
+    uint lift;
+    float most;
+    char _pad6[12];
+};
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -89,12 +88,15 @@ struct Scales {
     metal::float2 scale;
     metal::float2 minus;
 };
-typedef float type_12[1];
+struct type_12 {
+    metal::uint4 inner[2];
+};
+typedef float type_13[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_13 {
+struct type_14 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -107,6 +109,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
@@ -141,6 +144,12 @@ X load_x(
     return _e21;
 }
 
+uint x_bits(
+    X x_1
+) {
+    return (x_1.v0_.x | x_1.v1_.x) | as_type<uint>(x_1.scale);
+}
+
 metal::float4 whole(
     uint w
 ) {
@@ -148,105 +157,55 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
-    metal::float4 _e3 = whole(x_1.v0_.x);
-    metal::float4 _e6 = whole(x_1.v0_.y);
-    metal::float4 _e9 = whole(x_1.v0_.z);
-    metal::float4 _e12 = whole(x_1.v0_.w);
-    metal::float4 _e15 = whole(x_1.v1_.x);
-    metal::float4 _e18 = whole(x_1.v1_.y);
-    metal::float4 _e21 = whole(x_1.v1_.z);
-    metal::float4 _e24 = whole(x_1.v1_.w);
+    metal::float4 _e3 = whole(x_2.v0_.x);
+    metal::float4 _e6 = whole(x_2.v0_.y);
+    metal::float4 _e9 = whole(x_2.v0_.z);
+    metal::float4 _e12 = whole(x_2.v0_.w);
+    metal::float4 _e15 = whole(x_2.v1_.x);
+    metal::float4 _e18 = whole(x_2.v1_.y);
+    metal::float4 _e21 = whole(x_2.v1_.z);
+    metal::float4 _e24 = whole(x_2.v1_.w);
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w_1,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w_1 >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w_1 & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_2,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_5 = w_2 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_2, w_2, h_5, h_5) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
-}
-
-metal::float2 byte_dots(
-    Bytes c,
-    metal::uint4 u,
-    metal::uint4 v
-) {
-    uint _e4 = c.a.x;
-    uint _e5 = u.x;
-    packed_char4 reinterpreted_packed_char4_e4 = as_type<packed_char4>(_e4);
-    packed_char4 reinterpreted_packed_char4_e5 = as_type<packed_char4>(_e5);
-    uint _e8 = c.a.y;
-    uint _e9 = u.y;
-    packed_char4 reinterpreted_packed_char4_e8 = as_type<packed_char4>(_e8);
-    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
-    uint _e13 = c.a.z;
-    uint _e14 = u.z;
-    packed_char4 reinterpreted_packed_char4_e13 = as_type<packed_char4>(_e13);
-    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
-    uint _e18 = c.a.w;
-    uint _e19 = u.w;
-    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
-    packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
-    int first = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e18[0] * reinterpreted_packed_char4_e19[0] + reinterpreted_packed_char4_e18[1] * reinterpreted_packed_char4_e19[1] + reinterpreted_packed_char4_e18[2] * reinterpreted_packed_char4_e19[2] + reinterpreted_packed_char4_e18[3] * reinterpreted_packed_char4_e19[3])));
-    uint _e23 = c.b.x;
-    uint _e24 = v.x;
-    packed_char4 reinterpreted_packed_char4_e23 = as_type<packed_char4>(_e23);
-    packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
-    uint _e27 = c.b.y;
-    uint _e28 = v.y;
-    packed_char4 reinterpreted_packed_char4_e27 = as_type<packed_char4>(_e27);
-    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
-    uint _e32 = c.b.z;
-    uint _e33 = v.z;
-    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
-    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
-    uint _e37 = c.b.w;
-    uint _e38 = v.w;
-    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
-    packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
-    int second = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e23[0] * reinterpreted_packed_char4_e24[0] + reinterpreted_packed_char4_e23[1] * reinterpreted_packed_char4_e24[1] + reinterpreted_packed_char4_e23[2] * reinterpreted_packed_char4_e24[2] + reinterpreted_packed_char4_e23[3] * reinterpreted_packed_char4_e24[3])) + as_type<uint>(( + reinterpreted_packed_char4_e27[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e27[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e27[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e27[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])));
-    return metal::float2(static_cast<float>(first), static_cast<float>(second));
-}
-
-uint code_bytes(
-    Codes q,
-    uint i_2
-) {
-    uint high = (q.high >> i_2) | ((q.high << 1u) << (31u - i_2));
-    return ((q.a[metal::min(unsigned(i_2 & 3u), 3u)] >> ((i_2 >> 2u) * 4u)) & q.mask) | (high & q.above);
-}
-
-Bytes bytes(
-    Codes q_1
-) {
-    uint _e2 = code_bytes(q_1, 0u);
-    uint _e4 = code_bytes(q_1, 1u);
-    uint _e6 = code_bytes(q_1, 2u);
-    uint _e8 = code_bytes(q_1, 3u);
-    uint _e11 = code_bytes(q_1, 4u);
-    uint _e13 = code_bytes(q_1, 5u);
-    uint _e15 = code_bytes(q_1, 6u);
-    uint _e17 = code_bytes(q_1, 7u);
-    return Bytes {metal::uint4(_e2, _e4, _e6, _e8), metal::uint4(_e11, _e13, _e15, _e17)};
-}
-
-metal::float2 dots(
-    Codes q_2,
-    X x_2
-) {
-    Bytes _e2 = bytes(q_2);
-    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
-    return x_2.scale * _e6;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -258,61 +217,91 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit_2,
+    constant Params& p,
+    device type_10 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit_2 >> 4u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
+Head head_of(
+    uint row_1,
+    uint unit_3,
+    metal::uint2 record,
+    constant Params& p,
+    device type_8 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_3 >> 1u;
+    h.half_ = unit_3 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_5 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_5), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e44 = h.block;
+    uint k_1 = _e44 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_1);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e114 = h.rate;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
 Head head(
-    uint row,
-    uint unit_2,
+    uint row_2,
+    uint unit_4,
     constant Params& p,
     device type_10 const& map,
     device type_8 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head h = {};
-    h.block = unit_2 >> 1u;
-    h.half_ = unit_2 & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_3 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size5 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
-    h.row_units = length >> 4u;
-    if (count < 16u) {
-        h.row_units = naga_div(length, count);
-    }
-    uint _e63 = h.block;
-    uint k_1 = _e63 & 7u;
-    h.rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_1);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
-    h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
-    h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
-    uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    metal::uint2 _e2 = record_of(row_2, unit_4, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_4, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
     device type_8 const& word_plane,
     device type_10 const& code_plane,
@@ -320,30 +309,33 @@ Block load_under(
 ) {
     Block b = {};
     b.head = h_1;
-    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    b.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size3 - 0 - 4) / 4)];
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b.begin;
-    uint at_4 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_4 : (at_4 + 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint _e34 = b.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    uint _e39 = b.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size6 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_4), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    uint high_1 = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
-    b.codes.high = (high_1 << h_1.lift) | (high_1 >> (32u - h_1.lift));
-    Block _e92 = b;
-    return _e92;
+    uint _e50 = b.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size6 - 0 - 8) / 8)];
+    b.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_1
+) {
+    return ((b_1.codes.a.x | b_1.codes.a.z) | b_1.codes.high) | b_1.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_3,
+    uint row_4,
+    uint unit_5,
     constant Params& p,
     device type_8 const& word_plane,
     device type_10 const& map,
@@ -351,88 +343,221 @@ Block load(
     device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_3, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_5, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
 }
 
-Scales scales(
-    Block b_1,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_1};
+    uint k_2 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e,
+    constant Params& p
+) {
+    float _e3 = raised(e, 0u, 7u, p);
+    float _e6 = raised(e, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e, 3u, 7u, p);
+    float _e17 = raised(e, 9u, 7u, p);
+    metal::float2 m_1 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_2
+    metal::uint2 w_3
 ) {
-    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_3.x << 16u, w_3.x & 4294901760u, w_3.y << 16u, w_3.y & 4294901760u));
 }
 
-type_7 brains(
-    Block b_2,
-    device type_10 const& code_plane,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    uint at_5 = b_2.begin + (8u * b_2.head.half_);
-    metal::uint2 _e11 = code_plane[metal::min(unsigned(at_5 + 0u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e12 = brain_quad(_e11);
-    metal::uint2 _e17 = code_plane[metal::min(unsigned(at_5 + 1u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e18 = brain_quad(_e17);
-    metal::uint2 _e23 = code_plane[metal::min(unsigned(at_5 + 2u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e24 = brain_quad(_e23);
-    metal::uint2 _e29 = code_plane[metal::min(unsigned(at_5 + 3u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e30 = brain_quad(_e29);
-    metal::uint2 _e35 = code_plane[metal::min(unsigned(at_5 + 4u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e36 = brain_quad(_e35);
-    metal::uint2 _e41 = code_plane[metal::min(unsigned(at_5 + 5u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e42 = brain_quad(_e41);
-    metal::uint2 _e47 = code_plane[metal::min(unsigned(at_5 + 6u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e48 = brain_quad(_e47);
-    metal::uint2 _e53 = code_plane[metal::min(unsigned(at_5 + 7u), (_buffer_sizes.size6 - 0 - 8) / 8)];
-    metal::float4 _e54 = brain_quad(_e53);
-    return type_7 {{_e12, _e18, _e24, _e30, _e36, _e42, _e48, _e54}};
-}
-
-float dot_block(
-    Block b_3,
+float brain_dot(
+    uint at_2,
     X x_3,
     constant Params& p,
     device type_10 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    float sum = {};
-    metal::float2 centre_1 = (0.5 * b_3.head.most) * x_3.sums;
-    metal::float2 mean = b_3.head.mean * x_3.sums;
-    Scales _e12 = scales(b_3, p);
-    metal::float2 _e15 = dots(b_3.codes, x_3);
-    sum = metal::dot(_e12.scale, _e15 - centre_1) - metal::dot(_e12.minus, mean);
-    if (b_3.head.rate > 3u) {
-        type_7 _e26 = x_floats(x_3);
-        type_7 _e27 = brains(b_3, code_plane, _buffer_sizes);
-        sum = x_3.scale * (((((((metal::dot(_e27.inner[0], _e26.inner[0]) + metal::dot(_e27.inner[1], _e26.inner[1])) + metal::dot(_e27.inner[2], _e26.inner[2])) + metal::dot(_e27.inner[3], _e26.inner[3])) + metal::dot(_e27.inner[4], _e26.inner[4])) + metal::dot(_e27.inner[5], _e26.inner[5])) + metal::dot(_e27.inner[6], _e26.inner[6])) + metal::dot(_e27.inner[7], _e26.inner[7]));
+    type_12 digits = {};
+    float sum = 0.0;
+    uint i_2 = 0u;
+    uint _e5 = p.cols;
+    uint count_1 = metal::min(8u, _e5);
+    digits = type_12 {{x_3.v0_, x_3.v1_}};
+    bool loop_init = true;
+    while(true) {
+        if (!loop_init) {
+            uint _e37 = i_2;
+            i_2 = _e37 + 1u;
+        }
+        loop_init = false;
+        uint _e15 = i_2;
+        if (_e15 < count_1) {
+        } else {
+            break;
+        }
+        {
+            uint _e17 = i_2;
+            uint _e21 = i_2;
+            uint _e25 = digits.inner[metal::min(unsigned(_e17 >> 2u), 1u)][metal::min(unsigned(_e21 & 3u), 3u)];
+            metal::float4 _e26 = whole(_e25);
+            float _e27 = sum;
+            uint _e29 = i_2;
+            metal::uint2 _e32 = code_plane[metal::min(unsigned(at_2 + _e29), (_buffer_sizes.size6 - 0 - 8) / 8)];
+            metal::float4 _e33 = brain_quad(_e32);
+            sum = _e27 + metal::dot(_e33, _e26);
+        }
     }
-    float _e61 = sum;
-    return _e61;
+    float _e40 = sum;
+    return x_3.scale * _e40;
+}
+
+metal::float2 part_dots(
+    Head h_2,
+    Codes q,
+    metal::uint4 u,
+    metal::uint4 v
+) {
+    metal::uint4 a = q.a & metal::uint4(h_2.mask);
+    uint _e8 = a.x;
+    uint _e9 = u.x;
+    packed_char4 reinterpreted_packed_char4_e8 = as_type<packed_char4>(_e8);
+    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
+    uint _e11 = a.y;
+    uint _e12 = u.y;
+    packed_char4 reinterpreted_packed_char4_e11 = as_type<packed_char4>(_e11);
+    packed_char4 reinterpreted_packed_char4_e12 = as_type<packed_char4>(_e12);
+    uint _e15 = a.z;
+    uint _e16 = u.z;
+    packed_char4 reinterpreted_packed_char4_e15 = as_type<packed_char4>(_e15);
+    packed_char4 reinterpreted_packed_char4_e16 = as_type<packed_char4>(_e16);
+    uint _e19 = a.w;
+    uint _e20 = u.w;
+    packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
+    packed_char4 reinterpreted_packed_char4_e20 = as_type<packed_char4>(_e20);
+    int low = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])) + as_type<uint>(( + reinterpreted_packed_char4_e11[0] * reinterpreted_packed_char4_e12[0] + reinterpreted_packed_char4_e11[1] * reinterpreted_packed_char4_e12[1] + reinterpreted_packed_char4_e11[2] * reinterpreted_packed_char4_e12[2] + reinterpreted_packed_char4_e11[3] * reinterpreted_packed_char4_e12[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e15[0] * reinterpreted_packed_char4_e16[0] + reinterpreted_packed_char4_e15[1] * reinterpreted_packed_char4_e16[1] + reinterpreted_packed_char4_e15[2] * reinterpreted_packed_char4_e16[2] + reinterpreted_packed_char4_e15[3] * reinterpreted_packed_char4_e16[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e19[0] * reinterpreted_packed_char4_e20[0] + reinterpreted_packed_char4_e19[1] * reinterpreted_packed_char4_e20[1] + reinterpreted_packed_char4_e19[2] * reinterpreted_packed_char4_e20[2] + reinterpreted_packed_char4_e19[3] * reinterpreted_packed_char4_e20[3])));
+    uint flip = (h_2.rate < 2u) ? 0u : 2155905152u;
+    metal::uint4 c = (q.a ^ metal::uint4(flip)) & metal::uint4(h_2.mask << 4u);
+    uint _e37 = c.x;
+    uint _e38 = v.x;
+    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
+    packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
+    uint _e40 = c.y;
+    uint _e41 = v.y;
+    packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
+    packed_char4 reinterpreted_packed_char4_e41 = as_type<packed_char4>(_e41);
+    uint _e44 = c.z;
+    uint _e45 = v.z;
+    packed_char4 reinterpreted_packed_char4_e44 = as_type<packed_char4>(_e44);
+    packed_char4 reinterpreted_packed_char4_e45 = as_type<packed_char4>(_e45);
+    uint _e48 = c.w;
+    uint _e49 = v.w;
+    packed_char4 reinterpreted_packed_char4_e48 = as_type<packed_char4>(_e48);
+    packed_char4 reinterpreted_packed_char4_e49 = as_type<packed_char4>(_e49);
+    int high = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])) + as_type<uint>(( + reinterpreted_packed_char4_e40[0] * reinterpreted_packed_char4_e41[0] + reinterpreted_packed_char4_e40[1] * reinterpreted_packed_char4_e41[1] + reinterpreted_packed_char4_e40[2] * reinterpreted_packed_char4_e41[2] + reinterpreted_packed_char4_e40[3] * reinterpreted_packed_char4_e41[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e44[0] * reinterpreted_packed_char4_e45[0] + reinterpreted_packed_char4_e44[1] * reinterpreted_packed_char4_e45[1] + reinterpreted_packed_char4_e44[2] * reinterpreted_packed_char4_e45[2] + reinterpreted_packed_char4_e44[3] * reinterpreted_packed_char4_e45[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e48[0] * reinterpreted_packed_char4_e49[0] + reinterpreted_packed_char4_e48[1] * reinterpreted_packed_char4_e49[1] + reinterpreted_packed_char4_e48[2] * reinterpreted_packed_char4_e49[2] + reinterpreted_packed_char4_e48[3] * reinterpreted_packed_char4_e49[3])));
+    uint _e54 = q.high & 16843009u;
+    uint _e55 = u.x;
+    packed_char4 reinterpreted_packed_char4_e54 = as_type<packed_char4>(_e54);
+    packed_char4 reinterpreted_packed_char4_e55 = as_type<packed_char4>(_e55);
+    int l0_ = ( + reinterpreted_packed_char4_e54[0] * reinterpreted_packed_char4_e55[0] + reinterpreted_packed_char4_e54[1] * reinterpreted_packed_char4_e55[1] + reinterpreted_packed_char4_e54[2] * reinterpreted_packed_char4_e55[2] + reinterpreted_packed_char4_e54[3] * reinterpreted_packed_char4_e55[3]);
+    uint _e59 = q.high & 33686018u;
+    uint _e60 = u.y;
+    packed_char4 reinterpreted_packed_char4_e59 = as_type<packed_char4>(_e59);
+    packed_char4 reinterpreted_packed_char4_e60 = as_type<packed_char4>(_e60);
+    int l1_ = ( + reinterpreted_packed_char4_e59[0] * reinterpreted_packed_char4_e60[0] + reinterpreted_packed_char4_e59[1] * reinterpreted_packed_char4_e60[1] + reinterpreted_packed_char4_e59[2] * reinterpreted_packed_char4_e60[2] + reinterpreted_packed_char4_e59[3] * reinterpreted_packed_char4_e60[3]);
+    uint _e64 = q.high & 67372036u;
+    uint _e65 = u.z;
+    packed_char4 reinterpreted_packed_char4_e64 = as_type<packed_char4>(_e64);
+    packed_char4 reinterpreted_packed_char4_e65 = as_type<packed_char4>(_e65);
+    int l2_ = ( + reinterpreted_packed_char4_e64[0] * reinterpreted_packed_char4_e65[0] + reinterpreted_packed_char4_e64[1] * reinterpreted_packed_char4_e65[1] + reinterpreted_packed_char4_e64[2] * reinterpreted_packed_char4_e65[2] + reinterpreted_packed_char4_e64[3] * reinterpreted_packed_char4_e65[3]);
+    uint _e69 = q.high & 134744072u;
+    uint _e70 = u.w;
+    packed_char4 reinterpreted_packed_char4_e69 = as_type<packed_char4>(_e69);
+    packed_char4 reinterpreted_packed_char4_e70 = as_type<packed_char4>(_e70);
+    int l3_ = ( + reinterpreted_packed_char4_e69[0] * reinterpreted_packed_char4_e70[0] + reinterpreted_packed_char4_e69[1] * reinterpreted_packed_char4_e70[1] + reinterpreted_packed_char4_e69[2] * reinterpreted_packed_char4_e70[2] + reinterpreted_packed_char4_e69[3] * reinterpreted_packed_char4_e70[3]);
+    uint _e74 = q.high & 269488144u;
+    uint _e75 = v.x;
+    packed_char4 reinterpreted_packed_char4_e74 = as_type<packed_char4>(_e74);
+    packed_char4 reinterpreted_packed_char4_e75 = as_type<packed_char4>(_e75);
+    int h0_ = ( + reinterpreted_packed_char4_e74[0] * reinterpreted_packed_char4_e75[0] + reinterpreted_packed_char4_e74[1] * reinterpreted_packed_char4_e75[1] + reinterpreted_packed_char4_e74[2] * reinterpreted_packed_char4_e75[2] + reinterpreted_packed_char4_e74[3] * reinterpreted_packed_char4_e75[3]);
+    uint _e79 = q.high & 538976288u;
+    uint _e80 = v.y;
+    packed_char4 reinterpreted_packed_char4_e79 = as_type<packed_char4>(_e79);
+    packed_char4 reinterpreted_packed_char4_e80 = as_type<packed_char4>(_e80);
+    int h1_ = ( + reinterpreted_packed_char4_e79[0] * reinterpreted_packed_char4_e80[0] + reinterpreted_packed_char4_e79[1] * reinterpreted_packed_char4_e80[1] + reinterpreted_packed_char4_e79[2] * reinterpreted_packed_char4_e80[2] + reinterpreted_packed_char4_e79[3] * reinterpreted_packed_char4_e80[3]);
+    uint _e84 = q.high & 1077952576u;
+    uint _e85 = v.z;
+    packed_char4 reinterpreted_packed_char4_e84 = as_type<packed_char4>(_e84);
+    packed_char4 reinterpreted_packed_char4_e85 = as_type<packed_char4>(_e85);
+    int h2_ = ( + reinterpreted_packed_char4_e84[0] * reinterpreted_packed_char4_e85[0] + reinterpreted_packed_char4_e84[1] * reinterpreted_packed_char4_e85[1] + reinterpreted_packed_char4_e84[2] * reinterpreted_packed_char4_e85[2] + reinterpreted_packed_char4_e84[3] * reinterpreted_packed_char4_e85[3]);
+    uint _e89 = q.high & 2155905152u;
+    uint _e90 = v.w;
+    packed_char4 reinterpreted_packed_char4_e89 = as_type<packed_char4>(_e89);
+    packed_char4 reinterpreted_packed_char4_e90 = as_type<packed_char4>(_e90);
+    int h3_ = ( + reinterpreted_packed_char4_e89[0] * reinterpreted_packed_char4_e90[0] + reinterpreted_packed_char4_e89[1] * reinterpreted_packed_char4_e90[1] + reinterpreted_packed_char4_e89[2] * reinterpreted_packed_char4_e90[2] + reinterpreted_packed_char4_e89[3] * reinterpreted_packed_char4_e90[3]);
+    int lift = ((h_2.rate & 1u) == 1u) ? ((h_2.rate < 2u) ? 1 : 4) : 0;
+    return metal::float2(static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(2) * as_type<uint>(low))) + as_type<uint>(as_type<int>(as_type<uint>(lift) * as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(8) * as_type<uint>(l0_))) + as_type<uint>(as_type<int>(as_type<uint>(4) * as_type<uint>(l1_))))) + as_type<uint>(as_type<int>(as_type<uint>(2) * as_type<uint>(l2_))))) + as_type<uint>(l3_))))))), static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(2) * as_type<uint>(high))) + as_type<uint>(as_type<int>(as_type<uint>(lift) * as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(8) * as_type<uint>(h0_))) + as_type<uint>(as_type<int>(as_type<uint>(4) * as_type<uint>(h1_))))) + as_type<uint>(as_type<int>(as_type<uint>(2) * as_type<uint>(h2_))))) - as_type<uint>(h3_))))))));
+}
+
+metal::float2 products(
+    Head h_3,
+    Codes q_1,
+    X x_4
+) {
+    float flipped = (h_3.rate < 2u) ? 0.0 : 8.0;
+    metal::float2 less_1 = metal::float2(0.5 * h_3.most) - metal::float2(0.0, flipped);
+    metal::float2 _e18 = part_dots(h_3, q_1, x_4.v0_, x_4.v1_);
+    return (_e18 * (x_4.scale * metal::float2(0.5, 0.03125))) - (less_1 * x_4.sums);
+}
+
+float in_steps(
+    Head h_4,
+    Codes q_2,
+    uint e_1,
+    X x_5,
+    constant Params& p
+) {
+    Scales _e4 = fields_of(e_1, p);
+    metal::float2 _e6 = products(h_4, q_2, x_5);
+    return metal::dot(_e4.scale, _e6) - metal::dot(_e4.minus, h_4.mean * x_5.sums);
+}
+
+float dot_block(
+    Block b_2,
+    X x_6,
+    constant Params& p,
+    device type_10 const& code_plane,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    float sum_1 = {};
+    Head h_6 = b_2.head;
+    float _e4 = step_of(b_2.word, p);
+    float _e13 = in_steps(h_6, b_2.codes, b_2.word >> (8u + (12u * b_2.head.half_)), x_6, p);
+    sum_1 = _e4 * _e13;
+    if (b_2.head.rate > 3u) {
+        float _e24 = brain_dot(b_2.begin + (6u * b_2.head.half_), x_6, p, code_plane, _buffer_sizes);
+        sum_1 = _e24;
+    }
+    float _e25 = sum_1;
+    return _e25;
 }
 
 void put(
-    uint at_1,
-    uint row_3,
-    float sum_1,
-    device type_12& y,
+    uint at_3,
+    uint row_5,
+    float sum_2,
+    device type_13& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
-    value = sum_1;
+    value = sum_2;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_3), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -445,7 +570,7 @@ uint unit_of(
 void keep(
     uint i_4,
     float v_1,
-    threadgroup type_13& partial
+    threadgroup type_14& partial
 ) {
     partial.inner[metal::min(unsigned(i_4), 127u)] = v_1;
     return;
@@ -453,7 +578,7 @@ void keep(
 
 float kept(
     uint i_5,
-    threadgroup type_13& partial
+    threadgroup type_14& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_5), 127u)];
     return _e3;
@@ -466,35 +591,35 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_2,
     uint slot,
-    Place at_2,
-    threadgroup type_13& partial
+    Place at_4,
+    threadgroup type_14& partial
 ) {
     float total = 0.0;
     uint i_6 = 0u;
     float unnamed = metal::simd_sum(v_2);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    uint mine = naga_div(at_4.index, at_4.subgroup);
+    if (naga_mod(at_4.index, at_4.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count_1 = naga_div(LANES, at_2.subgroup);
-    uint first_1 = naga_div(mine, count_1) * count_1;
-    bool loop_init = true;
+    uint count_2 = naga_div(LANES, at_4.subgroup);
+    uint first = naga_div(mine, count_2) * count_2;
+    bool loop_init_1 = true;
     while(true) {
-        if (!loop_init) {
+        if (!loop_init_1) {
             uint _e39 = i_6;
             i_6 = _e39 + 1u;
         }
-        loop_init = false;
+        loop_init_1 = false;
         uint _e26 = i_6;
-        if (_e26 < count_1) {
+        if (_e26 < count_2) {
         } else {
             break;
         }
         {
             float _e28 = total;
             uint _e34 = i_6;
-            float _e36 = kept((((slot & 1u) * WG) + first_1) + _e34, partial);
+            float _e36 = kept((((slot & 1u) * WG) + first) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -518,15 +643,17 @@ struct main_Input {
 , device type_10 const& map [[buffer(1)]]
 , device type_8 const& starts [[buffer(2)]]
 , device type_10 const& code_plane [[buffer(3)]]
-, device type_12& y [[buffer(6)]]
-, threadgroup type_13& partial
+, device type_13& y [[buffer(6)]]
+, threadgroup type_14& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
+    bool local_2 = {};
     Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
     uint lane = naga_mod(at_6.index, LANES);
     uint layer = group.z;
@@ -538,18 +665,18 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
     uint units = p.units;
-    uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
-    uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
+    uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
+    uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
     i = lane;
-    bool loop_init_1 = true;
+    bool loop_init_2 = true;
     while(true) {
-        if (!loop_init_1) {
-            uint _e85 = i;
-            i = _e85 + 64u;
+        if (!loop_init_2) {
+            uint _e104 = i;
+            i = _e104 + 64u;
         }
-        loop_init_1 = false;
+        loop_init_2 = false;
         uint _e67 = i;
         if ((_e67 + 0u) < units) {
         } else {
@@ -561,61 +688,80 @@ struct main_Input {
             Block _e75 = load(row0_, _e74, p, word_plane, map, starts, code_plane, _buffer_sizes);
             Block _e76 = load(row1_, _e74, p, word_plane, map, starts, code_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
-            float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78, p, code_plane, _buffer_sizes);
-            sum0_ = _e79 + _e80;
-            float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78, p, code_plane, _buffer_sizes);
-            sum1_ = _e82 + _e83;
+            some = 0u;
+            uint _e81 = some;
+            uint _e82 = x_bits(_e78);
+            some = _e81 | _e82;
+            uint _e84 = some;
+            uint _e85 = bits_1(_e75);
+            some = _e84 | _e85;
+            uint _e87 = some;
+            uint _e88 = bits_1(_e76);
+            some = _e87 | _e88;
+            if (true) {
+                uint _e93 = some;
+                local = _e93 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e97 = local;
+            if (_e97) {
+                float _e98 = sum0_;
+                float _e99 = dot_block(_e75, _e78, p, code_plane, _buffer_sizes);
+                sum0_ = _e98 + _e99;
+                float _e101 = sum1_;
+                float _e102 = dot_block(_e76, _e78, p, code_plane, _buffer_sizes);
+                sum1_ = _e101 + _e102;
+            }
         }
     }
-    bool loop_init_2 = true;
+    bool loop_init_3 = true;
     while(true) {
-        if (!loop_init_2) {
-            uint _e102 = i;
-            i = _e102 + LANES;
+        if (!loop_init_3) {
+            uint _e121 = i;
+            i = _e121 + LANES;
         }
-        loop_init_2 = false;
-        uint _e88 = i;
-        if (_e88 < units) {
+        loop_init_3 = false;
+        uint _e107 = i;
+        if (_e107 < units) {
         } else {
             break;
         }
         {
-            uint _e90 = i;
-            uint _e91 = unit_of(_e90);
-            Block _e92 = load(row0_, _e91, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            Block _e93 = load(row1_, _e91, p, word_plane, map, starts, code_plane, _buffer_sizes);
-            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
-            float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95, p, code_plane, _buffer_sizes);
-            sum0_ = _e96 + _e97;
-            float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95, p, code_plane, _buffer_sizes);
-            sum1_ = _e99 + _e100;
+            uint _e109 = i;
+            uint _e110 = unit_of(_e109);
+            Block _e111 = load(row0_, _e110, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            Block _e112 = load(row1_, _e110, p, word_plane, map, starts, code_plane, _buffer_sizes);
+            X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
+            float _e115 = sum0_;
+            float _e116 = dot_block(_e111, _e114, p, code_plane, _buffer_sizes);
+            sum0_ = _e115 + _e116;
+            float _e118 = sum1_;
+            float _e119 = dot_block(_e112, _e114, p, code_plane, _buffer_sizes);
+            sum1_ = _e118 + _e119;
         }
     }
-    float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_6, partial);
+    float _e124 = sum0_;
+    float _e126 = reduce(_e124, 0u, at_6, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e116 = local;
-    if (_e116) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
-    }
-    float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_6, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_1 + 0u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e126, y, _buffer_sizes);
+    }
+    float _e143 = sum1_;
+    float _e145 = reduce(_e143, 1u, at_6, partial);
+    if (lane == 1u) {
+        local_2 = (first_1 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e154 = local_2;
+    if (_e154) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e145, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // hybrid_rows
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 word_plane, 1 map, 2 starts, 3 code_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -46,6 +46,8 @@ struct Head {
     uint block;
     uint half_;
     uint rate;
+    uint next;
+    uint bits;
     uint mask;
     uint above;
     uint lift;
@@ -57,11 +59,12 @@ struct Codes {
     uint high;
     uint mask;
     uint above;
+    uint lift;
     float most;
+    char _pad6[12];
 };
 struct Block {
     Head head;
-    char _pad1[8];
     Codes codes;
     uint begin;
     uint word;
@@ -85,21 +88,45 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h_2 = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h_2 = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h_2, h_2) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 uint units_before(
@@ -111,61 +138,91 @@ uint units_before(
     return (((sums * 16843009u) >> 24u) + (2u * k)) + (10u * metal::popcount(r & 1145324612u));
 }
 
+metal::uint2 record_of(
+    uint row,
+    uint unit,
+    constant Params& p,
+    device type_5 const& map,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint _e6 = p.base.y;
+    uint _e12 = p.stride.y;
+    metal::uint2 _e21 = map[metal::min(unsigned(((_e6 + ((row >> 4u) * _e12)) >> 3u) + (unit >> 4u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
+    return _e21;
+}
+
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
 }
 
+Head head_of(
+    uint row_1,
+    uint unit_1,
+    metal::uint2 record,
+    constant Params& p,
+    device type_3 const& starts,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    Head h = {};
+    h.block = unit_1 >> 1u;
+    h.half_ = unit_1 & 1u;
+    uint strip = row_1 >> 4u;
+    uint _e15 = p.base.z;
+    uint at_2 = (_e15 >> 2u) + strip;
+    uint start = starts[metal::min(unsigned(at_2), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint _e26 = starts[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+    uint length = _e26 - start;
+    uint _e31 = p.rows;
+    uint count = metal::min(16u, _e31 - (strip << 4u));
+    h.row_units = length >> 4u;
+    if (count < 16u) {
+        h.row_units = naga_div(length, count);
+    }
+    uint _e44 = h.block;
+    uint k_1 = _e44 & 7u;
+    h.rate = (record.x >> (4u * k_1)) & 15u;
+    uint _e55 = h.rate;
+    bool narrow = _e55 < 2u;
+    uint _e59 = h.rate;
+    bool odd = (_e59 & 1u) == 1u;
+    uint _e66 = h.half_;
+    uint _e69 = h.half_;
+    uint skipped = narrow ? _e69 : (2u * _e66);
+    uint _e75 = p.base.w;
+    uint _e82 = units_before(record.x, k_1);
+    h.first = ((((_e75 >> 3u) + start) + record.y) + _e82) + skipped;
+    h.next = narrow ? 0u : 1u;
+    uint _e92 = h.rate;
+    h.bits = odd ? ((_e92 + 1u) - skipped) : 0u;
+    h.mask = narrow ? 50529027u : 252645135u;
+    h.above = odd ? (narrow ? 67372036u : 269488144u) : 0u;
+    h.lift = narrow ? 2u : 4u;
+    uint _e114 = h.rate;
+    h.most = as_type<float>((129u + _e114) << 23u) - 1.0;
+    uint _e123 = h.rate;
+    uint _e130 = h.rate;
+    uint _e136 = h.rate;
+    h.mean = (_e136 == 0u) ? 2.25 : ((_e130 == 1u) ? 3.5 : ((_e123 == 2u) ? 8.0 : 20.0));
+    Head _e141 = h;
+    return _e141;
+}
+
 Head head(
-    uint row,
-    uint unit,
+    uint row_2,
+    uint unit_2,
     constant Params& p,
     device type_5 const& map,
     device type_3 const& starts,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head h = {};
-    h.block = unit >> 1u;
-    h.half_ = unit & 1u;
-    uint strip = row >> 4u;
-    uint _e15 = p.base.y;
-    uint _e19 = p.stride.y;
-    uint _e25 = h.block;
-    metal::uint2 record = map[metal::min(unsigned(((_e15 + (strip * _e19)) >> 3u) + (_e25 >> 3u)), (_buffer_sizes.size2 - 0 - 8) / 8)];
-    uint _e34 = p.base.z;
-    uint at_1 = (_e34 >> 2u) + strip;
-    uint start = starts[metal::min(unsigned(at_1), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint _e45 = starts[metal::min(unsigned(at_1 + 1u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-    uint length = _e45 - start;
-    uint _e50 = p.rows;
-    uint count = metal::min(16u, _e50 - (strip << 4u));
-    h.row_units = length >> 4u;
-    if (count < 16u) {
-        h.row_units = naga_div(length, count);
-    }
-    uint _e63 = h.block;
-    uint k_1 = _e63 & 7u;
-    h.rate = (record.x >> (4u * k_1)) & 15u;
-    uint _e77 = p.base.w;
-    uint _e84 = units_before(record.x, k_1);
-    h.first = (((_e77 >> 3u) + start) + record.y) + _e84;
-    uint _e87 = h.rate;
-    bool narrow = _e87 < 2u;
-    h.mask = narrow ? 50529027u : 252645135u;
-    h.above = narrow ? 67372036u : 269488144u;
-    h.lift = narrow ? 2u : 4u;
-    uint _e105 = h.rate;
-    h.most = as_type<float>((129u + _e105) << 23u) - 1.0;
-    uint _e114 = h.rate;
-    uint _e121 = h.rate;
-    uint _e127 = h.rate;
-    h.mean = (_e127 == 0u) ? 2.25 : ((_e121 == 1u) ? 3.5 : ((_e114 == 2u) ? 8.0 : 20.0));
-    Head _e132 = h;
-    return _e132;
+    metal::uint2 _e2 = record_of(row_2, unit_2, p, map, _buffer_sizes);
+    Head _e3 = head_of(row_2, unit_2, _e2, p, starts, _buffer_sizes);
+    return _e3;
 }
 
 Block load_under(
     Head h_1,
-    uint row_1,
+    uint row_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& code_plane,
@@ -173,30 +230,33 @@ Block load_under(
 ) {
     Block b = {};
     b.head = h_1;
-    b.begin = h_1.first + ((row_1 & 15u) * h_1.row_units);
+    b.begin = h_1.first + ((row_3 & 15u) * h_1.row_units);
     uint _e16 = p.base.x;
     uint _e20 = p.stride.x;
-    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_1 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e28 = word_plane[metal::min(unsigned(((_e16 + (row_3 * _e20)) >> 2u) + h_1.block), (_buffer_sizes.size1 - 0 - 4) / 4)];
     b.word = _e28;
     bool narrow_1 = h_1.rate < 2u;
-    uint _e33 = b.begin;
-    uint at_2 = _e33 + (narrow_1 ? h_1.half_ : (2u * h_1.half_));
-    metal::uint2 words = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    metal::uint2 next = code_plane[metal::min(unsigned(narrow_1 ? at_2 : (at_2 + 1u)), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e34 = b.begin;
+    metal::uint2 words = code_plane[metal::min(unsigned(_e34), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    uint _e39 = b.begin;
+    metal::uint2 next = code_plane[metal::min(unsigned(_e39 + h_1.next), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::uint2 more = narrow_1 ? (words >> metal::uint2(2u)) : next;
-    b.codes = Codes {metal::uint4(words, more), 0u, h_1.mask, h_1.above, h_1.most};
-    bool odd = (h_1.rate & 1u) == 1u;
-    uint _e67 = b.begin;
-    metal::uint2 bits_1 = code_plane[metal::min(unsigned(odd ? ((_e67 + h_1.rate) + 1u) : at_2), (_buffer_sizes.size4 - 0 - 8) / 8)];
-    uint high = odd ? ((h_1.half_ == 1u) ? bits_1.y : bits_1.x) : 0u;
-    b.codes.high = (high << h_1.lift) | (high >> (32u - h_1.lift));
-    Block _e92 = b;
-    return _e92;
+    uint _e50 = b.begin;
+    metal::uint2 bits_3 = code_plane[metal::min(unsigned(_e50 + h_1.bits), (_buffer_sizes.size4 - 0 - 8) / 8)];
+    b.codes = Codes {metal::uint4(words, more), (h_1.half_ == 1u) ? bits_3.y : bits_3.x, h_1.mask, h_1.above, h_1.lift, h_1.most};
+    Block _e68 = b;
+    return _e68;
+}
+
+uint bits_1(
+    Block b_1
+) {
+    return ((b_1.codes.a.x | b_1.codes.a.z) | b_1.codes.high) | b_1.word;
 }
 
 Block load(
-    uint row_2,
-    uint unit_1,
+    uint row_4,
+    uint unit_3,
     constant Params& p,
     device type_3 const& word_plane,
     device type_5 const& map,
@@ -204,8 +264,8 @@ Block load(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Head _e2 = head(row_2, unit_1, p, map, starts, _buffer_sizes);
-    Block _e3 = load_under(_e2, row_2, p, word_plane, code_plane, _buffer_sizes);
+    Head _e2 = head(row_4, unit_3, p, map, starts, _buffer_sizes);
+    Block _e3 = load_under(_e2, row_4, p, word_plane, code_plane, _buffer_sizes);
     return _e3;
 }
 
@@ -213,27 +273,37 @@ uint code_bytes(
     Codes q,
     uint i
 ) {
-    uint high_1 = (q.high >> i) | ((q.high << 1u) << (31u - i));
-    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high_1 & q.above);
+    uint turned = (q.high << q.lift) | (q.high >> (32u - q.lift));
+    uint high = (turned >> i) | ((turned << 1u) << (31u - i));
+    return ((q.a[metal::min(unsigned(i & 3u), 3u)] >> ((i >> 2u) * 4u)) & q.mask) | (high & q.above);
 }
 
-Scales scales(
-    Block b_1,
+float step_of(
+    uint word,
     constant Params& p
 ) {
-    uint k_2 = b_1.word & 255u;
-    uint _e12 = p.extra.x;
-    float step = (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e12));
-    uint e = b_1.word >> (8u + (12u * b_1.head.half_));
-    metal::float2 sc = as_type<metal::float2>((metal::uint2(e, e >> 6u) & metal::uint2(7u)) | metal::uint2(1258291200u)) - metal::float2(8388602.0);
-    metal::float2 m_1 = as_type<metal::float2>((metal::uint2(e >> 2u, e >> 8u) & metal::uint2(14u)) | metal::uint2(1249902592u)) - metal::float2(4194307.5);
-    return Scales {step * sc, step * m_1};
+    uint k_2 = word & 255u;
+    uint _e11 = p.extra.x;
+    return (k_2 == 0u) ? 0.0 : (as_type<float>((k_2 << 21u) + 1065353216u) * as_type<float>(_e11));
+}
+
+Scales fields_of(
+    uint e,
+    constant Params& p
+) {
+    float _e3 = raised(e, 0u, 7u, p);
+    float _e6 = raised(e, 6u, 7u, p);
+    metal::float2 sc = metal::float2(_e3, _e6) - metal::float2(8388602.0, 131066.0);
+    float _e14 = raised(e, 3u, 7u, p);
+    float _e17 = raised(e, 9u, 7u, p);
+    metal::float2 m_1 = metal::float2(_e14, _e17) - metal::float2(1048579.5, 16387.5);
+    return Scales {sc, m_1};
 }
 
 metal::float4 brain_quad(
-    metal::uint2 w_1
+    metal::uint2 w_2
 ) {
-    return as_type<metal::float4>(metal::uint4(w_1.x << 16u, w_1.x & 4294901760u, w_1.y << 16u, w_1.y & 4294901760u));
+    return as_type<metal::float4>(metal::uint4(w_2.x << 16u, w_2.x & 4294901760u, w_2.y << 16u, w_2.y & 4294901760u));
 }
 
 type_8 brains(
@@ -241,7 +311,7 @@ type_8 brains(
     device type_5 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint at_3 = b_2.begin + (8u * b_2.head.half_);
+    uint at_3 = b_2.begin + (6u * b_2.head.half_);
     metal::uint2 _e11 = code_plane[metal::min(unsigned(at_3 + 0u), (_buffer_sizes.size4 - 0 - 8) / 8)];
     metal::float4 _e12 = brain_quad(_e11);
     metal::uint2 _e17 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size4 - 0 - 8) / 8)];
@@ -262,25 +332,26 @@ type_8 brains(
 }
 
 type_8 quads(
-    Codes q_1
+    Codes q_1,
+    constant Params& p
 ) {
     float centre_1 = (0.5 * q_1.most) + 0.5;
     uint _e7 = code_bytes(q_1, 0u);
-    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1);
+    metal::float4 _e10 = fields(_e7, 0u, 31u, centre_1, p);
     uint _e12 = code_bytes(q_1, 1u);
-    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1);
+    metal::float4 _e15 = fields(_e12, 0u, 31u, centre_1, p);
     uint _e17 = code_bytes(q_1, 2u);
-    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1);
+    metal::float4 _e20 = fields(_e17, 0u, 31u, centre_1, p);
     uint _e22 = code_bytes(q_1, 3u);
-    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1);
+    metal::float4 _e25 = fields(_e22, 0u, 31u, centre_1, p);
     uint _e27 = code_bytes(q_1, 4u);
-    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1);
+    metal::float4 _e30 = fields(_e27, 0u, 31u, centre_1, p);
     uint _e32 = code_bytes(q_1, 5u);
-    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1);
+    metal::float4 _e35 = fields(_e32, 0u, 31u, centre_1, p);
     uint _e37 = code_bytes(q_1, 6u);
-    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1);
+    metal::float4 _e40 = fields(_e37, 0u, 31u, centre_1, p);
     uint _e42 = code_bytes(q_1, 7u);
-    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1);
+    metal::float4 _e45 = fields(_e42, 0u, 31u, centre_1, p);
     return type_8 {{_e10, _e15, _e20, _e25, _e30, _e35, _e40, _e45}};
 }
 
@@ -294,11 +365,12 @@ type_8 weights(
         type_8 _e5 = brains(b_3, code_plane, _buffer_sizes);
         return _e5;
     }
-    type_8 _e7 = quads(b_3.codes);
-    Scales _e8 = scales(b_3, p);
-    metal::float2 m_2 = (b_3.head.mean * _e8.minus) - (0.5 * _e8.scale);
-    metal::float2 w_2 = _e8.scale;
-    return type_8 {{(_e7.inner[0] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[1] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[2] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[3] * _e8.scale.x) - metal::float4(m_2.x), (_e7.inner[4] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[5] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[6] * _e8.scale.y) - metal::float4(m_2.y), (_e7.inner[7] * _e8.scale.y) - metal::float4(m_2.y)}};
+    type_8 _e7 = quads(b_3.codes, p);
+    Scales _e16 = fields_of(b_3.word >> (8u + (12u * b_3.head.half_)), p);
+    float _e18 = step_of(b_3.word, p);
+    metal::float2 w_3 = _e18 * _e16.scale;
+    metal::float2 m_2 = (b_3.head.mean * (_e18 * _e16.minus)) - (0.5 * w_3);
+    return type_8 {{(_e7.inner[0] * w_3.x) - metal::float4(m_2.x), (_e7.inner[1] * w_3.x) - metal::float4(m_2.x), (_e7.inner[2] * w_3.x) - metal::float4(m_2.x), (_e7.inner[3] * w_3.x) - metal::float4(m_2.x), (_e7.inner[4] * w_3.y) - metal::float4(m_2.y), (_e7.inner[5] * w_3.y) - metal::float4(m_2.y), (_e7.inner[6] * w_3.y) - metal::float4(m_2.y), (_e7.inner[7] * w_3.y) - metal::float4(m_2.y)}};
 }
 
 metal::float4 keep(
@@ -332,22 +404,22 @@ struct main_Input {
     uint units = naga_div(_e5, 32u);
     uint at_4 = ((group.x + (group.y * groups.x)) * WG) + index;
     uint token = naga_div(at_4, units);
-    uint unit_2 = naga_mod(at_4, units);
+    uint unit_4 = naga_mod(at_4, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
     }
     uint _e24 = ids[metal::min(unsigned(token), (_buffer_sizes.size5 - 0 - 4) / 4)];
     uint _e27 = p.first;
-    uint row_3 = _e24 - _e27;
+    uint row_5 = _e24 - _e27;
     uint _e31 = p.rows;
-    if (row_3 >= _e31) {
+    if (row_5 >= _e31) {
         return;
     }
     uint _e35 = p.y_stride;
-    uint out = (token * naga_div(_e35, 4u)) + (unit_2 * VECTORS);
+    uint out = (token * naga_div(_e35, 4u)) + (unit_4 * VECTORS);
     uint _e44 = p.units;
-    if (unit_2 >= _e44) {
+    if (unit_4 >= _e44) {
         y[metal::min(unsigned(out + 0u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
         y[metal::min(unsigned(out + 1u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
         y[metal::min(unsigned(out + 2u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
@@ -358,31 +430,31 @@ struct main_Input {
         y[metal::min(unsigned(out + 7u), (_buffer_sizes.size6 - 0 - 16) / 16)] = metal::float4(0.0);
         return;
     }
-    Block _e94 = load(row_3, unit_2, p, word_plane, map, starts, code_plane, _buffer_sizes);
+    Block _e94 = load(row_5, unit_4, p, word_plane, map, starts, code_plane, _buffer_sizes);
     type_8 _e95 = weights(_e94, p, code_plane, _buffer_sizes);
     float _e103 = p.factor;
-    metal::float4 _e109 = keep((unit_2 * VECTORS) + 0u, p);
+    metal::float4 _e109 = keep((unit_4 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;
     float _e118 = p.factor;
-    metal::float4 _e124 = keep((unit_2 * VECTORS) + 1u, p);
+    metal::float4 _e124 = keep((unit_4 * VECTORS) + 1u, p);
     y[metal::min(unsigned(out + 1u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[1] * _e118) * _e124;
     float _e133 = p.factor;
-    metal::float4 _e139 = keep((unit_2 * VECTORS) + 2u, p);
+    metal::float4 _e139 = keep((unit_4 * VECTORS) + 2u, p);
     y[metal::min(unsigned(out + 2u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[2] * _e133) * _e139;
     float _e148 = p.factor;
-    metal::float4 _e154 = keep((unit_2 * VECTORS) + 3u, p);
+    metal::float4 _e154 = keep((unit_4 * VECTORS) + 3u, p);
     y[metal::min(unsigned(out + 3u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[3] * _e148) * _e154;
     float _e163 = p.factor;
-    metal::float4 _e169 = keep((unit_2 * VECTORS) + 4u, p);
+    metal::float4 _e169 = keep((unit_4 * VECTORS) + 4u, p);
     y[metal::min(unsigned(out + 4u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[4] * _e163) * _e169;
     float _e178 = p.factor;
-    metal::float4 _e184 = keep((unit_2 * VECTORS) + 5u, p);
+    metal::float4 _e184 = keep((unit_4 * VECTORS) + 5u, p);
     y[metal::min(unsigned(out + 5u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[5] * _e178) * _e184;
     float _e193 = p.factor;
-    metal::float4 _e199 = keep((unit_2 * VECTORS) + 6u, p);
+    metal::float4 _e199 = keep((unit_4 * VECTORS) + 6u, p);
     y[metal::min(unsigned(out + 6u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[6] * _e193) * _e199;
     float _e208 = p.factor;
-    metal::float4 _e214 = keep((unit_2 * VECTORS) + 7u, p);
+    metal::float4 _e214 = keep((unit_4 * VECTORS) + 7u, p);
     y[metal::min(unsigned(out + 7u), (_buffer_sizes.size6 - 0 - 16) / 16)] = (_e95.inner[7] * _e208) * _e214;
     return;
 }

@@ -1,6 +1,6 @@
 // int3_gemm
-// flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// flags: SCALED, WEIGHTS, COOP, EIGHT, F16
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -40,8 +40,25 @@ struct Params {
 };
 typedef uint type_3[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
+};
+struct HalfQuads {
+    metal::half4 v0_;
+    metal::half4 v1_;
+    metal::half4 v2_;
+    metal::half4 v3_;
+    metal::half4 v4_;
+    metal::half4 v5_;
+    metal::half4 v6_;
+    metal::half4 v7_;
 };
 struct Codes {
     metal::uint2 words;
@@ -52,18 +69,22 @@ struct Block {
     Codes codes;
     Scales scales;
 };
-struct type_7 {
-    metal::float4 inner[8];
+struct Line {
+    metal::float2 scale;
+    metal::float2 offset;
 };
-typedef metal::half4 type_10[1];
-typedef float type_11[1];
+struct type_10 {
+    metal::half4 inner[8];
+};
+typedef metal::half4 type_11[1];
+typedef float type_12[1];
 typedef metal::simdgroup_half8x8 MatrixA;
 typedef metal::simdgroup_half8x8 MatrixB;
 typedef metal::simdgroup_float8x8 Sums;
-struct type_12 {
+struct type_13 {
     half inner[5120];
 };
-struct type_13 {
+struct type_14 {
     float inner[256];
 };
 constant uint VECTORS = 8u;
@@ -76,6 +97,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;
@@ -85,6 +107,7 @@ constant uint TURNS = 4u;
 constant uint UNITS = 1u;
 constant uint X_QUADS = 4u;
 constant float CENTRE = 4.0;
+constant metal::float2 CENTRES = metal::float2(4.0);
 constant uint TILE = 8u;
 constant uint SUBGROUPS = 4u;
 constant uint WG = 128u;
@@ -95,29 +118,6 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
-Scales expand(
-    metal::float2 d,
-    uint e_18,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s = d.x * static_cast<float>(e_18 & 63u);
-    float m = static_cast<float>((e_18 >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
-}
-
 Scales scales(
     uint row,
     uint unit,
@@ -125,33 +125,112 @@ Scales scales(
     device type_3 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_4 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_6 = ((_e5 + (row * _e9)) >> 2u) + ((unit >> 3u) * 4u);
+    uint bit = (unit & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_6 + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_6 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_6), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
+}
+
+metal::half2 as_halves(
+    uint u
+) {
+    return static_cast<metal::half2>(float2(as_type<half2>(u)));
+}
+
+metal::half4 half_fields(
+    uint w_2,
+    uint at_2,
+    uint mask_2,
+    half centre_1,
+    constant Params& p
+) {
+    uint m_1 = (mask_2 << at_2) * 65537u;
+    uint _e13 = unseen(((25u - at_2) << 10u) * 65537u, p);
+    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_2) + centre_1);
+    metal::half2 _e21 = as_halves((w_2 & m_1) | _e13);
+    metal::half2 _e27 = as_halves(((w_2 >> 8u) & m_1) | _e13);
+    return metal::half4(_e21 - less_1, _e27 - less_1);
 }
 
 Codes load_codes(
@@ -163,11 +242,11 @@ Codes load_codes(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_5 = (_e5 + (row_1 * _e9)) >> 2u;
-    uint _e19 = code_plane[metal::min(unsigned(at_5 + (unit_1 * 2u)), (_buffer_sizes.size1 - 0 - 4) / 4)];
-    uint _e27 = code_plane[metal::min(unsigned((at_5 + (unit_1 * 2u)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint at_7 = (_e5 + (row_1 * _e9)) >> 2u;
+    uint _e19 = code_plane[metal::min(unsigned(at_7 + (unit_1 * 2u)), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e27 = code_plane[metal::min(unsigned((at_7 + (unit_1 * 2u)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
     uint _e32 = p.units;
-    uint _e38 = code_plane[metal::min(unsigned((at_5 + (_e32 * 2u)) + unit_1), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e38 = code_plane[metal::min(unsigned((at_7 + (_e32 * 2u)) + unit_1), (_buffer_sizes.size1 - 0 - 4) / 4)];
     return Codes {metal::uint2(_e19, _e27), _e38};
 }
 
@@ -184,80 +263,111 @@ Block load(
     return Block {_e2, _e3};
 }
 
-uint code_bytes(
-    uint low_1,
-    uint high_1,
-    uint i
-) {
-    return ((low_1 >> ((i >> 1u) * 2u)) & 50529027u) | (((high_1 >> i) & 16843009u) << 2u);
-}
-
-type_7 quads(
+uint code_bits(
     Codes q
 ) {
-    uint _e5 = code_bytes(q.words.x, q.high, 0u);
-    metal::float4 _e9 = fields(_e5, 0u, 7u, CENTRE);
-    uint _e14 = code_bytes(q.words.y, q.high, 1u);
-    metal::float4 _e18 = fields(_e14, 0u, 7u, CENTRE);
-    uint _e23 = code_bytes(q.words.x, q.high, 2u);
-    metal::float4 _e27 = fields(_e23, 0u, 7u, CENTRE);
-    uint _e32 = code_bytes(q.words.y, q.high, 3u);
-    metal::float4 _e36 = fields(_e32, 0u, 7u, CENTRE);
-    uint _e41 = code_bytes(q.words.x, q.high, 4u);
-    metal::float4 _e45 = fields(_e41, 0u, 7u, CENTRE);
-    uint _e50 = code_bytes(q.words.y, q.high, 5u);
-    metal::float4 _e54 = fields(_e50, 0u, 7u, CENTRE);
-    uint _e59 = code_bytes(q.words.x, q.high, 6u);
-    metal::float4 _e63 = fields(_e59, 0u, 7u, CENTRE);
-    uint _e68 = code_bytes(q.words.y, q.high, 7u);
-    metal::float4 _e72 = fields(_e68, 0u, 7u, CENTRE);
-    return type_7 {{_e9, _e18, _e27, _e36, _e45, _e54, _e63, _e72}};
+    return (q.words.x | q.words.y) | q.high;
 }
 
-type_7 weights(
+uint bits_1(
     Block b
 ) {
-    type_7 _e2 = quads(b.codes);
-    metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
-    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+Line line(
+    Block b_1,
+    constant Params& p
+) {
+    metal::float2 _e2 = factors(b_1.scales);
+    uint _e6 = p.extra.x;
+    metal::float2 d = _e2 * as_type<float>(_e6);
+    Steps _e10 = steps(b_1.scales, p);
+    metal::float2 s_5 = d.x * _e10.scale;
+    uint _e18 = p.extra.z;
+    return Line {s_5, ((CENTRE - as_type<float>(_e18)) * s_5) - (d.y * _e10.minus)};
+}
+
+uint code_bytes(
+    uint low,
+    uint high,
+    uint i
+) {
+    return ((low >> ((i >> 1u) * 2u)) & 50529027u) | (((high >> i) & 16843009u) << 2u);
+}
+
+HalfQuads half_quads(
+    Codes q_1,
+    constant Params& p
+) {
+    uint _e5 = code_bytes(q_1.words.x, q_1.high, 0u);
+    metal::half4 _e9 = half_fields(_e5, 0u, 7u, 4.0h, p);
+    uint _e14 = code_bytes(q_1.words.y, q_1.high, 1u);
+    metal::half4 _e18 = half_fields(_e14, 0u, 7u, 4.0h, p);
+    uint _e23 = code_bytes(q_1.words.x, q_1.high, 2u);
+    metal::half4 _e27 = half_fields(_e23, 0u, 7u, 4.0h, p);
+    uint _e32 = code_bytes(q_1.words.y, q_1.high, 3u);
+    metal::half4 _e36 = half_fields(_e32, 0u, 7u, 4.0h, p);
+    uint _e41 = code_bytes(q_1.words.x, q_1.high, 4u);
+    metal::half4 _e45 = half_fields(_e41, 0u, 7u, 4.0h, p);
+    uint _e50 = code_bytes(q_1.words.y, q_1.high, 5u);
+    metal::half4 _e54 = half_fields(_e50, 0u, 7u, 4.0h, p);
+    uint _e59 = code_bytes(q_1.words.x, q_1.high, 6u);
+    metal::half4 _e63 = half_fields(_e59, 0u, 7u, 4.0h, p);
+    uint _e68 = code_bytes(q_1.words.y, q_1.high, 7u);
+    metal::half4 _e72 = half_fields(_e68, 0u, 7u, 4.0h, p);
+    return HalfQuads {_e9, _e18, _e27, _e36, _e45, _e54, _e63, _e72};
+}
+
+type_10 half_weights(
+    Block b_2,
+    float factor,
+    constant Params& p
+) {
+    HalfQuads _e3 = half_quads(b_2.codes, p);
+    Line _e4 = line(b_2, p);
+    metal::half2 s_6 = static_cast<metal::half2>(_e4.scale * factor);
+    metal::half2 o = static_cast<metal::half2>(_e4.offset * factor);
+    return type_10 {{metal::fma(_e3.v0_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v1_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v2_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v3_, metal::half4(s_6.x), metal::half4(o.x)), metal::fma(_e3.v4_, metal::half4(s_6.y), metal::half4(o.y)), metal::fma(_e3.v5_, metal::half4(s_6.y), metal::half4(o.y)), metal::fma(_e3.v6_, metal::half4(s_6.y), metal::half4(o.y)), metal::fma(_e3.v7_, metal::half4(s_6.y), metal::half4(o.y))}};
 }
 
 void put(
-    uint at_1,
+    uint at_3,
     uint row_3,
     float sum,
-    device type_11& y,
+    device type_12& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
 void keep_w(
-    uint at_2,
+    uint at_4,
     metal::half4 v,
-    threadgroup type_12& w_tile
+    threadgroup type_13& w_tile
 ) {
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 0u), 5119u)] = v.x;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 1u), 5119u)] = v.y;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 2u), 5119u)] = v.z;
-    w_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v.w;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 0u), 5119u)] = v.x;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 1u), 5119u)] = v.y;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 2u), 5119u)] = v.z;
+    w_tile.inner[metal::min(unsigned((4u * at_4) + 3u), 5119u)] = v.w;
     return;
 }
 
 void keep_x(
-    uint at_3,
+    uint at_5,
     metal::half4 v_1,
-    threadgroup type_12& x_tile
+    threadgroup type_13& x_tile
 ) {
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 0u), 5119u)] = v_1.x;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 1u), 5119u)] = v_1.y;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 2u), 5119u)] = v_1.z;
-    x_tile.inner[metal::min(unsigned((4u * at_3) + 3u), 5119u)] = v_1.w;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 0u), 5119u)] = v_1.x;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 1u), 5119u)] = v_1.y;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 2u), 5119u)] = v_1.z;
+    x_tile.inner[metal::min(unsigned((4u * at_5) + 3u), 5119u)] = v_1.w;
     return;
 }
 uint naga_mod(uint lhs, uint rhs) {
@@ -291,12 +401,12 @@ struct main_Input {
 , constant Params& p [[buffer(10)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_3 const& scale_plane [[buffer(1)]]
-, device type_10 const& xv [[buffer(4)]]
-, device type_11 const& x_scales [[buffer(5)]]
-, device type_11& y [[buffer(6)]]
-, threadgroup type_12& w_tile
-, threadgroup type_12& x_tile
-, threadgroup type_13& staged
+, device type_11 const& xv [[buffer(4)]]
+, device type_12 const& x_scales [[buffer(5)]]
+, device type_12& y [[buffer(6)]]
+, threadgroup type_13& w_tile
+, threadgroup type_13& x_tile
+, threadgroup type_14& staged
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     Sums sums0_0_ = {};
@@ -403,8 +513,8 @@ struct main_Input {
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e714 = turn;
-            turn = _e714 + 1u;
+            uint _e682 = turn;
+            turn = _e682 + 1u;
         }
         loop_init_2 = false;
         uint _e83 = turn;
@@ -416,96 +526,96 @@ struct main_Input {
             uint _e85 = turn;
             if (_e85 < tiles) {
                 {
-                    uint e_19 = index + 0u;
+                    uint e_18 = index + 0u;
                     uint _e94 = p.rows;
-                    uint row_4 = metal::min(row0_ + naga_mod(e_19, ROWS), _e94 - 1u);
+                    uint row_4 = metal::min(row0_ + naga_mod(e_18, ROWS), _e94 - 1u);
                     uint _e98 = turn;
                     uint _e106 = p.units;
-                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_19, ROWS), _e106 - 1u), p, code_plane, scale_plane, _buffer_sizes);
+                    Block _e110 = load(row_4, metal::min((_e98 * TILE_UNITS) + naga_div(e_18, ROWS), _e106 - 1u), p, code_plane, scale_plane, _buffer_sizes);
                     block0_ = _e110;
                 }
                 {
-                    uint e_20 = index + 0u;
+                    uint e_19 = index + 0u;
                     uint _e118 = p.tokens;
-                    uint token = metal::min(token0_ + naga_div(e_20, QUADS), _e118 - 1u);
+                    uint token = metal::min(token0_ + naga_div(e_19, QUADS), _e118 - 1u);
                     uint _e122 = turn;
-                    uint quad_ = (_e122 * QUADS) + naga_mod(e_20, QUADS);
-                    metal::half4 _e137 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x0_ = (quad_ < x_quads) ? _e137 : metal::half4(0.0h);
+                    uint quad_ = (_e122 * QUADS) + naga_mod(e_19, QUADS);
+                    metal::half4 _e135 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x0_ = _e135;
                 }
                 {
-                    uint e_21 = index + 128u;
-                    uint _e147 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_21, QUADS), _e147 - 1u);
-                    uint _e151 = turn;
-                    uint quad_1 = (_e151 * QUADS) + naga_mod(e_21, QUADS);
-                    metal::half4 _e166 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x1_ = (quad_1 < x_quads) ? _e166 : metal::half4(0.0h);
+                    uint e_20 = index + 128u;
+                    uint _e143 = p.tokens;
+                    uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e143 - 1u);
+                    uint _e147 = turn;
+                    uint quad_1 = (_e147 * QUADS) + naga_mod(e_20, QUADS);
+                    metal::half4 _e160 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x1_ = _e160;
                 }
                 {
-                    uint e_22 = index + 256u;
-                    uint _e176 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_22, QUADS), _e176 - 1u);
-                    uint _e180 = turn;
-                    uint quad_2 = (_e180 * QUADS) + naga_mod(e_22, QUADS);
-                    metal::half4 _e195 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x2_ = (quad_2 < x_quads) ? _e195 : metal::half4(0.0h);
+                    uint e_21 = index + 256u;
+                    uint _e168 = p.tokens;
+                    uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e168 - 1u);
+                    uint _e172 = turn;
+                    uint quad_2 = (_e172 * QUADS) + naga_mod(e_21, QUADS);
+                    metal::half4 _e185 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x2_ = _e185;
                 }
                 {
-                    uint e_23 = index + 384u;
-                    uint _e205 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_23, QUADS), _e205 - 1u);
-                    uint _e209 = turn;
-                    uint quad_3 = (_e209 * QUADS) + naga_mod(e_23, QUADS);
-                    metal::half4 _e224 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x3_ = (quad_3 < x_quads) ? _e224 : metal::half4(0.0h);
+                    uint e_22 = index + 384u;
+                    uint _e193 = p.tokens;
+                    uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e193 - 1u);
+                    uint _e197 = turn;
+                    uint quad_3 = (_e197 * QUADS) + naga_mod(e_22, QUADS);
+                    metal::half4 _e210 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x3_ = _e210;
                 }
             }
-            uint _e227 = turn;
-            uint w_first = (((((_e227 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
-            uint _e239 = turn;
-            uint x_first = (((((_e239 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
+            uint _e211 = turn;
+            uint w_first = (((((_e211 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
+            uint _e223 = turn;
+            uint x_first = (((((_e223 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
             {
                 metal::simdgroup_half8x8 b0_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 0u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b1_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 320u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b2_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 640u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 960u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 0u), 5119u)], 40u, false);
-                Sums _e281 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e281);
-                Sums _e283 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e283);
-                Sums _e285 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e285);
-                Sums _e287 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e287);
+                Sums _e265 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e265);
+                Sums _e267 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e267);
+                Sums _e269 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e269);
+                Sums _e271 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e271);
                 metal::simdgroup_half8x8 a1_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 320u), 5119u)], 40u, false);
-                Sums _e295 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e295);
-                Sums _e297 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e297);
-                Sums _e299 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e299);
-                Sums _e301 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e301);
+                Sums _e279 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e279);
+                Sums _e281 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e281);
+                Sums _e283 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e283);
+                Sums _e285 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e285);
                 metal::simdgroup_half8x8 a2_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 640u), 5119u)], 40u, false);
-                Sums _e309 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e309);
-                Sums _e311 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e311);
-                Sums _e313 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e313);
-                Sums _e315 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e315);
+                Sums _e293 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e293);
+                Sums _e295 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e295);
+                Sums _e297 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e297);
+                Sums _e299 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e299);
                 metal::simdgroup_half8x8 a3_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 960u), 5119u)], 40u, false);
-                Sums _e323 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e323);
-                Sums _e325 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e325);
-                Sums _e327 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e327);
-                Sums _e329 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e329);
+                Sums _e307 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e307);
+                Sums _e309 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e309);
+                Sums _e311 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e311);
+                Sums _e313 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e313);
             }
             {
                 metal::simdgroup_half8x8 b0_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 8u), 5119u)], 40u, true);
@@ -513,41 +623,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 648u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 968u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 8u), 5119u)], 40u, false);
-                Sums _e361 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e361);
-                Sums _e363 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e363);
-                Sums _e365 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e365);
-                Sums _e367 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e367);
+                Sums _e345 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e345);
+                Sums _e347 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e347);
+                Sums _e349 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e349);
+                Sums _e351 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e351);
                 metal::simdgroup_half8x8 a1_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 328u), 5119u)], 40u, false);
-                Sums _e375 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e375);
-                Sums _e377 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e377);
-                Sums _e379 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e379);
-                Sums _e381 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e381);
+                Sums _e359 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e359);
+                Sums _e361 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e361);
+                Sums _e363 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e363);
+                Sums _e365 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e365);
                 metal::simdgroup_half8x8 a2_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 648u), 5119u)], 40u, false);
-                Sums _e389 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e389);
-                Sums _e391 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e391);
-                Sums _e393 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e393);
-                Sums _e395 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e395);
+                Sums _e373 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e373);
+                Sums _e375 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e375);
+                Sums _e377 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e377);
+                Sums _e379 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e379);
                 metal::simdgroup_half8x8 a3_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 968u), 5119u)], 40u, false);
-                Sums _e403 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e403);
-                Sums _e405 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e405);
-                Sums _e407 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e407);
-                Sums _e409 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e409);
+                Sums _e387 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e387);
+                Sums _e389 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e389);
+                Sums _e391 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e391);
+                Sums _e393 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e393);
             }
             {
                 metal::simdgroup_half8x8 b0_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 16u), 5119u)], 40u, true);
@@ -555,41 +665,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 656u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 976u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 16u), 5119u)], 40u, false);
-                Sums _e441 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e441);
-                Sums _e443 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e443);
-                Sums _e445 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e445);
-                Sums _e447 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e447);
+                Sums _e425 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e425);
+                Sums _e427 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e427);
+                Sums _e429 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e429);
+                Sums _e431 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e431);
                 metal::simdgroup_half8x8 a1_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 336u), 5119u)], 40u, false);
-                Sums _e455 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e455);
-                Sums _e457 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e457);
-                Sums _e459 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e459);
-                Sums _e461 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e461);
+                Sums _e439 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e439);
+                Sums _e441 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e441);
+                Sums _e443 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e443);
+                Sums _e445 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e445);
                 metal::simdgroup_half8x8 a2_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 656u), 5119u)], 40u, false);
-                Sums _e469 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e469);
-                Sums _e471 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e471);
-                Sums _e473 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e473);
-                Sums _e475 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e475);
+                Sums _e453 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e453);
+                Sums _e455 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e455);
+                Sums _e457 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e457);
+                Sums _e459 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e459);
                 metal::simdgroup_half8x8 a3_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 976u), 5119u)], 40u, false);
-                Sums _e483 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e483);
-                Sums _e485 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e485);
-                Sums _e487 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e487);
-                Sums _e489 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e489);
+                Sums _e467 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e467);
+                Sums _e469 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e469);
+                Sums _e471 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e471);
+                Sums _e473 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e473);
             }
             {
                 metal::simdgroup_half8x8 b0_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 24u), 5119u)], 40u, true);
@@ -597,748 +707,748 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 664u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 984u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 24u), 5119u)], 40u, false);
-                Sums _e521 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e521);
-                Sums _e523 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e523);
-                Sums _e525 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e525);
-                Sums _e527 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e527);
+                Sums _e505 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e505);
+                Sums _e507 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e507);
+                Sums _e509 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e509);
+                Sums _e511 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e511);
                 metal::simdgroup_half8x8 a1_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 344u), 5119u)], 40u, false);
-                Sums _e535 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e535);
-                Sums _e537 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e537);
-                Sums _e539 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e539);
-                Sums _e541 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e541);
+                Sums _e519 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e519);
+                Sums _e521 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e521);
+                Sums _e523 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e523);
+                Sums _e525 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e525);
                 metal::simdgroup_half8x8 a2_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 664u), 5119u)], 40u, false);
-                Sums _e549 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e549);
-                Sums _e551 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e551);
-                Sums _e553 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e553);
-                Sums _e555 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e555);
+                Sums _e533 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e533);
+                Sums _e535 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e535);
+                Sums _e537 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e537);
+                Sums _e539 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e539);
                 metal::simdgroup_half8x8 a3_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 984u), 5119u)], 40u, false);
-                Sums _e563 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e563);
-                Sums _e565 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e565);
-                Sums _e567 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e567);
-                Sums _e569 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e569);
+                Sums _e547 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e547);
+                Sums _e549 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e549);
+                Sums _e551 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e551);
+                Sums _e553 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e553);
             }
-            uint _e571 = turn;
-            if (_e571 < tiles) {
+            uint _e555 = turn;
+            if (_e555 < tiles) {
                 {
-                    uint e_24 = index + 0u;
-                    if (e_24 < 64u) {
-                        uint _e577 = turn;
-                        uint at_6 = ((((_e577 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
-                        Block _e592 = block0_;
-                        type_7 _e593 = weights(_e592);
-                        float _e596 = p.factor;
-                        uint _e597 = turn;
-                        uint _e605 = p.units;
-                        float factor = (((_e597 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e605) ? _e596 : 0.0;
-                        keep_w(at_6 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
-                        keep_w(at_6 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
-                        keep_w(at_6 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
-                        keep_w(at_6 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
-                        keep_w(at_6 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
-                        keep_w(at_6 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
-                        keep_w(at_6 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
-                        keep_w(at_6 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
+                    uint e_23 = index + 0u;
+                    if (e_23 < 64u) {
+                        uint _e561 = turn;
+                        uint at_8 = ((((_e561 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
+                        float _e578 = p.factor;
+                        uint _e579 = turn;
+                        uint _e587 = p.units;
+                        float factor_1 = (((_e579 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e587) ? _e578 : 0.0;
+                        Block _e591 = block0_;
+                        type_10 _e592 = half_weights(_e591, factor_1, p);
+                        keep_w(at_8 + 0u, _e592.inner[0], w_tile);
+                        keep_w(at_8 + 1u, _e592.inner[1], w_tile);
+                        keep_w(at_8 + 2u, _e592.inner[2], w_tile);
+                        keep_w(at_8 + 3u, _e592.inner[3], w_tile);
+                        keep_w(at_8 + 4u, _e592.inner[4], w_tile);
+                        keep_w(at_8 + 5u, _e592.inner[5], w_tile);
+                        keep_w(at_8 + 6u, _e592.inner[6], w_tile);
+                        keep_w(at_8 + 7u, _e592.inner[7], w_tile);
                     }
                 }
                 {
-                    uint e_25 = index + 0u;
+                    uint e_24 = index + 0u;
+                    uint _e619 = turn;
+                    metal::half4 _e632 = x0_;
+                    keep_x(((((_e619 & 1u) * TOKENS) + naga_div(e_24, QUADS)) * PITCH) + naga_mod(e_24, QUADS), _e632, x_tile);
+                }
+                {
+                    uint e_25 = index + 128u;
+                    uint _e635 = turn;
+                    metal::half4 _e648 = x1_;
+                    keep_x(((((_e635 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e648, x_tile);
+                }
+                {
+                    uint e_26 = index + 256u;
                     uint _e651 = turn;
-                    metal::half4 _e664 = x0_;
-                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e664, x_tile);
+                    metal::half4 _e664 = x2_;
+                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e664, x_tile);
                 }
                 {
-                    uint e_26 = index + 128u;
+                    uint e_27 = index + 384u;
                     uint _e667 = turn;
-                    metal::half4 _e680 = x1_;
-                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e680, x_tile);
-                }
-                {
-                    uint e_27 = index + 256u;
-                    uint _e683 = turn;
-                    metal::half4 _e696 = x2_;
-                    keep_x(((((_e683 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e696, x_tile);
-                }
-                {
-                    uint e_28 = index + 384u;
-                    uint _e699 = turn;
-                    metal::half4 _e712 = x3_;
-                    keep_x(((((_e699 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e712, x_tile);
+                    metal::half4 _e680 = x3_;
+                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e680, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
     uint first = (subgroup * TILE) * TILE;
-    float _e723 = p.factor;
-    float inverse = as_type<float>(2130706432u - as_type<uint>(_e723));
-    Sums _e727 = sums0_0_;
-    simdgroup_store(_e727, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    float _e691 = p.factor;
+    float inverse = as_type<float>(2130706432u - as_type<uint>(_e691));
+    Sums _e695 = sums0_0_;
+    simdgroup_store(_e695, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
     bool loop_init_3 = true;
     while(true) {
         if (!loop_init_3) {
-            uint _e784 = e_2;
-            e_2 = _e784 + 32u;
+            uint _e752 = e_2;
+            e_2 = _e752 + 32u;
         }
         loop_init_3 = false;
-        uint _e732 = e_2;
-        if (_e732 < 64u) {
+        uint _e700 = e_2;
+        if (_e700 < 64u) {
         } else {
             break;
         }
         {
-            uint _e738 = e_2;
-            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e738, TILE);
-            uint _e745 = e_2;
-            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e745, TILE);
-            uint _e751 = p.rows;
-            if (row_5 < _e751) {
-                uint _e757 = p.tokens;
-                local = token_4 < _e757;
+            uint _e706 = e_2;
+            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e706, TILE);
+            uint _e713 = e_2;
+            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e713, TILE);
+            uint _e719 = p.rows;
+            if (row_5 < _e719) {
+                uint _e725 = p.tokens;
+                local = token_4 < _e725;
             } else {
                 local = false;
             }
-            bool _e760 = local;
-            if (_e760) {
-                uint _e763 = p.y_stride;
-                uint _e767 = p.first;
-                uint _e772 = p.first;
-                uint _e775 = e_2;
-                float _e778 = staged.inner[metal::min(unsigned(first + _e775), 255u)];
-                float _e781 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_4 * _e763) + _e767) + row_5, _e772 + row_5, (_e778 * _e781) * inverse, y, _buffer_sizes);
+            bool _e728 = local;
+            if (_e728) {
+                uint _e731 = p.y_stride;
+                uint _e735 = p.first;
+                uint _e740 = p.first;
+                uint _e743 = e_2;
+                float _e746 = staged.inner[metal::min(unsigned(first + _e743), 255u)];
+                float _e749 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_4 * _e731) + _e735) + row_5, _e740 + row_5, (_e746 * _e749) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e787 = sums0_1_;
-    simdgroup_store(_e787, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e755 = sums0_1_;
+    simdgroup_store(_e755, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
     bool loop_init_4 = true;
     while(true) {
         if (!loop_init_4) {
-            uint _e844 = e_3;
-            e_3 = _e844 + 32u;
+            uint _e812 = e_3;
+            e_3 = _e812 + 32u;
         }
         loop_init_4 = false;
-        uint _e792 = e_3;
-        if (_e792 < 64u) {
+        uint _e760 = e_3;
+        if (_e760 < 64u) {
         } else {
             break;
         }
         {
-            uint _e798 = e_3;
-            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e798, TILE);
-            uint _e805 = e_3;
-            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e805, TILE);
-            uint _e811 = p.rows;
-            if (row_6 < _e811) {
-                uint _e817 = p.tokens;
-                local_1 = token_5 < _e817;
+            uint _e766 = e_3;
+            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e766, TILE);
+            uint _e773 = e_3;
+            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e773, TILE);
+            uint _e779 = p.rows;
+            if (row_6 < _e779) {
+                uint _e785 = p.tokens;
+                local_1 = token_5 < _e785;
             } else {
                 local_1 = false;
             }
-            bool _e820 = local_1;
-            if (_e820) {
-                uint _e823 = p.y_stride;
-                uint _e827 = p.first;
-                uint _e832 = p.first;
-                uint _e835 = e_3;
-                float _e838 = staged.inner[metal::min(unsigned(first + _e835), 255u)];
-                float _e841 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_5 * _e823) + _e827) + row_6, _e832 + row_6, (_e838 * _e841) * inverse, y, _buffer_sizes);
+            bool _e788 = local_1;
+            if (_e788) {
+                uint _e791 = p.y_stride;
+                uint _e795 = p.first;
+                uint _e800 = p.first;
+                uint _e803 = e_3;
+                float _e806 = staged.inner[metal::min(unsigned(first + _e803), 255u)];
+                float _e809 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_5 * _e791) + _e795) + row_6, _e800 + row_6, (_e806 * _e809) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e847 = sums0_2_;
-    simdgroup_store(_e847, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e815 = sums0_2_;
+    simdgroup_store(_e815, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
     bool loop_init_5 = true;
     while(true) {
         if (!loop_init_5) {
-            uint _e904 = e_4;
-            e_4 = _e904 + 32u;
+            uint _e872 = e_4;
+            e_4 = _e872 + 32u;
         }
         loop_init_5 = false;
-        uint _e852 = e_4;
-        if (_e852 < 64u) {
+        uint _e820 = e_4;
+        if (_e820 < 64u) {
         } else {
             break;
         }
         {
-            uint _e858 = e_4;
-            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e858, TILE);
-            uint _e865 = e_4;
-            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e865, TILE);
-            uint _e871 = p.rows;
-            if (row_7 < _e871) {
-                uint _e877 = p.tokens;
-                local_2 = token_6 < _e877;
+            uint _e826 = e_4;
+            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e826, TILE);
+            uint _e833 = e_4;
+            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e833, TILE);
+            uint _e839 = p.rows;
+            if (row_7 < _e839) {
+                uint _e845 = p.tokens;
+                local_2 = token_6 < _e845;
             } else {
                 local_2 = false;
             }
-            bool _e880 = local_2;
-            if (_e880) {
-                uint _e883 = p.y_stride;
-                uint _e887 = p.first;
-                uint _e892 = p.first;
-                uint _e895 = e_4;
-                float _e898 = staged.inner[metal::min(unsigned(first + _e895), 255u)];
-                float _e901 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_6 * _e883) + _e887) + row_7, _e892 + row_7, (_e898 * _e901) * inverse, y, _buffer_sizes);
+            bool _e848 = local_2;
+            if (_e848) {
+                uint _e851 = p.y_stride;
+                uint _e855 = p.first;
+                uint _e860 = p.first;
+                uint _e863 = e_4;
+                float _e866 = staged.inner[metal::min(unsigned(first + _e863), 255u)];
+                float _e869 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_6 * _e851) + _e855) + row_7, _e860 + row_7, (_e866 * _e869) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e907 = sums0_3_;
-    simdgroup_store(_e907, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e875 = sums0_3_;
+    simdgroup_store(_e875, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
     bool loop_init_6 = true;
     while(true) {
         if (!loop_init_6) {
-            uint _e964 = e_5;
-            e_5 = _e964 + 32u;
+            uint _e932 = e_5;
+            e_5 = _e932 + 32u;
         }
         loop_init_6 = false;
-        uint _e912 = e_5;
-        if (_e912 < 64u) {
+        uint _e880 = e_5;
+        if (_e880 < 64u) {
         } else {
             break;
         }
         {
-            uint _e918 = e_5;
-            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e918, TILE);
-            uint _e925 = e_5;
-            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e925, TILE);
-            uint _e931 = p.rows;
-            if (row_8 < _e931) {
-                uint _e937 = p.tokens;
-                local_3 = token_7 < _e937;
+            uint _e886 = e_5;
+            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e886, TILE);
+            uint _e893 = e_5;
+            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e893, TILE);
+            uint _e899 = p.rows;
+            if (row_8 < _e899) {
+                uint _e905 = p.tokens;
+                local_3 = token_7 < _e905;
             } else {
                 local_3 = false;
             }
-            bool _e940 = local_3;
-            if (_e940) {
-                uint _e943 = p.y_stride;
-                uint _e947 = p.first;
-                uint _e952 = p.first;
-                uint _e955 = e_5;
-                float _e958 = staged.inner[metal::min(unsigned(first + _e955), 255u)];
-                float _e961 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_7 * _e943) + _e947) + row_8, _e952 + row_8, (_e958 * _e961) * inverse, y, _buffer_sizes);
+            bool _e908 = local_3;
+            if (_e908) {
+                uint _e911 = p.y_stride;
+                uint _e915 = p.first;
+                uint _e920 = p.first;
+                uint _e923 = e_5;
+                float _e926 = staged.inner[metal::min(unsigned(first + _e923), 255u)];
+                float _e929 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_7 * _e911) + _e915) + row_8, _e920 + row_8, (_e926 * _e929) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e967 = sums1_0_;
-    simdgroup_store(_e967, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e935 = sums1_0_;
+    simdgroup_store(_e935, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
     bool loop_init_7 = true;
     while(true) {
         if (!loop_init_7) {
-            uint _e1024 = e_6;
-            e_6 = _e1024 + 32u;
+            uint _e992 = e_6;
+            e_6 = _e992 + 32u;
         }
         loop_init_7 = false;
-        uint _e972 = e_6;
-        if (_e972 < 64u) {
+        uint _e940 = e_6;
+        if (_e940 < 64u) {
         } else {
             break;
         }
         {
-            uint _e978 = e_6;
-            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e978, TILE);
-            uint _e985 = e_6;
-            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e985, TILE);
-            uint _e991 = p.rows;
-            if (row_9 < _e991) {
-                uint _e997 = p.tokens;
-                local_4 = token_8 < _e997;
+            uint _e946 = e_6;
+            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e946, TILE);
+            uint _e953 = e_6;
+            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e953, TILE);
+            uint _e959 = p.rows;
+            if (row_9 < _e959) {
+                uint _e965 = p.tokens;
+                local_4 = token_8 < _e965;
             } else {
                 local_4 = false;
             }
-            bool _e1000 = local_4;
-            if (_e1000) {
-                uint _e1003 = p.y_stride;
-                uint _e1007 = p.first;
-                uint _e1012 = p.first;
-                uint _e1015 = e_6;
-                float _e1018 = staged.inner[metal::min(unsigned(first + _e1015), 255u)];
-                float _e1021 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_8 * _e1003) + _e1007) + row_9, _e1012 + row_9, (_e1018 * _e1021) * inverse, y, _buffer_sizes);
+            bool _e968 = local_4;
+            if (_e968) {
+                uint _e971 = p.y_stride;
+                uint _e975 = p.first;
+                uint _e980 = p.first;
+                uint _e983 = e_6;
+                float _e986 = staged.inner[metal::min(unsigned(first + _e983), 255u)];
+                float _e989 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_8 * _e971) + _e975) + row_9, _e980 + row_9, (_e986 * _e989) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1027 = sums1_1_;
-    simdgroup_store(_e1027, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e995 = sums1_1_;
+    simdgroup_store(_e995, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
     bool loop_init_8 = true;
     while(true) {
         if (!loop_init_8) {
-            uint _e1084 = e_7;
-            e_7 = _e1084 + 32u;
+            uint _e1052 = e_7;
+            e_7 = _e1052 + 32u;
         }
         loop_init_8 = false;
-        uint _e1032 = e_7;
-        if (_e1032 < 64u) {
+        uint _e1000 = e_7;
+        if (_e1000 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1038 = e_7;
-            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1038, TILE);
-            uint _e1045 = e_7;
-            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1045, TILE);
-            uint _e1051 = p.rows;
-            if (row_10 < _e1051) {
-                uint _e1057 = p.tokens;
-                local_5 = token_9 < _e1057;
+            uint _e1006 = e_7;
+            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1006, TILE);
+            uint _e1013 = e_7;
+            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1013, TILE);
+            uint _e1019 = p.rows;
+            if (row_10 < _e1019) {
+                uint _e1025 = p.tokens;
+                local_5 = token_9 < _e1025;
             } else {
                 local_5 = false;
             }
-            bool _e1060 = local_5;
-            if (_e1060) {
-                uint _e1063 = p.y_stride;
-                uint _e1067 = p.first;
-                uint _e1072 = p.first;
-                uint _e1075 = e_7;
-                float _e1078 = staged.inner[metal::min(unsigned(first + _e1075), 255u)];
-                float _e1081 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_9 * _e1063) + _e1067) + row_10, _e1072 + row_10, (_e1078 * _e1081) * inverse, y, _buffer_sizes);
+            bool _e1028 = local_5;
+            if (_e1028) {
+                uint _e1031 = p.y_stride;
+                uint _e1035 = p.first;
+                uint _e1040 = p.first;
+                uint _e1043 = e_7;
+                float _e1046 = staged.inner[metal::min(unsigned(first + _e1043), 255u)];
+                float _e1049 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_9 * _e1031) + _e1035) + row_10, _e1040 + row_10, (_e1046 * _e1049) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1087 = sums1_2_;
-    simdgroup_store(_e1087, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1055 = sums1_2_;
+    simdgroup_store(_e1055, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
     bool loop_init_9 = true;
     while(true) {
         if (!loop_init_9) {
-            uint _e1144 = e_8;
-            e_8 = _e1144 + 32u;
+            uint _e1112 = e_8;
+            e_8 = _e1112 + 32u;
         }
         loop_init_9 = false;
-        uint _e1092 = e_8;
-        if (_e1092 < 64u) {
+        uint _e1060 = e_8;
+        if (_e1060 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1098 = e_8;
-            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1098, TILE);
-            uint _e1105 = e_8;
-            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1105, TILE);
-            uint _e1111 = p.rows;
-            if (row_11 < _e1111) {
-                uint _e1117 = p.tokens;
-                local_6 = token_10 < _e1117;
+            uint _e1066 = e_8;
+            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1066, TILE);
+            uint _e1073 = e_8;
+            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1073, TILE);
+            uint _e1079 = p.rows;
+            if (row_11 < _e1079) {
+                uint _e1085 = p.tokens;
+                local_6 = token_10 < _e1085;
             } else {
                 local_6 = false;
             }
-            bool _e1120 = local_6;
-            if (_e1120) {
-                uint _e1123 = p.y_stride;
-                uint _e1127 = p.first;
-                uint _e1132 = p.first;
-                uint _e1135 = e_8;
-                float _e1138 = staged.inner[metal::min(unsigned(first + _e1135), 255u)];
-                float _e1141 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_10 * _e1123) + _e1127) + row_11, _e1132 + row_11, (_e1138 * _e1141) * inverse, y, _buffer_sizes);
+            bool _e1088 = local_6;
+            if (_e1088) {
+                uint _e1091 = p.y_stride;
+                uint _e1095 = p.first;
+                uint _e1100 = p.first;
+                uint _e1103 = e_8;
+                float _e1106 = staged.inner[metal::min(unsigned(first + _e1103), 255u)];
+                float _e1109 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_10 * _e1091) + _e1095) + row_11, _e1100 + row_11, (_e1106 * _e1109) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1147 = sums1_3_;
-    simdgroup_store(_e1147, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1115 = sums1_3_;
+    simdgroup_store(_e1115, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
     bool loop_init_10 = true;
     while(true) {
         if (!loop_init_10) {
-            uint _e1204 = e_9;
-            e_9 = _e1204 + 32u;
+            uint _e1172 = e_9;
+            e_9 = _e1172 + 32u;
         }
         loop_init_10 = false;
-        uint _e1152 = e_9;
-        if (_e1152 < 64u) {
+        uint _e1120 = e_9;
+        if (_e1120 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1158 = e_9;
-            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1158, TILE);
-            uint _e1165 = e_9;
-            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1165, TILE);
-            uint _e1171 = p.rows;
-            if (row_12 < _e1171) {
-                uint _e1177 = p.tokens;
-                local_7 = token_11 < _e1177;
+            uint _e1126 = e_9;
+            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1126, TILE);
+            uint _e1133 = e_9;
+            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1133, TILE);
+            uint _e1139 = p.rows;
+            if (row_12 < _e1139) {
+                uint _e1145 = p.tokens;
+                local_7 = token_11 < _e1145;
             } else {
                 local_7 = false;
             }
-            bool _e1180 = local_7;
-            if (_e1180) {
-                uint _e1183 = p.y_stride;
-                uint _e1187 = p.first;
-                uint _e1192 = p.first;
-                uint _e1195 = e_9;
-                float _e1198 = staged.inner[metal::min(unsigned(first + _e1195), 255u)];
-                float _e1201 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_11 * _e1183) + _e1187) + row_12, _e1192 + row_12, (_e1198 * _e1201) * inverse, y, _buffer_sizes);
+            bool _e1148 = local_7;
+            if (_e1148) {
+                uint _e1151 = p.y_stride;
+                uint _e1155 = p.first;
+                uint _e1160 = p.first;
+                uint _e1163 = e_9;
+                float _e1166 = staged.inner[metal::min(unsigned(first + _e1163), 255u)];
+                float _e1169 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_11 * _e1151) + _e1155) + row_12, _e1160 + row_12, (_e1166 * _e1169) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1207 = sums2_0_;
-    simdgroup_store(_e1207, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1175 = sums2_0_;
+    simdgroup_store(_e1175, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
     bool loop_init_11 = true;
     while(true) {
         if (!loop_init_11) {
-            uint _e1264 = e_10;
-            e_10 = _e1264 + 32u;
+            uint _e1232 = e_10;
+            e_10 = _e1232 + 32u;
         }
         loop_init_11 = false;
-        uint _e1212 = e_10;
-        if (_e1212 < 64u) {
+        uint _e1180 = e_10;
+        if (_e1180 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1218 = e_10;
-            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1218, TILE);
-            uint _e1225 = e_10;
-            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1225, TILE);
-            uint _e1231 = p.rows;
-            if (row_13 < _e1231) {
-                uint _e1237 = p.tokens;
-                local_8 = token_12 < _e1237;
+            uint _e1186 = e_10;
+            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1186, TILE);
+            uint _e1193 = e_10;
+            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1193, TILE);
+            uint _e1199 = p.rows;
+            if (row_13 < _e1199) {
+                uint _e1205 = p.tokens;
+                local_8 = token_12 < _e1205;
             } else {
                 local_8 = false;
             }
-            bool _e1240 = local_8;
-            if (_e1240) {
-                uint _e1243 = p.y_stride;
-                uint _e1247 = p.first;
-                uint _e1252 = p.first;
-                uint _e1255 = e_10;
-                float _e1258 = staged.inner[metal::min(unsigned(first + _e1255), 255u)];
-                float _e1261 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_12 * _e1243) + _e1247) + row_13, _e1252 + row_13, (_e1258 * _e1261) * inverse, y, _buffer_sizes);
+            bool _e1208 = local_8;
+            if (_e1208) {
+                uint _e1211 = p.y_stride;
+                uint _e1215 = p.first;
+                uint _e1220 = p.first;
+                uint _e1223 = e_10;
+                float _e1226 = staged.inner[metal::min(unsigned(first + _e1223), 255u)];
+                float _e1229 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_12 * _e1211) + _e1215) + row_13, _e1220 + row_13, (_e1226 * _e1229) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1267 = sums2_1_;
-    simdgroup_store(_e1267, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1235 = sums2_1_;
+    simdgroup_store(_e1235, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
     bool loop_init_12 = true;
     while(true) {
         if (!loop_init_12) {
-            uint _e1324 = e_11;
-            e_11 = _e1324 + 32u;
+            uint _e1292 = e_11;
+            e_11 = _e1292 + 32u;
         }
         loop_init_12 = false;
-        uint _e1272 = e_11;
-        if (_e1272 < 64u) {
+        uint _e1240 = e_11;
+        if (_e1240 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1278 = e_11;
-            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1278, TILE);
-            uint _e1285 = e_11;
-            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1285, TILE);
-            uint _e1291 = p.rows;
-            if (row_14 < _e1291) {
-                uint _e1297 = p.tokens;
-                local_9 = token_13 < _e1297;
+            uint _e1246 = e_11;
+            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1246, TILE);
+            uint _e1253 = e_11;
+            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1253, TILE);
+            uint _e1259 = p.rows;
+            if (row_14 < _e1259) {
+                uint _e1265 = p.tokens;
+                local_9 = token_13 < _e1265;
             } else {
                 local_9 = false;
             }
-            bool _e1300 = local_9;
-            if (_e1300) {
-                uint _e1303 = p.y_stride;
-                uint _e1307 = p.first;
-                uint _e1312 = p.first;
-                uint _e1315 = e_11;
-                float _e1318 = staged.inner[metal::min(unsigned(first + _e1315), 255u)];
-                float _e1321 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_13 * _e1303) + _e1307) + row_14, _e1312 + row_14, (_e1318 * _e1321) * inverse, y, _buffer_sizes);
+            bool _e1268 = local_9;
+            if (_e1268) {
+                uint _e1271 = p.y_stride;
+                uint _e1275 = p.first;
+                uint _e1280 = p.first;
+                uint _e1283 = e_11;
+                float _e1286 = staged.inner[metal::min(unsigned(first + _e1283), 255u)];
+                float _e1289 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_13 * _e1271) + _e1275) + row_14, _e1280 + row_14, (_e1286 * _e1289) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1327 = sums2_2_;
-    simdgroup_store(_e1327, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1295 = sums2_2_;
+    simdgroup_store(_e1295, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
     bool loop_init_13 = true;
     while(true) {
         if (!loop_init_13) {
-            uint _e1384 = e_12;
-            e_12 = _e1384 + 32u;
+            uint _e1352 = e_12;
+            e_12 = _e1352 + 32u;
         }
         loop_init_13 = false;
-        uint _e1332 = e_12;
-        if (_e1332 < 64u) {
+        uint _e1300 = e_12;
+        if (_e1300 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1338 = e_12;
-            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1338, TILE);
-            uint _e1345 = e_12;
-            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1345, TILE);
-            uint _e1351 = p.rows;
-            if (row_15 < _e1351) {
-                uint _e1357 = p.tokens;
-                local_10 = token_14 < _e1357;
+            uint _e1306 = e_12;
+            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1306, TILE);
+            uint _e1313 = e_12;
+            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1313, TILE);
+            uint _e1319 = p.rows;
+            if (row_15 < _e1319) {
+                uint _e1325 = p.tokens;
+                local_10 = token_14 < _e1325;
             } else {
                 local_10 = false;
             }
-            bool _e1360 = local_10;
-            if (_e1360) {
-                uint _e1363 = p.y_stride;
-                uint _e1367 = p.first;
-                uint _e1372 = p.first;
-                uint _e1375 = e_12;
-                float _e1378 = staged.inner[metal::min(unsigned(first + _e1375), 255u)];
-                float _e1381 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_14 * _e1363) + _e1367) + row_15, _e1372 + row_15, (_e1378 * _e1381) * inverse, y, _buffer_sizes);
+            bool _e1328 = local_10;
+            if (_e1328) {
+                uint _e1331 = p.y_stride;
+                uint _e1335 = p.first;
+                uint _e1340 = p.first;
+                uint _e1343 = e_12;
+                float _e1346 = staged.inner[metal::min(unsigned(first + _e1343), 255u)];
+                float _e1349 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_14 * _e1331) + _e1335) + row_15, _e1340 + row_15, (_e1346 * _e1349) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1387 = sums2_3_;
-    simdgroup_store(_e1387, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1355 = sums2_3_;
+    simdgroup_store(_e1355, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
     bool loop_init_14 = true;
     while(true) {
         if (!loop_init_14) {
-            uint _e1444 = e_13;
-            e_13 = _e1444 + 32u;
+            uint _e1412 = e_13;
+            e_13 = _e1412 + 32u;
         }
         loop_init_14 = false;
-        uint _e1392 = e_13;
-        if (_e1392 < 64u) {
+        uint _e1360 = e_13;
+        if (_e1360 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1398 = e_13;
-            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1398, TILE);
-            uint _e1405 = e_13;
-            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1405, TILE);
-            uint _e1411 = p.rows;
-            if (row_16 < _e1411) {
-                uint _e1417 = p.tokens;
-                local_11 = token_15 < _e1417;
+            uint _e1366 = e_13;
+            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1366, TILE);
+            uint _e1373 = e_13;
+            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1373, TILE);
+            uint _e1379 = p.rows;
+            if (row_16 < _e1379) {
+                uint _e1385 = p.tokens;
+                local_11 = token_15 < _e1385;
             } else {
                 local_11 = false;
             }
-            bool _e1420 = local_11;
-            if (_e1420) {
-                uint _e1423 = p.y_stride;
-                uint _e1427 = p.first;
-                uint _e1432 = p.first;
-                uint _e1435 = e_13;
-                float _e1438 = staged.inner[metal::min(unsigned(first + _e1435), 255u)];
-                float _e1441 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_15 * _e1423) + _e1427) + row_16, _e1432 + row_16, (_e1438 * _e1441) * inverse, y, _buffer_sizes);
+            bool _e1388 = local_11;
+            if (_e1388) {
+                uint _e1391 = p.y_stride;
+                uint _e1395 = p.first;
+                uint _e1400 = p.first;
+                uint _e1403 = e_13;
+                float _e1406 = staged.inner[metal::min(unsigned(first + _e1403), 255u)];
+                float _e1409 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_15 * _e1391) + _e1395) + row_16, _e1400 + row_16, (_e1406 * _e1409) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1447 = sums3_0_;
-    simdgroup_store(_e1447, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1415 = sums3_0_;
+    simdgroup_store(_e1415, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
     bool loop_init_15 = true;
     while(true) {
         if (!loop_init_15) {
-            uint _e1504 = e_14;
-            e_14 = _e1504 + 32u;
+            uint _e1472 = e_14;
+            e_14 = _e1472 + 32u;
         }
         loop_init_15 = false;
-        uint _e1452 = e_14;
-        if (_e1452 < 64u) {
+        uint _e1420 = e_14;
+        if (_e1420 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1458 = e_14;
-            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1458, TILE);
-            uint _e1465 = e_14;
-            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1465, TILE);
-            uint _e1471 = p.rows;
-            if (row_17 < _e1471) {
-                uint _e1477 = p.tokens;
-                local_12 = token_16 < _e1477;
+            uint _e1426 = e_14;
+            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1426, TILE);
+            uint _e1433 = e_14;
+            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1433, TILE);
+            uint _e1439 = p.rows;
+            if (row_17 < _e1439) {
+                uint _e1445 = p.tokens;
+                local_12 = token_16 < _e1445;
             } else {
                 local_12 = false;
             }
-            bool _e1480 = local_12;
-            if (_e1480) {
-                uint _e1483 = p.y_stride;
-                uint _e1487 = p.first;
-                uint _e1492 = p.first;
-                uint _e1495 = e_14;
-                float _e1498 = staged.inner[metal::min(unsigned(first + _e1495), 255u)];
-                float _e1501 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_16 * _e1483) + _e1487) + row_17, _e1492 + row_17, (_e1498 * _e1501) * inverse, y, _buffer_sizes);
+            bool _e1448 = local_12;
+            if (_e1448) {
+                uint _e1451 = p.y_stride;
+                uint _e1455 = p.first;
+                uint _e1460 = p.first;
+                uint _e1463 = e_14;
+                float _e1466 = staged.inner[metal::min(unsigned(first + _e1463), 255u)];
+                float _e1469 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_16 * _e1451) + _e1455) + row_17, _e1460 + row_17, (_e1466 * _e1469) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1507 = sums3_1_;
-    simdgroup_store(_e1507, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1475 = sums3_1_;
+    simdgroup_store(_e1475, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
     bool loop_init_16 = true;
     while(true) {
         if (!loop_init_16) {
-            uint _e1564 = e_15;
-            e_15 = _e1564 + 32u;
+            uint _e1532 = e_15;
+            e_15 = _e1532 + 32u;
         }
         loop_init_16 = false;
-        uint _e1512 = e_15;
-        if (_e1512 < 64u) {
+        uint _e1480 = e_15;
+        if (_e1480 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1518 = e_15;
-            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1518, TILE);
-            uint _e1525 = e_15;
-            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1525, TILE);
-            uint _e1531 = p.rows;
-            if (row_18 < _e1531) {
-                uint _e1537 = p.tokens;
-                local_13 = token_17 < _e1537;
+            uint _e1486 = e_15;
+            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1486, TILE);
+            uint _e1493 = e_15;
+            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1493, TILE);
+            uint _e1499 = p.rows;
+            if (row_18 < _e1499) {
+                uint _e1505 = p.tokens;
+                local_13 = token_17 < _e1505;
             } else {
                 local_13 = false;
             }
-            bool _e1540 = local_13;
-            if (_e1540) {
-                uint _e1543 = p.y_stride;
-                uint _e1547 = p.first;
-                uint _e1552 = p.first;
-                uint _e1555 = e_15;
-                float _e1558 = staged.inner[metal::min(unsigned(first + _e1555), 255u)];
-                float _e1561 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_17 * _e1543) + _e1547) + row_18, _e1552 + row_18, (_e1558 * _e1561) * inverse, y, _buffer_sizes);
+            bool _e1508 = local_13;
+            if (_e1508) {
+                uint _e1511 = p.y_stride;
+                uint _e1515 = p.first;
+                uint _e1520 = p.first;
+                uint _e1523 = e_15;
+                float _e1526 = staged.inner[metal::min(unsigned(first + _e1523), 255u)];
+                float _e1529 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_17 * _e1511) + _e1515) + row_18, _e1520 + row_18, (_e1526 * _e1529) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1567 = sums3_2_;
-    simdgroup_store(_e1567, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1535 = sums3_2_;
+    simdgroup_store(_e1535, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
     bool loop_init_17 = true;
     while(true) {
         if (!loop_init_17) {
-            uint _e1624 = e_16;
-            e_16 = _e1624 + 32u;
+            uint _e1592 = e_16;
+            e_16 = _e1592 + 32u;
         }
         loop_init_17 = false;
-        uint _e1572 = e_16;
-        if (_e1572 < 64u) {
+        uint _e1540 = e_16;
+        if (_e1540 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1578 = e_16;
-            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1578, TILE);
-            uint _e1585 = e_16;
-            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1585, TILE);
-            uint _e1591 = p.rows;
-            if (row_19 < _e1591) {
-                uint _e1597 = p.tokens;
-                local_14 = token_18 < _e1597;
+            uint _e1546 = e_16;
+            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1546, TILE);
+            uint _e1553 = e_16;
+            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1553, TILE);
+            uint _e1559 = p.rows;
+            if (row_19 < _e1559) {
+                uint _e1565 = p.tokens;
+                local_14 = token_18 < _e1565;
             } else {
                 local_14 = false;
             }
-            bool _e1600 = local_14;
-            if (_e1600) {
-                uint _e1603 = p.y_stride;
-                uint _e1607 = p.first;
-                uint _e1612 = p.first;
-                uint _e1615 = e_16;
-                float _e1618 = staged.inner[metal::min(unsigned(first + _e1615), 255u)];
-                float _e1621 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_18 * _e1603) + _e1607) + row_19, _e1612 + row_19, (_e1618 * _e1621) * inverse, y, _buffer_sizes);
+            bool _e1568 = local_14;
+            if (_e1568) {
+                uint _e1571 = p.y_stride;
+                uint _e1575 = p.first;
+                uint _e1580 = p.first;
+                uint _e1583 = e_16;
+                float _e1586 = staged.inner[metal::min(unsigned(first + _e1583), 255u)];
+                float _e1589 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_18 * _e1571) + _e1575) + row_19, _e1580 + row_19, (_e1586 * _e1589) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1627 = sums3_3_;
-    simdgroup_store(_e1627, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1595 = sums3_3_;
+    simdgroup_store(_e1595, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
     bool loop_init_18 = true;
     while(true) {
         if (!loop_init_18) {
-            uint _e1684 = e_17;
-            e_17 = _e1684 + 32u;
+            uint _e1652 = e_17;
+            e_17 = _e1652 + 32u;
         }
         loop_init_18 = false;
-        uint _e1632 = e_17;
-        if (_e1632 < 64u) {
+        uint _e1600 = e_17;
+        if (_e1600 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1638 = e_17;
-            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1638, TILE);
-            uint _e1645 = e_17;
-            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1645, TILE);
-            uint _e1651 = p.rows;
-            if (row_20 < _e1651) {
-                uint _e1657 = p.tokens;
-                local_15 = token_19 < _e1657;
+            uint _e1606 = e_17;
+            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1606, TILE);
+            uint _e1613 = e_17;
+            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1613, TILE);
+            uint _e1619 = p.rows;
+            if (row_20 < _e1619) {
+                uint _e1625 = p.tokens;
+                local_15 = token_19 < _e1625;
             } else {
                 local_15 = false;
             }
-            bool _e1660 = local_15;
-            if (_e1660) {
-                uint _e1663 = p.y_stride;
-                uint _e1667 = p.first;
-                uint _e1672 = p.first;
-                uint _e1675 = e_17;
-                float _e1678 = staged.inner[metal::min(unsigned(first + _e1675), 255u)];
-                float _e1681 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_19 * _e1663) + _e1667) + row_20, _e1672 + row_20, (_e1678 * _e1681) * inverse, y, _buffer_sizes);
+            bool _e1628 = local_15;
+            if (_e1628) {
+                uint _e1631 = p.y_stride;
+                uint _e1635 = p.first;
+                uint _e1640 = p.first;
+                uint _e1643 = e_17;
+                float _e1646 = staged.inner[metal::min(unsigned(first + _e1643), 255u)];
+                float _e1649 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_19 * _e1631) + _e1635) + row_20, _e1640 + row_20, (_e1646 * _e1649) * inverse, y, _buffer_sizes);
             }
         }
     }

@@ -1,6 +1,6 @@
 // int3_rows
-// flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// flags: SCALED, WEIGHTS
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -38,6 +38,13 @@ struct Params {
 };
 typedef uint type_3[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -49,6 +56,10 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+};
+struct Line {
+    metal::float2 scale;
+    metal::float2 offset;
 };
 struct type_7 {
     metal::float4 inner[8];
@@ -64,31 +75,10 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant float CENTRE = 4.0;
-
-Scales expand(
-    metal::float2 d,
-    uint e,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s = d.x * static_cast<float>(e & 63u);
-    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
-}
+constant metal::float2 CENTRES = metal::float2(4.0);
 
 Scales scales(
     uint row,
@@ -97,33 +87,91 @@ Scales scales(
     device type_3 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_1 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_1), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_1 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_1 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_2 = ((_e5 + (row * _e9)) >> 2u) + ((unit >> 3u) * 4u);
+    uint bit = (unit & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_2 + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_2 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_2), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 Codes load_codes(
@@ -135,11 +183,11 @@ Codes load_codes(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_2 = (_e5 + (row_1 * _e9)) >> 2u;
-    uint _e19 = code_plane[metal::min(unsigned(at_2 + (unit_1 * 2u)), (_buffer_sizes.size1 - 0 - 4) / 4)];
-    uint _e27 = code_plane[metal::min(unsigned((at_2 + (unit_1 * 2u)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint at_3 = (_e5 + (row_1 * _e9)) >> 2u;
+    uint _e19 = code_plane[metal::min(unsigned(at_3 + (unit_1 * 2u)), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e27 = code_plane[metal::min(unsigned((at_3 + (unit_1 * 2u)) + 1u), (_buffer_sizes.size1 - 0 - 4) / 4)];
     uint _e32 = p.units;
-    uint _e38 = code_plane[metal::min(unsigned((at_2 + (_e32 * 2u)) + unit_1), (_buffer_sizes.size1 - 0 - 4) / 4)];
+    uint _e38 = code_plane[metal::min(unsigned((at_3 + (_e32 * 2u)) + unit_1), (_buffer_sizes.size1 - 0 - 4) / 4)];
     return Codes {metal::uint2(_e19, _e27), _e38};
 }
 
@@ -156,43 +204,81 @@ Block load(
     return Block {_e2, _e3};
 }
 
+uint code_bits(
+    Codes q
+) {
+    return (q.words.x | q.words.y) | q.high;
+}
+
+uint bits_1(
+    Block b
+) {
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+Line line(
+    Block b_1,
+    constant Params& p
+) {
+    metal::float2 _e2 = factors(b_1.scales);
+    uint _e6 = p.extra.x;
+    metal::float2 d = _e2 * as_type<float>(_e6);
+    Steps _e10 = steps(b_1.scales, p);
+    metal::float2 s_5 = d.x * _e10.scale;
+    uint _e18 = p.extra.z;
+    return Line {s_5, ((CENTRE - as_type<float>(_e18)) * s_5) - (d.y * _e10.minus)};
+}
+
+float extent(
+    Block b_2,
+    constant Params& p
+) {
+    Line _e1 = line(b_2, p);
+    return metal::max(metal::max(metal::abs(_e1.scale.x), metal::abs(_e1.scale.y)), metal::max(metal::abs(_e1.offset.x), metal::abs(_e1.offset.y)));
+}
+
 uint code_bytes(
-    uint low_1,
-    uint high_1,
+    uint low,
+    uint high,
     uint i
 ) {
-    return ((low_1 >> ((i >> 1u) * 2u)) & 50529027u) | (((high_1 >> i) & 16843009u) << 2u);
+    return ((low >> ((i >> 1u) * 2u)) & 50529027u) | (((high >> i) & 16843009u) << 2u);
 }
 
 type_7 quads(
-    Codes q
+    Codes q_1,
+    constant Params& p
 ) {
-    uint _e5 = code_bytes(q.words.x, q.high, 0u);
-    metal::float4 _e9 = fields(_e5, 0u, 7u, CENTRE);
-    uint _e14 = code_bytes(q.words.y, q.high, 1u);
-    metal::float4 _e18 = fields(_e14, 0u, 7u, CENTRE);
-    uint _e23 = code_bytes(q.words.x, q.high, 2u);
-    metal::float4 _e27 = fields(_e23, 0u, 7u, CENTRE);
-    uint _e32 = code_bytes(q.words.y, q.high, 3u);
-    metal::float4 _e36 = fields(_e32, 0u, 7u, CENTRE);
-    uint _e41 = code_bytes(q.words.x, q.high, 4u);
-    metal::float4 _e45 = fields(_e41, 0u, 7u, CENTRE);
-    uint _e50 = code_bytes(q.words.y, q.high, 5u);
-    metal::float4 _e54 = fields(_e50, 0u, 7u, CENTRE);
-    uint _e59 = code_bytes(q.words.x, q.high, 6u);
-    metal::float4 _e63 = fields(_e59, 0u, 7u, CENTRE);
-    uint _e68 = code_bytes(q.words.y, q.high, 7u);
-    metal::float4 _e72 = fields(_e68, 0u, 7u, CENTRE);
+    uint _e5 = code_bytes(q_1.words.x, q_1.high, 0u);
+    metal::float4 _e9 = fields(_e5, 0u, 7u, CENTRE, p);
+    uint _e14 = code_bytes(q_1.words.y, q_1.high, 1u);
+    metal::float4 _e18 = fields(_e14, 0u, 7u, CENTRE, p);
+    uint _e23 = code_bytes(q_1.words.x, q_1.high, 2u);
+    metal::float4 _e27 = fields(_e23, 0u, 7u, CENTRE, p);
+    uint _e32 = code_bytes(q_1.words.y, q_1.high, 3u);
+    metal::float4 _e36 = fields(_e32, 0u, 7u, CENTRE, p);
+    uint _e41 = code_bytes(q_1.words.x, q_1.high, 4u);
+    metal::float4 _e45 = fields(_e41, 0u, 7u, CENTRE, p);
+    uint _e50 = code_bytes(q_1.words.y, q_1.high, 5u);
+    metal::float4 _e54 = fields(_e50, 0u, 7u, CENTRE, p);
+    uint _e59 = code_bytes(q_1.words.x, q_1.high, 6u);
+    metal::float4 _e63 = fields(_e59, 0u, 7u, CENTRE, p);
+    uint _e68 = code_bytes(q_1.words.y, q_1.high, 7u);
+    metal::float4 _e72 = fields(_e68, 0u, 7u, CENTRE, p);
     return type_7 {{_e9, _e18, _e27, _e36, _e45, _e54, _e63, _e72}};
 }
 
 type_7 weights(
-    Block b
+    Block b_3,
+    constant Params& p
 ) {
-    type_7 _e2 = quads(b.codes);
-    metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
-    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
+    type_7 _e2 = quads(b_3.codes, p);
+    Line _e3 = line(b_3, p);
+    metal::float2 s_6 = _e3.scale;
+    metal::float2 o = _e3.offset;
+    return type_7 {{(_e2.inner[0] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[1] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[2] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[3] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[4] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[5] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[6] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[7] * _e3.scale.y) + metal::float4(_e3.offset.y)}};
 }
 
 metal::float4 keep(
@@ -226,9 +312,9 @@ struct main_Input {
 ) {
     uint _e5 = p.y_stride;
     uint units = naga_div(_e5, 32u);
-    uint at_3 = ((group.x + (group.y * groups.x)) * WG) + index;
-    uint token = naga_div(at_3, units);
-    uint unit_3 = naga_mod(at_3, units);
+    uint at_4 = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint token = naga_div(at_4, units);
+    uint unit_3 = naga_mod(at_4, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
@@ -255,7 +341,7 @@ struct main_Input {
         return;
     }
     Block _e94 = load(row_3, unit_3, p, code_plane, scale_plane, _buffer_sizes);
-    type_7 _e95 = weights(_e94);
+    type_7 _e95 = weights(_e94, p);
     float _e103 = p.factor;
     metal::float4 _e109 = keep((unit_3 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size4 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;

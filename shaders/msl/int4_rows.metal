@@ -1,6 +1,6 @@
 // int4_rows
-// flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// flags: SCALED, WEIGHTS
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -39,6 +39,13 @@ struct Params {
 typedef metal::uint4 type_3[1];
 typedef uint type_4[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -48,11 +55,16 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+    char _pad2[8];
 };
-struct type_7 {
+struct Line {
+    metal::float2 scale;
+    metal::float2 offset;
+};
+struct type_8 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_8[1];
+typedef metal::float4 type_9[1];
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
@@ -63,31 +75,10 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant float CENTRE = 8.0;
-
-Scales expand(
-    metal::float2 d,
-    uint e,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s = d.x * static_cast<float>(e & 63u);
-    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s), metal::float2((d.y * m) + (code_bias * s))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
-}
+constant metal::float2 CENTRES = metal::float2(8.0);
 
 Scales scales(
     uint row,
@@ -96,33 +87,91 @@ Scales scales(
     device type_4 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_1 = ((_e9 + (row * _e13)) >> 2u) + ((unit >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_1), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_1 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_1 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_2 = ((_e5 + (row * _e9)) >> 2u) + ((unit >> 3u) * 4u);
+    uint bit = (unit & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_2 + 1u) + (bit >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_2 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_2), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 Codes load_codes(
@@ -151,42 +200,82 @@ Block load(
     return Block {_e2, _e3};
 }
 
-metal::float4 low_1(
-    uint w_1
-) {
-    metal::float4 _e4 = fields(w_1, 0u, 15u, CENTRE);
-    return _e4;
-}
-
-metal::float4 high_1(
-    uint w_2
-) {
-    metal::float4 _e4 = fields(w_2, 4u, 15u, CENTRE);
-    return _e4;
-}
-
-type_7 quads(
+uint code_bits(
     Codes q
 ) {
-    metal::uint4 w_3 = q.words;
-    metal::float4 _e3 = low_1(q.words.x);
-    metal::float4 _e5 = low_1(q.words.y);
-    metal::float4 _e7 = low_1(q.words.z);
-    metal::float4 _e9 = low_1(q.words.w);
-    metal::float4 _e11 = high_1(q.words.x);
-    metal::float4 _e13 = high_1(q.words.y);
-    metal::float4 _e15 = high_1(q.words.z);
-    metal::float4 _e17 = high_1(q.words.w);
-    return type_7 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+    return q.words.x;
 }
 
-type_7 weights(
+uint bits_1(
     Block b
 ) {
-    type_7 _e2 = quads(b.codes);
-    metal::float2 s_1 = b.scales.scale;
-    metal::float2 m_2 = b.scales.minus - (CENTRE * s_1);
-    return type_7 {{(_e2.inner[0] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[1] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[2] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[3] * b.scales.scale.x) - metal::float4(m_2.x), (_e2.inner[4] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[5] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[6] * b.scales.scale.y) - metal::float4(m_2.y), (_e2.inner[7] * b.scales.scale.y) - metal::float4(m_2.y)}};
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+Line line(
+    Block b_1,
+    constant Params& p
+) {
+    metal::float2 _e2 = factors(b_1.scales);
+    uint _e6 = p.extra.x;
+    metal::float2 d = _e2 * as_type<float>(_e6);
+    Steps _e10 = steps(b_1.scales, p);
+    metal::float2 s_5 = d.x * _e10.scale;
+    uint _e18 = p.extra.z;
+    return Line {s_5, ((CENTRE - as_type<float>(_e18)) * s_5) - (d.y * _e10.minus)};
+}
+
+float extent(
+    Block b_2,
+    constant Params& p
+) {
+    Line _e1 = line(b_2, p);
+    return metal::max(metal::max(metal::abs(_e1.scale.x), metal::abs(_e1.scale.y)), metal::max(metal::abs(_e1.offset.x), metal::abs(_e1.offset.y)));
+}
+
+metal::float4 low(
+    uint w_2,
+    constant Params& p
+) {
+    metal::float4 _e4 = fields(w_2, 0u, 15u, CENTRE, p);
+    return _e4;
+}
+
+metal::float4 high(
+    uint w_3,
+    constant Params& p
+) {
+    metal::float4 _e4 = fields(w_3, 4u, 15u, CENTRE, p);
+    return _e4;
+}
+
+type_8 quads(
+    Codes q_1,
+    constant Params& p
+) {
+    metal::uint4 w_4 = q_1.words;
+    metal::float4 _e3 = low(q_1.words.x, p);
+    metal::float4 _e5 = low(q_1.words.y, p);
+    metal::float4 _e7 = low(q_1.words.z, p);
+    metal::float4 _e9 = low(q_1.words.w, p);
+    metal::float4 _e11 = high(q_1.words.x, p);
+    metal::float4 _e13 = high(q_1.words.y, p);
+    metal::float4 _e15 = high(q_1.words.z, p);
+    metal::float4 _e17 = high(q_1.words.w, p);
+    return type_8 {{_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17}};
+}
+
+type_8 weights(
+    Block b_3,
+    constant Params& p
+) {
+    type_8 _e2 = quads(b_3.codes, p);
+    Line _e3 = line(b_3, p);
+    metal::float2 s_6 = _e3.scale;
+    metal::float2 o = _e3.offset;
+    return type_8 {{(_e2.inner[0] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[1] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[2] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[3] * _e3.scale.x) + metal::float4(_e3.offset.x), (_e2.inner[4] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[5] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[6] * _e3.scale.y) + metal::float4(_e3.offset.y), (_e2.inner[7] * _e3.scale.y) + metal::float4(_e3.offset.y)}};
 }
 
 metal::float4 keep(
@@ -215,14 +304,14 @@ struct main_Input {
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
 , device type_4 const& ids [[buffer(4)]]
-, device type_8& y [[buffer(6)]]
+, device type_9& y [[buffer(6)]]
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     uint _e5 = p.y_stride;
     uint units = naga_div(_e5, 32u);
-    uint at_2 = ((group.x + (group.y * groups.x)) * WG) + index;
-    uint token = naga_div(at_2, units);
-    uint unit_3 = naga_mod(at_2, units);
+    uint at_3 = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint token = naga_div(at_3, units);
+    uint unit_3 = naga_mod(at_3, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
@@ -249,7 +338,7 @@ struct main_Input {
         return;
     }
     Block _e94 = load(row_3, unit_3, p, code_plane, scale_plane, _buffer_sizes);
-    type_7 _e95 = weights(_e94);
+    type_8 _e95 = weights(_e94, p);
     float _e103 = p.factor;
     metal::float4 _e109 = keep((unit_3 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size4 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;

@@ -1,6 +1,6 @@
 // mxfp4_gemm
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -68,8 +68,15 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant float RAISE = 16384.0;
 constant uint TILE_UNITS = 1u;
+
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
+}
 
 Block load(
     uint row,
@@ -86,9 +93,9 @@ Block load(
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
 }
 
 uint halves(
@@ -103,8 +110,8 @@ metal::float4 quad_(
     uint odd
 ) {
     metal::float2 a = float2(as_type<half2>(even));
-    metal::float2 b_1 = float2(as_type<half2>(odd));
-    return metal::float4(a.x, b_1.x, a.y, b_1.y);
+    metal::float2 b_2 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_2.x, a.y, b_2.y);
 }
 
 metal::float4 low(
@@ -141,27 +148,27 @@ type_6 quads(
 }
 
 type_6 weights(
-    Block b
+    Block b_1
 ) {
     type_6 q_1 = {};
-    type_6 _e2 = quads(b.codes);
+    type_6 _e2 = quads(b_1.codes);
     q_1 = _e2;
     metal::float4 _e6 = q_1.inner[0];
-    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    q_1.inner[0] = (_e6 * RAISE) * b_1.power;
     metal::float4 _e13 = q_1.inner[1];
-    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    q_1.inner[1] = (_e13 * RAISE) * b_1.power;
     metal::float4 _e20 = q_1.inner[2];
-    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    q_1.inner[2] = (_e20 * RAISE) * b_1.power;
     metal::float4 _e27 = q_1.inner[3];
-    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    q_1.inner[3] = (_e27 * RAISE) * b_1.power;
     metal::float4 _e34 = q_1.inner[4];
-    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    q_1.inner[4] = (_e34 * RAISE) * b_1.power;
     metal::float4 _e41 = q_1.inner[5];
-    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    q_1.inner[5] = (_e41 * RAISE) * b_1.power;
     metal::float4 _e48 = q_1.inner[6];
-    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    q_1.inner[6] = (_e48 * RAISE) * b_1.power;
     metal::float4 _e55 = q_1.inner[7];
-    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    q_1.inner[7] = (_e55 * RAISE) * b_1.power;
     type_6 _e60 = q_1;
     return _e60;
 }
@@ -222,8 +229,8 @@ struct main_Input {
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e649 = tile;
-            tile = _e649 + 1u;
+            uint _e645 = tile;
+            tile = _e645 + 1u;
         }
         loop_init = false;
         uint _e39 = tile;
@@ -315,8 +322,8 @@ struct main_Input {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e570 = e_1;
-                    e_1 = _e570 + 256u;
+                    uint _e566 = e_1;
+                    e_1 = _e566 + 256u;
                 }
                 loop_init_3 = false;
                 uint _e490 = e_1;
@@ -330,29 +337,29 @@ struct main_Input {
                     uint _e496 = e_1;
                     uint quad_1 = _e496 & 7u;
                     v = metal::float4(0.0);
-                    uint _e505 = p.tokens;
-                    if ((token0_ + token) < _e505) {
-                        uint _e509 = tile;
+                    uint _e502 = tile;
+                    uint place = (_e502 * 8u) + quad_1;
+                    uint _e509 = p.tokens;
+                    if ((token0_ + token) < _e509) {
                         uint _e517 = p.x_stride;
-                        local = (((_e509 * 8u) + quad_1) * 4u) < _e517;
+                        local = (place * 4u) < _e517;
                     } else {
                         local = false;
                     }
                     bool _e520 = local;
                     if (_e520) {
                         uint _e525 = p.x_stride;
-                        uint _e529 = tile;
-                        metal::float4 _e535 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e525, 4u)) + (_e529 * 8u)) + quad_1), (_buffer_sizes.size3 - 0 - 16) / 16)];
-                        v = _e535;
+                        metal::float4 _e531 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e525, 4u)) + place), (_buffer_sizes.size3 - 0 - 16) / 16)];
+                        v = _e531;
                     }
-                    float _e542 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_1 * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e542;
-                    float _e551 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e551;
-                    float _e560 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e560;
-                    float _e569 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e569;
+                    float _e538 = v.x;
+                    x_tile.inner[metal::min(unsigned(quad_1 * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e538;
+                    float _e547 = v.y;
+                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e547;
+                    float _e556 = v.z;
+                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e556;
+                    float _e565 = v.w;
+                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e565;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -360,164 +367,164 @@ struct main_Input {
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e646 = k;
-                    k = _e646 + 1u;
+                    uint _e642 = k;
+                    k = _e642 + 1u;
                 }
                 loop_init_4 = false;
-                uint _e575 = k;
-                if (_e575 < 32u) {
+                uint _e571 = k;
+                if (_e571 < 32u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e579 = k;
-                    float _e582 = w_tile.inner[metal::min(unsigned(_e579), 31u)].inner[metal::min(unsigned(r), 67u)];
-                    uint _e584 = k;
-                    float _e589 = w_tile.inner[metal::min(unsigned(_e584), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
-                    uint _e591 = k;
-                    float _e596 = w_tile.inner[metal::min(unsigned(_e591), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
-                    uint _e598 = k;
-                    float _e603 = w_tile.inner[metal::min(unsigned(_e598), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w_3 = metal::float4(_e582, _e589, _e596, _e603);
-                    metal::float4 _e605 = sum0_;
-                    uint _e607 = k;
-                    float _e612 = x_tile.inner[metal::min(unsigned(_e607), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e605 + (w_3 * _e612);
-                    metal::float4 _e615 = sum1_;
-                    uint _e617 = k;
-                    float _e622 = x_tile.inner[metal::min(unsigned(_e617), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e615 + (w_3 * _e622);
-                    metal::float4 _e625 = sum2_;
-                    uint _e627 = k;
-                    float _e632 = x_tile.inner[metal::min(unsigned(_e627), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e625 + (w_3 * _e632);
-                    metal::float4 _e635 = sum3_;
-                    uint _e637 = k;
-                    float _e642 = x_tile.inner[metal::min(unsigned(_e637), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e635 + (w_3 * _e642);
+                    uint _e575 = k;
+                    float _e578 = w_tile.inner[metal::min(unsigned(_e575), 31u)].inner[metal::min(unsigned(r), 67u)];
+                    uint _e580 = k;
+                    float _e585 = w_tile.inner[metal::min(unsigned(_e580), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
+                    uint _e587 = k;
+                    float _e592 = w_tile.inner[metal::min(unsigned(_e587), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
+                    uint _e594 = k;
+                    float _e599 = w_tile.inner[metal::min(unsigned(_e594), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
+                    metal::float4 w_3 = metal::float4(_e578, _e585, _e592, _e599);
+                    metal::float4 _e601 = sum0_;
+                    uint _e603 = k;
+                    float _e608 = x_tile.inner[metal::min(unsigned(_e603), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
+                    sum0_ = _e601 + (w_3 * _e608);
+                    metal::float4 _e611 = sum1_;
+                    uint _e613 = k;
+                    float _e618 = x_tile.inner[metal::min(unsigned(_e613), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
+                    sum1_ = _e611 + (w_3 * _e618);
+                    metal::float4 _e621 = sum2_;
+                    uint _e623 = k;
+                    float _e628 = x_tile.inner[metal::min(unsigned(_e623), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
+                    sum2_ = _e621 + (w_3 * _e628);
+                    metal::float4 _e631 = sum3_;
+                    uint _e633 = k;
+                    float _e638 = x_tile.inner[metal::min(unsigned(_e633), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
+                    sum3_ = _e631 + (w_3 * _e638);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e656 = p.tokens;
-    if (((token0_ + t) + 0u) < _e656) {
-        uint _e663 = p.y_stride;
-        uint _e667 = p.first;
-        uint at_1 = (((((token0_ + t) + 0u) * _e663) + _e667) + row0_) + r;
-        uint _e676 = p.rows;
-        if (((row0_ + r) + 0u) < _e676) {
-            uint _e682 = p.first;
-            float _e688 = sum0_.x;
-            put(at_1 + 0u, ((_e682 + row0_) + r) + 0u, _e688, y, _buffer_sizes);
+    uint _e652 = p.tokens;
+    if (((token0_ + t) + 0u) < _e652) {
+        uint _e659 = p.y_stride;
+        uint _e663 = p.first;
+        uint at_1 = (((((token0_ + t) + 0u) * _e659) + _e663) + row0_) + r;
+        uint _e672 = p.rows;
+        if (((row0_ + r) + 0u) < _e672) {
+            uint _e678 = p.first;
+            float _e684 = sum0_.x;
+            put(at_1 + 0u, ((_e678 + row0_) + r) + 0u, _e684, y, _buffer_sizes);
         }
-        uint _e694 = p.rows;
-        if (((row0_ + r) + 1u) < _e694) {
-            uint _e700 = p.first;
-            float _e706 = sum0_.y;
-            put(at_1 + 1u, ((_e700 + row0_) + r) + 1u, _e706, y, _buffer_sizes);
+        uint _e690 = p.rows;
+        if (((row0_ + r) + 1u) < _e690) {
+            uint _e696 = p.first;
+            float _e702 = sum0_.y;
+            put(at_1 + 1u, ((_e696 + row0_) + r) + 1u, _e702, y, _buffer_sizes);
         }
-        uint _e712 = p.rows;
-        if (((row0_ + r) + 2u) < _e712) {
-            uint _e718 = p.first;
-            float _e724 = sum0_.z;
-            put(at_1 + 2u, ((_e718 + row0_) + r) + 2u, _e724, y, _buffer_sizes);
+        uint _e708 = p.rows;
+        if (((row0_ + r) + 2u) < _e708) {
+            uint _e714 = p.first;
+            float _e720 = sum0_.z;
+            put(at_1 + 2u, ((_e714 + row0_) + r) + 2u, _e720, y, _buffer_sizes);
         }
-        uint _e730 = p.rows;
-        if (((row0_ + r) + 3u) < _e730) {
-            uint _e736 = p.first;
-            float _e742 = sum0_.w;
-            put(at_1 + 3u, ((_e736 + row0_) + r) + 3u, _e742, y, _buffer_sizes);
-        }
-    }
-    uint _e748 = p.tokens;
-    if (((token0_ + t) + 1u) < _e748) {
-        uint _e755 = p.y_stride;
-        uint _e759 = p.first;
-        uint at_2 = (((((token0_ + t) + 1u) * _e755) + _e759) + row0_) + r;
-        uint _e768 = p.rows;
-        if (((row0_ + r) + 0u) < _e768) {
-            uint _e774 = p.first;
-            float _e780 = sum1_.x;
-            put(at_2 + 0u, ((_e774 + row0_) + r) + 0u, _e780, y, _buffer_sizes);
-        }
-        uint _e786 = p.rows;
-        if (((row0_ + r) + 1u) < _e786) {
-            uint _e792 = p.first;
-            float _e798 = sum1_.y;
-            put(at_2 + 1u, ((_e792 + row0_) + r) + 1u, _e798, y, _buffer_sizes);
-        }
-        uint _e804 = p.rows;
-        if (((row0_ + r) + 2u) < _e804) {
-            uint _e810 = p.first;
-            float _e816 = sum1_.z;
-            put(at_2 + 2u, ((_e810 + row0_) + r) + 2u, _e816, y, _buffer_sizes);
-        }
-        uint _e822 = p.rows;
-        if (((row0_ + r) + 3u) < _e822) {
-            uint _e828 = p.first;
-            float _e834 = sum1_.w;
-            put(at_2 + 3u, ((_e828 + row0_) + r) + 3u, _e834, y, _buffer_sizes);
+        uint _e726 = p.rows;
+        if (((row0_ + r) + 3u) < _e726) {
+            uint _e732 = p.first;
+            float _e738 = sum0_.w;
+            put(at_1 + 3u, ((_e732 + row0_) + r) + 3u, _e738, y, _buffer_sizes);
         }
     }
-    uint _e840 = p.tokens;
-    if (((token0_ + t) + 2u) < _e840) {
-        uint _e847 = p.y_stride;
-        uint _e851 = p.first;
-        uint at_3 = (((((token0_ + t) + 2u) * _e847) + _e851) + row0_) + r;
-        uint _e860 = p.rows;
-        if (((row0_ + r) + 0u) < _e860) {
-            uint _e866 = p.first;
-            float _e872 = sum2_.x;
-            put(at_3 + 0u, ((_e866 + row0_) + r) + 0u, _e872, y, _buffer_sizes);
+    uint _e744 = p.tokens;
+    if (((token0_ + t) + 1u) < _e744) {
+        uint _e751 = p.y_stride;
+        uint _e755 = p.first;
+        uint at_2 = (((((token0_ + t) + 1u) * _e751) + _e755) + row0_) + r;
+        uint _e764 = p.rows;
+        if (((row0_ + r) + 0u) < _e764) {
+            uint _e770 = p.first;
+            float _e776 = sum1_.x;
+            put(at_2 + 0u, ((_e770 + row0_) + r) + 0u, _e776, y, _buffer_sizes);
         }
-        uint _e878 = p.rows;
-        if (((row0_ + r) + 1u) < _e878) {
-            uint _e884 = p.first;
-            float _e890 = sum2_.y;
-            put(at_3 + 1u, ((_e884 + row0_) + r) + 1u, _e890, y, _buffer_sizes);
+        uint _e782 = p.rows;
+        if (((row0_ + r) + 1u) < _e782) {
+            uint _e788 = p.first;
+            float _e794 = sum1_.y;
+            put(at_2 + 1u, ((_e788 + row0_) + r) + 1u, _e794, y, _buffer_sizes);
         }
-        uint _e896 = p.rows;
-        if (((row0_ + r) + 2u) < _e896) {
-            uint _e902 = p.first;
-            float _e908 = sum2_.z;
-            put(at_3 + 2u, ((_e902 + row0_) + r) + 2u, _e908, y, _buffer_sizes);
+        uint _e800 = p.rows;
+        if (((row0_ + r) + 2u) < _e800) {
+            uint _e806 = p.first;
+            float _e812 = sum1_.z;
+            put(at_2 + 2u, ((_e806 + row0_) + r) + 2u, _e812, y, _buffer_sizes);
         }
-        uint _e914 = p.rows;
-        if (((row0_ + r) + 3u) < _e914) {
-            uint _e920 = p.first;
-            float _e926 = sum2_.w;
-            put(at_3 + 3u, ((_e920 + row0_) + r) + 3u, _e926, y, _buffer_sizes);
+        uint _e818 = p.rows;
+        if (((row0_ + r) + 3u) < _e818) {
+            uint _e824 = p.first;
+            float _e830 = sum1_.w;
+            put(at_2 + 3u, ((_e824 + row0_) + r) + 3u, _e830, y, _buffer_sizes);
         }
     }
-    uint _e932 = p.tokens;
-    if (((token0_ + t) + 3u) < _e932) {
-        uint _e939 = p.y_stride;
-        uint _e943 = p.first;
-        uint at_4 = (((((token0_ + t) + 3u) * _e939) + _e943) + row0_) + r;
-        uint _e952 = p.rows;
-        if (((row0_ + r) + 0u) < _e952) {
-            uint _e958 = p.first;
-            float _e964 = sum3_.x;
-            put(at_4 + 0u, ((_e958 + row0_) + r) + 0u, _e964, y, _buffer_sizes);
+    uint _e836 = p.tokens;
+    if (((token0_ + t) + 2u) < _e836) {
+        uint _e843 = p.y_stride;
+        uint _e847 = p.first;
+        uint at_3 = (((((token0_ + t) + 2u) * _e843) + _e847) + row0_) + r;
+        uint _e856 = p.rows;
+        if (((row0_ + r) + 0u) < _e856) {
+            uint _e862 = p.first;
+            float _e868 = sum2_.x;
+            put(at_3 + 0u, ((_e862 + row0_) + r) + 0u, _e868, y, _buffer_sizes);
         }
-        uint _e970 = p.rows;
-        if (((row0_ + r) + 1u) < _e970) {
-            uint _e976 = p.first;
-            float _e982 = sum3_.y;
-            put(at_4 + 1u, ((_e976 + row0_) + r) + 1u, _e982, y, _buffer_sizes);
+        uint _e874 = p.rows;
+        if (((row0_ + r) + 1u) < _e874) {
+            uint _e880 = p.first;
+            float _e886 = sum2_.y;
+            put(at_3 + 1u, ((_e880 + row0_) + r) + 1u, _e886, y, _buffer_sizes);
         }
-        uint _e988 = p.rows;
-        if (((row0_ + r) + 2u) < _e988) {
-            uint _e994 = p.first;
-            float _e1000 = sum3_.z;
-            put(at_4 + 2u, ((_e994 + row0_) + r) + 2u, _e1000, y, _buffer_sizes);
+        uint _e892 = p.rows;
+        if (((row0_ + r) + 2u) < _e892) {
+            uint _e898 = p.first;
+            float _e904 = sum2_.z;
+            put(at_3 + 2u, ((_e898 + row0_) + r) + 2u, _e904, y, _buffer_sizes);
         }
-        uint _e1006 = p.rows;
-        if (((row0_ + r) + 3u) < _e1006) {
-            uint _e1012 = p.first;
-            float _e1018 = sum3_.w;
-            put(at_4 + 3u, ((_e1012 + row0_) + r) + 3u, _e1018, y, _buffer_sizes);
+        uint _e910 = p.rows;
+        if (((row0_ + r) + 3u) < _e910) {
+            uint _e916 = p.first;
+            float _e922 = sum2_.w;
+            put(at_3 + 3u, ((_e916 + row0_) + r) + 3u, _e922, y, _buffer_sizes);
+        }
+    }
+    uint _e928 = p.tokens;
+    if (((token0_ + t) + 3u) < _e928) {
+        uint _e935 = p.y_stride;
+        uint _e939 = p.first;
+        uint at_4 = (((((token0_ + t) + 3u) * _e935) + _e939) + row0_) + r;
+        uint _e948 = p.rows;
+        if (((row0_ + r) + 0u) < _e948) {
+            uint _e954 = p.first;
+            float _e960 = sum3_.x;
+            put(at_4 + 0u, ((_e954 + row0_) + r) + 0u, _e960, y, _buffer_sizes);
+        }
+        uint _e966 = p.rows;
+        if (((row0_ + r) + 1u) < _e966) {
+            uint _e972 = p.first;
+            float _e978 = sum3_.y;
+            put(at_4 + 1u, ((_e972 + row0_) + r) + 1u, _e978, y, _buffer_sizes);
+        }
+        uint _e984 = p.rows;
+        if (((row0_ + r) + 2u) < _e984) {
+            uint _e990 = p.first;
+            float _e996 = sum3_.z;
+            put(at_4 + 2u, ((_e990 + row0_) + r) + 2u, _e996, y, _buffer_sizes);
+        }
+        uint _e1002 = p.rows;
+        if (((row0_ + r) + 3u) < _e1002) {
+            uint _e1008 = p.first;
+            float _e1014 = sum3_.w;
+            put(at_4 + 3u, ((_e1008 + row0_) + r) + 3u, _e1014, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -1,6 +1,6 @@
 // mxfp4_gemm
 // flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -72,6 +72,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;
@@ -91,6 +92,12 @@ constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
 
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
+}
+
 Block load(
     uint row,
     uint unit,
@@ -106,9 +113,9 @@ Block load(
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
 }
 
 uint halves(
@@ -123,8 +130,8 @@ metal::float4 quad_(
     uint odd
 ) {
     metal::float2 a = float2(as_type<half2>(even));
-    metal::float2 b_1 = float2(as_type<half2>(odd));
-    return metal::float4(a.x, b_1.x, a.y, b_1.y);
+    metal::float2 b_2 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_2.x, a.y, b_2.y);
 }
 
 metal::float4 low(
@@ -161,27 +168,27 @@ type_6 quads(
 }
 
 type_6 weights(
-    Block b
+    Block b_1
 ) {
     type_6 q_1 = {};
-    type_6 _e2 = quads(b.codes);
+    type_6 _e2 = quads(b_1.codes);
     q_1 = _e2;
     metal::float4 _e6 = q_1.inner[0];
-    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    q_1.inner[0] = (_e6 * RAISE) * b_1.power;
     metal::float4 _e13 = q_1.inner[1];
-    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    q_1.inner[1] = (_e13 * RAISE) * b_1.power;
     metal::float4 _e20 = q_1.inner[2];
-    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    q_1.inner[2] = (_e20 * RAISE) * b_1.power;
     metal::float4 _e27 = q_1.inner[3];
-    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    q_1.inner[3] = (_e27 * RAISE) * b_1.power;
     metal::float4 _e34 = q_1.inner[4];
-    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    q_1.inner[4] = (_e34 * RAISE) * b_1.power;
     metal::float4 _e41 = q_1.inner[5];
-    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    q_1.inner[5] = (_e41 * RAISE) * b_1.power;
     metal::float4 _e48 = q_1.inner[6];
-    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    q_1.inner[6] = (_e48 * RAISE) * b_1.power;
     metal::float4 _e55 = q_1.inner[7];
-    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    q_1.inner[7] = (_e55 * RAISE) * b_1.power;
     type_6 _e60 = q_1;
     return _e60;
 }
@@ -366,8 +373,8 @@ struct main_Input {
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e714 = turn;
-            turn = _e714 + 1u;
+            uint _e706 = turn;
+            turn = _e706 + 1u;
         }
         loop_init_2 = false;
         uint _e83 = turn;
@@ -393,82 +400,82 @@ struct main_Input {
                     uint token = metal::min(token0_ + naga_div(e_19, QUADS), _e118 - 1u);
                     uint _e122 = turn;
                     uint quad_1 = (_e122 * QUADS) + naga_mod(e_19, QUADS);
-                    metal::half4 _e137 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x0_ = (quad_1 < x_quads) ? _e137 : metal::half4(0.0h);
+                    metal::half4 _e135 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x0_ = _e135;
                 }
                 {
                     uint e_20 = index + 128u;
-                    uint _e147 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e147 - 1u);
-                    uint _e151 = turn;
-                    uint quad_2 = (_e151 * QUADS) + naga_mod(e_20, QUADS);
-                    metal::half4 _e166 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x1_ = (quad_2 < x_quads) ? _e166 : metal::half4(0.0h);
+                    uint _e143 = p.tokens;
+                    uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e143 - 1u);
+                    uint _e147 = turn;
+                    uint quad_2 = (_e147 * QUADS) + naga_mod(e_20, QUADS);
+                    metal::half4 _e160 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x1_ = _e160;
                 }
                 {
                     uint e_21 = index + 256u;
-                    uint _e176 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e176 - 1u);
-                    uint _e180 = turn;
-                    uint quad_3 = (_e180 * QUADS) + naga_mod(e_21, QUADS);
-                    metal::half4 _e195 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x2_ = (quad_3 < x_quads) ? _e195 : metal::half4(0.0h);
+                    uint _e168 = p.tokens;
+                    uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e168 - 1u);
+                    uint _e172 = turn;
+                    uint quad_3 = (_e172 * QUADS) + naga_mod(e_21, QUADS);
+                    metal::half4 _e185 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x2_ = _e185;
                 }
                 {
                     uint e_22 = index + 384u;
-                    uint _e205 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e205 - 1u);
-                    uint _e209 = turn;
-                    uint quad_4 = (_e209 * QUADS) + naga_mod(e_22, QUADS);
-                    metal::half4 _e224 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_4, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
-                    x3_ = (quad_4 < x_quads) ? _e224 : metal::half4(0.0h);
+                    uint _e193 = p.tokens;
+                    uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e193 - 1u);
+                    uint _e197 = turn;
+                    uint quad_4 = (_e197 * QUADS) + naga_mod(e_22, QUADS);
+                    metal::half4 _e210 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_4, x_quads - 1u)), (_buffer_sizes.size3 - 0 - 8) / 8)];
+                    x3_ = _e210;
                 }
             }
-            uint _e227 = turn;
-            uint w_first = (((((_e227 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
-            uint _e239 = turn;
-            uint x_first = (((((_e239 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
+            uint _e211 = turn;
+            uint w_first = (((((_e211 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
+            uint _e223 = turn;
+            uint x_first = (((((_e223 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
             {
                 metal::simdgroup_half8x8 b0_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 0u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b1_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 320u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b2_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 640u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 960u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 0u), 5119u)], 40u, false);
-                Sums _e281 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e281);
-                Sums _e283 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e283);
-                Sums _e285 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e285);
-                Sums _e287 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e287);
+                Sums _e265 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e265);
+                Sums _e267 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e267);
+                Sums _e269 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e269);
+                Sums _e271 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e271);
                 metal::simdgroup_half8x8 a1_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 320u), 5119u)], 40u, false);
-                Sums _e295 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e295);
-                Sums _e297 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e297);
-                Sums _e299 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e299);
-                Sums _e301 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e301);
+                Sums _e279 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e279);
+                Sums _e281 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e281);
+                Sums _e283 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e283);
+                Sums _e285 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e285);
                 metal::simdgroup_half8x8 a2_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 640u), 5119u)], 40u, false);
-                Sums _e309 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e309);
-                Sums _e311 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e311);
-                Sums _e313 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e313);
-                Sums _e315 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e315);
+                Sums _e293 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e293);
+                Sums _e295 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e295);
+                Sums _e297 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e297);
+                Sums _e299 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e299);
                 metal::simdgroup_half8x8 a3_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 960u), 5119u)], 40u, false);
-                Sums _e323 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e323);
-                Sums _e325 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e325);
-                Sums _e327 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e327);
-                Sums _e329 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e329);
+                Sums _e307 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e307);
+                Sums _e309 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e309);
+                Sums _e311 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e311);
+                Sums _e313 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e313);
             }
             {
                 metal::simdgroup_half8x8 b0_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 8u), 5119u)], 40u, true);
@@ -476,41 +483,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 648u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 968u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 8u), 5119u)], 40u, false);
-                Sums _e361 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e361);
-                Sums _e363 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e363);
-                Sums _e365 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e365);
-                Sums _e367 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e367);
+                Sums _e345 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e345);
+                Sums _e347 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e347);
+                Sums _e349 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e349);
+                Sums _e351 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e351);
                 metal::simdgroup_half8x8 a1_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 328u), 5119u)], 40u, false);
-                Sums _e375 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e375);
-                Sums _e377 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e377);
-                Sums _e379 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e379);
-                Sums _e381 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e381);
+                Sums _e359 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e359);
+                Sums _e361 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e361);
+                Sums _e363 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e363);
+                Sums _e365 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e365);
                 metal::simdgroup_half8x8 a2_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 648u), 5119u)], 40u, false);
-                Sums _e389 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e389);
-                Sums _e391 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e391);
-                Sums _e393 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e393);
-                Sums _e395 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e395);
+                Sums _e373 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e373);
+                Sums _e375 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e375);
+                Sums _e377 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e377);
+                Sums _e379 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e379);
                 metal::simdgroup_half8x8 a3_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 968u), 5119u)], 40u, false);
-                Sums _e403 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e403);
-                Sums _e405 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e405);
-                Sums _e407 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e407);
-                Sums _e409 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e409);
+                Sums _e387 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e387);
+                Sums _e389 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e389);
+                Sums _e391 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e391);
+                Sums _e393 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e393);
             }
             {
                 metal::simdgroup_half8x8 b0_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 16u), 5119u)], 40u, true);
@@ -518,41 +525,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 656u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 976u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 16u), 5119u)], 40u, false);
-                Sums _e441 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e441);
-                Sums _e443 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e443);
-                Sums _e445 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e445);
-                Sums _e447 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e447);
+                Sums _e425 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e425);
+                Sums _e427 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e427);
+                Sums _e429 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e429);
+                Sums _e431 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e431);
                 metal::simdgroup_half8x8 a1_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 336u), 5119u)], 40u, false);
-                Sums _e455 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e455);
-                Sums _e457 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e457);
-                Sums _e459 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e459);
-                Sums _e461 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e461);
+                Sums _e439 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e439);
+                Sums _e441 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e441);
+                Sums _e443 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e443);
+                Sums _e445 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e445);
                 metal::simdgroup_half8x8 a2_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 656u), 5119u)], 40u, false);
-                Sums _e469 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e469);
-                Sums _e471 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e471);
-                Sums _e473 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e473);
-                Sums _e475 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e475);
+                Sums _e453 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e453);
+                Sums _e455 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e455);
+                Sums _e457 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e457);
+                Sums _e459 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e459);
                 metal::simdgroup_half8x8 a3_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 976u), 5119u)], 40u, false);
-                Sums _e483 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e483);
-                Sums _e485 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e485);
-                Sums _e487 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e487);
-                Sums _e489 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e489);
+                Sums _e467 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e467);
+                Sums _e469 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e469);
+                Sums _e471 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e471);
+                Sums _e473 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e473);
             }
             {
                 metal::simdgroup_half8x8 b0_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 24u), 5119u)], 40u, true);
@@ -560,748 +567,748 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 664u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 984u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 24u), 5119u)], 40u, false);
-                Sums _e521 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e521);
-                Sums _e523 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e523);
-                Sums _e525 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e525);
-                Sums _e527 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e527);
+                Sums _e505 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e505);
+                Sums _e507 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e507);
+                Sums _e509 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e509);
+                Sums _e511 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e511);
                 metal::simdgroup_half8x8 a1_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 344u), 5119u)], 40u, false);
-                Sums _e535 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e535);
-                Sums _e537 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e537);
-                Sums _e539 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e539);
-                Sums _e541 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e541);
+                Sums _e519 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e519);
+                Sums _e521 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e521);
+                Sums _e523 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e523);
+                Sums _e525 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e525);
                 metal::simdgroup_half8x8 a2_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 664u), 5119u)], 40u, false);
-                Sums _e549 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e549);
-                Sums _e551 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e551);
-                Sums _e553 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e553);
-                Sums _e555 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e555);
+                Sums _e533 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e533);
+                Sums _e535 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e535);
+                Sums _e537 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e537);
+                Sums _e539 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e539);
                 metal::simdgroup_half8x8 a3_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 984u), 5119u)], 40u, false);
-                Sums _e563 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e563);
-                Sums _e565 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e565);
-                Sums _e567 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e567);
-                Sums _e569 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e569);
+                Sums _e547 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e547);
+                Sums _e549 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e549);
+                Sums _e551 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e551);
+                Sums _e553 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e553);
             }
-            uint _e571 = turn;
-            if (_e571 < tiles) {
+            uint _e555 = turn;
+            if (_e555 < tiles) {
                 {
                     uint e_23 = index + 0u;
                     if (e_23 < 64u) {
-                        uint _e577 = turn;
-                        uint at_3 = ((((_e577 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
-                        Block _e592 = block0_;
-                        type_6 _e593 = weights(_e592);
-                        float _e596 = p.factor;
-                        uint _e597 = turn;
-                        uint _e605 = p.units;
-                        float factor = (((_e597 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e605) ? _e596 : 0.0;
-                        keep_w(at_3 + 0u, static_cast<metal::half4>(_e593.inner[0] * factor), w_tile);
-                        keep_w(at_3 + 1u, static_cast<metal::half4>(_e593.inner[1] * factor), w_tile);
-                        keep_w(at_3 + 2u, static_cast<metal::half4>(_e593.inner[2] * factor), w_tile);
-                        keep_w(at_3 + 3u, static_cast<metal::half4>(_e593.inner[3] * factor), w_tile);
-                        keep_w(at_3 + 4u, static_cast<metal::half4>(_e593.inner[4] * factor), w_tile);
-                        keep_w(at_3 + 5u, static_cast<metal::half4>(_e593.inner[5] * factor), w_tile);
-                        keep_w(at_3 + 6u, static_cast<metal::half4>(_e593.inner[6] * factor), w_tile);
-                        keep_w(at_3 + 7u, static_cast<metal::half4>(_e593.inner[7] * factor), w_tile);
+                        uint _e561 = turn;
+                        uint at_3 = ((((_e561 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
+                        float _e578 = p.factor;
+                        uint _e579 = turn;
+                        uint _e587 = p.units;
+                        float factor = (((_e579 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e587) ? _e578 : 0.0;
+                        Block _e591 = block0_;
+                        type_6 _e592 = weights(_e591);
+                        keep_w(at_3 + 0u, static_cast<metal::half4>(_e592.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_3 + 1u, static_cast<metal::half4>(_e592.inner[1].xzyw * factor), w_tile);
+                        keep_w(at_3 + 2u, static_cast<metal::half4>(_e592.inner[2].xzyw * factor), w_tile);
+                        keep_w(at_3 + 3u, static_cast<metal::half4>(_e592.inner[3].xzyw * factor), w_tile);
+                        keep_w(at_3 + 4u, static_cast<metal::half4>(_e592.inner[4].xzyw * factor), w_tile);
+                        keep_w(at_3 + 5u, static_cast<metal::half4>(_e592.inner[5].xzyw * factor), w_tile);
+                        keep_w(at_3 + 6u, static_cast<metal::half4>(_e592.inner[6].xzyw * factor), w_tile);
+                        keep_w(at_3 + 7u, static_cast<metal::half4>(_e592.inner[7].xzyw * factor), w_tile);
                     }
                 }
                 {
                     uint e_24 = index + 0u;
-                    uint _e651 = turn;
-                    metal::half4 _e664 = x0_;
-                    keep_x(((((_e651 & 1u) * TOKENS) + naga_div(e_24, QUADS)) * PITCH) + naga_mod(e_24, QUADS), _e664, x_tile);
+                    uint _e643 = turn;
+                    metal::half4 _e656 = x0_;
+                    keep_x(((((_e643 & 1u) * TOKENS) + naga_div(e_24, QUADS)) * PITCH) + naga_mod(e_24, QUADS), _e656, x_tile);
                 }
                 {
                     uint e_25 = index + 128u;
-                    uint _e667 = turn;
-                    metal::half4 _e680 = x1_;
-                    keep_x(((((_e667 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e680, x_tile);
+                    uint _e659 = turn;
+                    metal::half4 _e672 = x1_;
+                    keep_x(((((_e659 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e672, x_tile);
                 }
                 {
                     uint e_26 = index + 256u;
-                    uint _e683 = turn;
-                    metal::half4 _e696 = x2_;
-                    keep_x(((((_e683 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e696, x_tile);
+                    uint _e675 = turn;
+                    metal::half4 _e688 = x2_;
+                    keep_x(((((_e675 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e688, x_tile);
                 }
                 {
                     uint e_27 = index + 384u;
-                    uint _e699 = turn;
-                    metal::half4 _e712 = x3_;
-                    keep_x(((((_e699 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e712, x_tile);
+                    uint _e691 = turn;
+                    metal::half4 _e704 = x3_;
+                    keep_x(((((_e691 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e704, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
     uint first = (subgroup * TILE) * TILE;
-    float _e723 = p.factor;
-    float inverse = as_type<float>(2130706432u - as_type<uint>(_e723));
-    Sums _e727 = sums0_0_;
-    simdgroup_store(_e727, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    float _e715 = p.factor;
+    float inverse = as_type<float>(2130706432u - as_type<uint>(_e715));
+    Sums _e719 = sums0_0_;
+    simdgroup_store(_e719, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
     bool loop_init_3 = true;
     while(true) {
         if (!loop_init_3) {
-            uint _e784 = e_2;
-            e_2 = _e784 + 32u;
+            uint _e776 = e_2;
+            e_2 = _e776 + 32u;
         }
         loop_init_3 = false;
-        uint _e732 = e_2;
-        if (_e732 < 64u) {
+        uint _e724 = e_2;
+        if (_e724 < 64u) {
         } else {
             break;
         }
         {
-            uint _e738 = e_2;
-            uint row_3 = ((row0_ + part_row) + 0u) + naga_mod(_e738, TILE);
-            uint _e745 = e_2;
-            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e745, TILE);
-            uint _e751 = p.rows;
-            if (row_3 < _e751) {
-                uint _e757 = p.tokens;
-                local = token_4 < _e757;
+            uint _e730 = e_2;
+            uint row_3 = ((row0_ + part_row) + 0u) + naga_mod(_e730, TILE);
+            uint _e737 = e_2;
+            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e737, TILE);
+            uint _e743 = p.rows;
+            if (row_3 < _e743) {
+                uint _e749 = p.tokens;
+                local = token_4 < _e749;
             } else {
                 local = false;
             }
-            bool _e760 = local;
-            if (_e760) {
-                uint _e763 = p.y_stride;
-                uint _e767 = p.first;
-                uint _e772 = p.first;
-                uint _e775 = e_2;
-                float _e778 = staged.inner[metal::min(unsigned(first + _e775), 255u)];
-                float _e781 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_4 * _e763) + _e767) + row_3, _e772 + row_3, (_e778 * _e781) * inverse, y, _buffer_sizes);
+            bool _e752 = local;
+            if (_e752) {
+                uint _e755 = p.y_stride;
+                uint _e759 = p.first;
+                uint _e764 = p.first;
+                uint _e767 = e_2;
+                float _e770 = staged.inner[metal::min(unsigned(first + _e767), 255u)];
+                float _e773 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_4 * _e755) + _e759) + row_3, _e764 + row_3, (_e770 * _e773) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e787 = sums0_1_;
-    simdgroup_store(_e787, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e779 = sums0_1_;
+    simdgroup_store(_e779, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
     bool loop_init_4 = true;
     while(true) {
         if (!loop_init_4) {
-            uint _e844 = e_3;
-            e_3 = _e844 + 32u;
+            uint _e836 = e_3;
+            e_3 = _e836 + 32u;
         }
         loop_init_4 = false;
-        uint _e792 = e_3;
-        if (_e792 < 64u) {
+        uint _e784 = e_3;
+        if (_e784 < 64u) {
         } else {
             break;
         }
         {
-            uint _e798 = e_3;
-            uint row_4 = ((row0_ + part_row) + 0u) + naga_mod(_e798, TILE);
-            uint _e805 = e_3;
-            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e805, TILE);
-            uint _e811 = p.rows;
-            if (row_4 < _e811) {
-                uint _e817 = p.tokens;
-                local_1 = token_5 < _e817;
+            uint _e790 = e_3;
+            uint row_4 = ((row0_ + part_row) + 0u) + naga_mod(_e790, TILE);
+            uint _e797 = e_3;
+            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e797, TILE);
+            uint _e803 = p.rows;
+            if (row_4 < _e803) {
+                uint _e809 = p.tokens;
+                local_1 = token_5 < _e809;
             } else {
                 local_1 = false;
             }
-            bool _e820 = local_1;
-            if (_e820) {
-                uint _e823 = p.y_stride;
-                uint _e827 = p.first;
-                uint _e832 = p.first;
-                uint _e835 = e_3;
-                float _e838 = staged.inner[metal::min(unsigned(first + _e835), 255u)];
-                float _e841 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_5 * _e823) + _e827) + row_4, _e832 + row_4, (_e838 * _e841) * inverse, y, _buffer_sizes);
+            bool _e812 = local_1;
+            if (_e812) {
+                uint _e815 = p.y_stride;
+                uint _e819 = p.first;
+                uint _e824 = p.first;
+                uint _e827 = e_3;
+                float _e830 = staged.inner[metal::min(unsigned(first + _e827), 255u)];
+                float _e833 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_5 * _e815) + _e819) + row_4, _e824 + row_4, (_e830 * _e833) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e847 = sums0_2_;
-    simdgroup_store(_e847, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e839 = sums0_2_;
+    simdgroup_store(_e839, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
     bool loop_init_5 = true;
     while(true) {
         if (!loop_init_5) {
-            uint _e904 = e_4;
-            e_4 = _e904 + 32u;
+            uint _e896 = e_4;
+            e_4 = _e896 + 32u;
         }
         loop_init_5 = false;
-        uint _e852 = e_4;
-        if (_e852 < 64u) {
+        uint _e844 = e_4;
+        if (_e844 < 64u) {
         } else {
             break;
         }
         {
-            uint _e858 = e_4;
-            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e858, TILE);
-            uint _e865 = e_4;
-            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e865, TILE);
-            uint _e871 = p.rows;
-            if (row_5 < _e871) {
-                uint _e877 = p.tokens;
-                local_2 = token_6 < _e877;
+            uint _e850 = e_4;
+            uint row_5 = ((row0_ + part_row) + 0u) + naga_mod(_e850, TILE);
+            uint _e857 = e_4;
+            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e857, TILE);
+            uint _e863 = p.rows;
+            if (row_5 < _e863) {
+                uint _e869 = p.tokens;
+                local_2 = token_6 < _e869;
             } else {
                 local_2 = false;
             }
-            bool _e880 = local_2;
-            if (_e880) {
-                uint _e883 = p.y_stride;
-                uint _e887 = p.first;
-                uint _e892 = p.first;
-                uint _e895 = e_4;
-                float _e898 = staged.inner[metal::min(unsigned(first + _e895), 255u)];
-                float _e901 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_6 * _e883) + _e887) + row_5, _e892 + row_5, (_e898 * _e901) * inverse, y, _buffer_sizes);
+            bool _e872 = local_2;
+            if (_e872) {
+                uint _e875 = p.y_stride;
+                uint _e879 = p.first;
+                uint _e884 = p.first;
+                uint _e887 = e_4;
+                float _e890 = staged.inner[metal::min(unsigned(first + _e887), 255u)];
+                float _e893 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_6 * _e875) + _e879) + row_5, _e884 + row_5, (_e890 * _e893) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e907 = sums0_3_;
-    simdgroup_store(_e907, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e899 = sums0_3_;
+    simdgroup_store(_e899, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
     bool loop_init_6 = true;
     while(true) {
         if (!loop_init_6) {
-            uint _e964 = e_5;
-            e_5 = _e964 + 32u;
+            uint _e956 = e_5;
+            e_5 = _e956 + 32u;
         }
         loop_init_6 = false;
-        uint _e912 = e_5;
-        if (_e912 < 64u) {
+        uint _e904 = e_5;
+        if (_e904 < 64u) {
         } else {
             break;
         }
         {
-            uint _e918 = e_5;
-            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e918, TILE);
-            uint _e925 = e_5;
-            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e925, TILE);
-            uint _e931 = p.rows;
-            if (row_6 < _e931) {
-                uint _e937 = p.tokens;
-                local_3 = token_7 < _e937;
+            uint _e910 = e_5;
+            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e910, TILE);
+            uint _e917 = e_5;
+            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e917, TILE);
+            uint _e923 = p.rows;
+            if (row_6 < _e923) {
+                uint _e929 = p.tokens;
+                local_3 = token_7 < _e929;
             } else {
                 local_3 = false;
             }
-            bool _e940 = local_3;
-            if (_e940) {
-                uint _e943 = p.y_stride;
-                uint _e947 = p.first;
-                uint _e952 = p.first;
-                uint _e955 = e_5;
-                float _e958 = staged.inner[metal::min(unsigned(first + _e955), 255u)];
-                float _e961 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_7 * _e943) + _e947) + row_6, _e952 + row_6, (_e958 * _e961) * inverse, y, _buffer_sizes);
+            bool _e932 = local_3;
+            if (_e932) {
+                uint _e935 = p.y_stride;
+                uint _e939 = p.first;
+                uint _e944 = p.first;
+                uint _e947 = e_5;
+                float _e950 = staged.inner[metal::min(unsigned(first + _e947), 255u)];
+                float _e953 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_7 * _e935) + _e939) + row_6, _e944 + row_6, (_e950 * _e953) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e967 = sums1_0_;
-    simdgroup_store(_e967, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e959 = sums1_0_;
+    simdgroup_store(_e959, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
     bool loop_init_7 = true;
     while(true) {
         if (!loop_init_7) {
-            uint _e1024 = e_6;
-            e_6 = _e1024 + 32u;
+            uint _e1016 = e_6;
+            e_6 = _e1016 + 32u;
         }
         loop_init_7 = false;
-        uint _e972 = e_6;
-        if (_e972 < 64u) {
+        uint _e964 = e_6;
+        if (_e964 < 64u) {
         } else {
             break;
         }
         {
-            uint _e978 = e_6;
-            uint row_7 = ((row0_ + part_row) + 8u) + naga_mod(_e978, TILE);
-            uint _e985 = e_6;
-            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e985, TILE);
-            uint _e991 = p.rows;
-            if (row_7 < _e991) {
-                uint _e997 = p.tokens;
-                local_4 = token_8 < _e997;
+            uint _e970 = e_6;
+            uint row_7 = ((row0_ + part_row) + 8u) + naga_mod(_e970, TILE);
+            uint _e977 = e_6;
+            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e977, TILE);
+            uint _e983 = p.rows;
+            if (row_7 < _e983) {
+                uint _e989 = p.tokens;
+                local_4 = token_8 < _e989;
             } else {
                 local_4 = false;
             }
-            bool _e1000 = local_4;
-            if (_e1000) {
-                uint _e1003 = p.y_stride;
-                uint _e1007 = p.first;
-                uint _e1012 = p.first;
-                uint _e1015 = e_6;
-                float _e1018 = staged.inner[metal::min(unsigned(first + _e1015), 255u)];
-                float _e1021 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_8 * _e1003) + _e1007) + row_7, _e1012 + row_7, (_e1018 * _e1021) * inverse, y, _buffer_sizes);
+            bool _e992 = local_4;
+            if (_e992) {
+                uint _e995 = p.y_stride;
+                uint _e999 = p.first;
+                uint _e1004 = p.first;
+                uint _e1007 = e_6;
+                float _e1010 = staged.inner[metal::min(unsigned(first + _e1007), 255u)];
+                float _e1013 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_8 * _e995) + _e999) + row_7, _e1004 + row_7, (_e1010 * _e1013) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1027 = sums1_1_;
-    simdgroup_store(_e1027, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1019 = sums1_1_;
+    simdgroup_store(_e1019, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
     bool loop_init_8 = true;
     while(true) {
         if (!loop_init_8) {
-            uint _e1084 = e_7;
-            e_7 = _e1084 + 32u;
+            uint _e1076 = e_7;
+            e_7 = _e1076 + 32u;
         }
         loop_init_8 = false;
-        uint _e1032 = e_7;
-        if (_e1032 < 64u) {
+        uint _e1024 = e_7;
+        if (_e1024 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1038 = e_7;
-            uint row_8 = ((row0_ + part_row) + 8u) + naga_mod(_e1038, TILE);
-            uint _e1045 = e_7;
-            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1045, TILE);
-            uint _e1051 = p.rows;
-            if (row_8 < _e1051) {
-                uint _e1057 = p.tokens;
-                local_5 = token_9 < _e1057;
+            uint _e1030 = e_7;
+            uint row_8 = ((row0_ + part_row) + 8u) + naga_mod(_e1030, TILE);
+            uint _e1037 = e_7;
+            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1037, TILE);
+            uint _e1043 = p.rows;
+            if (row_8 < _e1043) {
+                uint _e1049 = p.tokens;
+                local_5 = token_9 < _e1049;
             } else {
                 local_5 = false;
             }
-            bool _e1060 = local_5;
-            if (_e1060) {
-                uint _e1063 = p.y_stride;
-                uint _e1067 = p.first;
-                uint _e1072 = p.first;
-                uint _e1075 = e_7;
-                float _e1078 = staged.inner[metal::min(unsigned(first + _e1075), 255u)];
-                float _e1081 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_9 * _e1063) + _e1067) + row_8, _e1072 + row_8, (_e1078 * _e1081) * inverse, y, _buffer_sizes);
+            bool _e1052 = local_5;
+            if (_e1052) {
+                uint _e1055 = p.y_stride;
+                uint _e1059 = p.first;
+                uint _e1064 = p.first;
+                uint _e1067 = e_7;
+                float _e1070 = staged.inner[metal::min(unsigned(first + _e1067), 255u)];
+                float _e1073 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_9 * _e1055) + _e1059) + row_8, _e1064 + row_8, (_e1070 * _e1073) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1087 = sums1_2_;
-    simdgroup_store(_e1087, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1079 = sums1_2_;
+    simdgroup_store(_e1079, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
     bool loop_init_9 = true;
     while(true) {
         if (!loop_init_9) {
-            uint _e1144 = e_8;
-            e_8 = _e1144 + 32u;
+            uint _e1136 = e_8;
+            e_8 = _e1136 + 32u;
         }
         loop_init_9 = false;
-        uint _e1092 = e_8;
-        if (_e1092 < 64u) {
+        uint _e1084 = e_8;
+        if (_e1084 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1098 = e_8;
-            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e1098, TILE);
-            uint _e1105 = e_8;
-            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1105, TILE);
-            uint _e1111 = p.rows;
-            if (row_9 < _e1111) {
-                uint _e1117 = p.tokens;
-                local_6 = token_10 < _e1117;
+            uint _e1090 = e_8;
+            uint row_9 = ((row0_ + part_row) + 8u) + naga_mod(_e1090, TILE);
+            uint _e1097 = e_8;
+            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1097, TILE);
+            uint _e1103 = p.rows;
+            if (row_9 < _e1103) {
+                uint _e1109 = p.tokens;
+                local_6 = token_10 < _e1109;
             } else {
                 local_6 = false;
             }
-            bool _e1120 = local_6;
-            if (_e1120) {
-                uint _e1123 = p.y_stride;
-                uint _e1127 = p.first;
-                uint _e1132 = p.first;
-                uint _e1135 = e_8;
-                float _e1138 = staged.inner[metal::min(unsigned(first + _e1135), 255u)];
-                float _e1141 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_10 * _e1123) + _e1127) + row_9, _e1132 + row_9, (_e1138 * _e1141) * inverse, y, _buffer_sizes);
+            bool _e1112 = local_6;
+            if (_e1112) {
+                uint _e1115 = p.y_stride;
+                uint _e1119 = p.first;
+                uint _e1124 = p.first;
+                uint _e1127 = e_8;
+                float _e1130 = staged.inner[metal::min(unsigned(first + _e1127), 255u)];
+                float _e1133 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_10 * _e1115) + _e1119) + row_9, _e1124 + row_9, (_e1130 * _e1133) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1147 = sums1_3_;
-    simdgroup_store(_e1147, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1139 = sums1_3_;
+    simdgroup_store(_e1139, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
     bool loop_init_10 = true;
     while(true) {
         if (!loop_init_10) {
-            uint _e1204 = e_9;
-            e_9 = _e1204 + 32u;
+            uint _e1196 = e_9;
+            e_9 = _e1196 + 32u;
         }
         loop_init_10 = false;
-        uint _e1152 = e_9;
-        if (_e1152 < 64u) {
+        uint _e1144 = e_9;
+        if (_e1144 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1158 = e_9;
-            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1158, TILE);
-            uint _e1165 = e_9;
-            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1165, TILE);
-            uint _e1171 = p.rows;
-            if (row_10 < _e1171) {
-                uint _e1177 = p.tokens;
-                local_7 = token_11 < _e1177;
+            uint _e1150 = e_9;
+            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1150, TILE);
+            uint _e1157 = e_9;
+            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1157, TILE);
+            uint _e1163 = p.rows;
+            if (row_10 < _e1163) {
+                uint _e1169 = p.tokens;
+                local_7 = token_11 < _e1169;
             } else {
                 local_7 = false;
             }
-            bool _e1180 = local_7;
-            if (_e1180) {
-                uint _e1183 = p.y_stride;
-                uint _e1187 = p.first;
-                uint _e1192 = p.first;
-                uint _e1195 = e_9;
-                float _e1198 = staged.inner[metal::min(unsigned(first + _e1195), 255u)];
-                float _e1201 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_11 * _e1183) + _e1187) + row_10, _e1192 + row_10, (_e1198 * _e1201) * inverse, y, _buffer_sizes);
+            bool _e1172 = local_7;
+            if (_e1172) {
+                uint _e1175 = p.y_stride;
+                uint _e1179 = p.first;
+                uint _e1184 = p.first;
+                uint _e1187 = e_9;
+                float _e1190 = staged.inner[metal::min(unsigned(first + _e1187), 255u)];
+                float _e1193 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_11 * _e1175) + _e1179) + row_10, _e1184 + row_10, (_e1190 * _e1193) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1207 = sums2_0_;
-    simdgroup_store(_e1207, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1199 = sums2_0_;
+    simdgroup_store(_e1199, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
     bool loop_init_11 = true;
     while(true) {
         if (!loop_init_11) {
-            uint _e1264 = e_10;
-            e_10 = _e1264 + 32u;
+            uint _e1256 = e_10;
+            e_10 = _e1256 + 32u;
         }
         loop_init_11 = false;
-        uint _e1212 = e_10;
-        if (_e1212 < 64u) {
+        uint _e1204 = e_10;
+        if (_e1204 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1218 = e_10;
-            uint row_11 = ((row0_ + part_row) + 16u) + naga_mod(_e1218, TILE);
-            uint _e1225 = e_10;
-            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1225, TILE);
-            uint _e1231 = p.rows;
-            if (row_11 < _e1231) {
-                uint _e1237 = p.tokens;
-                local_8 = token_12 < _e1237;
+            uint _e1210 = e_10;
+            uint row_11 = ((row0_ + part_row) + 16u) + naga_mod(_e1210, TILE);
+            uint _e1217 = e_10;
+            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1217, TILE);
+            uint _e1223 = p.rows;
+            if (row_11 < _e1223) {
+                uint _e1229 = p.tokens;
+                local_8 = token_12 < _e1229;
             } else {
                 local_8 = false;
             }
-            bool _e1240 = local_8;
-            if (_e1240) {
-                uint _e1243 = p.y_stride;
-                uint _e1247 = p.first;
-                uint _e1252 = p.first;
-                uint _e1255 = e_10;
-                float _e1258 = staged.inner[metal::min(unsigned(first + _e1255), 255u)];
-                float _e1261 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_12 * _e1243) + _e1247) + row_11, _e1252 + row_11, (_e1258 * _e1261) * inverse, y, _buffer_sizes);
+            bool _e1232 = local_8;
+            if (_e1232) {
+                uint _e1235 = p.y_stride;
+                uint _e1239 = p.first;
+                uint _e1244 = p.first;
+                uint _e1247 = e_10;
+                float _e1250 = staged.inner[metal::min(unsigned(first + _e1247), 255u)];
+                float _e1253 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_12 * _e1235) + _e1239) + row_11, _e1244 + row_11, (_e1250 * _e1253) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1267 = sums2_1_;
-    simdgroup_store(_e1267, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1259 = sums2_1_;
+    simdgroup_store(_e1259, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
     bool loop_init_12 = true;
     while(true) {
         if (!loop_init_12) {
-            uint _e1324 = e_11;
-            e_11 = _e1324 + 32u;
+            uint _e1316 = e_11;
+            e_11 = _e1316 + 32u;
         }
         loop_init_12 = false;
-        uint _e1272 = e_11;
-        if (_e1272 < 64u) {
+        uint _e1264 = e_11;
+        if (_e1264 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1278 = e_11;
-            uint row_12 = ((row0_ + part_row) + 16u) + naga_mod(_e1278, TILE);
-            uint _e1285 = e_11;
-            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1285, TILE);
-            uint _e1291 = p.rows;
-            if (row_12 < _e1291) {
-                uint _e1297 = p.tokens;
-                local_9 = token_13 < _e1297;
+            uint _e1270 = e_11;
+            uint row_12 = ((row0_ + part_row) + 16u) + naga_mod(_e1270, TILE);
+            uint _e1277 = e_11;
+            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1277, TILE);
+            uint _e1283 = p.rows;
+            if (row_12 < _e1283) {
+                uint _e1289 = p.tokens;
+                local_9 = token_13 < _e1289;
             } else {
                 local_9 = false;
             }
-            bool _e1300 = local_9;
-            if (_e1300) {
-                uint _e1303 = p.y_stride;
-                uint _e1307 = p.first;
-                uint _e1312 = p.first;
-                uint _e1315 = e_11;
-                float _e1318 = staged.inner[metal::min(unsigned(first + _e1315), 255u)];
-                float _e1321 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_13 * _e1303) + _e1307) + row_12, _e1312 + row_12, (_e1318 * _e1321) * inverse, y, _buffer_sizes);
+            bool _e1292 = local_9;
+            if (_e1292) {
+                uint _e1295 = p.y_stride;
+                uint _e1299 = p.first;
+                uint _e1304 = p.first;
+                uint _e1307 = e_11;
+                float _e1310 = staged.inner[metal::min(unsigned(first + _e1307), 255u)];
+                float _e1313 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_13 * _e1295) + _e1299) + row_12, _e1304 + row_12, (_e1310 * _e1313) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1327 = sums2_2_;
-    simdgroup_store(_e1327, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1319 = sums2_2_;
+    simdgroup_store(_e1319, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
     bool loop_init_13 = true;
     while(true) {
         if (!loop_init_13) {
-            uint _e1384 = e_12;
-            e_12 = _e1384 + 32u;
+            uint _e1376 = e_12;
+            e_12 = _e1376 + 32u;
         }
         loop_init_13 = false;
-        uint _e1332 = e_12;
-        if (_e1332 < 64u) {
+        uint _e1324 = e_12;
+        if (_e1324 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1338 = e_12;
-            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1338, TILE);
-            uint _e1345 = e_12;
-            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1345, TILE);
-            uint _e1351 = p.rows;
-            if (row_13 < _e1351) {
-                uint _e1357 = p.tokens;
-                local_10 = token_14 < _e1357;
+            uint _e1330 = e_12;
+            uint row_13 = ((row0_ + part_row) + 16u) + naga_mod(_e1330, TILE);
+            uint _e1337 = e_12;
+            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1337, TILE);
+            uint _e1343 = p.rows;
+            if (row_13 < _e1343) {
+                uint _e1349 = p.tokens;
+                local_10 = token_14 < _e1349;
             } else {
                 local_10 = false;
             }
-            bool _e1360 = local_10;
-            if (_e1360) {
-                uint _e1363 = p.y_stride;
-                uint _e1367 = p.first;
-                uint _e1372 = p.first;
-                uint _e1375 = e_12;
-                float _e1378 = staged.inner[metal::min(unsigned(first + _e1375), 255u)];
-                float _e1381 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_14 * _e1363) + _e1367) + row_13, _e1372 + row_13, (_e1378 * _e1381) * inverse, y, _buffer_sizes);
+            bool _e1352 = local_10;
+            if (_e1352) {
+                uint _e1355 = p.y_stride;
+                uint _e1359 = p.first;
+                uint _e1364 = p.first;
+                uint _e1367 = e_12;
+                float _e1370 = staged.inner[metal::min(unsigned(first + _e1367), 255u)];
+                float _e1373 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_14 * _e1355) + _e1359) + row_13, _e1364 + row_13, (_e1370 * _e1373) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1387 = sums2_3_;
-    simdgroup_store(_e1387, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1379 = sums2_3_;
+    simdgroup_store(_e1379, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
     bool loop_init_14 = true;
     while(true) {
         if (!loop_init_14) {
-            uint _e1444 = e_13;
-            e_13 = _e1444 + 32u;
+            uint _e1436 = e_13;
+            e_13 = _e1436 + 32u;
         }
         loop_init_14 = false;
-        uint _e1392 = e_13;
-        if (_e1392 < 64u) {
+        uint _e1384 = e_13;
+        if (_e1384 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1398 = e_13;
-            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1398, TILE);
-            uint _e1405 = e_13;
-            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1405, TILE);
-            uint _e1411 = p.rows;
-            if (row_14 < _e1411) {
-                uint _e1417 = p.tokens;
-                local_11 = token_15 < _e1417;
+            uint _e1390 = e_13;
+            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1390, TILE);
+            uint _e1397 = e_13;
+            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1397, TILE);
+            uint _e1403 = p.rows;
+            if (row_14 < _e1403) {
+                uint _e1409 = p.tokens;
+                local_11 = token_15 < _e1409;
             } else {
                 local_11 = false;
             }
-            bool _e1420 = local_11;
-            if (_e1420) {
-                uint _e1423 = p.y_stride;
-                uint _e1427 = p.first;
-                uint _e1432 = p.first;
-                uint _e1435 = e_13;
-                float _e1438 = staged.inner[metal::min(unsigned(first + _e1435), 255u)];
-                float _e1441 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_15 * _e1423) + _e1427) + row_14, _e1432 + row_14, (_e1438 * _e1441) * inverse, y, _buffer_sizes);
+            bool _e1412 = local_11;
+            if (_e1412) {
+                uint _e1415 = p.y_stride;
+                uint _e1419 = p.first;
+                uint _e1424 = p.first;
+                uint _e1427 = e_13;
+                float _e1430 = staged.inner[metal::min(unsigned(first + _e1427), 255u)];
+                float _e1433 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_15 * _e1415) + _e1419) + row_14, _e1424 + row_14, (_e1430 * _e1433) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1447 = sums3_0_;
-    simdgroup_store(_e1447, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1439 = sums3_0_;
+    simdgroup_store(_e1439, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
     bool loop_init_15 = true;
     while(true) {
         if (!loop_init_15) {
-            uint _e1504 = e_14;
-            e_14 = _e1504 + 32u;
+            uint _e1496 = e_14;
+            e_14 = _e1496 + 32u;
         }
         loop_init_15 = false;
-        uint _e1452 = e_14;
-        if (_e1452 < 64u) {
+        uint _e1444 = e_14;
+        if (_e1444 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1458 = e_14;
-            uint row_15 = ((row0_ + part_row) + 24u) + naga_mod(_e1458, TILE);
-            uint _e1465 = e_14;
-            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1465, TILE);
-            uint _e1471 = p.rows;
-            if (row_15 < _e1471) {
-                uint _e1477 = p.tokens;
-                local_12 = token_16 < _e1477;
+            uint _e1450 = e_14;
+            uint row_15 = ((row0_ + part_row) + 24u) + naga_mod(_e1450, TILE);
+            uint _e1457 = e_14;
+            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1457, TILE);
+            uint _e1463 = p.rows;
+            if (row_15 < _e1463) {
+                uint _e1469 = p.tokens;
+                local_12 = token_16 < _e1469;
             } else {
                 local_12 = false;
             }
-            bool _e1480 = local_12;
-            if (_e1480) {
-                uint _e1483 = p.y_stride;
-                uint _e1487 = p.first;
-                uint _e1492 = p.first;
-                uint _e1495 = e_14;
-                float _e1498 = staged.inner[metal::min(unsigned(first + _e1495), 255u)];
-                float _e1501 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_16 * _e1483) + _e1487) + row_15, _e1492 + row_15, (_e1498 * _e1501) * inverse, y, _buffer_sizes);
+            bool _e1472 = local_12;
+            if (_e1472) {
+                uint _e1475 = p.y_stride;
+                uint _e1479 = p.first;
+                uint _e1484 = p.first;
+                uint _e1487 = e_14;
+                float _e1490 = staged.inner[metal::min(unsigned(first + _e1487), 255u)];
+                float _e1493 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_16 * _e1475) + _e1479) + row_15, _e1484 + row_15, (_e1490 * _e1493) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1507 = sums3_1_;
-    simdgroup_store(_e1507, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1499 = sums3_1_;
+    simdgroup_store(_e1499, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
     bool loop_init_16 = true;
     while(true) {
         if (!loop_init_16) {
-            uint _e1564 = e_15;
-            e_15 = _e1564 + 32u;
+            uint _e1556 = e_15;
+            e_15 = _e1556 + 32u;
         }
         loop_init_16 = false;
-        uint _e1512 = e_15;
-        if (_e1512 < 64u) {
+        uint _e1504 = e_15;
+        if (_e1504 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1518 = e_15;
-            uint row_16 = ((row0_ + part_row) + 24u) + naga_mod(_e1518, TILE);
-            uint _e1525 = e_15;
-            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1525, TILE);
-            uint _e1531 = p.rows;
-            if (row_16 < _e1531) {
-                uint _e1537 = p.tokens;
-                local_13 = token_17 < _e1537;
+            uint _e1510 = e_15;
+            uint row_16 = ((row0_ + part_row) + 24u) + naga_mod(_e1510, TILE);
+            uint _e1517 = e_15;
+            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1517, TILE);
+            uint _e1523 = p.rows;
+            if (row_16 < _e1523) {
+                uint _e1529 = p.tokens;
+                local_13 = token_17 < _e1529;
             } else {
                 local_13 = false;
             }
-            bool _e1540 = local_13;
-            if (_e1540) {
-                uint _e1543 = p.y_stride;
-                uint _e1547 = p.first;
-                uint _e1552 = p.first;
-                uint _e1555 = e_15;
-                float _e1558 = staged.inner[metal::min(unsigned(first + _e1555), 255u)];
-                float _e1561 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_17 * _e1543) + _e1547) + row_16, _e1552 + row_16, (_e1558 * _e1561) * inverse, y, _buffer_sizes);
+            bool _e1532 = local_13;
+            if (_e1532) {
+                uint _e1535 = p.y_stride;
+                uint _e1539 = p.first;
+                uint _e1544 = p.first;
+                uint _e1547 = e_15;
+                float _e1550 = staged.inner[metal::min(unsigned(first + _e1547), 255u)];
+                float _e1553 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_17 * _e1535) + _e1539) + row_16, _e1544 + row_16, (_e1550 * _e1553) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1567 = sums3_2_;
-    simdgroup_store(_e1567, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1559 = sums3_2_;
+    simdgroup_store(_e1559, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
     bool loop_init_17 = true;
     while(true) {
         if (!loop_init_17) {
-            uint _e1624 = e_16;
-            e_16 = _e1624 + 32u;
+            uint _e1616 = e_16;
+            e_16 = _e1616 + 32u;
         }
         loop_init_17 = false;
-        uint _e1572 = e_16;
-        if (_e1572 < 64u) {
+        uint _e1564 = e_16;
+        if (_e1564 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1578 = e_16;
-            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1578, TILE);
-            uint _e1585 = e_16;
-            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1585, TILE);
-            uint _e1591 = p.rows;
-            if (row_17 < _e1591) {
-                uint _e1597 = p.tokens;
-                local_14 = token_18 < _e1597;
+            uint _e1570 = e_16;
+            uint row_17 = ((row0_ + part_row) + 24u) + naga_mod(_e1570, TILE);
+            uint _e1577 = e_16;
+            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1577, TILE);
+            uint _e1583 = p.rows;
+            if (row_17 < _e1583) {
+                uint _e1589 = p.tokens;
+                local_14 = token_18 < _e1589;
             } else {
                 local_14 = false;
             }
-            bool _e1600 = local_14;
-            if (_e1600) {
-                uint _e1603 = p.y_stride;
-                uint _e1607 = p.first;
-                uint _e1612 = p.first;
-                uint _e1615 = e_16;
-                float _e1618 = staged.inner[metal::min(unsigned(first + _e1615), 255u)];
-                float _e1621 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_18 * _e1603) + _e1607) + row_17, _e1612 + row_17, (_e1618 * _e1621) * inverse, y, _buffer_sizes);
+            bool _e1592 = local_14;
+            if (_e1592) {
+                uint _e1595 = p.y_stride;
+                uint _e1599 = p.first;
+                uint _e1604 = p.first;
+                uint _e1607 = e_16;
+                float _e1610 = staged.inner[metal::min(unsigned(first + _e1607), 255u)];
+                float _e1613 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_18 * _e1595) + _e1599) + row_17, _e1604 + row_17, (_e1610 * _e1613) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1627 = sums3_3_;
-    simdgroup_store(_e1627, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1619 = sums3_3_;
+    simdgroup_store(_e1619, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
     bool loop_init_18 = true;
     while(true) {
         if (!loop_init_18) {
-            uint _e1684 = e_17;
-            e_17 = _e1684 + 32u;
+            uint _e1676 = e_17;
+            e_17 = _e1676 + 32u;
         }
         loop_init_18 = false;
-        uint _e1632 = e_17;
-        if (_e1632 < 64u) {
+        uint _e1624 = e_17;
+        if (_e1624 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1638 = e_17;
-            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1638, TILE);
-            uint _e1645 = e_17;
-            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1645, TILE);
-            uint _e1651 = p.rows;
-            if (row_18 < _e1651) {
-                uint _e1657 = p.tokens;
-                local_15 = token_19 < _e1657;
+            uint _e1630 = e_17;
+            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1630, TILE);
+            uint _e1637 = e_17;
+            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1637, TILE);
+            uint _e1643 = p.rows;
+            if (row_18 < _e1643) {
+                uint _e1649 = p.tokens;
+                local_15 = token_19 < _e1649;
             } else {
                 local_15 = false;
             }
-            bool _e1660 = local_15;
-            if (_e1660) {
-                uint _e1663 = p.y_stride;
-                uint _e1667 = p.first;
-                uint _e1672 = p.first;
-                uint _e1675 = e_17;
-                float _e1678 = staged.inner[metal::min(unsigned(first + _e1675), 255u)];
-                float _e1681 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size4 - 0 - 4) / 4)];
-                put(((token_19 * _e1663) + _e1667) + row_18, _e1672 + row_18, (_e1678 * _e1681) * inverse, y, _buffer_sizes);
+            bool _e1652 = local_15;
+            if (_e1652) {
+                uint _e1655 = p.y_stride;
+                uint _e1659 = p.first;
+                uint _e1664 = p.first;
+                uint _e1667 = e_17;
+                float _e1670 = staged.inner[metal::min(unsigned(first + _e1667), 255u)];
+                float _e1673 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size4 - 0 - 4) / 4)];
+                put(((token_19 * _e1655) + _e1659) + row_18, _e1664 + row_18, (_e1670 * _e1673) * inverse, y, _buffer_sizes);
             }
         }
     }

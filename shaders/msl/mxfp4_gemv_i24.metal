@@ -1,6 +1,6 @@
 // mxfp4_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I24
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -67,12 +67,12 @@ struct Bytes {
     metal::uint4 a;
     metal::uint4 b;
 };
-typedef float type_9[1];
+typedef float type_10[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_10 {
+struct type_11 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -85,12 +85,13 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 6u;
-constant float CENTRE = 0.0;
+constant float BIAS = 16.0;
 constant uint PARTIALS = 128u;
 
 uint x_at(
@@ -132,6 +133,12 @@ X load_x(
     return _e45;
 }
 
+uint x_bits(
+    X x_1
+) {
+    return (((((x_1.v0_.x | x_1.v1_.x) | x_1.v2_.x) | x_1.v3_.x) | x_1.v4_.x) | x_1.v5_.x) | as_type<uint>(x_1.scale);
+}
+
 metal::float4 whole(
     uint w
 ) {
@@ -139,43 +146,49 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
     type_7 v = {};
-    metal::float4 _e5 = whole(x_1.v0_.x);
-    metal::float4 _e10 = whole(x_1.v2_.x);
-    metal::float4 _e15 = whole(x_1.v4_.x);
+    metal::float4 _e5 = whole(x_2.v0_.x);
+    metal::float4 _e10 = whole(x_2.v2_.x);
+    metal::float4 _e15 = whole(x_2.v4_.x);
     v.inner[0] = (65536.0 * _e5) + ((256.0 * _e10) + _e15);
-    metal::float4 _e21 = whole(x_1.v1_.x);
-    metal::float4 _e26 = whole(x_1.v3_.x);
-    metal::float4 _e31 = whole(x_1.v5_.x);
+    metal::float4 _e21 = whole(x_2.v1_.x);
+    metal::float4 _e26 = whole(x_2.v3_.x);
+    metal::float4 _e31 = whole(x_2.v5_.x);
     v.inner[4] = (65536.0 * _e21) + ((256.0 * _e26) + _e31);
-    metal::float4 _e37 = whole(x_1.v0_.y);
-    metal::float4 _e42 = whole(x_1.v2_.y);
-    metal::float4 _e47 = whole(x_1.v4_.y);
+    metal::float4 _e37 = whole(x_2.v0_.y);
+    metal::float4 _e42 = whole(x_2.v2_.y);
+    metal::float4 _e47 = whole(x_2.v4_.y);
     v.inner[1] = (65536.0 * _e37) + ((256.0 * _e42) + _e47);
-    metal::float4 _e53 = whole(x_1.v1_.y);
-    metal::float4 _e58 = whole(x_1.v3_.y);
-    metal::float4 _e63 = whole(x_1.v5_.y);
+    metal::float4 _e53 = whole(x_2.v1_.y);
+    metal::float4 _e58 = whole(x_2.v3_.y);
+    metal::float4 _e63 = whole(x_2.v5_.y);
     v.inner[5] = (65536.0 * _e53) + ((256.0 * _e58) + _e63);
-    metal::float4 _e69 = whole(x_1.v0_.z);
-    metal::float4 _e74 = whole(x_1.v2_.z);
-    metal::float4 _e79 = whole(x_1.v4_.z);
+    metal::float4 _e69 = whole(x_2.v0_.z);
+    metal::float4 _e74 = whole(x_2.v2_.z);
+    metal::float4 _e79 = whole(x_2.v4_.z);
     v.inner[2] = (65536.0 * _e69) + ((256.0 * _e74) + _e79);
-    metal::float4 _e85 = whole(x_1.v1_.z);
-    metal::float4 _e90 = whole(x_1.v3_.z);
-    metal::float4 _e95 = whole(x_1.v5_.z);
+    metal::float4 _e85 = whole(x_2.v1_.z);
+    metal::float4 _e90 = whole(x_2.v3_.z);
+    metal::float4 _e95 = whole(x_2.v5_.z);
     v.inner[6] = (65536.0 * _e85) + ((256.0 * _e90) + _e95);
-    metal::float4 _e101 = whole(x_1.v0_.w);
-    metal::float4 _e106 = whole(x_1.v2_.w);
-    metal::float4 _e111 = whole(x_1.v4_.w);
+    metal::float4 _e101 = whole(x_2.v0_.w);
+    metal::float4 _e106 = whole(x_2.v2_.w);
+    metal::float4 _e111 = whole(x_2.v4_.w);
     v.inner[3] = (65536.0 * _e101) + ((256.0 * _e106) + _e111);
-    metal::float4 _e117 = whole(x_1.v1_.w);
-    metal::float4 _e122 = whole(x_1.v3_.w);
-    metal::float4 _e127 = whole(x_1.v5_.w);
+    metal::float4 _e117 = whole(x_2.v1_.w);
+    metal::float4 _e122 = whole(x_2.v3_.w);
+    metal::float4 _e127 = whole(x_2.v5_.w);
     v.inner[7] = (65536.0 * _e117) + ((256.0 * _e122) + _e127);
     type_7 _e130 = v;
     return _e130;
+}
+
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
 }
 
 Block load(
@@ -193,30 +206,79 @@ Block load(
     uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
+}
+
+uint signs(
+    uint w_1
+) {
+    return (w_1 >> 3u) & 286331153u;
+}
+
+uint unseen(
+    uint bits_1,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits_1;
+}
+
+uint doubled(
+    uint w_2,
+    uint n,
+    constant Params& p
+) {
+    uint rest = w_2 & (((w_2 >> 2u) & 286331153u) * 3u);
+    uint _e14 = unseen(4294967288u, p);
+    return ((rest & (rest * 2u)) + rest) + ((n * _e14) + w_2);
+}
+
+uint biased(
+    uint v_1,
+    uint negative,
+    constant Params& p
+) {
+    uint _e6 = unseen(4294967294u, p);
+    uint _e11 = unseen(269488144u, p);
+    return (((v_1 & negative) & 252645135u) * _e6) + ((v_1 & 252645135u) | _e11);
+}
+
+float raised(
+    uint w_3,
+    uint at,
+    uint mask,
+    constant Params& p
+) {
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w_3 & (mask << at)) | _e9);
 }
 
 metal::float4 fields(
-    uint w_1,
-    uint at,
-    uint mask,
-    float centre
+    uint w_4,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
 ) {
-    uint h = w_1 >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint h = w_4 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_4, w_4, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 metal::float2 byte_dots(
     Bytes c,
     metal::uint4 u,
-    metal::uint4 v_1
+    metal::uint4 v_2
 ) {
     uint _e4 = c.a.x;
     uint _e5 = u.x;
@@ -236,94 +298,85 @@ metal::float2 byte_dots(
     packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
     int first = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e18[0] * reinterpreted_packed_char4_e19[0] + reinterpreted_packed_char4_e18[1] * reinterpreted_packed_char4_e19[1] + reinterpreted_packed_char4_e18[2] * reinterpreted_packed_char4_e19[2] + reinterpreted_packed_char4_e18[3] * reinterpreted_packed_char4_e19[3])));
     uint _e23 = c.b.x;
-    uint _e24 = v_1.x;
+    uint _e24 = v_2.x;
     packed_char4 reinterpreted_packed_char4_e23 = as_type<packed_char4>(_e23);
     packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
     uint _e27 = c.b.y;
-    uint _e28 = v_1.y;
+    uint _e28 = v_2.y;
     packed_char4 reinterpreted_packed_char4_e27 = as_type<packed_char4>(_e27);
     packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
     uint _e32 = c.b.z;
-    uint _e33 = v_1.z;
+    uint _e33 = v_2.z;
     packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
     packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
     uint _e37 = c.b.w;
-    uint _e38 = v_1.w;
+    uint _e38 = v_2.w;
     packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
     packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
     int second = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e23[0] * reinterpreted_packed_char4_e24[0] + reinterpreted_packed_char4_e23[1] * reinterpreted_packed_char4_e24[1] + reinterpreted_packed_char4_e23[2] * reinterpreted_packed_char4_e24[2] + reinterpreted_packed_char4_e23[3] * reinterpreted_packed_char4_e24[3])) + as_type<uint>(( + reinterpreted_packed_char4_e27[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e27[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e27[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e27[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])));
     return metal::float2(static_cast<float>(first), static_cast<float>(second));
 }
 
-uint doubled(
-    uint w_2
-) {
-    uint big = w_2 & 1145324612u;
-    uint rest = w_2 & (big - (big >> 2u));
-    uint three = (rest & (rest >> 1u)) & 286331153u;
-    return ((w_2 & 2004318071u) + rest) + (2u * three);
-}
-
-uint signed_bytes(
-    uint magnitude,
-    uint negative
-) {
-    uint n = negative & 252645135u;
-    return (((magnitude & 252645135u) ^ n) + (2155905152u - n)) ^ 2155905152u;
-}
-
 Bytes bytes(
-    Codes q
+    Codes q,
+    constant Params& p
 ) {
-    uint _e3 = doubled(q.words.x);
-    uint n0_ = ((q.words.x >> 3u) & 286331153u) * 15u;
-    uint _e14 = doubled(q.words.y);
-    uint n1_ = ((q.words.y >> 3u) & 286331153u) * 15u;
-    uint _e25 = doubled(q.words.z);
-    uint n2_ = ((q.words.z >> 3u) & 286331153u) * 15u;
-    uint _e36 = doubled(q.words.w);
-    uint n3_ = ((q.words.w >> 3u) & 286331153u) * 15u;
-    uint _e45 = signed_bytes(_e3, n0_);
-    uint _e46 = signed_bytes(_e14, n1_);
-    uint _e47 = signed_bytes(_e25, n2_);
-    uint _e48 = signed_bytes(_e36, n3_);
-    uint _e54 = signed_bytes(_e3 >> 4u, n0_ >> 4u);
-    uint _e59 = signed_bytes(_e14 >> 4u, n1_ >> 4u);
-    uint _e64 = signed_bytes(_e25 >> 4u, n2_ >> 4u);
-    uint _e69 = signed_bytes(_e36 >> 4u, n3_ >> 4u);
-    return Bytes {metal::uint4(_e45, _e46, _e47, _e48), metal::uint4(_e54, _e59, _e64, _e69)};
+    uint _e3 = signs(q.words.x);
+    uint _e6 = doubled(q.words.x, _e3, p);
+    uint m0_ = _e3 * 15u;
+    uint _e11 = signs(q.words.y);
+    uint _e14 = doubled(q.words.y, _e11, p);
+    uint m1_ = _e11 * 15u;
+    uint _e19 = signs(q.words.z);
+    uint _e22 = doubled(q.words.z, _e19, p);
+    uint m2_ = _e19 * 15u;
+    uint _e27 = signs(q.words.w);
+    uint _e30 = doubled(q.words.w, _e27, p);
+    uint m3_ = _e27 * 15u;
+    uint _e33 = biased(_e6, m0_, p);
+    uint _e34 = biased(_e14, m1_, p);
+    uint _e35 = biased(_e22, m2_, p);
+    uint _e36 = biased(_e30, m3_, p);
+    uint _e42 = biased(_e6 >> 4u, m0_ >> 4u, p);
+    uint _e47 = biased(_e14 >> 4u, m1_ >> 4u, p);
+    uint _e52 = biased(_e22 >> 4u, m2_ >> 4u, p);
+    uint _e57 = biased(_e30 >> 4u, m3_ >> 4u, p);
+    return Bytes {metal::uint4(_e33, _e34, _e35, _e36), metal::uint4(_e42, _e47, _e52, _e57)};
 }
 
 metal::float2 dots(
     Codes q_1,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    Bytes _e2 = bytes(q_1);
-    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
-    metal::float2 _e11 = byte_dots(_e2, x_2.v2_, x_2.v3_);
-    metal::float2 _e16 = byte_dots(_e2, x_2.v4_, x_2.v5_);
-    return x_2.scale * ((65536.0 * _e6) + ((256.0 * _e11) + _e16));
+    Bytes _e2 = bytes(q_1, p);
+    metal::float2 _e6 = byte_dots(_e2, x_3.v0_, x_3.v1_);
+    metal::float2 _e11 = byte_dots(_e2, x_3.v2_, x_3.v3_);
+    metal::float2 _e16 = byte_dots(_e2, x_3.v4_, x_3.v5_);
+    return x_3.scale * ((65536.0 * _e6) + ((256.0 * _e11) + _e16));
 }
 
 float dot_block(
-    Block b,
-    X x_3
+    Block b_1,
+    X x_4,
+    constant Params& p
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    return (0.5 * b.power) * (_e3.x + _e3.y);
+    metal::float2 _e3 = dots(b_1.codes, x_4, p);
+    metal::float2 d = _e3 - (BIAS * x_4.sums);
+    return (0.5 * b_1.power) * (d.x + d.y);
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_1,
     float sum,
-    device type_9& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -335,16 +388,16 @@ uint unit_of(
 
 void keep(
     uint i_3,
-    float v_2,
-    threadgroup type_10& partial
+    float v_3,
+    threadgroup type_11& partial
 ) {
-    partial.inner[metal::min(unsigned(i_3), 127u)] = v_2;
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v_3;
     return;
 }
 
 float kept(
     uint i_4,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -359,20 +412,20 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v_3,
+    float v_4,
     uint slot,
-    Place at_2,
-    threadgroup type_10& partial
+    Place at_3,
+    threadgroup type_11& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
-    float unnamed = metal::simd_sum(v_3);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    float unnamed = metal::simd_sum(v_4);
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_2.subgroup);
+    uint count = naga_div(LANES, at_3.subgroup);
     uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -411,17 +464,19 @@ struct main_Input {
 , device type_5 const& xs [[buffer(5)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_10& partial
+, device type_10& y [[buffer(6)]]
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
-    Place at_3 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_3.index, LANES);
+    bool local_2 = {};
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -431,7 +486,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_3.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
@@ -439,8 +494,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e85 = i;
-            i = _e85 + 64u;
+            uint _e104 = i;
+            i = _e104 + 64u;
         }
         loop_init_1 = false;
         uint _e67 = i;
@@ -454,61 +509,80 @@ struct main_Input {
             Block _e75 = load(row0_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             Block _e76 = load(row1_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
-            float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78);
-            sum0_ = _e79 + _e80;
-            float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78);
-            sum1_ = _e82 + _e83;
+            some = 0u;
+            uint _e81 = some;
+            uint _e82 = x_bits(_e78);
+            some = _e81 | _e82;
+            uint _e84 = some;
+            uint _e85 = bits(_e75);
+            some = _e84 | _e85;
+            uint _e87 = some;
+            uint _e88 = bits(_e76);
+            some = _e87 | _e88;
+            if (true) {
+                uint _e93 = some;
+                local = _e93 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e97 = local;
+            if (_e97) {
+                float _e98 = sum0_;
+                float _e99 = dot_block(_e75, _e78, p);
+                sum0_ = _e98 + _e99;
+                float _e101 = sum1_;
+                float _e102 = dot_block(_e76, _e78, p);
+                sum1_ = _e101 + _e102;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e102 = i;
-            i = _e102 + LANES;
+            uint _e121 = i;
+            i = _e121 + LANES;
         }
         loop_init_2 = false;
-        uint _e88 = i;
-        if (_e88 < units) {
+        uint _e107 = i;
+        if (_e107 < units) {
         } else {
             break;
         }
         {
-            uint _e90 = i;
-            uint _e91 = unit_of(_e90);
-            Block _e92 = load(row0_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e93 = load(row1_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
-            float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95);
-            sum0_ = _e96 + _e97;
-            float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95);
-            sum1_ = _e99 + _e100;
+            uint _e109 = i;
+            uint _e110 = unit_of(_e109);
+            Block _e111 = load(row0_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e112 = load(row1_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
+            float _e115 = sum0_;
+            float _e116 = dot_block(_e111, _e114, p);
+            sum0_ = _e115 + _e116;
+            float _e118 = sum1_;
+            float _e119 = dot_block(_e112, _e114, p);
+            sum1_ = _e118 + _e119;
         }
     }
-    float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_3, partial);
+    float _e124 = sum0_;
+    float _e126 = reduce(_e124, 0u, at_4, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e116 = local;
-    if (_e116) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
-    }
-    float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_3, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_2 + 0u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e126, y, _buffer_sizes);
+    }
+    float _e143 = sum1_;
+    float _e145 = reduce(_e143, 1u, at_4, partial);
+    if (lane == 1u) {
+        local_2 = (first_2 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e154 = local_2;
+    if (_e154) {
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e145, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // mxfp4_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -59,18 +59,17 @@ struct Block {
     float power;
     char _pad2[12];
 };
-struct Differences {
+struct Signed {
     uint low;
-    uint less_low;
     uint high;
     uint less_high;
 };
-typedef float type_9[1];
+typedef float type_10[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_10 {
+struct type_11 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -83,11 +82,13 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 2u;
+constant float BIAS = 16.0;
 constant uint PARTIALS = 128u;
 
 uint x_at(
@@ -117,6 +118,12 @@ X load_x(
     return _e21;
 }
 
+uint x_bits(
+    X x_1
+) {
+    return (x_1.v0_.x | x_1.v1_.x) | as_type<uint>(x_1.scale);
+}
+
 metal::float4 whole(
     uint w
 ) {
@@ -124,17 +131,23 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
-    metal::float4 _e3 = whole(x_1.v0_.x);
-    metal::float4 _e6 = whole(x_1.v0_.y);
-    metal::float4 _e9 = whole(x_1.v0_.z);
-    metal::float4 _e12 = whole(x_1.v0_.w);
-    metal::float4 _e15 = whole(x_1.v1_.x);
-    metal::float4 _e18 = whole(x_1.v1_.y);
-    metal::float4 _e21 = whole(x_1.v1_.z);
-    metal::float4 _e24 = whole(x_1.v1_.w);
+    metal::float4 _e3 = whole(x_2.v0_.x);
+    metal::float4 _e6 = whole(x_2.v0_.y);
+    metal::float4 _e9 = whole(x_2.v0_.z);
+    metal::float4 _e12 = whole(x_2.v0_.w);
+    metal::float4 _e15 = whole(x_2.v1_.x);
+    metal::float4 _e18 = whole(x_2.v1_.y);
+    metal::float4 _e21 = whole(x_2.v1_.z);
+    metal::float4 _e24 = whole(x_2.v1_.w);
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+}
+
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
 }
 
 Block load(
@@ -152,131 +165,164 @@ Block load(
     uint s_1 = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s_1 == 0u) ? 4194304u : (s_1 << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit_2), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
+}
+
+uint signs(
+    uint w_1
+) {
+    return (w_1 >> 3u) & 286331153u;
+}
+
+uint unseen(
+    uint bits_1,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits_1;
 }
 
 uint doubled(
-    uint w_1
+    uint w_2,
+    uint n,
+    constant Params& p
 ) {
-    uint rest = w_1 & (((w_1 >> 2u) & 286331153u) * 3u);
-    return ((w_1 & 2004318071u) + rest) + (rest & (rest * 2u));
+    uint rest = w_2 & (((w_2 >> 2u) & 286331153u) * 3u);
+    uint _e14 = unseen(4294967288u, p);
+    return ((rest & (rest * 2u)) + rest) + ((n * _e14) + w_2);
 }
 
-Differences differences(
-    uint w_2
+uint biased(
+    uint v,
+    uint negative,
+    constant Params& p
 ) {
-    uint _e1 = doubled(w_2);
-    uint n = (w_2 >> 3u) & 286331153u;
-    uint m = n * 15u;
-    uint k = 2290649224u - n;
-    return Differences {(_e1 ^ m) & 252645135u, m & 252645135u, (_e1 ^ k) & 4042322160u, k & 4042322160u};
+    uint _e6 = unseen(4294967294u, p);
+    uint _e11 = unseen(269488144u, p);
+    return (((v & negative) & 252645135u) * _e6) + ((v & 252645135u) | _e11);
 }
 
-float difference_dot(
-    Differences a,
-    Differences b,
-    Differences c,
-    Differences d,
-    metal::uint4 u,
-    metal::uint4 v
+float raised(
+    uint w_3,
+    uint at,
+    uint mask,
+    constant Params& p
 ) {
-    uint _e6 = a.low;
-    uint _e7 = u.x;
-    packed_char4 reinterpreted_packed_char4_e6 = as_type<packed_char4>(_e6);
-    packed_char4 reinterpreted_packed_char4_e7 = as_type<packed_char4>(_e7);
-    uint _e9 = b.low;
-    uint _e10 = u.y;
-    packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
-    packed_char4 reinterpreted_packed_char4_e10 = as_type<packed_char4>(_e10);
-    uint _e13 = c.low;
-    uint _e14 = u.z;
-    packed_char4 reinterpreted_packed_char4_e13 = as_type<packed_char4>(_e13);
-    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
-    uint _e17 = d.low;
-    uint _e18 = u.w;
-    packed_char4 reinterpreted_packed_char4_e17 = as_type<packed_char4>(_e17);
-    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
-    int low = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e6[0] * reinterpreted_packed_char4_e7[0] + reinterpreted_packed_char4_e6[1] * reinterpreted_packed_char4_e7[1] + reinterpreted_packed_char4_e6[2] * reinterpreted_packed_char4_e7[2] + reinterpreted_packed_char4_e6[3] * reinterpreted_packed_char4_e7[3])) + as_type<uint>(( + reinterpreted_packed_char4_e9[0] * reinterpreted_packed_char4_e10[0] + reinterpreted_packed_char4_e9[1] * reinterpreted_packed_char4_e10[1] + reinterpreted_packed_char4_e9[2] * reinterpreted_packed_char4_e10[2] + reinterpreted_packed_char4_e9[3] * reinterpreted_packed_char4_e10[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e17[0] * reinterpreted_packed_char4_e18[0] + reinterpreted_packed_char4_e17[1] * reinterpreted_packed_char4_e18[1] + reinterpreted_packed_char4_e17[2] * reinterpreted_packed_char4_e18[2] + reinterpreted_packed_char4_e17[3] * reinterpreted_packed_char4_e18[3])));
-    uint _e21 = a.less_low;
-    uint _e22 = u.x;
-    packed_char4 reinterpreted_packed_char4_e21 = as_type<packed_char4>(_e21);
-    packed_char4 reinterpreted_packed_char4_e22 = as_type<packed_char4>(_e22);
-    uint _e24 = b.less_low;
-    uint _e25 = u.y;
-    packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
-    packed_char4 reinterpreted_packed_char4_e25 = as_type<packed_char4>(_e25);
-    uint _e28 = c.less_low;
-    uint _e29 = u.z;
-    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
-    packed_char4 reinterpreted_packed_char4_e29 = as_type<packed_char4>(_e29);
-    uint _e32 = d.less_low;
-    uint _e33 = u.w;
-    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
-    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
-    int less_low = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e21[0] * reinterpreted_packed_char4_e22[0] + reinterpreted_packed_char4_e21[1] * reinterpreted_packed_char4_e22[1] + reinterpreted_packed_char4_e21[2] * reinterpreted_packed_char4_e22[2] + reinterpreted_packed_char4_e21[3] * reinterpreted_packed_char4_e22[3])) + as_type<uint>(( + reinterpreted_packed_char4_e24[0] * reinterpreted_packed_char4_e25[0] + reinterpreted_packed_char4_e24[1] * reinterpreted_packed_char4_e25[1] + reinterpreted_packed_char4_e24[2] * reinterpreted_packed_char4_e25[2] + reinterpreted_packed_char4_e24[3] * reinterpreted_packed_char4_e25[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e28[0] * reinterpreted_packed_char4_e29[0] + reinterpreted_packed_char4_e28[1] * reinterpreted_packed_char4_e29[1] + reinterpreted_packed_char4_e28[2] * reinterpreted_packed_char4_e29[2] + reinterpreted_packed_char4_e28[3] * reinterpreted_packed_char4_e29[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])));
-    uint _e36 = a.high;
-    uint _e37 = v.x;
-    packed_char4 reinterpreted_packed_char4_e36 = as_type<packed_char4>(_e36);
-    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
-    uint _e39 = b.high;
-    uint _e40 = v.y;
-    packed_char4 reinterpreted_packed_char4_e39 = as_type<packed_char4>(_e39);
-    packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
-    uint _e43 = c.high;
-    uint _e44 = v.z;
-    packed_char4 reinterpreted_packed_char4_e43 = as_type<packed_char4>(_e43);
-    packed_char4 reinterpreted_packed_char4_e44 = as_type<packed_char4>(_e44);
-    uint _e47 = d.high;
-    uint _e48 = v.w;
-    packed_char4 reinterpreted_packed_char4_e47 = as_type<packed_char4>(_e47);
-    packed_char4 reinterpreted_packed_char4_e48 = as_type<packed_char4>(_e48);
-    int high = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e36[0] * reinterpreted_packed_char4_e37[0] + reinterpreted_packed_char4_e36[1] * reinterpreted_packed_char4_e37[1] + reinterpreted_packed_char4_e36[2] * reinterpreted_packed_char4_e37[2] + reinterpreted_packed_char4_e36[3] * reinterpreted_packed_char4_e37[3])) + as_type<uint>(( + reinterpreted_packed_char4_e39[0] * reinterpreted_packed_char4_e40[0] + reinterpreted_packed_char4_e39[1] * reinterpreted_packed_char4_e40[1] + reinterpreted_packed_char4_e39[2] * reinterpreted_packed_char4_e40[2] + reinterpreted_packed_char4_e39[3] * reinterpreted_packed_char4_e40[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e43[0] * reinterpreted_packed_char4_e44[0] + reinterpreted_packed_char4_e43[1] * reinterpreted_packed_char4_e44[1] + reinterpreted_packed_char4_e43[2] * reinterpreted_packed_char4_e44[2] + reinterpreted_packed_char4_e43[3] * reinterpreted_packed_char4_e44[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e47[0] * reinterpreted_packed_char4_e48[0] + reinterpreted_packed_char4_e47[1] * reinterpreted_packed_char4_e48[1] + reinterpreted_packed_char4_e47[2] * reinterpreted_packed_char4_e48[2] + reinterpreted_packed_char4_e47[3] * reinterpreted_packed_char4_e48[3])));
-    uint _e51 = a.less_high;
-    uint _e52 = v.x;
-    packed_char4 reinterpreted_packed_char4_e51 = as_type<packed_char4>(_e51);
-    packed_char4 reinterpreted_packed_char4_e52 = as_type<packed_char4>(_e52);
-    uint _e54 = b.less_high;
-    uint _e55 = v.y;
-    packed_char4 reinterpreted_packed_char4_e54 = as_type<packed_char4>(_e54);
-    packed_char4 reinterpreted_packed_char4_e55 = as_type<packed_char4>(_e55);
-    uint _e58 = c.less_high;
-    uint _e59 = v.z;
-    packed_char4 reinterpreted_packed_char4_e58 = as_type<packed_char4>(_e58);
-    packed_char4 reinterpreted_packed_char4_e59 = as_type<packed_char4>(_e59);
-    uint _e62 = d.less_high;
-    uint _e63 = v.w;
-    packed_char4 reinterpreted_packed_char4_e62 = as_type<packed_char4>(_e62);
-    packed_char4 reinterpreted_packed_char4_e63 = as_type<packed_char4>(_e63);
-    int less_high = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e51[0] * reinterpreted_packed_char4_e52[0] + reinterpreted_packed_char4_e51[1] * reinterpreted_packed_char4_e52[1] + reinterpreted_packed_char4_e51[2] * reinterpreted_packed_char4_e52[2] + reinterpreted_packed_char4_e51[3] * reinterpreted_packed_char4_e52[3])) + as_type<uint>(( + reinterpreted_packed_char4_e54[0] * reinterpreted_packed_char4_e55[0] + reinterpreted_packed_char4_e54[1] * reinterpreted_packed_char4_e55[1] + reinterpreted_packed_char4_e54[2] * reinterpreted_packed_char4_e55[2] + reinterpreted_packed_char4_e54[3] * reinterpreted_packed_char4_e55[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e58[0] * reinterpreted_packed_char4_e59[0] + reinterpreted_packed_char4_e58[1] * reinterpreted_packed_char4_e59[1] + reinterpreted_packed_char4_e58[2] * reinterpreted_packed_char4_e59[2] + reinterpreted_packed_char4_e58[3] * reinterpreted_packed_char4_e59[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e62[0] * reinterpreted_packed_char4_e63[0] + reinterpreted_packed_char4_e62[1] * reinterpreted_packed_char4_e63[1] + reinterpreted_packed_char4_e62[2] * reinterpreted_packed_char4_e63[2] + reinterpreted_packed_char4_e62[3] * reinterpreted_packed_char4_e63[3])));
-    return static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(16) * as_type<uint>(as_type<int>(as_type<uint>(low) - as_type<uint>(less_low))))) + as_type<uint>(as_type<int>(as_type<uint>(high) - as_type<uint>(less_high)))));
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w_3 & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_4,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_4 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits_2 = metal::uint4(w_4, w_4, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
+}
+
+Signed signed_bytes(
+    uint w_5,
+    constant Params& p
+) {
+    uint _e1 = signs(w_5);
+    uint _e2 = doubled(w_5, _e1, p);
+    uint _e4 = unseen(4294967295u, p);
+    uint k = (_e1 * _e4) + 2290649224u;
+    uint _e10 = biased(_e2, _e1 * 15u, p);
+    return Signed {_e10, (_e2 ^ k) & 4042322160u, k & 4042322160u};
 }
 
 float dot_block(
     Block b_1,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    metal::uint4 w_3 = b_1.codes.words;
-    Differences _e5 = differences(b_1.codes.words.x);
-    Differences _e7 = differences(b_1.codes.words.y);
-    Differences _e9 = differences(b_1.codes.words.z);
-    Differences _e11 = differences(b_1.codes.words.w);
-    float _e19 = difference_dot(_e5, _e7, _e9, _e11, x_2.v0_, x_2.v1_);
-    return (x_2.scale * (b_1.power * 0.03125)) * _e19;
+    metal::uint4 w_6 = b_1.codes.words;
+    Signed _e5 = signed_bytes(b_1.codes.words.x, p);
+    Signed _e7 = signed_bytes(b_1.codes.words.y, p);
+    Signed _e9 = signed_bytes(b_1.codes.words.z, p);
+    Signed _e11 = signed_bytes(b_1.codes.words.w, p);
+    metal::uint4 u = x_3.v0_;
+    metal::uint4 v_3 = x_3.v1_;
+    uint _e14 = _e5.low;
+    uint _e15 = x_3.v0_.x;
+    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
+    packed_char4 reinterpreted_packed_char4_e15 = as_type<packed_char4>(_e15);
+    uint _e17 = _e7.low;
+    uint _e18 = x_3.v0_.y;
+    packed_char4 reinterpreted_packed_char4_e17 = as_type<packed_char4>(_e17);
+    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
+    uint _e21 = _e9.low;
+    uint _e22 = x_3.v0_.z;
+    packed_char4 reinterpreted_packed_char4_e21 = as_type<packed_char4>(_e21);
+    packed_char4 reinterpreted_packed_char4_e22 = as_type<packed_char4>(_e22);
+    uint _e25 = _e11.low;
+    uint _e26 = x_3.v0_.w;
+    packed_char4 reinterpreted_packed_char4_e25 = as_type<packed_char4>(_e25);
+    packed_char4 reinterpreted_packed_char4_e26 = as_type<packed_char4>(_e26);
+    int low = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e14[0] * reinterpreted_packed_char4_e15[0] + reinterpreted_packed_char4_e14[1] * reinterpreted_packed_char4_e15[1] + reinterpreted_packed_char4_e14[2] * reinterpreted_packed_char4_e15[2] + reinterpreted_packed_char4_e14[3] * reinterpreted_packed_char4_e15[3])) + as_type<uint>(( + reinterpreted_packed_char4_e17[0] * reinterpreted_packed_char4_e18[0] + reinterpreted_packed_char4_e17[1] * reinterpreted_packed_char4_e18[1] + reinterpreted_packed_char4_e17[2] * reinterpreted_packed_char4_e18[2] + reinterpreted_packed_char4_e17[3] * reinterpreted_packed_char4_e18[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e21[0] * reinterpreted_packed_char4_e22[0] + reinterpreted_packed_char4_e21[1] * reinterpreted_packed_char4_e22[1] + reinterpreted_packed_char4_e21[2] * reinterpreted_packed_char4_e22[2] + reinterpreted_packed_char4_e21[3] * reinterpreted_packed_char4_e22[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e25[0] * reinterpreted_packed_char4_e26[0] + reinterpreted_packed_char4_e25[1] * reinterpreted_packed_char4_e26[1] + reinterpreted_packed_char4_e25[2] * reinterpreted_packed_char4_e26[2] + reinterpreted_packed_char4_e25[3] * reinterpreted_packed_char4_e26[3])));
+    uint _e29 = _e5.high;
+    uint _e30 = x_3.v1_.x;
+    packed_char4 reinterpreted_packed_char4_e29 = as_type<packed_char4>(_e29);
+    packed_char4 reinterpreted_packed_char4_e30 = as_type<packed_char4>(_e30);
+    uint _e32 = _e7.high;
+    uint _e33 = x_3.v1_.y;
+    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
+    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
+    uint _e36 = _e9.high;
+    uint _e37 = x_3.v1_.z;
+    packed_char4 reinterpreted_packed_char4_e36 = as_type<packed_char4>(_e36);
+    packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
+    uint _e40 = _e11.high;
+    uint _e41 = x_3.v1_.w;
+    packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
+    packed_char4 reinterpreted_packed_char4_e41 = as_type<packed_char4>(_e41);
+    int high = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e29[0] * reinterpreted_packed_char4_e30[0] + reinterpreted_packed_char4_e29[1] * reinterpreted_packed_char4_e30[1] + reinterpreted_packed_char4_e29[2] * reinterpreted_packed_char4_e30[2] + reinterpreted_packed_char4_e29[3] * reinterpreted_packed_char4_e30[3])) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e36[0] * reinterpreted_packed_char4_e37[0] + reinterpreted_packed_char4_e36[1] * reinterpreted_packed_char4_e37[1] + reinterpreted_packed_char4_e36[2] * reinterpreted_packed_char4_e37[2] + reinterpreted_packed_char4_e36[3] * reinterpreted_packed_char4_e37[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e40[0] * reinterpreted_packed_char4_e41[0] + reinterpreted_packed_char4_e40[1] * reinterpreted_packed_char4_e41[1] + reinterpreted_packed_char4_e40[2] * reinterpreted_packed_char4_e41[2] + reinterpreted_packed_char4_e40[3] * reinterpreted_packed_char4_e41[3])));
+    uint _e44 = _e5.less_high;
+    uint _e45 = x_3.v1_.x;
+    packed_char4 reinterpreted_packed_char4_e44 = as_type<packed_char4>(_e44);
+    packed_char4 reinterpreted_packed_char4_e45 = as_type<packed_char4>(_e45);
+    uint _e47 = _e7.less_high;
+    uint _e48 = x_3.v1_.y;
+    packed_char4 reinterpreted_packed_char4_e47 = as_type<packed_char4>(_e47);
+    packed_char4 reinterpreted_packed_char4_e48 = as_type<packed_char4>(_e48);
+    uint _e51 = _e9.less_high;
+    uint _e52 = x_3.v1_.z;
+    packed_char4 reinterpreted_packed_char4_e51 = as_type<packed_char4>(_e51);
+    packed_char4 reinterpreted_packed_char4_e52 = as_type<packed_char4>(_e52);
+    uint _e55 = _e11.less_high;
+    uint _e56 = x_3.v1_.w;
+    packed_char4 reinterpreted_packed_char4_e55 = as_type<packed_char4>(_e55);
+    packed_char4 reinterpreted_packed_char4_e56 = as_type<packed_char4>(_e56);
+    int less_1 = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e44[0] * reinterpreted_packed_char4_e45[0] + reinterpreted_packed_char4_e44[1] * reinterpreted_packed_char4_e45[1] + reinterpreted_packed_char4_e44[2] * reinterpreted_packed_char4_e45[2] + reinterpreted_packed_char4_e44[3] * reinterpreted_packed_char4_e45[3])) + as_type<uint>(( + reinterpreted_packed_char4_e47[0] * reinterpreted_packed_char4_e48[0] + reinterpreted_packed_char4_e47[1] * reinterpreted_packed_char4_e48[1] + reinterpreted_packed_char4_e47[2] * reinterpreted_packed_char4_e48[2] + reinterpreted_packed_char4_e47[3] * reinterpreted_packed_char4_e48[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e51[0] * reinterpreted_packed_char4_e52[0] + reinterpreted_packed_char4_e51[1] * reinterpreted_packed_char4_e52[1] + reinterpreted_packed_char4_e51[2] * reinterpreted_packed_char4_e52[2] + reinterpreted_packed_char4_e51[3] * reinterpreted_packed_char4_e52[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e55[0] * reinterpreted_packed_char4_e56[0] + reinterpreted_packed_char4_e55[1] * reinterpreted_packed_char4_e56[1] + reinterpreted_packed_char4_e55[2] * reinterpreted_packed_char4_e56[2] + reinterpreted_packed_char4_e55[3] * reinterpreted_packed_char4_e56[3])));
+    return (0.5 * b_1.power) * (((x_3.scale * 0.0625) * static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(16) * as_type<uint>(low))) + as_type<uint>(as_type<int>(as_type<uint>(high) - as_type<uint>(less_1)))))) - (BIAS * x_3.sums.x));
 }
 
 void put(
-    uint at,
+    uint at_2,
     uint row_1,
     float sum,
-    device type_9& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -289,7 +335,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v_1,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v_1;
     return;
@@ -297,7 +343,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -314,18 +360,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_2,
     uint slot,
-    Place at_1,
-    threadgroup type_10& partial
+    Place at_3,
+    threadgroup type_11& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_2);
-    uint mine = naga_div(at_1.index, at_1.subgroup);
-    if (naga_mod(at_1.index, at_1.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_1.subgroup);
+    uint count = naga_div(LANES, at_3.subgroup);
     uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -364,17 +410,19 @@ struct main_Input {
 , device type_5 const& xs [[buffer(5)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_10& partial
+, device type_10& y [[buffer(6)]]
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
-    Place at_2 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_2.index, LANES);
+    bool local_2 = {};
+    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_4.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -384,7 +432,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_1 = ((number * 1u) + naga_div(at_2.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_1 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_1 + 1u, rows - 1u);
@@ -392,8 +440,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e85 = i;
-            i = _e85 + 64u;
+            uint _e104 = i;
+            i = _e104 + 64u;
         }
         loop_init_1 = false;
         uint _e67 = i;
@@ -407,61 +455,80 @@ struct main_Input {
             Block _e75 = load(row0_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             Block _e76 = load(row1_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
-            float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78);
-            sum0_ = _e79 + _e80;
-            float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78);
-            sum1_ = _e82 + _e83;
+            some = 0u;
+            uint _e81 = some;
+            uint _e82 = x_bits(_e78);
+            some = _e81 | _e82;
+            uint _e84 = some;
+            uint _e85 = bits(_e75);
+            some = _e84 | _e85;
+            uint _e87 = some;
+            uint _e88 = bits(_e76);
+            some = _e87 | _e88;
+            if (true) {
+                uint _e93 = some;
+                local = _e93 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e97 = local;
+            if (_e97) {
+                float _e98 = sum0_;
+                float _e99 = dot_block(_e75, _e78, p);
+                sum0_ = _e98 + _e99;
+                float _e101 = sum1_;
+                float _e102 = dot_block(_e76, _e78, p);
+                sum1_ = _e101 + _e102;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e102 = i;
-            i = _e102 + LANES;
+            uint _e121 = i;
+            i = _e121 + LANES;
         }
         loop_init_2 = false;
-        uint _e88 = i;
-        if (_e88 < units) {
+        uint _e107 = i;
+        if (_e107 < units) {
         } else {
             break;
         }
         {
-            uint _e90 = i;
-            uint _e91 = unit_of(_e90);
-            Block _e92 = load(row0_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e93 = load(row1_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
-            float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95);
-            sum0_ = _e96 + _e97;
-            float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95);
-            sum1_ = _e99 + _e100;
+            uint _e109 = i;
+            uint _e110 = unit_of(_e109);
+            Block _e111 = load(row0_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e112 = load(row1_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
+            float _e115 = sum0_;
+            float _e116 = dot_block(_e111, _e114, p);
+            sum0_ = _e115 + _e116;
+            float _e118 = sum1_;
+            float _e119 = dot_block(_e112, _e114, p);
+            sum1_ = _e118 + _e119;
         }
     }
-    float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_2, partial);
+    float _e124 = sum0_;
+    float _e126 = reduce(_e124, 0u, at_4, partial);
     if (lane == 0u) {
-        local = (first_1 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e116 = local;
-    if (_e116) {
-        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e107, y, _buffer_sizes);
-    }
-    float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_2, partial);
-    if (lane == 1u) {
-        local_1 = (first_1 + 1u) < rows;
+        local_1 = (first_1 + 0u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_1) + 0u, (output + first_1) + 0u, _e126, y, _buffer_sizes);
+    }
+    float _e143 = sum1_;
+    float _e145 = reduce(_e143, 1u, at_4, partial);
+    if (lane == 1u) {
+        local_2 = (first_1 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e154 = local_2;
+    if (_e154) {
+        put(((y_first + output) + first_1) + 1u, (output + first_1) + 1u, _e145, y, _buffer_sizes);
         return;
     } else {
         return;

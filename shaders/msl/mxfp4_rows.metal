@@ -1,6 +1,6 @@
 // mxfp4_rows
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -60,8 +60,15 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant float RAISE = 16384.0;
+
+uint bits(
+    Block b
+) {
+    return b.codes.words.x | as_type<uint>(b.power);
+}
 
 Block load(
     uint row,
@@ -78,9 +85,9 @@ Block load(
     uint s = (_e17 >> ((byte & 3u) * 8u)) & 255u;
     float power = as_type<float>((s == 0u) ? 4194304u : (s << 23u));
     uint _e36 = p.base.x;
-    uint _e40 = p.stride.x;
-    metal::uint4 _e47 = code_plane[metal::min(unsigned(((_e36 + (row * _e40)) >> 4u) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    return Block {Codes {_e47}, power};
+    uint _e42 = p.stride.x;
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(((_e36 >> 4u) + (row * (_e42 >> 4u))) + unit), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    return Block {Codes {_e49}, power};
 }
 
 uint halves(
@@ -95,8 +102,8 @@ metal::float4 quad_(
     uint odd
 ) {
     metal::float2 a = float2(as_type<half2>(even));
-    metal::float2 b_1 = float2(as_type<half2>(odd));
-    return metal::float4(a.x, b_1.x, a.y, b_1.y);
+    metal::float2 b_2 = float2(as_type<half2>(odd));
+    return metal::float4(a.x, b_2.x, a.y, b_2.y);
 }
 
 metal::float4 low(
@@ -133,27 +140,27 @@ type_6 quads(
 }
 
 type_6 weights(
-    Block b
+    Block b_1
 ) {
     type_6 q_1 = {};
-    type_6 _e2 = quads(b.codes);
+    type_6 _e2 = quads(b_1.codes);
     q_1 = _e2;
     metal::float4 _e6 = q_1.inner[0];
-    q_1.inner[0] = (_e6 * RAISE) * b.power;
+    q_1.inner[0] = (_e6 * RAISE) * b_1.power;
     metal::float4 _e13 = q_1.inner[1];
-    q_1.inner[1] = (_e13 * RAISE) * b.power;
+    q_1.inner[1] = (_e13 * RAISE) * b_1.power;
     metal::float4 _e20 = q_1.inner[2];
-    q_1.inner[2] = (_e20 * RAISE) * b.power;
+    q_1.inner[2] = (_e20 * RAISE) * b_1.power;
     metal::float4 _e27 = q_1.inner[3];
-    q_1.inner[3] = (_e27 * RAISE) * b.power;
+    q_1.inner[3] = (_e27 * RAISE) * b_1.power;
     metal::float4 _e34 = q_1.inner[4];
-    q_1.inner[4] = (_e34 * RAISE) * b.power;
+    q_1.inner[4] = (_e34 * RAISE) * b_1.power;
     metal::float4 _e41 = q_1.inner[5];
-    q_1.inner[5] = (_e41 * RAISE) * b.power;
+    q_1.inner[5] = (_e41 * RAISE) * b_1.power;
     metal::float4 _e48 = q_1.inner[6];
-    q_1.inner[6] = (_e48 * RAISE) * b.power;
+    q_1.inner[6] = (_e48 * RAISE) * b_1.power;
     metal::float4 _e55 = q_1.inner[7];
-    q_1.inner[7] = (_e55 * RAISE) * b.power;
+    q_1.inner[7] = (_e55 * RAISE) * b_1.power;
     type_6 _e60 = q_1;
     return _e60;
 }

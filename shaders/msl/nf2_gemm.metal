@@ -1,6 +1,6 @@
 // nf2_gemm
 // flags: WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 scale_plane, 1 code_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -63,6 +63,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint TILE_UNITS = 4u;
 
 float group_scale(
@@ -172,8 +173,8 @@ struct main_Input {
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e349 = tile;
-            tile = _e349 + 1u;
+            uint _e345 = tile;
+            tile = _e345 + 1u;
         }
         loop_init = false;
         uint _e39 = tile;
@@ -241,8 +242,8 @@ struct main_Input {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e270 = e_1;
-                    e_1 = _e270 + 256u;
+                    uint _e266 = e_1;
+                    e_1 = _e266 + 256u;
                 }
                 loop_init_3 = false;
                 uint _e190 = e_1;
@@ -256,29 +257,29 @@ struct main_Input {
                     uint _e196 = e_1;
                     uint quad_ = _e196 & 7u;
                     v = metal::float4(0.0);
-                    uint _e205 = p.tokens;
-                    if ((token0_ + token) < _e205) {
-                        uint _e209 = tile;
+                    uint _e202 = tile;
+                    uint place = (_e202 * 8u) + quad_;
+                    uint _e209 = p.tokens;
+                    if ((token0_ + token) < _e209) {
                         uint _e217 = p.x_stride;
-                        local = (((_e209 * 8u) + quad_) * 4u) < _e217;
+                        local = (place * 4u) < _e217;
                     } else {
                         local = false;
                     }
                     bool _e220 = local;
                     if (_e220) {
                         uint _e225 = p.x_stride;
-                        uint _e229 = tile;
-                        metal::float4 _e235 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e225, 4u)) + (_e229 * 8u)) + quad_), (_buffer_sizes.size3 - 0 - 16) / 16)];
-                        v = _e235;
+                        metal::float4 _e231 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e225, 4u)) + place), (_buffer_sizes.size3 - 0 - 16) / 16)];
+                        v = _e231;
                     }
-                    float _e242 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e242;
-                    float _e251 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e251;
-                    float _e260 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e260;
-                    float _e269 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e269;
+                    float _e238 = v.x;
+                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e238;
+                    float _e247 = v.y;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e247;
+                    float _e256 = v.z;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e256;
+                    float _e265 = v.w;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e265;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -286,164 +287,164 @@ struct main_Input {
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e346 = k;
-                    k = _e346 + 1u;
+                    uint _e342 = k;
+                    k = _e342 + 1u;
                 }
                 loop_init_4 = false;
-                uint _e275 = k;
-                if (_e275 < 32u) {
+                uint _e271 = k;
+                if (_e271 < 32u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e279 = k;
-                    float _e282 = w_tile.inner[metal::min(unsigned(_e279), 31u)].inner[metal::min(unsigned(r), 67u)];
-                    uint _e284 = k;
-                    float _e289 = w_tile.inner[metal::min(unsigned(_e284), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
-                    uint _e291 = k;
-                    float _e296 = w_tile.inner[metal::min(unsigned(_e291), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
-                    uint _e298 = k;
-                    float _e303 = w_tile.inner[metal::min(unsigned(_e298), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w = metal::float4(_e282, _e289, _e296, _e303);
-                    metal::float4 _e305 = sum0_;
-                    uint _e307 = k;
-                    float _e312 = x_tile.inner[metal::min(unsigned(_e307), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e305 + (w * _e312);
-                    metal::float4 _e315 = sum1_;
-                    uint _e317 = k;
-                    float _e322 = x_tile.inner[metal::min(unsigned(_e317), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e315 + (w * _e322);
-                    metal::float4 _e325 = sum2_;
-                    uint _e327 = k;
-                    float _e332 = x_tile.inner[metal::min(unsigned(_e327), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e325 + (w * _e332);
-                    metal::float4 _e335 = sum3_;
-                    uint _e337 = k;
-                    float _e342 = x_tile.inner[metal::min(unsigned(_e337), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e335 + (w * _e342);
+                    uint _e275 = k;
+                    float _e278 = w_tile.inner[metal::min(unsigned(_e275), 31u)].inner[metal::min(unsigned(r), 67u)];
+                    uint _e280 = k;
+                    float _e285 = w_tile.inner[metal::min(unsigned(_e280), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
+                    uint _e287 = k;
+                    float _e292 = w_tile.inner[metal::min(unsigned(_e287), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
+                    uint _e294 = k;
+                    float _e299 = w_tile.inner[metal::min(unsigned(_e294), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
+                    metal::float4 w = metal::float4(_e278, _e285, _e292, _e299);
+                    metal::float4 _e301 = sum0_;
+                    uint _e303 = k;
+                    float _e308 = x_tile.inner[metal::min(unsigned(_e303), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
+                    sum0_ = _e301 + (w * _e308);
+                    metal::float4 _e311 = sum1_;
+                    uint _e313 = k;
+                    float _e318 = x_tile.inner[metal::min(unsigned(_e313), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
+                    sum1_ = _e311 + (w * _e318);
+                    metal::float4 _e321 = sum2_;
+                    uint _e323 = k;
+                    float _e328 = x_tile.inner[metal::min(unsigned(_e323), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
+                    sum2_ = _e321 + (w * _e328);
+                    metal::float4 _e331 = sum3_;
+                    uint _e333 = k;
+                    float _e338 = x_tile.inner[metal::min(unsigned(_e333), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
+                    sum3_ = _e331 + (w * _e338);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e356 = p.tokens;
-    if (((token0_ + t) + 0u) < _e356) {
-        uint _e363 = p.y_stride;
-        uint _e367 = p.first;
-        uint at_2 = (((((token0_ + t) + 0u) * _e363) + _e367) + row0_) + r;
-        uint _e376 = p.rows;
-        if (((row0_ + r) + 0u) < _e376) {
-            uint _e382 = p.first;
-            float _e388 = sum0_.x;
-            put(at_2 + 0u, ((_e382 + row0_) + r) + 0u, _e388, y, _buffer_sizes);
+    uint _e352 = p.tokens;
+    if (((token0_ + t) + 0u) < _e352) {
+        uint _e359 = p.y_stride;
+        uint _e363 = p.first;
+        uint at_2 = (((((token0_ + t) + 0u) * _e359) + _e363) + row0_) + r;
+        uint _e372 = p.rows;
+        if (((row0_ + r) + 0u) < _e372) {
+            uint _e378 = p.first;
+            float _e384 = sum0_.x;
+            put(at_2 + 0u, ((_e378 + row0_) + r) + 0u, _e384, y, _buffer_sizes);
         }
-        uint _e394 = p.rows;
-        if (((row0_ + r) + 1u) < _e394) {
-            uint _e400 = p.first;
-            float _e406 = sum0_.y;
-            put(at_2 + 1u, ((_e400 + row0_) + r) + 1u, _e406, y, _buffer_sizes);
+        uint _e390 = p.rows;
+        if (((row0_ + r) + 1u) < _e390) {
+            uint _e396 = p.first;
+            float _e402 = sum0_.y;
+            put(at_2 + 1u, ((_e396 + row0_) + r) + 1u, _e402, y, _buffer_sizes);
         }
-        uint _e412 = p.rows;
-        if (((row0_ + r) + 2u) < _e412) {
-            uint _e418 = p.first;
-            float _e424 = sum0_.z;
-            put(at_2 + 2u, ((_e418 + row0_) + r) + 2u, _e424, y, _buffer_sizes);
+        uint _e408 = p.rows;
+        if (((row0_ + r) + 2u) < _e408) {
+            uint _e414 = p.first;
+            float _e420 = sum0_.z;
+            put(at_2 + 2u, ((_e414 + row0_) + r) + 2u, _e420, y, _buffer_sizes);
         }
-        uint _e430 = p.rows;
-        if (((row0_ + r) + 3u) < _e430) {
-            uint _e436 = p.first;
-            float _e442 = sum0_.w;
-            put(at_2 + 3u, ((_e436 + row0_) + r) + 3u, _e442, y, _buffer_sizes);
-        }
-    }
-    uint _e448 = p.tokens;
-    if (((token0_ + t) + 1u) < _e448) {
-        uint _e455 = p.y_stride;
-        uint _e459 = p.first;
-        uint at_3 = (((((token0_ + t) + 1u) * _e455) + _e459) + row0_) + r;
-        uint _e468 = p.rows;
-        if (((row0_ + r) + 0u) < _e468) {
-            uint _e474 = p.first;
-            float _e480 = sum1_.x;
-            put(at_3 + 0u, ((_e474 + row0_) + r) + 0u, _e480, y, _buffer_sizes);
-        }
-        uint _e486 = p.rows;
-        if (((row0_ + r) + 1u) < _e486) {
-            uint _e492 = p.first;
-            float _e498 = sum1_.y;
-            put(at_3 + 1u, ((_e492 + row0_) + r) + 1u, _e498, y, _buffer_sizes);
-        }
-        uint _e504 = p.rows;
-        if (((row0_ + r) + 2u) < _e504) {
-            uint _e510 = p.first;
-            float _e516 = sum1_.z;
-            put(at_3 + 2u, ((_e510 + row0_) + r) + 2u, _e516, y, _buffer_sizes);
-        }
-        uint _e522 = p.rows;
-        if (((row0_ + r) + 3u) < _e522) {
-            uint _e528 = p.first;
-            float _e534 = sum1_.w;
-            put(at_3 + 3u, ((_e528 + row0_) + r) + 3u, _e534, y, _buffer_sizes);
+        uint _e426 = p.rows;
+        if (((row0_ + r) + 3u) < _e426) {
+            uint _e432 = p.first;
+            float _e438 = sum0_.w;
+            put(at_2 + 3u, ((_e432 + row0_) + r) + 3u, _e438, y, _buffer_sizes);
         }
     }
-    uint _e540 = p.tokens;
-    if (((token0_ + t) + 2u) < _e540) {
-        uint _e547 = p.y_stride;
-        uint _e551 = p.first;
-        uint at_4 = (((((token0_ + t) + 2u) * _e547) + _e551) + row0_) + r;
-        uint _e560 = p.rows;
-        if (((row0_ + r) + 0u) < _e560) {
-            uint _e566 = p.first;
-            float _e572 = sum2_.x;
-            put(at_4 + 0u, ((_e566 + row0_) + r) + 0u, _e572, y, _buffer_sizes);
+    uint _e444 = p.tokens;
+    if (((token0_ + t) + 1u) < _e444) {
+        uint _e451 = p.y_stride;
+        uint _e455 = p.first;
+        uint at_3 = (((((token0_ + t) + 1u) * _e451) + _e455) + row0_) + r;
+        uint _e464 = p.rows;
+        if (((row0_ + r) + 0u) < _e464) {
+            uint _e470 = p.first;
+            float _e476 = sum1_.x;
+            put(at_3 + 0u, ((_e470 + row0_) + r) + 0u, _e476, y, _buffer_sizes);
         }
-        uint _e578 = p.rows;
-        if (((row0_ + r) + 1u) < _e578) {
-            uint _e584 = p.first;
-            float _e590 = sum2_.y;
-            put(at_4 + 1u, ((_e584 + row0_) + r) + 1u, _e590, y, _buffer_sizes);
+        uint _e482 = p.rows;
+        if (((row0_ + r) + 1u) < _e482) {
+            uint _e488 = p.first;
+            float _e494 = sum1_.y;
+            put(at_3 + 1u, ((_e488 + row0_) + r) + 1u, _e494, y, _buffer_sizes);
         }
-        uint _e596 = p.rows;
-        if (((row0_ + r) + 2u) < _e596) {
-            uint _e602 = p.first;
-            float _e608 = sum2_.z;
-            put(at_4 + 2u, ((_e602 + row0_) + r) + 2u, _e608, y, _buffer_sizes);
+        uint _e500 = p.rows;
+        if (((row0_ + r) + 2u) < _e500) {
+            uint _e506 = p.first;
+            float _e512 = sum1_.z;
+            put(at_3 + 2u, ((_e506 + row0_) + r) + 2u, _e512, y, _buffer_sizes);
         }
-        uint _e614 = p.rows;
-        if (((row0_ + r) + 3u) < _e614) {
-            uint _e620 = p.first;
-            float _e626 = sum2_.w;
-            put(at_4 + 3u, ((_e620 + row0_) + r) + 3u, _e626, y, _buffer_sizes);
+        uint _e518 = p.rows;
+        if (((row0_ + r) + 3u) < _e518) {
+            uint _e524 = p.first;
+            float _e530 = sum1_.w;
+            put(at_3 + 3u, ((_e524 + row0_) + r) + 3u, _e530, y, _buffer_sizes);
         }
     }
-    uint _e632 = p.tokens;
-    if (((token0_ + t) + 3u) < _e632) {
-        uint _e639 = p.y_stride;
-        uint _e643 = p.first;
-        uint at_5 = (((((token0_ + t) + 3u) * _e639) + _e643) + row0_) + r;
-        uint _e652 = p.rows;
-        if (((row0_ + r) + 0u) < _e652) {
-            uint _e658 = p.first;
-            float _e664 = sum3_.x;
-            put(at_5 + 0u, ((_e658 + row0_) + r) + 0u, _e664, y, _buffer_sizes);
+    uint _e536 = p.tokens;
+    if (((token0_ + t) + 2u) < _e536) {
+        uint _e543 = p.y_stride;
+        uint _e547 = p.first;
+        uint at_4 = (((((token0_ + t) + 2u) * _e543) + _e547) + row0_) + r;
+        uint _e556 = p.rows;
+        if (((row0_ + r) + 0u) < _e556) {
+            uint _e562 = p.first;
+            float _e568 = sum2_.x;
+            put(at_4 + 0u, ((_e562 + row0_) + r) + 0u, _e568, y, _buffer_sizes);
         }
-        uint _e670 = p.rows;
-        if (((row0_ + r) + 1u) < _e670) {
-            uint _e676 = p.first;
-            float _e682 = sum3_.y;
-            put(at_5 + 1u, ((_e676 + row0_) + r) + 1u, _e682, y, _buffer_sizes);
+        uint _e574 = p.rows;
+        if (((row0_ + r) + 1u) < _e574) {
+            uint _e580 = p.first;
+            float _e586 = sum2_.y;
+            put(at_4 + 1u, ((_e580 + row0_) + r) + 1u, _e586, y, _buffer_sizes);
         }
-        uint _e688 = p.rows;
-        if (((row0_ + r) + 2u) < _e688) {
-            uint _e694 = p.first;
-            float _e700 = sum3_.z;
-            put(at_5 + 2u, ((_e694 + row0_) + r) + 2u, _e700, y, _buffer_sizes);
+        uint _e592 = p.rows;
+        if (((row0_ + r) + 2u) < _e592) {
+            uint _e598 = p.first;
+            float _e604 = sum2_.z;
+            put(at_4 + 2u, ((_e598 + row0_) + r) + 2u, _e604, y, _buffer_sizes);
         }
-        uint _e706 = p.rows;
-        if (((row0_ + r) + 3u) < _e706) {
-            uint _e712 = p.first;
-            float _e718 = sum3_.w;
-            put(at_5 + 3u, ((_e712 + row0_) + r) + 3u, _e718, y, _buffer_sizes);
+        uint _e610 = p.rows;
+        if (((row0_ + r) + 3u) < _e610) {
+            uint _e616 = p.first;
+            float _e622 = sum2_.w;
+            put(at_4 + 3u, ((_e616 + row0_) + r) + 3u, _e622, y, _buffer_sizes);
+        }
+    }
+    uint _e628 = p.tokens;
+    if (((token0_ + t) + 3u) < _e628) {
+        uint _e635 = p.y_stride;
+        uint _e639 = p.first;
+        uint at_5 = (((((token0_ + t) + 3u) * _e635) + _e639) + row0_) + r;
+        uint _e648 = p.rows;
+        if (((row0_ + r) + 0u) < _e648) {
+            uint _e654 = p.first;
+            float _e660 = sum3_.x;
+            put(at_5 + 0u, ((_e654 + row0_) + r) + 0u, _e660, y, _buffer_sizes);
+        }
+        uint _e666 = p.rows;
+        if (((row0_ + r) + 1u) < _e666) {
+            uint _e672 = p.first;
+            float _e678 = sum3_.y;
+            put(at_5 + 1u, ((_e672 + row0_) + r) + 1u, _e678, y, _buffer_sizes);
+        }
+        uint _e684 = p.rows;
+        if (((row0_ + r) + 2u) < _e684) {
+            uint _e690 = p.first;
+            float _e696 = sum3_.z;
+            put(at_5 + 2u, ((_e690 + row0_) + r) + 2u, _e696, y, _buffer_sizes);
+        }
+        uint _e702 = p.rows;
+        if (((row0_ + r) + 3u) < _e702) {
+            uint _e708 = p.first;
+            float _e714 = sum3_.w;
+            put(at_5 + 3u, ((_e708 + row0_) + r) + 3u, _e714, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -1,6 +1,6 @@
 // nf2_gemv
 // flags: SUBGROUP
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 0 scale_plane, 1 code_plane, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -65,6 +65,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
@@ -301,30 +302,30 @@ struct main_Input {
             Block _e101 = load(row2_, _e98, p, scale_plane, code_plane, _buffer_sizes);
             Block _e102 = load(row3_, _e98, p, scale_plane, code_plane, _buffer_sizes);
             X _e104 = load_x(x_first + _e90, xv, _buffer_sizes);
-            float _e105 = sum0_;
-            float _e106 = dot_block(_e91, _e104);
-            sum0_ = _e105 + _e106;
-            float _e108 = sum1_;
-            float _e109 = dot_block(_e92, _e104);
-            sum1_ = _e108 + _e109;
-            float _e111 = sum2_;
-            float _e112 = dot_block(_e93, _e104);
-            sum2_ = _e111 + _e112;
-            float _e114 = sum3_;
-            float _e115 = dot_block(_e94, _e104);
-            sum3_ = _e114 + _e115;
-            X _e118 = load_x(x_first + _e98, xv, _buffer_sizes);
+            X _e106 = load_x(x_first + _e98, xv, _buffer_sizes);
+            float _e107 = sum0_;
+            float _e108 = dot_block(_e91, _e104);
+            sum0_ = _e107 + _e108;
+            float _e110 = sum1_;
+            float _e111 = dot_block(_e92, _e104);
+            sum1_ = _e110 + _e111;
+            float _e113 = sum2_;
+            float _e114 = dot_block(_e93, _e104);
+            sum2_ = _e113 + _e114;
+            float _e116 = sum3_;
+            float _e117 = dot_block(_e94, _e104);
+            sum3_ = _e116 + _e117;
             float _e119 = sum0_;
-            float _e120 = dot_block(_e99, _e118);
+            float _e120 = dot_block(_e99, _e106);
             sum0_ = _e119 + _e120;
             float _e122 = sum1_;
-            float _e123 = dot_block(_e100, _e118);
+            float _e123 = dot_block(_e100, _e106);
             sum1_ = _e122 + _e123;
             float _e125 = sum2_;
-            float _e126 = dot_block(_e101, _e118);
+            float _e126 = dot_block(_e101, _e106);
             sum2_ = _e125 + _e126;
             float _e128 = sum3_;
-            float _e129 = dot_block(_e102, _e118);
+            float _e129 = dot_block(_e102, _e106);
             sum3_ = _e128 + _e129;
         }
     }

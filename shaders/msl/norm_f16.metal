@@ -189,8 +189,8 @@ void keep_quad(
     device type_6& out_values,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint _e5 = place(block_1, 8u, own);
-    out_values[metal::min(unsigned(_e5), (_buffer_sizes.size5 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v_3.xy)), as_type<uint>(half2(v_3.zw)));
+    uint _e7 = place(block_1, 4u, own >> 1u);
+    out_values[metal::min(unsigned((_e7 * 2u) + (own & 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)] = metal::uint2(as_type<uint>(half2(v_3.xz)), as_type<uint>(half2(v_3.yw)));
     return;
 }
 
@@ -309,7 +309,7 @@ struct main_Input {
 , threadgroup type_4& emitted_sums
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
-    float squares = 0.0;
+    float squares = {};
     uint i = {};
     uint base = 0u;
     metal::float4 v = {};
@@ -318,62 +318,73 @@ struct main_Input {
     uint source = (_e4 + group.x) * _e9;
     uint _e14 = p.quads;
     uint to = group.x * _e14;
-    i = index;
+    metal::float4 _e21 = x[metal::min(unsigned(source + index), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    uint _e24 = p.quads;
+    metal::float4 early = (index < _e24) ? _e21 : metal::float4(0.0);
+    squares = metal::dot(early, early);
+    i = index + WG;
     bool loop_init_6 = true;
     while(true) {
         if (!loop_init_6) {
-            uint _e37 = i;
-            i = _e37 + WG;
+            uint _e50 = i;
+            i = _e50 + WG;
         }
         loop_init_6 = false;
-        uint _e19 = i;
-        uint _e22 = p.quads;
-        if (_e19 < _e22) {
+        uint _e32 = i;
+        uint _e35 = p.quads;
+        if (_e32 < _e35) {
         } else {
             break;
         }
         {
-            float _e24 = squares;
-            uint _e26 = i;
-            metal::float4 _e29 = x[metal::min(unsigned(source + _e26), (_buffer_sizes.size1 - 0 - 16) / 16)];
-            uint _e31 = i;
-            metal::float4 _e34 = x[metal::min(unsigned(source + _e31), (_buffer_sizes.size1 - 0 - 16) / 16)];
-            squares = _e24 + metal::dot(_e29, _e34);
+            float _e37 = squares;
+            uint _e39 = i;
+            metal::float4 _e42 = x[metal::min(unsigned(source + _e39), (_buffer_sizes.size1 - 0 - 16) / 16)];
+            uint _e44 = i;
+            metal::float4 _e47 = x[metal::min(unsigned(source + _e44), (_buffer_sizes.size1 - 0 - 16) / 16)];
+            squares = _e37 + metal::dot(_e42, _e47);
         }
     }
-    float _e40 = squares;
-    float _e41 = workgroup_sum(_e40, index, totals);
-    uint _e44 = p.width;
-    float _e49 = p.eps;
-    float factor = metal::rsqrt((_e41 / static_cast<float>(_e44)) + _e49);
+    float _e53 = squares;
+    float _e54 = workgroup_sum(_e53, index, totals);
+    uint _e57 = p.width;
+    float _e62 = p.eps;
+    float factor = metal::rsqrt((_e54 / static_cast<float>(_e57)) + _e62);
     bool loop_init_7 = true;
     while(true) {
         if (!loop_init_7) {
-            uint _e83 = base;
-            base = _e83 + WG;
+            uint _e100 = base;
+            base = _e100 + WG;
         }
         loop_init_7 = false;
-        uint _e54 = base;
-        uint _e57 = p.quads;
-        if (_e54 < _e57) {
+        uint _e67 = base;
+        uint _e70 = p.quads;
+        if (_e67 < _e70) {
         } else {
             break;
         }
         {
-            uint _e59 = base;
-            uint i_8 = _e59 + index;
-            uint _e63 = p.quads;
-            bool inside_1 = i_8 < _e63;
+            uint _e72 = base;
+            uint i_8 = _e72 + index;
+            uint _e76 = p.quads;
+            bool inside_1 = i_8 < _e76;
             v = metal::float4(0.0);
             if (inside_1) {
-                metal::float4 _e71 = x[metal::min(unsigned(source + i_8), (_buffer_sizes.size1 - 0 - 16) / 16)];
-                metal::float4 _e75 = gain[metal::min(unsigned(i_8), (_buffer_sizes.size2 - 0 - 16) / 16)];
-                v = (_e71 * factor) * _e75;
-                metal::float4 _e80 = v;
-                out[metal::min(unsigned(to + i_8), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e80;
+                uint _e81 = base;
+                if (_e81 == 0u) {
+                    v = early;
+                } else {
+                    metal::float4 _e87 = x[metal::min(unsigned(source + i_8), (_buffer_sizes.size1 - 0 - 16) / 16)];
+                    v = _e87;
+                }
+                metal::float4 _e88 = v;
+                metal::float4 _e91 = gain[metal::min(unsigned(i_8), (_buffer_sizes.size2 - 0 - 16) / 16)];
+                v = _e88 * (factor * _e91);
+                metal::float4 _e97 = v;
+                out[metal::min(unsigned(to + i_8), (_buffer_sizes.size3 - 0 - 16) / 16)] = _e97;
             }
-            metal::float4 _e82 = v;
-            emit(index, to + i_8, inside_1, _e82, out_values, out_sums, emitted_peaks, emitted_sums, _buffer_sizes);
+            metal::float4 _e99 = v;
+            emit(index, to + i_8, inside_1, _e99, out_values, out_sums, emitted_peaks, emitted_sums, _buffer_sizes);
         }
     }
     return;

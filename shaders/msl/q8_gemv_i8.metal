@@ -1,6 +1,6 @@
 // q8_gemv
 // flags: BLOCKS, TILED, SUBGROUP, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -64,12 +64,12 @@ struct Block {
     float scale;
     char _pad2[12];
 };
-typedef float type_9[1];
+typedef float type_10[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_10 {
+struct type_11 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -82,6 +82,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
@@ -117,6 +118,12 @@ X load_x(
     return _e21;
 }
 
+uint x_bits(
+    X x_1
+) {
+    return (x_1.v0_.x | x_1.v1_.x) | as_type<uint>(x_1.scale);
+}
+
 metal::float4 whole(
     uint w
 ) {
@@ -124,32 +131,55 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
-    metal::float4 _e3 = whole(x_1.v0_.x);
-    metal::float4 _e6 = whole(x_1.v0_.y);
-    metal::float4 _e9 = whole(x_1.v0_.z);
-    metal::float4 _e12 = whole(x_1.v0_.w);
-    metal::float4 _e15 = whole(x_1.v1_.x);
-    metal::float4 _e18 = whole(x_1.v1_.y);
-    metal::float4 _e21 = whole(x_1.v1_.z);
-    metal::float4 _e24 = whole(x_1.v1_.w);
+    metal::float4 _e3 = whole(x_2.v0_.x);
+    metal::float4 _e6 = whole(x_2.v0_.y);
+    metal::float4 _e9 = whole(x_2.v0_.z);
+    metal::float4 _e12 = whole(x_2.v0_.w);
+    metal::float4 _e15 = whole(x_2.v1_.x);
+    metal::float4 _e18 = whole(x_2.v1_.y);
+    metal::float4 _e21 = whole(x_2.v1_.z);
+    metal::float4 _e24 = whole(x_2.v1_.w);
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w_1,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w_1 >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w_1 & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_2,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_2 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_2, w_2, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 metal::float2 byte_dots(
@@ -202,11 +232,17 @@ Bytes bytes(
 
 metal::float2 dots(
     Codes q_1,
-    X x_2
+    X x_3
 ) {
     Bytes _e2 = bytes(q_1);
-    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
-    return x_2.scale * _e6;
+    metal::float2 _e6 = byte_dots(_e2, x_3.v0_, x_3.v1_);
+    return x_3.scale * _e6;
+}
+
+uint bits_1(
+    Block b
+) {
+    return (b.codes.a.x | b.codes.b.x) | as_type<uint>(b.scale);
 }
 
 Block load(
@@ -219,36 +255,36 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_3 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
+    uint at_4 = ((_e5 + (row * _e9)) >> 4u) + (unit_2 * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit_2;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size4 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_3), (_buffer_sizes.size3 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_3 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_4), (_buffer_sizes.size3 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_4 + 1u), (_buffer_sizes.size3 - 0 - 16) / 16)];
     return Block {Codes {_e44, _e49}, scale};
 }
 
 float dot_block(
-    Block b,
-    X x_3
+    Block b_1,
+    X x_4
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    return b.scale * (_e3.x + _e3.y);
+    metal::float2 _e3 = dots(b_1.codes, x_4);
+    return b_1.scale * (_e3.x + _e3.y);
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_1,
     float sum,
-    device type_9& y,
+    device type_10& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -261,7 +297,7 @@ uint unit_of(
 void keep(
     uint i_3,
     float v_1,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     partial.inner[metal::min(unsigned(i_3), 127u)] = v_1;
     return;
@@ -269,7 +305,7 @@ void keep(
 
 float kept(
     uint i_4,
-    threadgroup type_10& partial
+    threadgroup type_11& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -286,18 +322,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_2,
     uint slot,
-    Place at_2,
-    threadgroup type_10& partial
+    Place at_3,
+    threadgroup type_11& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_2);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_2.subgroup);
+    uint count = naga_div(LANES, at_3.subgroup);
     uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -336,17 +372,19 @@ struct main_Input {
 , device type_5 const& xs [[buffer(5)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_9& y [[buffer(6)]]
-, threadgroup type_10& partial
+, device type_10& y [[buffer(6)]]
+, threadgroup type_11& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
-    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_4.index, LANES);
+    bool local_2 = {};
+    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_5.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -356,7 +394,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
     uint units = p.units;
     uint row0_ = 0u + metal::min(first_2 + 0u, rows - 1u);
     uint row1_ = 0u + metal::min(first_2 + 1u, rows - 1u);
@@ -364,8 +402,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e85 = i;
-            i = _e85 + 64u;
+            uint _e104 = i;
+            i = _e104 + 64u;
         }
         loop_init_1 = false;
         uint _e67 = i;
@@ -379,61 +417,80 @@ struct main_Input {
             Block _e75 = load(row0_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             Block _e76 = load(row1_, _e74, p, code_plane, scale_plane, _buffer_sizes);
             X _e78 = load_x(x_first + _e74, xv, xs, _buffer_sizes);
-            float _e79 = sum0_;
-            float _e80 = dot_block(_e75, _e78);
-            sum0_ = _e79 + _e80;
-            float _e82 = sum1_;
-            float _e83 = dot_block(_e76, _e78);
-            sum1_ = _e82 + _e83;
+            some = 0u;
+            uint _e81 = some;
+            uint _e82 = x_bits(_e78);
+            some = _e81 | _e82;
+            uint _e84 = some;
+            uint _e85 = bits_1(_e75);
+            some = _e84 | _e85;
+            uint _e87 = some;
+            uint _e88 = bits_1(_e76);
+            some = _e87 | _e88;
+            if (true) {
+                uint _e93 = some;
+                local = _e93 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e97 = local;
+            if (_e97) {
+                float _e98 = sum0_;
+                float _e99 = dot_block(_e75, _e78);
+                sum0_ = _e98 + _e99;
+                float _e101 = sum1_;
+                float _e102 = dot_block(_e76, _e78);
+                sum1_ = _e101 + _e102;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e102 = i;
-            i = _e102 + LANES;
+            uint _e121 = i;
+            i = _e121 + LANES;
         }
         loop_init_2 = false;
-        uint _e88 = i;
-        if (_e88 < units) {
+        uint _e107 = i;
+        if (_e107 < units) {
         } else {
             break;
         }
         {
-            uint _e90 = i;
-            uint _e91 = unit_of(_e90);
-            Block _e92 = load(row0_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e93 = load(row1_, _e91, p, code_plane, scale_plane, _buffer_sizes);
-            X _e95 = load_x(x_first + _e91, xv, xs, _buffer_sizes);
-            float _e96 = sum0_;
-            float _e97 = dot_block(_e92, _e95);
-            sum0_ = _e96 + _e97;
-            float _e99 = sum1_;
-            float _e100 = dot_block(_e93, _e95);
-            sum1_ = _e99 + _e100;
+            uint _e109 = i;
+            uint _e110 = unit_of(_e109);
+            Block _e111 = load(row0_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e112 = load(row1_, _e110, p, code_plane, scale_plane, _buffer_sizes);
+            X _e114 = load_x(x_first + _e110, xv, xs, _buffer_sizes);
+            float _e115 = sum0_;
+            float _e116 = dot_block(_e111, _e114);
+            sum0_ = _e115 + _e116;
+            float _e118 = sum1_;
+            float _e119 = dot_block(_e112, _e114);
+            sum1_ = _e118 + _e119;
         }
     }
-    float _e105 = sum0_;
-    float _e107 = reduce(_e105, 0u, at_4, partial);
+    float _e124 = sum0_;
+    float _e126 = reduce(_e124, 0u, at_5, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e116 = local;
-    if (_e116) {
-        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e107, y, _buffer_sizes);
-    }
-    float _e124 = sum1_;
-    float _e126 = reduce(_e124, 1u, at_4, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_2 + 0u) < rows;
     } else {
         local_1 = false;
     }
     bool _e135 = local_1;
     if (_e135) {
-        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e126, y, _buffer_sizes);
+        put(((y_first + output) + first_2) + 0u, (output + first_2) + 0u, _e126, y, _buffer_sizes);
+    }
+    float _e143 = sum1_;
+    float _e145 = reduce(_e143, 1u, at_5, partial);
+    if (lane == 1u) {
+        local_2 = (first_2 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e154 = local_2;
+    if (_e154) {
+        put(((y_first + output) + first_2) + 1u, (output + first_2) + 1u, _e145, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // q8_rows
 // flags: WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -47,10 +47,10 @@ struct Block {
     float scale;
     char _pad2[12];
 };
-struct type_7 {
+struct type_8 {
     metal::float4 inner[8];
 };
-typedef metal::float4 type_8[1];
+typedef metal::float4 type_9[1];
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
@@ -61,22 +61,52 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant float CENTRE = 0.0;
 
-metal::float4 fields(
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
+}
+
+uint bits_1(
+    Block b
+) {
+    return (b.codes.a.x | b.codes.b.x) | as_type<uint>(b.scale);
 }
 
 Block load(
@@ -89,44 +119,47 @@ Block load(
 ) {
     uint _e5 = p.base.x;
     uint _e9 = p.stride.x;
-    uint at_1 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
+    uint at_2 = ((_e5 + (row * _e9)) >> 4u) + (unit * 2u);
     uint _e20 = p.base.y;
     uint _e24 = p.stride.y;
     uint half_ = ((_e20 + (row * _e24)) >> 1u) + unit;
     uint _e34 = scale_plane[metal::min(unsigned(half_ >> 1u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     float scale = float2(as_type<half2>((_e34 >> ((half_ & 1u) * 16u)))).x;
-    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_1), (_buffer_sizes.size1 - 0 - 16) / 16)];
-    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_1 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e44 = code_plane[metal::min(unsigned(at_2), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::uint4 _e49 = code_plane[metal::min(unsigned(at_2 + 1u), (_buffer_sizes.size1 - 0 - 16) / 16)];
     return Block {Codes {_e44, _e49}, scale};
 }
 
 metal::float4 signed_(
-    uint w_1
+    uint w_2,
+    constant Params& p
 ) {
-    metal::float4 _e6 = fields(w_1 ^ 2155905152u, 0u, 255u, 128.0);
+    metal::float4 _e6 = fields(w_2 ^ 2155905152u, 0u, 255u, 128.0, p);
     return _e6;
 }
 
-type_7 quads(
-    Codes q
+type_8 quads(
+    Codes q,
+    constant Params& p
 ) {
-    metal::float4 _e3 = signed_(q.a.x);
-    metal::float4 _e6 = signed_(q.a.y);
-    metal::float4 _e9 = signed_(q.a.z);
-    metal::float4 _e12 = signed_(q.a.w);
-    metal::float4 _e15 = signed_(q.b.x);
-    metal::float4 _e18 = signed_(q.b.y);
-    metal::float4 _e21 = signed_(q.b.z);
-    metal::float4 _e24 = signed_(q.b.w);
-    return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
+    metal::float4 _e3 = signed_(q.a.x, p);
+    metal::float4 _e6 = signed_(q.a.y, p);
+    metal::float4 _e9 = signed_(q.a.z, p);
+    metal::float4 _e12 = signed_(q.a.w, p);
+    metal::float4 _e15 = signed_(q.b.x, p);
+    metal::float4 _e18 = signed_(q.b.y, p);
+    metal::float4 _e21 = signed_(q.b.z, p);
+    metal::float4 _e24 = signed_(q.b.w, p);
+    return type_8 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
 }
 
-type_7 weights(
-    Block b
+type_8 weights(
+    Block b_1,
+    constant Params& p
 ) {
-    type_7 _e2 = quads(b.codes);
-    float s = b.scale;
-    return type_7 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
+    type_8 _e2 = quads(b_1.codes, p);
+    float s = b_1.scale;
+    return type_8 {{_e2.inner[0] * s, _e2.inner[1] * s, _e2.inner[2] * s, _e2.inner[3] * s, _e2.inner[4] * s, _e2.inner[5] * s, _e2.inner[6] * s, _e2.inner[7] * s}};
 }
 
 metal::float4 keep(
@@ -155,14 +188,14 @@ struct main_Input {
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_4 const& scale_plane [[buffer(1)]]
 , device type_4 const& ids [[buffer(4)]]
-, device type_8& y [[buffer(6)]]
+, device type_9& y [[buffer(6)]]
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     uint _e5 = p.y_stride;
     uint units = naga_div(_e5, 32u);
-    uint at_2 = ((group.x + (group.y * groups.x)) * WG) + index;
-    uint token = naga_div(at_2, units);
-    uint unit_1 = naga_mod(at_2, units);
+    uint at_3 = ((group.x + (group.y * groups.x)) * WG) + index;
+    uint token = naga_div(at_3, units);
+    uint unit_1 = naga_mod(at_3, units);
     uint _e20 = p.tokens;
     if (token >= _e20) {
         return;
@@ -189,7 +222,7 @@ struct main_Input {
         return;
     }
     Block _e94 = load(row_1, unit_1, p, code_plane, scale_plane, _buffer_sizes);
-    type_7 _e95 = weights(_e94);
+    type_8 _e95 = weights(_e94, p);
     float _e103 = p.factor;
     metal::float4 _e109 = keep((unit_1 * VECTORS) + 0u, p);
     y[metal::min(unsigned(out + 0u), (_buffer_sizes.size4 - 0 - 16) / 16)] = (_e95.inner[0] * _e103) * _e109;

@@ -1,6 +1,6 @@
 // sparse_gemv
-// flags: BLOCKS, TILED, SUBGROUP, LISTED_ROWS, F16
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
+// flags: SCALED, BLOCKS, TILED, SUBGROUP, LISTED_ROWS, F16
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 4, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written), 7 listed
 // numbers: buffer 10, 96 bytes
@@ -39,8 +39,8 @@ struct Params {
     uint expert_rows;
     char _pad13[8];
 };
-typedef metal::half4 type_5[1];
-typedef metal::float4 type_7[1];
+typedef metal::uint4 type_3[1];
+typedef metal::float4 type_5[1];
 struct X {
     metal::half4 v0_;
     metal::half4 v1_;
@@ -53,13 +53,21 @@ struct X {
     float scale;
     char _pad9[4];
     metal::float2 sums;
+    uint bits;
+    char _pad11[4];
 };
-struct type_9 {
+struct type_10 {
     metal::float4 inner[8];
 };
-typedef metal::uint4 type_10[1];
 typedef uint type_11[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -79,6 +87,7 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+    char _pad2[8];
 };
 typedef float type_13[1];
 struct Place {
@@ -98,86 +107,102 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 4u;
 constant uint UNROLL = 1u;
-constant uint X_VECTORS = 8u;
+constant uint X_VECTORS = 4u;
 constant float CENTRE = 8.0;
+constant metal::float2 CENTRES = metal::float2(8.0);
 constant uint PARTIALS = 128u;
+
+metal::half4 halves_of(
+    uint a,
+    uint b
+) {
+    return metal::half4(static_cast<metal::half2>(float2(as_type<half2>(a))), static_cast<metal::half2>(float2(as_type<half2>(b))));
+}
 
 uint x_at(
     uint unit,
     uint i_1
 ) {
-    return (((unit >> 3u) * 64u) + (i_1 * 8u)) + (unit & 7u);
+    return (((unit >> 3u) * 32u) + (i_1 * 8u)) + (unit & 7u);
 }
 
 X load_x(
     uint unit_1,
-    device type_5 const& xv,
-    device type_7 const& xs,
+    device type_3 const& xv,
+    device type_5 const& xs,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    uint _e5 = x_at(unit_1, 0u);
-    metal::half4 _e7 = xv[metal::min(unsigned(_e5), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v0_ = _e7;
-    uint _e11 = x_at(unit_1, 1u);
-    metal::half4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v1_ = _e13;
-    uint _e17 = x_at(unit_1, 2u);
-    metal::half4 _e19 = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v2_ = _e19;
-    uint _e23 = x_at(unit_1, 3u);
-    metal::half4 _e25 = xv[metal::min(unsigned(_e23), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v3_ = _e25;
-    uint _e29 = x_at(unit_1, 4u);
-    metal::half4 _e31 = xv[metal::min(unsigned(_e29), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v4_ = _e31;
-    uint _e35 = x_at(unit_1, 5u);
-    metal::half4 _e37 = xv[metal::min(unsigned(_e35), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v5_ = _e37;
-    uint _e41 = x_at(unit_1, 6u);
-    metal::half4 _e43 = xv[metal::min(unsigned(_e41), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v6_ = _e43;
-    uint _e47 = x_at(unit_1, 7u);
-    metal::half4 _e49 = xv[metal::min(unsigned(_e47), (_buffer_sizes.size1 - 0 - 8) / 8)];
-    x.v7_ = _e49;
-    metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
-    x.scale = s.x;
-    x.sums = s.yz;
-    X _e57 = x;
-    return _e57;
+    uint _e4 = x_at(unit_1, 0u);
+    metal::uint4 w0_ = xv[metal::min(unsigned(_e4), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e10 = halves_of(w0_.x, w0_.y);
+    x.v0_ = _e10;
+    uint _e12 = x.bits;
+    x.bits = _e12 | w0_.x;
+    uint _e17 = x_at(unit_1, 0u);
+    metal::uint4 w1_ = xv[metal::min(unsigned(_e17), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e23 = halves_of(w1_.z, w1_.w);
+    x.v1_ = _e23;
+    uint _e25 = x.bits;
+    x.bits = _e25 | w1_.x;
+    uint _e30 = x_at(unit_1, 1u);
+    metal::uint4 w2_ = xv[metal::min(unsigned(_e30), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e36 = halves_of(w2_.x, w2_.y);
+    x.v2_ = _e36;
+    uint _e38 = x.bits;
+    x.bits = _e38 | w2_.x;
+    uint _e43 = x_at(unit_1, 1u);
+    metal::uint4 w3_ = xv[metal::min(unsigned(_e43), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e49 = halves_of(w3_.z, w3_.w);
+    x.v3_ = _e49;
+    uint _e51 = x.bits;
+    x.bits = _e51 | w3_.x;
+    uint _e56 = x_at(unit_1, 2u);
+    metal::uint4 w4_ = xv[metal::min(unsigned(_e56), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e62 = halves_of(w4_.x, w4_.y);
+    x.v4_ = _e62;
+    uint _e64 = x.bits;
+    x.bits = _e64 | w4_.x;
+    uint _e69 = x_at(unit_1, 2u);
+    metal::uint4 w5_ = xv[metal::min(unsigned(_e69), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e75 = halves_of(w5_.z, w5_.w);
+    x.v5_ = _e75;
+    uint _e77 = x.bits;
+    x.bits = _e77 | w5_.x;
+    uint _e82 = x_at(unit_1, 3u);
+    metal::uint4 w6_ = xv[metal::min(unsigned(_e82), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e88 = halves_of(w6_.x, w6_.y);
+    x.v6_ = _e88;
+    uint _e90 = x.bits;
+    x.bits = _e90 | w6_.x;
+    uint _e95 = x_at(unit_1, 3u);
+    metal::uint4 w7_ = xv[metal::min(unsigned(_e95), (_buffer_sizes.size1 - 0 - 16) / 16)];
+    metal::half4 _e101 = halves_of(w7_.z, w7_.w);
+    x.v7_ = _e101;
+    uint _e103 = x.bits;
+    x.bits = _e103 | w7_.x;
+    metal::float4 s_5 = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
+    x.scale = s_5.x;
+    x.sums = s_5.yz;
+    X _e113 = x;
+    return _e113;
 }
 
-type_9 x_floats(
+uint x_bits(
     X x_1
 ) {
-    return type_9 {{static_cast<metal::float4>(x_1.v0_), static_cast<metal::float4>(x_1.v1_), static_cast<metal::float4>(x_1.v2_), static_cast<metal::float4>(x_1.v3_), static_cast<metal::float4>(x_1.v4_), static_cast<metal::float4>(x_1.v5_), static_cast<metal::float4>(x_1.v6_), static_cast<metal::float4>(x_1.v7_)}};
+    return x_1.bits | as_type<uint>(x_1.scale);
 }
 
-Scales expand(
-    metal::float2 d,
-    uint e,
-    constant Params& p
+type_10 x_floats(
+    X x_2
 ) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s_1 = d.x * static_cast<float>(e & 63u);
-    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s_1), metal::float2((d.y * m) + (code_bias * s_1))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
+    return type_10 {{static_cast<metal::float4>(x_2.v0_.xzyw), static_cast<metal::float4>(x_2.v1_.xzyw), static_cast<metal::float4>(x_2.v2_.xzyw), static_cast<metal::float4>(x_2.v3_.xzyw), static_cast<metal::float4>(x_2.v4_.xzyw), static_cast<metal::float4>(x_2.v5_.xzyw), static_cast<metal::float4>(x_2.v6_.xzyw), static_cast<metal::float4>(x_2.v7_.xzyw)}};
 }
 
 Scales scales(
@@ -187,33 +212,91 @@ Scales scales(
     device type_11 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit_2 & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_4 = ((_e9 + (row * _e13)) >> 2u) + ((unit_2 >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint high_2 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e51 = across(low_2, high_2, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_5 = ((_e5 + (row * _e9)) >> 2u) + ((unit_2 >> 3u) * 4u);
+    uint bit = (unit_2 & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_5 + 1u) + (bit >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_5 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_5), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit_2 & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w & (mask << at)) | _e9);
+}
+
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_1,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_1 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
     uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w, w, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
+    metal::uint4 bits_2 = metal::uint4(w_1, w_1, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
     metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
 }
 
 metal::half2 as_halves(
@@ -223,65 +306,79 @@ metal::half2 as_halves(
 }
 
 metal::half4 half_fields(
-    uint w_1,
-    uint at_1,
-    uint mask_1,
-    half centre_1
+    uint w_2,
+    uint at_2,
+    uint mask_2,
+    half centre_1,
+    constant Params& p
 ) {
-    uint m_2 = (mask_1 << at_1) * 65537u;
-    uint one_1 = ((25u - at_1) << 10u) * 65537u;
-    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_1) + centre_1);
-    metal::half2 _e20 = as_halves((w_1 & m_2) | one_1);
-    metal::half2 _e26 = as_halves(((w_1 >> 8u) & m_2) | one_1);
-    return metal::half4(_e20 - less_1, _e26 - less_1);
+    uint m_1 = (mask_2 << at_2) * 65537u;
+    uint _e13 = unseen(((25u - at_2) << 10u) * 65537u, p);
+    metal::half2 less_1 = metal::half2(static_cast<half>(1024u >> at_2) + centre_1);
+    metal::half2 _e21 = as_halves((w_2 & m_1) | _e13);
+    metal::half2 _e27 = as_halves(((w_2 >> 8u) & m_1) | _e13);
+    return metal::half4(_e21 - less_1, _e27 - less_1);
 }
 
-metal::half4 low_1(
-    uint w_2
+metal::half4 low(
+    uint w_3,
+    constant Params& p
 ) {
-    metal::half4 _e4 = half_fields(w_2, 0u, 15u, 8.0h);
+    metal::half4 _e4 = half_fields(w_3, 0u, 15u, 8.0h, p);
     return _e4;
 }
 
-metal::half4 high_1(
-    uint w_3
+metal::half4 high(
+    uint w_4,
+    constant Params& p
 ) {
-    metal::half4 _e4 = half_fields(w_3, 4u, 15u, 8.0h);
+    metal::half4 _e4 = half_fields(w_4, 4u, 15u, 8.0h, p);
     return _e4;
 }
 
 HalfQuads half_quads(
-    Codes q
+    Codes q,
+    constant Params& p
 ) {
-    metal::uint4 w_4 = q.words;
-    metal::half4 _e3 = low_1(q.words.x);
-    metal::half4 _e5 = low_1(q.words.y);
-    metal::half4 _e7 = low_1(q.words.z);
-    metal::half4 _e9 = low_1(q.words.w);
-    metal::half4 _e11 = high_1(q.words.x);
-    metal::half4 _e13 = high_1(q.words.y);
-    metal::half4 _e15 = high_1(q.words.z);
-    metal::half4 _e17 = high_1(q.words.w);
+    metal::uint4 w_5 = q.words;
+    metal::half4 _e3 = low(q.words.x, p);
+    metal::half4 _e5 = low(q.words.y, p);
+    metal::half4 _e7 = low(q.words.z, p);
+    metal::half4 _e9 = low(q.words.w, p);
+    metal::half4 _e11 = high(q.words.x, p);
+    metal::half4 _e13 = high(q.words.y, p);
+    metal::half4 _e15 = high(q.words.z, p);
+    metal::half4 _e17 = high(q.words.w, p);
     return HalfQuads {_e3, _e5, _e7, _e9, _e11, _e13, _e15, _e17};
 }
 
 metal::float2 dots(
     Codes q_1,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    HalfQuads _e2 = half_quads(q_1);
-    metal::half4 first = metal::fma(_e2.v3_, x_2.v3_.xzyw, metal::fma(_e2.v2_, x_2.v2_.xzyw, metal::fma(_e2.v1_, x_2.v1_.xzyw, _e2.v0_ * x_2.v0_.xzyw)));
-    metal::half4 second = metal::fma(_e2.v7_, x_2.v7_.xzyw, metal::fma(_e2.v6_, x_2.v6_.xzyw, metal::fma(_e2.v5_, x_2.v5_.xzyw, _e2.v4_ * x_2.v4_.xzyw)));
-    metal::float4 f = static_cast<metal::float4>(first);
-    metal::float4 s_2 = static_cast<metal::float4>(second);
-    return x_2.scale * metal::float2(((f.x + f.y) + f.z) + f.w, ((s_2.x + s_2.y) + s_2.z) + s_2.w);
+    HalfQuads _e2 = half_quads(q_1, p);
+    metal::half4 first = metal::fma(_e2.v3_, x_3.v3_, metal::fma(_e2.v2_, x_3.v2_, metal::fma(_e2.v1_, x_3.v1_, _e2.v0_ * x_3.v0_)));
+    metal::half4 second = metal::fma(_e2.v7_, x_3.v7_, metal::fma(_e2.v6_, x_3.v6_, metal::fma(_e2.v5_, x_3.v5_, _e2.v4_ * x_3.v4_)));
+    metal::float2 f = static_cast<metal::float2>(first.xy + first.zw);
+    metal::float2 s_6 = static_cast<metal::float2>(second.xy + second.zw);
+    return x_3.scale * metal::float2(f.x + f.y, s_6.x + s_6.y);
+}
+
+float whole_dot(
+    Codes q_2,
+    X x_4,
+    constant Params& p
+) {
+    metal::float2 _e2 = dots(q_2, x_4, p);
+    return _e2.x + _e2.y;
 }
 
 Codes load_codes(
     uint row_1,
     uint unit_3,
     constant Params& p,
-    device type_10 const& code_plane,
+    device type_3 const& code_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e6 = p.base.x;
@@ -294,7 +391,7 @@ Block load(
     uint row_2,
     uint unit_4,
     constant Params& p,
-    device type_10 const& code_plane,
+    device type_3 const& code_plane,
     device type_11 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
@@ -303,17 +400,39 @@ Block load(
     return Block {_e2, _e3};
 }
 
-float dot_block(
-    Block b,
-    X x_3
+uint code_bits(
+    Codes q_3
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    metal::float2 minus = b.scales.minus - (CENTRE * b.scales.scale);
-    return (b.scales.scale.x * (_e3.x + _e3.y)) - (minus.x * (x_3.sums.x + x_3.sums.y));
+    return q_3.words.x;
+}
+
+uint bits_1(
+    Block b_1
+) {
+    uint _e2 = code_bits(b_1.codes);
+    uint _e4 = scale_bits(b_1.scales);
+    return _e2 | _e4;
+}
+
+float dot_block(
+    Block b_2,
+    X x_5,
+    constant Params& p
+) {
+    uint _e5 = p.extra.z;
+    float code_bias = as_type<float>(_e5);
+    metal::float2 _e8 = factors(b_2.scales);
+    uint _e12 = p.extra.x;
+    metal::float2 d = _e8 * as_type<float>(_e12);
+    Steps _e16 = steps(b_2.scales, p);
+    metal::float2 more = (CENTRES - metal::float2(code_bias)) * x_5.sums;
+    float _e23 = whole_dot(b_2.codes, x_5, p);
+    float t = _e23 + (more.x + more.y);
+    return ((d.x * _e16.scale.x) * t) - ((d.y * _e16.minus.x) * (x_5.sums.x + x_5.sums.y));
 }
 
 void put(
-    uint at_2,
+    uint at_3,
     uint row_3,
     float sum,
     device type_13& y,
@@ -322,7 +441,7 @@ void put(
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_3), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -360,18 +479,18 @@ uint naga_mod(uint lhs, uint rhs) {
 float reduce(
     float v_1,
     uint slot,
-    Place at_3,
+    Place at_4,
     threadgroup type_14& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
     float unnamed = metal::simd_sum(v_1);
-    uint mine = naga_div(at_3.index, at_3.subgroup);
-    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
+    uint mine = naga_div(at_4.index, at_4.subgroup);
+    if (naga_mod(at_4.index, at_4.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_3.subgroup);
+    uint count = naga_div(LANES, at_4.subgroup);
     uint first_1 = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
@@ -406,9 +525,9 @@ struct main_Input {
 , uint subgroup_size [[threads_per_simdgroup]]
 , uint index [[thread_index_in_threadgroup]]
 , constant Params& p [[buffer(10)]]
-, device type_5 const& xv [[buffer(4)]]
-, device type_7 const& xs [[buffer(5)]]
-, device type_10 const& code_plane [[buffer(0)]]
+, device type_3 const& xv [[buffer(4)]]
+, device type_5 const& xs [[buffer(5)]]
+, device type_3 const& code_plane [[buffer(0)]]
 , device type_11 const& scale_plane [[buffer(1)]]
 , device type_13& y [[buffer(6)]]
 , device type_11 const& listed [[buffer(7)]]
@@ -420,12 +539,14 @@ struct main_Input {
     float sum2_ = 0.0;
     float sum3_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
-    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_5.index, LANES);
+    bool local_4 = {};
+    Place at_6 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_6.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -435,7 +556,7 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
+    uint first_2 = ((number * 1u) + naga_div(at_6.index, LANES)) * ROWS;
     uint _e49 = listed[metal::min(unsigned(0), (_buffer_sizes.size6 - 0 - 4) / 4)];
     uint taking = metal::min(_e49, rows);
     uint _e54 = p.units;
@@ -452,8 +573,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e152 = i;
-            i = _e152 + 64u;
+            uint _e177 = i;
+            i = _e177 + 64u;
         }
         loop_init_1 = false;
         uint _e126 = i;
@@ -469,105 +590,130 @@ struct main_Input {
             Block _e136 = load(row2_, _e133, p, code_plane, scale_plane, _buffer_sizes);
             Block _e137 = load(row3_, _e133, p, code_plane, scale_plane, _buffer_sizes);
             X _e139 = load_x(x_first + _e133, xv, xs, _buffer_sizes);
-            float _e140 = sum0_;
-            float _e141 = dot_block(_e134, _e139);
-            sum0_ = _e140 + _e141;
-            float _e143 = sum1_;
-            float _e144 = dot_block(_e135, _e139);
-            sum1_ = _e143 + _e144;
-            float _e146 = sum2_;
-            float _e147 = dot_block(_e136, _e139);
-            sum2_ = _e146 + _e147;
-            float _e149 = sum3_;
-            float _e150 = dot_block(_e137, _e139);
-            sum3_ = _e149 + _e150;
+            some = 0u;
+            uint _e142 = some;
+            uint _e143 = x_bits(_e139);
+            some = _e142 | _e143;
+            uint _e145 = some;
+            uint _e146 = bits_1(_e134);
+            some = _e145 | _e146;
+            uint _e148 = some;
+            uint _e149 = bits_1(_e135);
+            some = _e148 | _e149;
+            uint _e151 = some;
+            uint _e152 = bits_1(_e136);
+            some = _e151 | _e152;
+            uint _e154 = some;
+            uint _e155 = bits_1(_e137);
+            some = _e154 | _e155;
+            if (true) {
+                uint _e160 = some;
+                local = _e160 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e164 = local;
+            if (_e164) {
+                float _e165 = sum0_;
+                float _e166 = dot_block(_e134, _e139, p);
+                sum0_ = _e165 + _e166;
+                float _e168 = sum1_;
+                float _e169 = dot_block(_e135, _e139, p);
+                sum1_ = _e168 + _e169;
+                float _e171 = sum2_;
+                float _e172 = dot_block(_e136, _e139, p);
+                sum2_ = _e171 + _e172;
+                float _e174 = sum3_;
+                float _e175 = dot_block(_e137, _e139, p);
+                sum3_ = _e174 + _e175;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e177 = i;
-            i = _e177 + LANES;
+            uint _e202 = i;
+            i = _e202 + LANES;
         }
         loop_init_2 = false;
-        uint _e155 = i;
-        if (_e155 < units) {
+        uint _e180 = i;
+        if (_e180 < units) {
         } else {
             break;
         }
         {
-            uint _e157 = i;
-            uint _e158 = unit_of(_e157);
-            Block _e159 = load(row0_, _e158, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e160 = load(row1_, _e158, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e161 = load(row2_, _e158, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e162 = load(row3_, _e158, p, code_plane, scale_plane, _buffer_sizes);
-            X _e164 = load_x(x_first + _e158, xv, xs, _buffer_sizes);
-            float _e165 = sum0_;
-            float _e166 = dot_block(_e159, _e164);
-            sum0_ = _e165 + _e166;
-            float _e168 = sum1_;
-            float _e169 = dot_block(_e160, _e164);
-            sum1_ = _e168 + _e169;
-            float _e171 = sum2_;
-            float _e172 = dot_block(_e161, _e164);
-            sum2_ = _e171 + _e172;
-            float _e174 = sum3_;
-            float _e175 = dot_block(_e162, _e164);
-            sum3_ = _e174 + _e175;
+            uint _e182 = i;
+            uint _e183 = unit_of(_e182);
+            Block _e184 = load(row0_, _e183, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e185 = load(row1_, _e183, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e186 = load(row2_, _e183, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e187 = load(row3_, _e183, p, code_plane, scale_plane, _buffer_sizes);
+            X _e189 = load_x(x_first + _e183, xv, xs, _buffer_sizes);
+            float _e190 = sum0_;
+            float _e191 = dot_block(_e184, _e189, p);
+            sum0_ = _e190 + _e191;
+            float _e193 = sum1_;
+            float _e194 = dot_block(_e185, _e189, p);
+            sum1_ = _e193 + _e194;
+            float _e196 = sum2_;
+            float _e197 = dot_block(_e186, _e189, p);
+            sum2_ = _e196 + _e197;
+            float _e199 = sum3_;
+            float _e200 = dot_block(_e187, _e189, p);
+            sum3_ = _e199 + _e200;
         }
     }
-    float _e180 = sum0_;
-    float _e182 = reduce(_e180, 0u, at_5, partial);
+    float _e205 = sum0_;
+    float _e207 = reduce(_e205, 0u, at_6, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e191 = local;
-    if (_e191) {
-        uint _e198 = listed[metal::min(unsigned((1u + first_2) + 0u), (_buffer_sizes.size6 - 0 - 4) / 4)];
-        uint out0_ = metal::min(_e198, rows - 1u);
-        put(y_first + out0_, out0_, ((first_2 + 0u) < taking) ? _e182 : 0.0, y, _buffer_sizes);
-    }
-    float _e208 = sum1_;
-    float _e210 = reduce(_e208, 1u, at_5, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_2 + 0u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e219 = local_1;
-    if (_e219) {
-        uint _e226 = listed[metal::min(unsigned((1u + first_2) + 1u), (_buffer_sizes.size6 - 0 - 4) / 4)];
-        uint out1_ = metal::min(_e226, rows - 1u);
-        put(y_first + out1_, out1_, ((first_2 + 1u) < taking) ? _e210 : 0.0, y, _buffer_sizes);
+    bool _e216 = local_1;
+    if (_e216) {
+        uint _e223 = listed[metal::min(unsigned((1u + first_2) + 0u), (_buffer_sizes.size6 - 0 - 4) / 4)];
+        uint out0_ = metal::min(_e223, rows - 1u);
+        put(y_first + out0_, out0_, ((first_2 + 0u) < taking) ? _e207 : 0.0, y, _buffer_sizes);
     }
-    float _e236 = sum2_;
-    float _e238 = reduce(_e236, 2u, at_5, partial);
-    if (lane == 2u) {
-        local_2 = (first_2 + 2u) < rows;
+    float _e233 = sum1_;
+    float _e235 = reduce(_e233, 1u, at_6, partial);
+    if (lane == 1u) {
+        local_2 = (first_2 + 1u) < rows;
     } else {
         local_2 = false;
     }
-    bool _e247 = local_2;
-    if (_e247) {
-        uint _e254 = listed[metal::min(unsigned((1u + first_2) + 2u), (_buffer_sizes.size6 - 0 - 4) / 4)];
-        uint out2_ = metal::min(_e254, rows - 1u);
-        put(y_first + out2_, out2_, ((first_2 + 2u) < taking) ? _e238 : 0.0, y, _buffer_sizes);
+    bool _e244 = local_2;
+    if (_e244) {
+        uint _e251 = listed[metal::min(unsigned((1u + first_2) + 1u), (_buffer_sizes.size6 - 0 - 4) / 4)];
+        uint out1_ = metal::min(_e251, rows - 1u);
+        put(y_first + out1_, out1_, ((first_2 + 1u) < taking) ? _e235 : 0.0, y, _buffer_sizes);
     }
-    float _e264 = sum3_;
-    float _e266 = reduce(_e264, 3u, at_5, partial);
-    if (lane == 3u) {
-        local_3 = (first_2 + 3u) < rows;
+    float _e261 = sum2_;
+    float _e263 = reduce(_e261, 2u, at_6, partial);
+    if (lane == 2u) {
+        local_3 = (first_2 + 2u) < rows;
     } else {
         local_3 = false;
     }
-    bool _e275 = local_3;
-    if (_e275) {
-        uint _e282 = listed[metal::min(unsigned((1u + first_2) + 3u), (_buffer_sizes.size6 - 0 - 4) / 4)];
-        uint out3_ = metal::min(_e282, rows - 1u);
-        put(y_first + out3_, out3_, ((first_2 + 3u) < taking) ? _e266 : 0.0, y, _buffer_sizes);
+    bool _e272 = local_3;
+    if (_e272) {
+        uint _e279 = listed[metal::min(unsigned((1u + first_2) + 2u), (_buffer_sizes.size6 - 0 - 4) / 4)];
+        uint out2_ = metal::min(_e279, rows - 1u);
+        put(y_first + out2_, out2_, ((first_2 + 2u) < taking) ? _e263 : 0.0, y, _buffer_sizes);
+    }
+    float _e289 = sum3_;
+    float _e291 = reduce(_e289, 3u, at_6, partial);
+    if (lane == 3u) {
+        local_4 = (first_2 + 3u) < rows;
+    } else {
+        local_4 = false;
+    }
+    bool _e300 = local_4;
+    if (_e300) {
+        uint _e307 = listed[metal::min(unsigned((1u + first_2) + 3u), (_buffer_sizes.size6 - 0 - 4) / 4)];
+        uint out3_ = metal::min(_e307, rows - 1u);
+        put(y_first + out3_, out3_, ((first_2 + 3u) < taking) ? _e291 : 0.0, y, _buffer_sizes);
         return;
     } else {
         return;

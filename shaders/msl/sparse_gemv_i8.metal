@@ -1,6 +1,6 @@
 // sparse_gemv
-// flags: BLOCKS, TILED, SUBGROUP, LISTED_ROWS, I8
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
+// flags: SCALED, BLOCKS, TILED, SUBGROUP, LISTED_ROWS, I8
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 64, ROWS = 2, UNROLL = 1
 // threads of a threadgroup: 64
 // buffers: 0 code_plane, 1 scale_plane, 4 xv, 5 xs, 6 y (written), 7 listed
 // numbers: buffer 10, 96 bytes
@@ -53,6 +53,13 @@ struct type_7 {
 };
 typedef uint type_8[1];
 struct Scales {
+    uint d;
+    char _pad1[4];
+    metal::uint2 entry;
+    uint k;
+    char _pad3[4];
+};
+struct Steps {
     metal::float2 scale;
     metal::float2 minus;
 };
@@ -66,13 +73,14 @@ struct Codes {
 struct Block {
     Codes codes;
     Scales scales;
+    char _pad2[8];
 };
-typedef float type_9[1];
+typedef float type_12[1];
 struct Place {
     uint index;
     uint subgroup;
 };
-struct type_10 {
+struct type_13 {
     float inner[128];
 };
 constant uint VECTORS = 8u;
@@ -85,11 +93,16 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 64u;
 constant uint ROWS = 2u;
 constant uint UNROLL = 1u;
 constant uint X_VECTORS = 2u;
+constant metal::int4 STEPS = metal::int4(1, 1, 16, 16);
+constant metal::int2 LEAP = metal::int2(1, 1);
+constant metal::float2 COUNT = metal::float2(1.0, 0.0625);
+constant metal::float2 CENTRES = metal::float2(0.0, 8.0);
 constant float CENTRE = 8.0;
 constant uint PARTIALS = 128u;
 
@@ -113,11 +126,17 @@ X load_x(
     uint _e11 = x_at(unit_1, 1u);
     metal::uint4 _e13 = xv[metal::min(unsigned(_e11), (_buffer_sizes.size1 - 0 - 16) / 16)];
     x.v1_ = _e13;
-    metal::float4 s = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
-    x.scale = s.x;
-    x.sums = s.yz;
+    metal::float4 s_5 = xs[metal::min(unsigned(unit_1), (_buffer_sizes.size2 - 0 - 16) / 16)];
+    x.scale = s_5.x;
+    x.sums = s_5.yz;
     X _e21 = x;
     return _e21;
+}
+
+uint x_bits(
+    X x_1
+) {
+    return (x_1.v0_.x | x_1.v1_.x) | as_type<uint>(x_1.scale);
 }
 
 metal::float4 whole(
@@ -127,40 +146,17 @@ metal::float4 whole(
 }
 
 type_7 x_floats(
-    X x_1
+    X x_2
 ) {
-    metal::float4 _e3 = whole(x_1.v0_.x);
-    metal::float4 _e6 = whole(x_1.v0_.y);
-    metal::float4 _e9 = whole(x_1.v0_.z);
-    metal::float4 _e12 = whole(x_1.v0_.w);
-    metal::float4 _e15 = whole(x_1.v1_.x);
-    metal::float4 _e18 = whole(x_1.v1_.y);
-    metal::float4 _e21 = whole(x_1.v1_.z);
-    metal::float4 _e24 = whole(x_1.v1_.w);
+    metal::float4 _e3 = whole(x_2.v0_.x);
+    metal::float4 _e6 = whole(x_2.v0_.y);
+    metal::float4 _e9 = whole(x_2.v0_.z);
+    metal::float4 _e12 = whole(x_2.v0_.w);
+    metal::float4 _e15 = whole(x_2.v1_.x);
+    metal::float4 _e18 = whole(x_2.v1_.y);
+    metal::float4 _e21 = whole(x_2.v1_.z);
+    metal::float4 _e24 = whole(x_2.v1_.w);
     return type_7 {{_e3, _e6, _e9, _e12, _e15, _e18, _e21, _e24}};
-}
-
-Scales expand(
-    metal::float2 d,
-    uint e,
-    constant Params& p
-) {
-    uint _e5 = p.extra.y;
-    float min_bias = as_type<float>(_e5);
-    uint _e10 = p.extra.z;
-    float code_bias = as_type<float>(_e10);
-    float s_1 = d.x * static_cast<float>(e & 63u);
-    float m = static_cast<float>((e >> 6u) & 63u) - min_bias;
-    return Scales {metal::float2(s_1), metal::float2((d.y * m) + (code_bias * s_1))};
-}
-
-uint across(
-    uint low,
-    uint high,
-    uint bit
-) {
-    uint shift = bit & 31u;
-    return (low >> shift) | ((high << 1u) << (31u - shift));
 }
 
 Scales scales(
@@ -170,36 +166,94 @@ Scales scales(
     device type_8 const& scale_plane,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint bit_1 = (unit_2 & 7u) * 12u;
-    uint _e9 = p.base.y;
-    uint _e13 = p.stride.y;
-    uint at_3 = ((_e9 + (row * _e13)) >> 2u) + ((unit_2 >> 3u) * 4u);
-    uint _e25 = scale_plane[metal::min(unsigned(at_3), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e30 = p.extra.x;
-    metal::float2 d_1 = float2(as_type<half2>(_e25)) * as_type<float>(_e30);
-    uint low_1 = scale_plane[metal::min(unsigned((at_3 + 1u) + (bit_1 >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint high_1 = scale_plane[metal::min(unsigned((at_3 + 1u) + ((bit_1 + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    uint _e51 = across(low_1, high_1, bit_1);
-    Scales _e52 = expand(d_1, _e51, p);
-    return _e52;
+    uint _e5 = p.base.y;
+    uint _e9 = p.stride.y;
+    uint at_4 = ((_e5 + (row * _e9)) >> 2u) + ((unit_2 >> 3u) * 4u);
+    uint bit = (unit_2 & 7u) * 12u;
+    uint _e30 = scale_plane[metal::min(unsigned((at_4 + 1u) + (bit >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    uint _e40 = scale_plane[metal::min(unsigned((at_4 + 1u) + ((bit + 11u) >> 5u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    metal::uint2 entry_1 = metal::uint2(_e30, _e40);
+    uint _e44 = scale_plane[metal::min(unsigned(at_4), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    return Scales {_e44, {}, entry_1, unit_2 & 7u};
 }
 
-metal::float4 fields(
+uint scale_bits(
+    Scales s
+) {
+    return (s.d | s.entry.x) | s.entry.y;
+}
+
+metal::float2 factors(
+    Scales s_1
+) {
+    return float2(as_type<half2>(s_1.d));
+}
+
+metal::uint2 entry_words(
+    Scales s_2
+) {
+    return s_2.entry;
+}
+
+uint entry(
+    Scales s_3
+) {
+    metal::uint2 _e1 = entry_words(s_3);
+    uint shift = (s_3.k * 12u) & 31u;
+    return (_e1.x >> shift) | (_e1.y << metal::min(32u - shift, 31u));
+}
+
+uint unseen(
+    uint bits,
+    constant Params& p
+) {
+    uint _e3 = p.rows;
+    uint _e6 = p.cols;
+    return (_e6 == 0u) ? _e3 : bits;
+}
+
+float raised(
     uint w_1,
     uint at,
     uint mask,
-    float centre
+    constant Params& p
 ) {
-    uint h = w_1 >> 16u;
-    uint m_1 = mask << at;
-    uint one = (150u - at) << 23u;
-    uint other = one - 67108864u;
-    metal::uint4 bits = metal::uint4(w_1, w_1, h, h) & metal::uint4(m_1, m_1 << 8u, m_1, m_1 << 8u);
-    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
-    return as_type<metal::float4>(bits | metal::uint4(one, other, one, other)) - less.xyxy;
+    uint _e9 = unseen((150u - at) << 23u, p);
+    return as_type<float>((w_1 & (mask << at)) | _e9);
 }
 
-metal::float2 byte_dots(
+Steps steps(
+    Scales s_4,
+    constant Params& p
+) {
+    uint _e1 = entry(s_4);
+    uint _e5 = p.extra.y;
+    float min_bias = as_type<float>(_e5);
+    float _e9 = raised(_e1, 0u, 63u, p);
+    float _e15 = raised(_e1, 6u, 63u, p);
+    return Steps {metal::float2(_e9 - 8388608.0), metal::float2(_e15 - (131072.0 + min_bias))};
+}
+
+metal::float4 fields(
+    uint w_2,
+    uint at_1,
+    uint mask_1,
+    float centre,
+    constant Params& p
+) {
+    uint h = w_2 >> 16u;
+    uint m = mask_1 << at_1;
+    uint one = (150u - at_1) << 23u;
+    uint other = one - 67108864u;
+    metal::uint4 bits_2 = metal::uint4(w_2, w_2, h, h) & metal::uint4(m, m << 8u, m, m << 8u);
+    metal::float2 less = metal::float2(as_type<float>(one) + centre, as_type<float>(other) + centre);
+    uint _e25 = unseen(one, p);
+    uint _e26 = unseen(other, p);
+    metal::uint2 raise = metal::uint2(_e25, _e26);
+    return as_type<metal::float4>(bits_2 | raise.xyxy) - less.xyxy;
+}
+
+metal::int2 byte_sums(
     Bytes c,
     metal::uint4 u,
     metal::uint4 v
@@ -212,48 +266,58 @@ metal::float2 byte_dots(
     uint _e9 = u.y;
     packed_char4 reinterpreted_packed_char4_e8 = as_type<packed_char4>(_e8);
     packed_char4 reinterpreted_packed_char4_e9 = as_type<packed_char4>(_e9);
-    uint _e13 = c.a.z;
-    uint _e14 = u.z;
-    packed_char4 reinterpreted_packed_char4_e13 = as_type<packed_char4>(_e13);
-    packed_char4 reinterpreted_packed_char4_e14 = as_type<packed_char4>(_e14);
-    uint _e18 = c.a.w;
-    uint _e19 = u.w;
-    packed_char4 reinterpreted_packed_char4_e18 = as_type<packed_char4>(_e18);
+    uint _e15 = c.a.z;
+    uint _e16 = u.z;
+    packed_char4 reinterpreted_packed_char4_e15 = as_type<packed_char4>(_e15);
+    packed_char4 reinterpreted_packed_char4_e16 = as_type<packed_char4>(_e16);
+    uint _e19 = c.a.w;
+    uint _e20 = u.w;
     packed_char4 reinterpreted_packed_char4_e19 = as_type<packed_char4>(_e19);
-    int first = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e13[0] * reinterpreted_packed_char4_e14[0] + reinterpreted_packed_char4_e13[1] * reinterpreted_packed_char4_e14[1] + reinterpreted_packed_char4_e13[2] * reinterpreted_packed_char4_e14[2] + reinterpreted_packed_char4_e13[3] * reinterpreted_packed_char4_e14[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e18[0] * reinterpreted_packed_char4_e19[0] + reinterpreted_packed_char4_e18[1] * reinterpreted_packed_char4_e19[1] + reinterpreted_packed_char4_e18[2] * reinterpreted_packed_char4_e19[2] + reinterpreted_packed_char4_e18[3] * reinterpreted_packed_char4_e19[3])));
-    uint _e23 = c.b.x;
-    uint _e24 = v.x;
-    packed_char4 reinterpreted_packed_char4_e23 = as_type<packed_char4>(_e23);
-    packed_char4 reinterpreted_packed_char4_e24 = as_type<packed_char4>(_e24);
-    uint _e27 = c.b.y;
-    uint _e28 = v.y;
-    packed_char4 reinterpreted_packed_char4_e27 = as_type<packed_char4>(_e27);
-    packed_char4 reinterpreted_packed_char4_e28 = as_type<packed_char4>(_e28);
-    uint _e32 = c.b.z;
-    uint _e33 = v.z;
-    packed_char4 reinterpreted_packed_char4_e32 = as_type<packed_char4>(_e32);
-    packed_char4 reinterpreted_packed_char4_e33 = as_type<packed_char4>(_e33);
-    uint _e37 = c.b.w;
-    uint _e38 = v.w;
+    packed_char4 reinterpreted_packed_char4_e20 = as_type<packed_char4>(_e20);
+    uint _e25 = c.b.x;
+    uint _e26 = v.x;
+    packed_char4 reinterpreted_packed_char4_e25 = as_type<packed_char4>(_e25);
+    packed_char4 reinterpreted_packed_char4_e26 = as_type<packed_char4>(_e26);
+    uint _e29 = c.b.y;
+    uint _e30 = v.y;
+    packed_char4 reinterpreted_packed_char4_e29 = as_type<packed_char4>(_e29);
+    packed_char4 reinterpreted_packed_char4_e30 = as_type<packed_char4>(_e30);
+    uint _e36 = c.b.z;
+    uint _e37 = v.z;
+    packed_char4 reinterpreted_packed_char4_e36 = as_type<packed_char4>(_e36);
     packed_char4 reinterpreted_packed_char4_e37 = as_type<packed_char4>(_e37);
-    packed_char4 reinterpreted_packed_char4_e38 = as_type<packed_char4>(_e38);
-    int second = as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e23[0] * reinterpreted_packed_char4_e24[0] + reinterpreted_packed_char4_e23[1] * reinterpreted_packed_char4_e24[1] + reinterpreted_packed_char4_e23[2] * reinterpreted_packed_char4_e24[2] + reinterpreted_packed_char4_e23[3] * reinterpreted_packed_char4_e24[3])) + as_type<uint>(( + reinterpreted_packed_char4_e27[0] * reinterpreted_packed_char4_e28[0] + reinterpreted_packed_char4_e27[1] * reinterpreted_packed_char4_e28[1] + reinterpreted_packed_char4_e27[2] * reinterpreted_packed_char4_e28[2] + reinterpreted_packed_char4_e27[3] * reinterpreted_packed_char4_e28[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e32[0] * reinterpreted_packed_char4_e33[0] + reinterpreted_packed_char4_e32[1] * reinterpreted_packed_char4_e33[1] + reinterpreted_packed_char4_e32[2] * reinterpreted_packed_char4_e33[2] + reinterpreted_packed_char4_e32[3] * reinterpreted_packed_char4_e33[3])))) + as_type<uint>(( + reinterpreted_packed_char4_e37[0] * reinterpreted_packed_char4_e38[0] + reinterpreted_packed_char4_e37[1] * reinterpreted_packed_char4_e38[1] + reinterpreted_packed_char4_e37[2] * reinterpreted_packed_char4_e38[2] + reinterpreted_packed_char4_e37[3] * reinterpreted_packed_char4_e38[3])));
-    return metal::float2(static_cast<float>(first), static_cast<float>(second));
+    uint _e40 = c.b.w;
+    uint _e41 = v.w;
+    packed_char4 reinterpreted_packed_char4_e40 = as_type<packed_char4>(_e40);
+    packed_char4 reinterpreted_packed_char4_e41 = as_type<packed_char4>(_e41);
+    return metal::int2(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e4[0] * reinterpreted_packed_char4_e5[0] + reinterpreted_packed_char4_e4[1] * reinterpreted_packed_char4_e5[1] + reinterpreted_packed_char4_e4[2] * reinterpreted_packed_char4_e5[2] + reinterpreted_packed_char4_e4[3] * reinterpreted_packed_char4_e5[3])) + as_type<uint>(( + reinterpreted_packed_char4_e8[0] * reinterpreted_packed_char4_e9[0] + reinterpreted_packed_char4_e8[1] * reinterpreted_packed_char4_e9[1] + reinterpreted_packed_char4_e8[2] * reinterpreted_packed_char4_e9[2] + reinterpreted_packed_char4_e8[3] * reinterpreted_packed_char4_e9[3])))) * as_type<uint>(1))) + as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e15[0] * reinterpreted_packed_char4_e16[0] + reinterpreted_packed_char4_e15[1] * reinterpreted_packed_char4_e16[1] + reinterpreted_packed_char4_e15[2] * reinterpreted_packed_char4_e16[2] + reinterpreted_packed_char4_e15[3] * reinterpreted_packed_char4_e16[3])) + as_type<uint>(( + reinterpreted_packed_char4_e19[0] * reinterpreted_packed_char4_e20[0] + reinterpreted_packed_char4_e19[1] * reinterpreted_packed_char4_e20[1] + reinterpreted_packed_char4_e19[2] * reinterpreted_packed_char4_e20[2] + reinterpreted_packed_char4_e19[3] * reinterpreted_packed_char4_e20[3]))))), as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e25[0] * reinterpreted_packed_char4_e26[0] + reinterpreted_packed_char4_e25[1] * reinterpreted_packed_char4_e26[1] + reinterpreted_packed_char4_e25[2] * reinterpreted_packed_char4_e26[2] + reinterpreted_packed_char4_e25[3] * reinterpreted_packed_char4_e26[3])) + as_type<uint>(( + reinterpreted_packed_char4_e29[0] * reinterpreted_packed_char4_e30[0] + reinterpreted_packed_char4_e29[1] * reinterpreted_packed_char4_e30[1] + reinterpreted_packed_char4_e29[2] * reinterpreted_packed_char4_e30[2] + reinterpreted_packed_char4_e29[3] * reinterpreted_packed_char4_e30[3])))) * as_type<uint>(1))) + as_type<uint>(as_type<int>(as_type<uint>(( + reinterpreted_packed_char4_e36[0] * reinterpreted_packed_char4_e37[0] + reinterpreted_packed_char4_e36[1] * reinterpreted_packed_char4_e37[1] + reinterpreted_packed_char4_e36[2] * reinterpreted_packed_char4_e37[2] + reinterpreted_packed_char4_e36[3] * reinterpreted_packed_char4_e37[3])) + as_type<uint>(( + reinterpreted_packed_char4_e40[0] * reinterpreted_packed_char4_e41[0] + reinterpreted_packed_char4_e40[1] * reinterpreted_packed_char4_e41[1] + reinterpreted_packed_char4_e40[2] * reinterpreted_packed_char4_e41[2] + reinterpreted_packed_char4_e40[3] * reinterpreted_packed_char4_e41[3]))))));
+}
+
+float byte_sum(
+    Bytes c_1,
+    metal::uint4 u_1,
+    metal::uint4 v_1
+) {
+    metal::int2 _e3 = byte_sums(c_1, u_1, v_1);
+    return static_cast<float>(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(_e3.x) * as_type<uint>(16))) + as_type<uint>(_e3.y)));
 }
 
 Bytes bytes(
-    Codes q
+    Codes q,
+    constant Params& p
 ) {
-    return Bytes {q.words & metal::uint4(252645135u), (q.words >> metal::uint4(4u)) & metal::uint4(252645135u)};
+    uint _e10 = unseen(2155905152u, p);
+    return Bytes {q.words & metal::uint4(252645135u), (q.words & metal::uint4(4042322160u)) ^ metal::uint4(_e10)};
 }
 
-metal::float2 dots(
+float whole_dot(
     Codes q_1,
-    X x_2
+    X x_3,
+    constant Params& p
 ) {
-    Bytes _e2 = bytes(q_1);
-    metal::float2 _e6 = byte_dots(_e2, x_2.v0_, x_2.v1_);
-    return x_2.scale * _e6;
+    Bytes _e2 = bytes(q_1, p);
+    float _e5 = byte_sum(_e2, x_3.v0_, x_3.v1_);
+    return (x_3.scale * 0.0625) * _e5;
 }
 
 Codes load_codes(
@@ -282,26 +346,48 @@ Block load(
     return Block {_e2, _e3};
 }
 
-float dot_block(
-    Block b,
-    X x_3
+uint code_bits(
+    Codes q_2
 ) {
-    metal::float2 _e3 = dots(b.codes, x_3);
-    metal::float2 minus = b.scales.minus;
-    return (b.scales.scale.x * (_e3.x + _e3.y)) - (b.scales.minus.x * (x_3.sums.x + x_3.sums.y));
+    return q_2.words.x;
+}
+
+uint bits_1(
+    Block b
+) {
+    uint _e2 = code_bits(b.codes);
+    uint _e4 = scale_bits(b.scales);
+    return _e2 | _e4;
+}
+
+float dot_block(
+    Block b_1,
+    X x_4,
+    constant Params& p
+) {
+    uint _e5 = p.extra.z;
+    float code_bias = as_type<float>(_e5);
+    metal::float2 _e8 = factors(b_1.scales);
+    uint _e12 = p.extra.x;
+    metal::float2 d = _e8 * as_type<float>(_e12);
+    Steps _e16 = steps(b_1.scales, p);
+    metal::float2 more = (CENTRES - metal::float2(code_bias)) * x_4.sums;
+    float _e23 = whole_dot(b_1.codes, x_4, p);
+    float t = _e23 + (more.x + more.y);
+    return ((d.x * _e16.scale.x) * t) - ((d.y * _e16.minus.x) * (x_4.sums.x + x_4.sums.y));
 }
 
 void put(
-    uint at_1,
+    uint at_2,
     uint row_3,
     float sum,
-    device type_9& y,
+    device type_12& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     float value = {};
     value = sum;
     float _e6 = value;
-    y[metal::min(unsigned(at_1), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at_2), (_buffer_sizes.size5 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -313,16 +399,16 @@ uint unit_of(
 
 void keep(
     uint i_3,
-    float v_1,
-    threadgroup type_10& partial
+    float v_2,
+    threadgroup type_13& partial
 ) {
-    partial.inner[metal::min(unsigned(i_3), 127u)] = v_1;
+    partial.inner[metal::min(unsigned(i_3), 127u)] = v_2;
     return;
 }
 
 float kept(
     uint i_4,
-    threadgroup type_10& partial
+    threadgroup type_13& partial
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_4), 127u)];
     return _e3;
@@ -337,21 +423,21 @@ uint naga_mod(uint lhs, uint rhs) {
 }
 
 float reduce(
-    float v_2,
+    float v_3,
     uint slot,
-    Place at_2,
-    threadgroup type_10& partial
+    Place at_3,
+    threadgroup type_13& partial
 ) {
     float total = 0.0;
     uint i_5 = 0u;
-    float unnamed = metal::simd_sum(v_2);
-    uint mine = naga_div(at_2.index, at_2.subgroup);
-    if (naga_mod(at_2.index, at_2.subgroup) == 0u) {
+    float unnamed = metal::simd_sum(v_3);
+    uint mine = naga_div(at_3.index, at_3.subgroup);
+    if (naga_mod(at_3.index, at_3.subgroup) == 0u) {
         keep(((slot & 1u) * WG) + mine, unnamed, partial);
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    uint count = naga_div(LANES, at_2.subgroup);
-    uint first_1 = naga_div(mine, count) * count;
+    uint count = naga_div(LANES, at_3.subgroup);
+    uint first = naga_div(mine, count) * count;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
@@ -367,7 +453,7 @@ float reduce(
         {
             float _e28 = total;
             uint _e34 = i_5;
-            float _e36 = kept((((slot & 1u) * WG) + first_1) + _e34, partial);
+            float _e36 = kept((((slot & 1u) * WG) + first) + _e34, partial);
             total = _e28 + _e36;
         }
     }
@@ -389,18 +475,20 @@ struct main_Input {
 , device type_5 const& xs [[buffer(5)]]
 , device type_3 const& code_plane [[buffer(0)]]
 , device type_8 const& scale_plane [[buffer(1)]]
-, device type_9& y [[buffer(6)]]
+, device type_12& y [[buffer(6)]]
 , device type_8 const& listed [[buffer(7)]]
-, threadgroup type_10& partial
+, threadgroup type_13& partial
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
     float sum0_ = 0.0;
     float sum1_ = 0.0;
     uint i = {};
+    uint some = {};
     bool local = {};
     bool local_1 = {};
-    Place at_4 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
-    uint lane = naga_mod(at_4.index, LANES);
+    bool local_2 = {};
+    Place at_5 = Place {(subgroup * subgroup_size) + lane_in_subgroup, subgroup_size};
+    uint lane = naga_mod(at_5.index, LANES);
     uint layer = group.z;
     uint number = group.x + (group.y * groups.x);
     uint output = p.first;
@@ -410,21 +498,21 @@ struct main_Input {
     uint x_first = naga_div(layer, _e27) * naga_div(_e31, 32u);
     uint _e37 = p.y_stride;
     uint y_first = layer * _e37;
-    uint first_2 = ((number * 1u) + naga_div(at_4.index, LANES)) * ROWS;
+    uint first_1 = ((number * 1u) + naga_div(at_5.index, LANES)) * ROWS;
     uint _e49 = listed[metal::min(unsigned(0), (_buffer_sizes.size6 - 0 - 4) / 4)];
     uint taking = metal::min(_e49, rows);
     uint _e54 = p.units;
-    uint units = (first_2 < taking) ? _e54 : 0u;
-    uint _e68 = listed[metal::min(unsigned(1u + metal::min(first_2 + 0u, metal::max(taking, 1u) - 1u)), (_buffer_sizes.size6 - 0 - 4) / 4)];
+    uint units = (first_1 < taking) ? _e54 : 0u;
+    uint _e68 = listed[metal::min(unsigned(1u + metal::min(first_1 + 0u, metal::max(taking, 1u) - 1u)), (_buffer_sizes.size6 - 0 - 4) / 4)];
     uint row0_ = metal::min(_e68, rows - 1u);
-    uint _e85 = listed[metal::min(unsigned(1u + metal::min(first_2 + 1u, metal::max(taking, 1u) - 1u)), (_buffer_sizes.size6 - 0 - 4) / 4)];
+    uint _e85 = listed[metal::min(unsigned(1u + metal::min(first_1 + 1u, metal::max(taking, 1u) - 1u)), (_buffer_sizes.size6 - 0 - 4) / 4)];
     uint row1_ = metal::min(_e85, rows - 1u);
     i = lane;
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e110 = i;
-            i = _e110 + 64u;
+            uint _e129 = i;
+            i = _e129 + 64u;
         }
         loop_init_1 = false;
         uint _e92 = i;
@@ -438,65 +526,84 @@ struct main_Input {
             Block _e100 = load(row0_, _e99, p, code_plane, scale_plane, _buffer_sizes);
             Block _e101 = load(row1_, _e99, p, code_plane, scale_plane, _buffer_sizes);
             X _e103 = load_x(x_first + _e99, xv, xs, _buffer_sizes);
-            float _e104 = sum0_;
-            float _e105 = dot_block(_e100, _e103);
-            sum0_ = _e104 + _e105;
-            float _e107 = sum1_;
-            float _e108 = dot_block(_e101, _e103);
-            sum1_ = _e107 + _e108;
+            some = 0u;
+            uint _e106 = some;
+            uint _e107 = x_bits(_e103);
+            some = _e106 | _e107;
+            uint _e109 = some;
+            uint _e110 = bits_1(_e100);
+            some = _e109 | _e110;
+            uint _e112 = some;
+            uint _e113 = bits_1(_e101);
+            some = _e112 | _e113;
+            if (true) {
+                uint _e118 = some;
+                local = _e118 != 0u;
+            } else {
+                local = true;
+            }
+            bool _e122 = local;
+            if (_e122) {
+                float _e123 = sum0_;
+                float _e124 = dot_block(_e100, _e103, p);
+                sum0_ = _e123 + _e124;
+                float _e126 = sum1_;
+                float _e127 = dot_block(_e101, _e103, p);
+                sum1_ = _e126 + _e127;
+            }
         }
     }
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e127 = i;
-            i = _e127 + LANES;
+            uint _e146 = i;
+            i = _e146 + LANES;
         }
         loop_init_2 = false;
-        uint _e113 = i;
-        if (_e113 < units) {
+        uint _e132 = i;
+        if (_e132 < units) {
         } else {
             break;
         }
         {
-            uint _e115 = i;
-            uint _e116 = unit_of(_e115);
-            Block _e117 = load(row0_, _e116, p, code_plane, scale_plane, _buffer_sizes);
-            Block _e118 = load(row1_, _e116, p, code_plane, scale_plane, _buffer_sizes);
-            X _e120 = load_x(x_first + _e116, xv, xs, _buffer_sizes);
-            float _e121 = sum0_;
-            float _e122 = dot_block(_e117, _e120);
-            sum0_ = _e121 + _e122;
-            float _e124 = sum1_;
-            float _e125 = dot_block(_e118, _e120);
-            sum1_ = _e124 + _e125;
+            uint _e134 = i;
+            uint _e135 = unit_of(_e134);
+            Block _e136 = load(row0_, _e135, p, code_plane, scale_plane, _buffer_sizes);
+            Block _e137 = load(row1_, _e135, p, code_plane, scale_plane, _buffer_sizes);
+            X _e139 = load_x(x_first + _e135, xv, xs, _buffer_sizes);
+            float _e140 = sum0_;
+            float _e141 = dot_block(_e136, _e139, p);
+            sum0_ = _e140 + _e141;
+            float _e143 = sum1_;
+            float _e144 = dot_block(_e137, _e139, p);
+            sum1_ = _e143 + _e144;
         }
     }
-    float _e130 = sum0_;
-    float _e132 = reduce(_e130, 0u, at_4, partial);
+    float _e149 = sum0_;
+    float _e151 = reduce(_e149, 0u, at_5, partial);
     if (lane == 0u) {
-        local = (first_2 + 0u) < rows;
-    } else {
-        local = false;
-    }
-    bool _e141 = local;
-    if (_e141) {
-        uint _e148 = listed[metal::min(unsigned((1u + first_2) + 0u), (_buffer_sizes.size6 - 0 - 4) / 4)];
-        uint out0_ = metal::min(_e148, rows - 1u);
-        put(y_first + out0_, out0_, ((first_2 + 0u) < taking) ? _e132 : 0.0, y, _buffer_sizes);
-    }
-    float _e158 = sum1_;
-    float _e160 = reduce(_e158, 1u, at_4, partial);
-    if (lane == 1u) {
-        local_1 = (first_2 + 1u) < rows;
+        local_1 = (first_1 + 0u) < rows;
     } else {
         local_1 = false;
     }
-    bool _e169 = local_1;
-    if (_e169) {
-        uint _e176 = listed[metal::min(unsigned((1u + first_2) + 1u), (_buffer_sizes.size6 - 0 - 4) / 4)];
-        uint out1_ = metal::min(_e176, rows - 1u);
-        put(y_first + out1_, out1_, ((first_2 + 1u) < taking) ? _e160 : 0.0, y, _buffer_sizes);
+    bool _e160 = local_1;
+    if (_e160) {
+        uint _e167 = listed[metal::min(unsigned((1u + first_1) + 0u), (_buffer_sizes.size6 - 0 - 4) / 4)];
+        uint out0_ = metal::min(_e167, rows - 1u);
+        put(y_first + out0_, out0_, ((first_1 + 0u) < taking) ? _e151 : 0.0, y, _buffer_sizes);
+    }
+    float _e177 = sum1_;
+    float _e179 = reduce(_e177, 1u, at_5, partial);
+    if (lane == 1u) {
+        local_2 = (first_1 + 1u) < rows;
+    } else {
+        local_2 = false;
+    }
+    bool _e188 = local_2;
+    if (_e188) {
+        uint _e195 = listed[metal::min(unsigned((1u + first_1) + 1u), (_buffer_sizes.size6 - 0 - 4) / 4)];
+        uint out1_ = metal::min(_e195, rows - 1u);
+        put(y_first + out1_, out1_, ((first_1 + 1u) < taking) ? _e179 : 0.0, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -1,6 +1,6 @@
 // sqint2_gemv
 // flags: WHOLE, PAIRS, I24
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 8, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 0 scale_plane, 1 tiles, 3 table, 4 xv, 5 xs, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -80,6 +80,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 8u;
 constant uint ROWS = 4u;
@@ -120,6 +121,22 @@ void begin(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint i_1 = {};
+    uint v0_ = {};
+    uint v1_ = {};
+    uint v2_ = {};
+    uint v3_ = {};
+    uint v4_ = {};
+    uint v5_ = {};
+    uint v6_ = {};
+    uint v7_ = {};
+    uint v8_ = {};
+    uint v9_ = {};
+    uint v10_ = {};
+    uint v11_ = {};
+    uint v12_ = {};
+    uint v13_ = {};
+    uint v14_ = {};
+    uint v15_ = {};
     bool local = {};
     bool local_1 = {};
     bool local_2 = {};
@@ -128,12 +145,20 @@ void begin(
     bool local_5 = {};
     bool local_6 = {};
     bool local_7 = {};
+    bool local_8 = {};
+    bool local_9 = {};
+    bool local_10 = {};
+    bool local_11 = {};
+    bool local_12 = {};
+    bool local_13 = {};
+    bool local_14 = {};
+    bool local_15 = {};
     i_1 = index_1;
     bool loop_init = true;
     while(true) {
         if (!loop_init) {
-            uint _e189 = i_1;
-            i_1 = _e189 + 512u;
+            uint _e437 = i_1;
+            i_1 = _e437 + 1024u;
         }
         loop_init = false;
         uint _e2 = i_1;
@@ -142,109 +167,293 @@ void begin(
             break;
         }
         {
-            uint _e7 = i_1;
-            uint v0_ = table[metal::min(unsigned((FIRST + _e7) + 0u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e15 = i_1;
-            uint v1_ = table[metal::min(unsigned((FIRST + _e15) + 64u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e23 = i_1;
-            uint v2_ = table[metal::min(unsigned((FIRST + _e23) + 128u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e31 = i_1;
-            uint v3_ = table[metal::min(unsigned((FIRST + _e31) + 192u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e39 = i_1;
-            uint v4_ = table[metal::min(unsigned((FIRST + _e39) + 256u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e47 = i_1;
-            uint v5_ = table[metal::min(unsigned((FIRST + _e47) + 320u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e55 = i_1;
-            uint v6_ = table[metal::min(unsigned((FIRST + _e55) + 384u), (_buffer_sizes.size3 - 0 - 4) / 4)];
-            uint _e63 = i_1;
-            uint v7_ = table[metal::min(unsigned((FIRST + _e63) + 448u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+            v0_ = 0u;
+            if (true) {
+                uint _e10 = i_1;
+                uint _e15 = table[metal::min(unsigned((FIRST + _e10) + 0u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v0_ = _e15;
+            }
+            v1_ = 0u;
+            if (true) {
+                uint _e21 = i_1;
+                uint _e26 = table[metal::min(unsigned((FIRST + _e21) + 64u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v1_ = _e26;
+            }
+            v2_ = 0u;
+            if (true) {
+                uint _e32 = i_1;
+                uint _e37 = table[metal::min(unsigned((FIRST + _e32) + 128u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v2_ = _e37;
+            }
+            v3_ = 0u;
+            if (true) {
+                uint _e43 = i_1;
+                uint _e48 = table[metal::min(unsigned((FIRST + _e43) + 192u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v3_ = _e48;
+            }
+            v4_ = 0u;
+            if (true) {
+                uint _e54 = i_1;
+                uint _e59 = table[metal::min(unsigned((FIRST + _e54) + 256u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v4_ = _e59;
+            }
+            v5_ = 0u;
+            if (true) {
+                uint _e65 = i_1;
+                uint _e70 = table[metal::min(unsigned((FIRST + _e65) + 320u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v5_ = _e70;
+            }
+            v6_ = 0u;
+            if (true) {
+                uint _e76 = i_1;
+                uint _e81 = table[metal::min(unsigned((FIRST + _e76) + 384u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v6_ = _e81;
+            }
+            v7_ = 0u;
+            if (true) {
+                uint _e87 = i_1;
+                uint _e92 = table[metal::min(unsigned((FIRST + _e87) + 448u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v7_ = _e92;
+            }
+            v8_ = 0u;
+            if (true) {
+                uint _e98 = i_1;
+                uint _e103 = table[metal::min(unsigned((FIRST + _e98) + 512u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v8_ = _e103;
+            }
+            v9_ = 0u;
+            if (true) {
+                uint _e109 = i_1;
+                uint _e114 = table[metal::min(unsigned((FIRST + _e109) + 576u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v9_ = _e114;
+            }
+            v10_ = 0u;
+            if (true) {
+                uint _e120 = i_1;
+                uint _e125 = table[metal::min(unsigned((FIRST + _e120) + 640u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v10_ = _e125;
+            }
+            v11_ = 0u;
+            if (true) {
+                uint _e131 = i_1;
+                uint _e136 = table[metal::min(unsigned((FIRST + _e131) + 704u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v11_ = _e136;
+            }
+            v12_ = 0u;
+            if (true) {
+                uint _e142 = i_1;
+                uint _e147 = table[metal::min(unsigned((FIRST + _e142) + 768u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v12_ = _e147;
+            }
+            v13_ = 0u;
+            if (true) {
+                uint _e153 = i_1;
+                uint _e158 = table[metal::min(unsigned((FIRST + _e153) + 832u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v13_ = _e158;
+            }
+            v14_ = 0u;
+            if (true) {
+                uint _e164 = i_1;
+                uint _e169 = table[metal::min(unsigned((FIRST + _e164) + 896u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v14_ = _e169;
+            }
+            v15_ = 0u;
+            if (true) {
+                uint _e175 = i_1;
+                uint _e180 = table[metal::min(unsigned((FIRST + _e175) + 960u), (_buffer_sizes.size3 - 0 - 4) / 4)];
+                v15_ = _e180;
+            }
             if (false) {
-                uint _e72 = i_1;
-                local = (_e72 + 0u) < KEPT;
+                uint _e184 = i_1;
+                local = (_e184 + 0u) < KEPT;
             } else {
                 local = true;
             }
-            bool _e78 = local;
-            if (_e78) {
-                uint _e80 = i_1;
-                values.inner[metal::min(unsigned(_e80 + 0u), 1023u)] = v0_;
+            bool _e190 = local;
+            if (_e190) {
+                uint _e192 = i_1;
+                uint _e196 = v0_;
+                values.inner[metal::min(unsigned(_e192 + 0u), 1023u)] = _e196;
             }
             if (false) {
-                uint _e87 = i_1;
-                local_1 = (_e87 + 64u) < KEPT;
+                uint _e200 = i_1;
+                local_1 = (_e200 + 64u) < KEPT;
             } else {
                 local_1 = true;
             }
-            bool _e93 = local_1;
-            if (_e93) {
-                uint _e95 = i_1;
-                values.inner[metal::min(unsigned(_e95 + 64u), 1023u)] = v1_;
+            bool _e206 = local_1;
+            if (_e206) {
+                uint _e208 = i_1;
+                uint _e212 = v1_;
+                values.inner[metal::min(unsigned(_e208 + 64u), 1023u)] = _e212;
             }
             if (false) {
-                uint _e102 = i_1;
-                local_2 = (_e102 + 128u) < KEPT;
+                uint _e216 = i_1;
+                local_2 = (_e216 + 128u) < KEPT;
             } else {
                 local_2 = true;
             }
-            bool _e108 = local_2;
-            if (_e108) {
-                uint _e110 = i_1;
-                values.inner[metal::min(unsigned(_e110 + 128u), 1023u)] = v2_;
+            bool _e222 = local_2;
+            if (_e222) {
+                uint _e224 = i_1;
+                uint _e228 = v2_;
+                values.inner[metal::min(unsigned(_e224 + 128u), 1023u)] = _e228;
             }
             if (false) {
-                uint _e117 = i_1;
-                local_3 = (_e117 + 192u) < KEPT;
+                uint _e232 = i_1;
+                local_3 = (_e232 + 192u) < KEPT;
             } else {
                 local_3 = true;
             }
-            bool _e123 = local_3;
-            if (_e123) {
-                uint _e125 = i_1;
-                values.inner[metal::min(unsigned(_e125 + 192u), 1023u)] = v3_;
+            bool _e238 = local_3;
+            if (_e238) {
+                uint _e240 = i_1;
+                uint _e244 = v3_;
+                values.inner[metal::min(unsigned(_e240 + 192u), 1023u)] = _e244;
             }
             if (false) {
-                uint _e132 = i_1;
-                local_4 = (_e132 + 256u) < KEPT;
+                uint _e248 = i_1;
+                local_4 = (_e248 + 256u) < KEPT;
             } else {
                 local_4 = true;
             }
-            bool _e138 = local_4;
-            if (_e138) {
-                uint _e140 = i_1;
-                values.inner[metal::min(unsigned(_e140 + 256u), 1023u)] = v4_;
+            bool _e254 = local_4;
+            if (_e254) {
+                uint _e256 = i_1;
+                uint _e260 = v4_;
+                values.inner[metal::min(unsigned(_e256 + 256u), 1023u)] = _e260;
             }
             if (false) {
-                uint _e147 = i_1;
-                local_5 = (_e147 + 320u) < KEPT;
+                uint _e264 = i_1;
+                local_5 = (_e264 + 320u) < KEPT;
             } else {
                 local_5 = true;
             }
-            bool _e153 = local_5;
-            if (_e153) {
-                uint _e155 = i_1;
-                values.inner[metal::min(unsigned(_e155 + 320u), 1023u)] = v5_;
+            bool _e270 = local_5;
+            if (_e270) {
+                uint _e272 = i_1;
+                uint _e276 = v5_;
+                values.inner[metal::min(unsigned(_e272 + 320u), 1023u)] = _e276;
             }
             if (false) {
-                uint _e162 = i_1;
-                local_6 = (_e162 + 384u) < KEPT;
+                uint _e280 = i_1;
+                local_6 = (_e280 + 384u) < KEPT;
             } else {
                 local_6 = true;
             }
-            bool _e168 = local_6;
-            if (_e168) {
-                uint _e170 = i_1;
-                values.inner[metal::min(unsigned(_e170 + 384u), 1023u)] = v6_;
+            bool _e286 = local_6;
+            if (_e286) {
+                uint _e288 = i_1;
+                uint _e292 = v6_;
+                values.inner[metal::min(unsigned(_e288 + 384u), 1023u)] = _e292;
             }
             if (false) {
-                uint _e177 = i_1;
-                local_7 = (_e177 + 448u) < KEPT;
+                uint _e296 = i_1;
+                local_7 = (_e296 + 448u) < KEPT;
             } else {
                 local_7 = true;
             }
-            bool _e183 = local_7;
-            if (_e183) {
-                uint _e185 = i_1;
-                values.inner[metal::min(unsigned(_e185 + 448u), 1023u)] = v7_;
+            bool _e302 = local_7;
+            if (_e302) {
+                uint _e304 = i_1;
+                uint _e308 = v7_;
+                values.inner[metal::min(unsigned(_e304 + 448u), 1023u)] = _e308;
+            }
+            if (false) {
+                uint _e312 = i_1;
+                local_8 = (_e312 + 512u) < KEPT;
+            } else {
+                local_8 = true;
+            }
+            bool _e318 = local_8;
+            if (_e318) {
+                uint _e320 = i_1;
+                uint _e324 = v8_;
+                values.inner[metal::min(unsigned(_e320 + 512u), 1023u)] = _e324;
+            }
+            if (false) {
+                uint _e328 = i_1;
+                local_9 = (_e328 + 576u) < KEPT;
+            } else {
+                local_9 = true;
+            }
+            bool _e334 = local_9;
+            if (_e334) {
+                uint _e336 = i_1;
+                uint _e340 = v9_;
+                values.inner[metal::min(unsigned(_e336 + 576u), 1023u)] = _e340;
+            }
+            if (false) {
+                uint _e344 = i_1;
+                local_10 = (_e344 + 640u) < KEPT;
+            } else {
+                local_10 = true;
+            }
+            bool _e350 = local_10;
+            if (_e350) {
+                uint _e352 = i_1;
+                uint _e356 = v10_;
+                values.inner[metal::min(unsigned(_e352 + 640u), 1023u)] = _e356;
+            }
+            if (false) {
+                uint _e360 = i_1;
+                local_11 = (_e360 + 704u) < KEPT;
+            } else {
+                local_11 = true;
+            }
+            bool _e366 = local_11;
+            if (_e366) {
+                uint _e368 = i_1;
+                uint _e372 = v11_;
+                values.inner[metal::min(unsigned(_e368 + 704u), 1023u)] = _e372;
+            }
+            if (false) {
+                uint _e376 = i_1;
+                local_12 = (_e376 + 768u) < KEPT;
+            } else {
+                local_12 = true;
+            }
+            bool _e382 = local_12;
+            if (_e382) {
+                uint _e384 = i_1;
+                uint _e388 = v12_;
+                values.inner[metal::min(unsigned(_e384 + 768u), 1023u)] = _e388;
+            }
+            if (false) {
+                uint _e392 = i_1;
+                local_13 = (_e392 + 832u) < KEPT;
+            } else {
+                local_13 = true;
+            }
+            bool _e398 = local_13;
+            if (_e398) {
+                uint _e400 = i_1;
+                uint _e404 = v13_;
+                values.inner[metal::min(unsigned(_e400 + 832u), 1023u)] = _e404;
+            }
+            if (false) {
+                uint _e408 = i_1;
+                local_14 = (_e408 + 896u) < KEPT;
+            } else {
+                local_14 = true;
+            }
+            bool _e414 = local_14;
+            if (_e414) {
+                uint _e416 = i_1;
+                uint _e420 = v14_;
+                values.inner[metal::min(unsigned(_e416 + 896u), 1023u)] = _e420;
+            }
+            if (false) {
+                uint _e424 = i_1;
+                local_15 = (_e424 + 960u) < KEPT;
+            } else {
+                local_15 = true;
+            }
+            bool _e430 = local_15;
+            if (_e430) {
+                uint _e432 = i_1;
+                uint _e436 = v15_;
+                values.inner[metal::min(unsigned(_e432 + 960u), 1023u)] = _e436;
             }
         }
     }
@@ -252,64 +461,76 @@ void begin(
     return;
 }
 
-uint state(
+uint window(
     thread Words& words,
-    uint bit
+    uint bit,
+    uint count
 ) {
-    uint _e5 = words.inner[metal::min(unsigned(bit >> 5u), 5u)];
-    uint low = _e5 >> (bit & 31u);
-    uint _e14 = words.inner[metal::min(unsigned((bit >> 5u) + 1u), 5u)];
-    uint high = (_e14 << 1u) << (31u - (bit & 31u));
-    return ((((bit & 31u) + SPAN) <= 32u) ? low : (low | high)) & 1023u;
+    if (bit < 2u) {
+        uint _e6 = words.inner[0];
+        return _e6 << (2u - bit);
+    }
+    uint first = (bit - 2u) >> 5u;
+    uint shift = (bit - 2u) & 31u;
+    uint _e19 = words.inner[metal::min(unsigned(first), 5u)];
+    uint low = _e19 >> shift;
+    uint _e24 = words.inner[metal::min(unsigned(first + 1u), 5u)];
+    uint high = (_e24 << 1u) << (31u - shift);
+    return (((shift + count) + 2u) <= 32u) ? low : (low | high);
 }
 
-float number(
-    int n
+uint entry(
+    thread Words& words_1,
+    uint bit_1,
+    threadgroup type_6& values
 ) {
-    return static_cast<float>(n);
+    uint _e4 = window(words_1, bit_1, SPAN);
+    uint _e10 = values.inner[metal::min(unsigned((_e4 & 4092u) >> 2u), 1023u)];
+    return _e10;
 }
 
 X load_x(
     uint quad_1,
+    uint ahead,
     device type_3 const& xv,
     device type_5 const& xs,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     X x = {};
-    float _e8 = xs[metal::min(unsigned(quad_1 >> 3u), (_buffer_sizes.size5 - 0 - 16) / 16)].x;
-    x.scale = _e8;
+    float _e12 = xs[metal::min(unsigned((quad_1 >> 3u) + (ahead >> 3u)), (_buffer_sizes.size5 - 0 - 16) / 16)].x;
+    x.scale = _e12;
     uint half_ = (quad_1 >> 2u) & 1u;
-    uint _e16 = place(quad_1, 6u, half_);
-    uint _e23 = xv[metal::min(unsigned((_e16 * 4u) + (quad_1 & 3u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    x.high = _e23;
-    uint _e29 = place(quad_1, 6u, 2u + half_);
-    uint _e36 = xv[metal::min(unsigned((_e29 * 4u) + (quad_1 & 3u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    x.middle = _e36;
-    uint _e42 = place(quad_1, 6u, 4u + half_);
-    uint _e49 = xv[metal::min(unsigned((_e42 * 4u) + (quad_1 & 3u)), (_buffer_sizes.size4 - 0 - 4) / 4)];
-    x.low = _e49;
-    X _e50 = x;
-    return _e50;
+    uint _e20 = place(quad_1, 6u, half_);
+    uint _e30 = xv[metal::min(unsigned(((_e20 * 4u) + (quad_1 & 3u)) + (3u * ahead)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    x.high = _e30;
+    uint _e36 = place(quad_1, 6u, 2u + half_);
+    uint _e46 = xv[metal::min(unsigned(((_e36 * 4u) + (quad_1 & 3u)) + (3u * ahead)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    x.middle = _e46;
+    uint _e52 = place(quad_1, 6u, 4u + half_);
+    uint _e62 = xv[metal::min(unsigned(((_e52 * 4u) + (quad_1 & 3u)) + (3u * ahead)), (_buffer_sizes.size4 - 0 - 4) / 4)];
+    x.low = _e62;
+    X _e63 = x;
+    return _e63;
 }
 
-float product(
+int product(
     uint a,
     uint b
 ) {
     packed_char4 reinterpreted_packed_char4_e0 = as_type<packed_char4>(a);
     packed_char4 reinterpreted_packed_char4_e1 = as_type<packed_char4>(b);
-    float _e3 = number(( + reinterpreted_packed_char4_e0[0] * reinterpreted_packed_char4_e1[0] + reinterpreted_packed_char4_e0[1] * reinterpreted_packed_char4_e1[1] + reinterpreted_packed_char4_e0[2] * reinterpreted_packed_char4_e1[2] + reinterpreted_packed_char4_e0[3] * reinterpreted_packed_char4_e1[3]));
-    return _e3;
+    return ( + reinterpreted_packed_char4_e0[0] * reinterpreted_packed_char4_e1[0] + reinterpreted_packed_char4_e0[1] * reinterpreted_packed_char4_e1[1] + reinterpreted_packed_char4_e0[2] * reinterpreted_packed_char4_e1[2] + reinterpreted_packed_char4_e0[3] * reinterpreted_packed_char4_e1[3]);
 }
 
 float bytes_dot(
     uint bytes,
     X x_1
 ) {
-    float _e3 = product(bytes, x_1.high);
-    float _e7 = product(bytes, x_1.middle);
-    float _e11 = product(bytes, x_1.low);
-    return (65536.0 * _e3) + ((256.0 * _e7) + _e11);
+    int _e3 = product(bytes, x_1.high);
+    int _e5 = product(bytes, x_1.middle);
+    int _e9 = product(bytes, x_1.low);
+    int low_1 = as_type<int>(as_type<uint>(_e5 << 8u) + as_type<uint>(_e9));
+    return (65536.0 * static_cast<float>(_e3)) + static_cast<float>(low_1);
 }
 
 uint naga_div(uint lhs, uint rhs) {
@@ -317,18 +538,20 @@ uint naga_div(uint lhs, uint rhs) {
 }
 
 float row_dot(
-    thread Words& words_1,
+    thread Words& words_2,
     uint r,
     X x_2,
     threadgroup type_6& values
 ) {
-    uint _e10 = state(words_1, naga_div(RATE * (4u * r), 8u));
-    uint _e12 = values.inner[metal::min(unsigned(_e10), 1023u)];
-    uint _e22 = state(words_1, naga_div(RATE * ((4u * r) + 2u), 8u));
-    uint _e24 = values.inner[metal::min(unsigned(_e22), 1023u)];
-    uint bytes_1 = _e12 | (_e24 << 16u);
-    float _e29 = bytes_dot(bytes_1, x_2);
-    return x_2.scale * _e29;
+    uint _e9 = entry(words_2, naga_div(RATE * (4u * r), 8u), values);
+    uint _e18 = entry(words_2, naga_div(RATE * ((4u * r) + 2u), 8u), values);
+    uint bytes_1 = _e9 | (_e18 << 16u);
+    float _e23 = bytes_dot(bytes_1, x_2);
+    return x_2.scale * _e23;
+}
+
+uint naga_mod(uint lhs, uint rhs) {
+    return lhs % metal::select(rhs, 1u, rhs == 0u);
 }
 
 void add(
@@ -344,95 +567,108 @@ void add(
     threadgroup type_6& values,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    Words words_2 = {};
-    uint next = {};
-    uint _e8 = p.base.y;
-    uint _e12 = p.stride.y;
-    uint at_2 = naga_div(_e8 + (strip * _e12), 4u) + ((unit_1 >> 2u) * RATE);
-    uint start = RATE * (unit_1 & 3u);
-    next = start >> 2u;
-    uint _e32 = next;
-    uint _e35 = tiles[metal::min(unsigned(at_2 + _e32), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    words_2.inner[0] = _e35;
-    uint _e36 = next;
-    uint _e40 = next;
-    next = ((_e40 + 1u) == RATE) ? 0u : (_e36 + 1u);
-    uint _e48 = next;
-    uint _e51 = tiles[metal::min(unsigned(at_2 + _e48), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    words_2.inner[1] = _e51;
-    uint _e52 = next;
-    uint _e56 = next;
-    next = ((_e56 + 1u) == RATE) ? 0u : (_e52 + 1u);
-    uint _e64 = next;
-    uint _e67 = tiles[metal::min(unsigned(at_2 + _e64), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    words_2.inner[2] = _e67;
-    uint _e68 = next;
-    uint _e72 = next;
-    next = ((_e72 + 1u) == RATE) ? 0u : (_e68 + 1u);
-    uint _e80 = next;
-    uint _e83 = tiles[metal::min(unsigned(at_2 + _e80), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    words_2.inner[3] = _e83;
-    uint _e84 = next;
-    uint _e88 = next;
-    next = ((_e88 + 1u) == RATE) ? 0u : (_e84 + 1u);
-    uint _e96 = next;
-    uint _e99 = tiles[metal::min(unsigned(at_2 + _e96), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    words_2.inner[4] = _e99;
-    uint _e100 = next;
-    uint _e104 = next;
-    next = ((_e104 + 1u) == RATE) ? 0u : (_e100 + 1u);
-    uint _e112 = next;
-    uint _e115 = tiles[metal::min(unsigned(at_2 + _e112), (_buffer_sizes.size2 - 0 - 4) / 4)];
-    words_2.inner[5] = _e115;
-    X _e119 = load_x(naga_div(x_first, 4u) + unit_1, xv, xs, _buffer_sizes);
-    float _e121 = sums_1.inner[0];
-    float _e123 = row_dot(words_2, 0u, _e119, values);
-    sums_1.inner[0] = _e121 + _e123;
-    float _e126 = sums_1.inner[1];
-    float _e128 = row_dot(words_2, 1u, _e119, values);
-    sums_1.inner[1] = _e126 + _e128;
-    float _e131 = sums_1.inner[2];
-    float _e133 = row_dot(words_2, 2u, _e119, values);
-    sums_1.inner[2] = _e131 + _e133;
-    float _e136 = sums_1.inner[3];
-    float _e138 = row_dot(words_2, 3u, _e119, values);
-    sums_1.inner[3] = _e136 + _e138;
-    float _e141 = sums_1.inner[4];
-    float _e143 = row_dot(words_2, 4u, _e119, values);
-    sums_1.inner[4] = _e141 + _e143;
-    float _e146 = sums_1.inner[5];
-    float _e148 = row_dot(words_2, 5u, _e119, values);
-    sums_1.inner[5] = _e146 + _e148;
-    float _e151 = sums_1.inner[6];
-    float _e153 = row_dot(words_2, 6u, _e119, values);
-    sums_1.inner[6] = _e151 + _e153;
-    float _e156 = sums_1.inner[7];
-    float _e158 = row_dot(words_2, 7u, _e119, values);
-    sums_1.inner[7] = _e156 + _e158;
-    float _e161 = sums_1.inner[8];
-    float _e163 = row_dot(words_2, 8u, _e119, values);
-    sums_1.inner[8] = _e161 + _e163;
-    float _e166 = sums_1.inner[9];
-    float _e168 = row_dot(words_2, 9u, _e119, values);
-    sums_1.inner[9] = _e166 + _e168;
-    float _e171 = sums_1.inner[10];
-    float _e173 = row_dot(words_2, 10u, _e119, values);
-    sums_1.inner[10] = _e171 + _e173;
-    float _e176 = sums_1.inner[11];
-    float _e178 = row_dot(words_2, 11u, _e119, values);
-    sums_1.inner[11] = _e176 + _e178;
-    float _e181 = sums_1.inner[12];
-    float _e183 = row_dot(words_2, 12u, _e119, values);
-    sums_1.inner[12] = _e181 + _e183;
-    float _e186 = sums_1.inner[13];
-    float _e188 = row_dot(words_2, 13u, _e119, values);
-    sums_1.inner[13] = _e186 + _e188;
-    float _e191 = sums_1.inner[14];
-    float _e193 = row_dot(words_2, 14u, _e119, values);
-    sums_1.inner[14] = _e191 + _e193;
-    float _e196 = sums_1.inner[15];
-    float _e198 = row_dot(words_2, 15u, _e119, values);
-    sums_1.inner[15] = _e196 + _e198;
+    Words words_3 = {};
+    bool local_16 = {};
+    bool local_17 = {};
+    bool local_18 = {};
+    bool local_19 = {};
+    bool local_20 = {};
+    uint lane = naga_mod(index_2, LANES);
+    uint first_1 = (RATE * (lane & 3u)) >> 2u;
+    uint _e16 = p.base.y;
+    uint _e20 = p.stride.y;
+    uint at_2 = ((naga_div(_e16 + (strip * _e20), 4u) + ((lane >> 2u) * RATE)) + first_1) + (((unit_1 - lane) >> 2u) * RATE);
+    if (false) {
+        local_16 = (first_1 + 0u) >= RATE;
+    } else {
+        local_16 = false;
+    }
+    bool _e52 = local_16;
+    uint _e56 = tiles[metal::min(unsigned((at_2 + 0u) - (_e52 ? RATE : 0u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    words_3.inner[0] = _e56;
+    if (false) {
+        local_17 = (first_1 + 1u) >= RATE;
+    } else {
+        local_17 = false;
+    }
+    bool _e71 = local_17;
+    uint _e75 = tiles[metal::min(unsigned((at_2 + 1u) - (_e71 ? RATE : 0u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    words_3.inner[1] = _e75;
+    if (false) {
+        local_18 = (first_1 + 2u) >= RATE;
+    } else {
+        local_18 = false;
+    }
+    bool _e90 = local_18;
+    uint _e94 = tiles[metal::min(unsigned((at_2 + 2u) - (_e90 ? RATE : 0u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    words_3.inner[2] = _e94;
+    if (false) {
+        local_19 = (first_1 + 3u) >= RATE;
+    } else {
+        local_19 = false;
+    }
+    bool _e109 = local_19;
+    uint _e113 = tiles[metal::min(unsigned((at_2 + 3u) - (_e109 ? RATE : 0u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    words_3.inner[3] = _e113;
+    if (false) {
+        local_20 = (first_1 + 4u) >= RATE;
+    } else {
+        local_20 = false;
+    }
+    bool _e128 = local_20;
+    uint _e132 = tiles[metal::min(unsigned((at_2 + 4u) - (_e128 ? RATE : 0u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    words_3.inner[4] = _e132;
+    uint _e146 = tiles[metal::min(unsigned((at_2 + STREAM) - (((first_1 + STREAM) >= RATE) ? RATE : 0u)), (_buffer_sizes.size2 - 0 - 4) / 4)];
+    words_3.inner[5] = _e146;
+    X _e155 = load_x(naga_div(x_first, 4u) + (false ? lane : unit_1), false ? (unit_1 - lane) : 0u, xv, xs, _buffer_sizes);
+    float _e157 = sums_1.inner[0];
+    float _e159 = row_dot(words_3, 0u, _e155, values);
+    sums_1.inner[0] = _e157 + _e159;
+    float _e162 = sums_1.inner[1];
+    float _e164 = row_dot(words_3, 1u, _e155, values);
+    sums_1.inner[1] = _e162 + _e164;
+    float _e167 = sums_1.inner[2];
+    float _e169 = row_dot(words_3, 2u, _e155, values);
+    sums_1.inner[2] = _e167 + _e169;
+    float _e172 = sums_1.inner[3];
+    float _e174 = row_dot(words_3, 3u, _e155, values);
+    sums_1.inner[3] = _e172 + _e174;
+    float _e177 = sums_1.inner[4];
+    float _e179 = row_dot(words_3, 4u, _e155, values);
+    sums_1.inner[4] = _e177 + _e179;
+    float _e182 = sums_1.inner[5];
+    float _e184 = row_dot(words_3, 5u, _e155, values);
+    sums_1.inner[5] = _e182 + _e184;
+    float _e187 = sums_1.inner[6];
+    float _e189 = row_dot(words_3, 6u, _e155, values);
+    sums_1.inner[6] = _e187 + _e189;
+    float _e192 = sums_1.inner[7];
+    float _e194 = row_dot(words_3, 7u, _e155, values);
+    sums_1.inner[7] = _e192 + _e194;
+    float _e197 = sums_1.inner[8];
+    float _e199 = row_dot(words_3, 8u, _e155, values);
+    sums_1.inner[8] = _e197 + _e199;
+    float _e202 = sums_1.inner[9];
+    float _e204 = row_dot(words_3, 9u, _e155, values);
+    sums_1.inner[9] = _e202 + _e204;
+    float _e207 = sums_1.inner[10];
+    float _e209 = row_dot(words_3, 10u, _e155, values);
+    sums_1.inner[10] = _e207 + _e209;
+    float _e212 = sums_1.inner[11];
+    float _e214 = row_dot(words_3, 11u, _e155, values);
+    sums_1.inner[11] = _e212 + _e214;
+    float _e217 = sums_1.inner[12];
+    float _e219 = row_dot(words_3, 12u, _e155, values);
+    sums_1.inner[12] = _e217 + _e219;
+    float _e222 = sums_1.inner[13];
+    float _e224 = row_dot(words_3, 13u, _e155, values);
+    sums_1.inner[13] = _e222 + _e224;
+    float _e227 = sums_1.inner[14];
+    float _e229 = row_dot(words_3, 14u, _e155, values);
+    sums_1.inner[14] = _e227 + _e229;
+    float _e232 = sums_1.inner[15];
+    float _e234 = row_dot(words_3, 15u, _e155, values);
+    sums_1.inner[15] = _e232 + _e234;
     return;
 }
 
@@ -476,10 +712,6 @@ float kept(
 ) {
     float _e3 = partial.inner[metal::min(unsigned(i_3), 383u)];
     return _e3;
-}
-
-uint naga_mod(uint lhs, uint rhs) {
-    return lhs % metal::select(rhs, 1u, rhs == 0u);
 }
 
 float reduce(
@@ -528,14 +760,14 @@ void give(
     device type_12& y,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    bool local_8 = {};
+    bool local_21 = {};
     uint i_4 = row_3 - out.start;
     if (row_3 >= out.start) {
-        local_8 = i_4 < out.rows;
+        local_21 = i_4 < out.rows;
     } else {
-        local_8 = false;
+        local_21 = false;
     }
-    bool _e12 = local_8;
+    bool _e12 = local_21;
     if (_e12) {
         float _e17 = finish(row_3, sum_2, p, scale_plane, _buffer_sizes);
         put(out.y + i_4, out.first + i_4, _e17, y, _buffer_sizes);
@@ -564,18 +796,20 @@ struct main_Input {
 ) {
     type_10 sums = {};
     uint unit = {};
-    begin(index, table, values, _buffer_sizes);
     Place at_3 = Place {index, 1u};
-    uint lane = naga_mod(at_3.index, LANES);
+    begin(at_3.index, table, values, _buffer_sizes);
+    uint lane_1 = naga_mod(at_3.index, LANES);
+    uint number = group.x + (group.y * groups.x);
+    uint output = p.first;
     uint layer = group.z;
     uint rows = p.rows;
-    uint _e15 = p.share;
-    uint _e19 = p.x_stride;
-    uint x_first_1 = naga_div(layer, _e15) * _e19;
-    uint _e23 = p.y_stride;
-    uint y_first = layer * _e23;
+    uint _e24 = p.share;
+    uint _e28 = p.x_stride;
+    uint x_first_1 = naga_div(layer, _e24) * _e28;
+    uint _e32 = p.y_stride;
+    uint y_first = layer * _e32;
     uint last = naga_div((0u + rows) - 1u, HEIGHT);
-    uint wanted = (naga_div(0u, HEIGHT) + ((group.x + (group.y * groups.x)) * 8u)) + naga_div(at_3.index, LANES);
+    uint wanted = (naga_div(0u, HEIGHT) + (number * 8u)) + naga_div(at_3.index, LANES);
     uint strip_1 = metal::min(wanted, last);
     sums.inner[0] = 0.0;
     sums.inner[1] = 0.0;
@@ -593,107 +827,105 @@ struct main_Input {
     sums.inner[13] = 0.0;
     sums.inner[14] = 0.0;
     sums.inner[15] = 0.0;
-    unit = lane;
+    unit = lane_1;
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e85 = unit;
-            unit = _e85 + LANES;
+            uint _e90 = unit;
+            unit = _e90 + LANES;
         }
         loop_init_2 = false;
-        uint _e79 = unit;
-        uint _e82 = p.units;
-        if (_e79 < _e82) {
+        uint _e83 = unit;
+        uint _e86 = p.units;
+        if (_e83 < _e86) {
         } else {
             break;
         }
         {
-            uint _e84 = unit;
-            add(strip_1, _e84, x_first_1, index, sums, p, tiles, xv, xs, values, _buffer_sizes);
+            uint _e88 = unit;
+            add(strip_1, _e88, x_first_1, at_3.index, sums, p, tiles, xv, xs, values, _buffer_sizes);
         }
     }
-    uint _e90 = p.first;
-    uint _e94 = p.first;
-    Rows out_1 = Rows {y_first + _e90, _e94, 0u, (wanted <= last) ? rows : 0u};
-    float _e100 = sums.inner[0];
-    float _e102 = reduce(_e100, 0u, at_3, partial);
-    if (lane == 0u) {
-        give(out_1, (strip_1 * HEIGHT) + 0u, _e102, p, scale_plane, y, _buffer_sizes);
+    Rows out_1 = Rows {y_first + output, output, 0u, (wanted <= last) ? rows : 0u};
+    float _e99 = sums.inner[0];
+    float _e101 = reduce(_e99, 0u, at_3, partial);
+    if (lane_1 == 0u) {
+        give(out_1, (strip_1 * HEIGHT) + 0u, _e101, p, scale_plane, y, _buffer_sizes);
     }
-    float _e110 = sums.inner[1];
-    float _e112 = reduce(_e110, 1u, at_3, partial);
-    if (lane == 1u) {
-        give(out_1, (strip_1 * HEIGHT) + 1u, _e112, p, scale_plane, y, _buffer_sizes);
+    float _e109 = sums.inner[1];
+    float _e111 = reduce(_e109, 1u, at_3, partial);
+    if (lane_1 == 1u) {
+        give(out_1, (strip_1 * HEIGHT) + 1u, _e111, p, scale_plane, y, _buffer_sizes);
     }
-    float _e120 = sums.inner[2];
-    float _e122 = reduce(_e120, 2u, at_3, partial);
-    if (lane == 2u) {
-        give(out_1, (strip_1 * HEIGHT) + 2u, _e122, p, scale_plane, y, _buffer_sizes);
+    float _e119 = sums.inner[2];
+    float _e121 = reduce(_e119, 2u, at_3, partial);
+    if (lane_1 == 2u) {
+        give(out_1, (strip_1 * HEIGHT) + 2u, _e121, p, scale_plane, y, _buffer_sizes);
     }
-    float _e130 = sums.inner[3];
-    float _e132 = reduce(_e130, 3u, at_3, partial);
-    if (lane == 3u) {
-        give(out_1, (strip_1 * HEIGHT) + 3u, _e132, p, scale_plane, y, _buffer_sizes);
+    float _e129 = sums.inner[3];
+    float _e131 = reduce(_e129, 3u, at_3, partial);
+    if (lane_1 == 3u) {
+        give(out_1, (strip_1 * HEIGHT) + 3u, _e131, p, scale_plane, y, _buffer_sizes);
     }
-    float _e140 = sums.inner[4];
-    float _e142 = reduce(_e140, 4u, at_3, partial);
-    if (lane == 4u) {
-        give(out_1, (strip_1 * HEIGHT) + 4u, _e142, p, scale_plane, y, _buffer_sizes);
+    float _e139 = sums.inner[4];
+    float _e141 = reduce(_e139, 4u, at_3, partial);
+    if (lane_1 == 4u) {
+        give(out_1, (strip_1 * HEIGHT) + 4u, _e141, p, scale_plane, y, _buffer_sizes);
     }
-    float _e150 = sums.inner[5];
-    float _e152 = reduce(_e150, 5u, at_3, partial);
-    if (lane == 5u) {
-        give(out_1, (strip_1 * HEIGHT) + 5u, _e152, p, scale_plane, y, _buffer_sizes);
+    float _e149 = sums.inner[5];
+    float _e151 = reduce(_e149, 5u, at_3, partial);
+    if (lane_1 == 5u) {
+        give(out_1, (strip_1 * HEIGHT) + 5u, _e151, p, scale_plane, y, _buffer_sizes);
     }
-    float _e160 = sums.inner[6];
-    float _e162 = reduce(_e160, 6u, at_3, partial);
-    if (lane == 6u) {
-        give(out_1, (strip_1 * HEIGHT) + 6u, _e162, p, scale_plane, y, _buffer_sizes);
+    float _e159 = sums.inner[6];
+    float _e161 = reduce(_e159, 6u, at_3, partial);
+    if (lane_1 == 6u) {
+        give(out_1, (strip_1 * HEIGHT) + 6u, _e161, p, scale_plane, y, _buffer_sizes);
     }
-    float _e170 = sums.inner[7];
-    float _e172 = reduce(_e170, 7u, at_3, partial);
-    if (lane == 7u) {
-        give(out_1, (strip_1 * HEIGHT) + 7u, _e172, p, scale_plane, y, _buffer_sizes);
+    float _e169 = sums.inner[7];
+    float _e171 = reduce(_e169, 7u, at_3, partial);
+    if (lane_1 == 7u) {
+        give(out_1, (strip_1 * HEIGHT) + 7u, _e171, p, scale_plane, y, _buffer_sizes);
     }
-    float _e180 = sums.inner[8];
-    float _e182 = reduce(_e180, 8u, at_3, partial);
-    if (lane == 0u) {
-        give(out_1, (strip_1 * HEIGHT) + 8u, _e182, p, scale_plane, y, _buffer_sizes);
+    float _e179 = sums.inner[8];
+    float _e181 = reduce(_e179, 8u, at_3, partial);
+    if (lane_1 == 0u) {
+        give(out_1, (strip_1 * HEIGHT) + 8u, _e181, p, scale_plane, y, _buffer_sizes);
     }
-    float _e190 = sums.inner[9];
-    float _e192 = reduce(_e190, 9u, at_3, partial);
-    if (lane == 1u) {
-        give(out_1, (strip_1 * HEIGHT) + 9u, _e192, p, scale_plane, y, _buffer_sizes);
+    float _e189 = sums.inner[9];
+    float _e191 = reduce(_e189, 9u, at_3, partial);
+    if (lane_1 == 1u) {
+        give(out_1, (strip_1 * HEIGHT) + 9u, _e191, p, scale_plane, y, _buffer_sizes);
     }
-    float _e200 = sums.inner[10];
-    float _e202 = reduce(_e200, 10u, at_3, partial);
-    if (lane == 2u) {
-        give(out_1, (strip_1 * HEIGHT) + 10u, _e202, p, scale_plane, y, _buffer_sizes);
+    float _e199 = sums.inner[10];
+    float _e201 = reduce(_e199, 10u, at_3, partial);
+    if (lane_1 == 2u) {
+        give(out_1, (strip_1 * HEIGHT) + 10u, _e201, p, scale_plane, y, _buffer_sizes);
     }
-    float _e210 = sums.inner[11];
-    float _e212 = reduce(_e210, 11u, at_3, partial);
-    if (lane == 3u) {
-        give(out_1, (strip_1 * HEIGHT) + 11u, _e212, p, scale_plane, y, _buffer_sizes);
+    float _e209 = sums.inner[11];
+    float _e211 = reduce(_e209, 11u, at_3, partial);
+    if (lane_1 == 3u) {
+        give(out_1, (strip_1 * HEIGHT) + 11u, _e211, p, scale_plane, y, _buffer_sizes);
     }
-    float _e220 = sums.inner[12];
-    float _e222 = reduce(_e220, 12u, at_3, partial);
-    if (lane == 4u) {
-        give(out_1, (strip_1 * HEIGHT) + 12u, _e222, p, scale_plane, y, _buffer_sizes);
+    float _e219 = sums.inner[12];
+    float _e221 = reduce(_e219, 12u, at_3, partial);
+    if (lane_1 == 4u) {
+        give(out_1, (strip_1 * HEIGHT) + 12u, _e221, p, scale_plane, y, _buffer_sizes);
     }
-    float _e230 = sums.inner[13];
-    float _e232 = reduce(_e230, 13u, at_3, partial);
-    if (lane == 5u) {
-        give(out_1, (strip_1 * HEIGHT) + 13u, _e232, p, scale_plane, y, _buffer_sizes);
+    float _e229 = sums.inner[13];
+    float _e231 = reduce(_e229, 13u, at_3, partial);
+    if (lane_1 == 5u) {
+        give(out_1, (strip_1 * HEIGHT) + 13u, _e231, p, scale_plane, y, _buffer_sizes);
     }
-    float _e240 = sums.inner[14];
-    float _e242 = reduce(_e240, 14u, at_3, partial);
-    if (lane == 6u) {
-        give(out_1, (strip_1 * HEIGHT) + 14u, _e242, p, scale_plane, y, _buffer_sizes);
+    float _e239 = sums.inner[14];
+    float _e241 = reduce(_e239, 14u, at_3, partial);
+    if (lane_1 == 6u) {
+        give(out_1, (strip_1 * HEIGHT) + 14u, _e241, p, scale_plane, y, _buffer_sizes);
     }
-    float _e250 = sums.inner[15];
-    float _e252 = reduce(_e250, 15u, at_3, partial);
-    if (lane == 7u) {
-        give(out_1, (strip_1 * HEIGHT) + 15u, _e252, p, scale_plane, y, _buffer_sizes);
+    float _e249 = sums.inner[15];
+    float _e251 = reduce(_e249, 15u, at_3, partial);
+    if (lane_1 == 7u) {
+        give(out_1, (strip_1 * HEIGHT) + 15u, _e251, p, scale_plane, y, _buffer_sizes);
         return;
     } else {
         return;

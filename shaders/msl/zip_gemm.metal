@@ -1,6 +1,6 @@
 // zip_gemm
-// flags: WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5
+// flags: WORDS_OF_PLANES, WEIGHTS
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -19,8 +19,8 @@ struct _mslBufferSizes {
     uint size2;
     uint size3;
     uint size4;
-    uint size5;
     uint size6;
+    uint size7;
 };
 
 struct Params {
@@ -52,11 +52,29 @@ struct Side {
     char _pad2[3];
 };
 struct Block {
-    metal::float4 a;
-    metal::float4 b;
+    uint low;
+    uint middle;
+    uint high;
+    uint signs0_;
+    uint signs1_;
+    uint signs2_;
+    uint signs3_;
+    uint signs4_;
+    uint signs5_;
+    uint signs6_;
+    uint signs7_;
+    uint base;
+    uint row;
+    uint unit;
+};
+struct Reached {
+    uint row;
+    uint unit;
+    uint escapes;
+    Side source;
 };
 struct type_7 {
-    metal::float4 inner[2];
+    metal::float4 inner[8];
 };
 typedef metal::float4 type_8[1];
 typedef float type_9[1];
@@ -66,7 +84,7 @@ struct type_10 {
 struct type_11 {
     type_10 inner[32];
 };
-constant uint VECTORS = 2u;
+constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
 constant uint CLUSTER = 16u;
@@ -76,10 +94,11 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WORDS = 1u;
 constant uint WIDTH = 32u;
 constant uint SUPERBLOCK = 352u;
-constant uint TILE_UNITS = 4u;
+constant uint TILE_UNITS = 1u;
 
 uint naga_div(uint lhs, uint rhs) {
     return lhs / metal::select(rhs, 1u, rhs == 0u);
@@ -226,124 +245,259 @@ uint escapes_before(
     return _e37;
 }
 
-uint naga_mod(uint lhs, uint rhs) {
-    return lhs % metal::select(rhs, 1u, rhs == 0u);
-}
-
-metal::float4 quad_(
-    uint row_3,
-    uint col,
-    constant Params& p,
-    device type_3 const& index_plane,
-    device type_3 const& base_plane,
-    device type_4 const& planes,
-    device type_3 const& tail,
-    constant _mslBufferSizes& _buffer_sizes
+uint x_quad(
+    uint unit,
+    uint k_1,
+    constant Params& p
 ) {
-    uint exponents_1 = {};
-    uint n_1 = {};
-    uint k_1 = {};
-    uint k_2 = 0u;
-    uint s_3 = col >> 10u;
-    Superblock _e4 = superblock(row_3, s_3, p);
-    uint width = _e4.width * WORDS;
-    uint place = (col & 1023u) >> 2u;
-    uint bit = naga_div(place, width);
-    uint i_3 = naga_mod(place, width);
-    uint at_1 = (_e4.at * WORDS) + i_3;
-    uint _e18 = word(at_1, planes, _buffer_sizes);
-    uint _e20 = word(at_1 + width, planes, _buffer_sizes);
-    uint _e24 = word(at_1 + (2u * width), planes, _buffer_sizes);
-    uint _e29 = word(at_1 + ((3u + bit) * width), planes, _buffer_sizes);
-    uint open = ~(((_e18 | _e20) | _e24));
-    uint here = (open >> bit) & 16843009u;
-    uint codes = (((_e18 >> bit) & 16843009u) | (((_e20 >> bit) & 16843009u) << 1u)) | (((_e24 >> bit) & 16843009u) << 2u);
-    uint _e51 = base_exponent(row_3, s_3, p, base_plane, _buffer_sizes);
-    exponents_1 = (codes | here) + ((_e51 - 1u) * 16843009u);
-    if (here != 0u) {
-        Side _e61 = side(row_3, s_3, p, index_plane, tail, _buffer_sizes);
-        uint _e64 = escapes_before(_e4, naga_div(i_3, WORDS), planes, _buffer_sizes);
-        n_1 = _e64;
-        k_1 = naga_div(i_3, WORDS) * WORDS;
-        bool loop_init_1 = true;
-        while(true) {
-            if (!loop_init_1) {
-                uint _e92 = k_1;
-                k_1 = _e92 + 1u;
-            }
-            loop_init_1 = false;
-            uint _e71 = k_1;
-            if (_e71 < i_3) {
-            } else {
-                break;
-            }
-            {
-                uint _e76 = k_1;
-                uint before = (_e4.at * WORDS) + _e76;
-                uint _e78 = n_1;
-                uint _e79 = word(before, planes, _buffer_sizes);
-                uint _e81 = word(before + width, planes, _buffer_sizes);
-                uint _e86 = word(before + (2u * width), planes, _buffer_sizes);
-                n_1 = _e78 + metal::popcount(~(((_e79 | _e81) | _e86)));
-            }
-        }
-        bool loop_init_2 = true;
-        while(true) {
-            if (!loop_init_2) {
-                uint _e129 = k_2;
-                k_2 = _e129 + 1u;
-            }
-            loop_init_2 = false;
-            uint _e96 = k_2;
-            if (_e96 < 4u) {
-            } else {
-                break;
-            }
-            {
-                uint _e100 = k_2;
-                uint place_of = (8u * _e100) + bit;
-                if (((open >> place_of) & 1u) == 1u) {
-                    uint _e108 = n_1;
-                    uint number_1 = _e108 + metal::popcount(open & ((1u << place_of) - 1u));
-                    uint _e118 = k_2;
-                    uint _e121 = escape(_e61, number_1, _e51, tail, _buffer_sizes);
-                    uint _e123 = k_2;
-                    uint _e126 = exponents_1;
-                    uint _e127 = pick(255u << (8u * _e118), _e121 << (8u * _e123), _e126);
-                    exponents_1 = _e127;
-                }
-            }
-        }
-    }
-    uint _e131 = exponents_1;
-    metal::float4 _e132 = four(_e29, _e131);
-    return _e132;
+    uint s_3 = unit >> 5u;
+    Superblock _e7 = superblock(0u, s_3, p);
+    return ((s_3 * 256u) + (k_1 * (_e7.width * WORDS))) + (unit & 31u);
 }
 
 Block load(
-    uint row_4,
-    uint unit,
+    uint row_3,
+    uint unit_1,
     constant Params& p,
-    device type_3 const& index_plane,
     device type_3 const& base_plane,
     device type_4 const& planes,
-    device type_3 const& tail,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    metal::float4 _e4 = quad_(row_4, unit * 8u, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-    metal::float4 _e9 = quad_(row_4, (unit * 8u) + 4u, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-    return Block {_e4, _e9};
+    Block share = {};
+    uint s_4 = unit_1 >> 5u;
+    Superblock _e4 = superblock(row_3, s_4, p);
+    uint width = _e4.width * WORDS;
+    uint at_1 = (_e4.at * WORDS) + (unit_1 & 31u);
+    uint _e16 = word(at_1, planes, _buffer_sizes);
+    share.low = _e16;
+    uint _e19 = word(at_1 + width, planes, _buffer_sizes);
+    share.middle = _e19;
+    uint _e24 = word(at_1 + (2u * width), planes, _buffer_sizes);
+    share.high = _e24;
+    uint _e29 = word(at_1 + (3u * width), planes, _buffer_sizes);
+    share.signs0_ = _e29;
+    uint _e34 = word(at_1 + (4u * width), planes, _buffer_sizes);
+    share.signs1_ = _e34;
+    uint _e39 = word(at_1 + (5u * width), planes, _buffer_sizes);
+    share.signs2_ = _e39;
+    uint _e44 = word(at_1 + (6u * width), planes, _buffer_sizes);
+    share.signs3_ = _e44;
+    uint _e49 = word(at_1 + (7u * width), planes, _buffer_sizes);
+    share.signs4_ = _e49;
+    uint _e54 = word(at_1 + (8u * width), planes, _buffer_sizes);
+    share.signs5_ = _e54;
+    uint _e59 = word(at_1 + (9u * width), planes, _buffer_sizes);
+    share.signs6_ = _e59;
+    uint _e64 = word(at_1 + (10u * width), planes, _buffer_sizes);
+    share.signs7_ = _e64;
+    uint _e66 = base_exponent(row_3, s_4, p, base_plane, _buffer_sizes);
+    share.base = (_e66 - 1u) * 16843009u;
+    share.row = row_3;
+    share.unit = unit_1;
+    Block _e73 = share;
+    return _e73;
+}
+
+uint escapes_until(
+    Superblock b_2,
+    uint i_3,
+    device type_4 const& planes,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint n_1 = {};
+    uint k_2 = {};
+    uint _e4 = escapes_before(b_2, naga_div(i_3, WORDS), planes, _buffer_sizes);
+    n_1 = _e4;
+    k_2 = naga_div(i_3, WORDS) * WORDS;
+    bool loop_init_1 = true;
+    while(true) {
+        if (!loop_init_1) {
+            uint _e35 = k_2;
+            k_2 = _e35 + 1u;
+        }
+        loop_init_1 = false;
+        uint _e11 = k_2;
+        if (_e11 < i_3) {
+        } else {
+            break;
+        }
+        {
+            uint _e16 = k_2;
+            uint at_2 = (b_2.at * WORDS) + _e16;
+            uint width_1 = b_2.width * WORDS;
+            uint _e21 = n_1;
+            uint _e22 = word(at_2, planes, _buffer_sizes);
+            uint _e24 = word(at_2 + width_1, planes, _buffer_sizes);
+            uint _e29 = word(at_2 + (2u * width_1), planes, _buffer_sizes);
+            n_1 = _e21 + metal::popcount(~(((_e22 | _e24) | _e29)));
+        }
+    }
+    uint _e37 = n_1;
+    return _e37;
+}
+
+void reach(
+    Block share_1,
+    constant Params& p,
+    device type_3 const& index_plane,
+    device type_4 const& planes,
+    device type_3 const& tail,
+    thread Reached& reached,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    bool local_1 = {};
+    bool local_2 = {};
+    uint _e4 = reached.row;
+    if (share_1.row == _e4) {
+        uint _e11 = reached.unit;
+        local_1 = share_1.unit == _e11;
+    } else {
+        local_1 = false;
+    }
+    bool follows = local_1;
+    if (follows) {
+        local_2 = (share_1.unit & 31u) != 0u;
+    } else {
+        local_2 = false;
+    }
+    bool _e23 = local_2;
+    if (_e23) {
+        return;
+    }
+    uint s_5 = share_1.unit >> 5u;
+    reached.row = share_1.row;
+    Side _e33 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
+    reached.source = _e33;
+    Superblock _e37 = superblock(share_1.row, s_5, p);
+    uint _e41 = escapes_until(_e37, share_1.unit & 31u, planes, _buffer_sizes);
+    reached.escapes = _e41;
+    return;
 }
 
 type_7 weights(
-    Block b_2
+    Block share_2,
+    constant Params& p,
+    device type_3 const& index_plane,
+    device type_4 const& planes,
+    device type_3 const& tail,
+    thread Reached& reached,
+    constant _mslBufferSizes& _buffer_sizes
 ) {
-    return type_7 {{b_2.a, b_2.b}};
+    uint exponents0_ = {};
+    uint exponents1_ = {};
+    uint exponents2_ = {};
+    uint exponents3_ = {};
+    uint exponents4_ = {};
+    uint exponents5_ = {};
+    uint exponents6_ = {};
+    uint exponents7_ = {};
+    uint n_2 = {};
+    uint left = {};
+    reach(share_2, p, index_plane, planes, tail, reached, _buffer_sizes);
+    uint open = ~(((share_2.low | share_2.middle) | share_2.high));
+    uint bits0_ = ((share_2.low | open) >> 0u) & 16843009u;
+    uint codes0_ = (bits0_ | (((share_2.middle >> 0u) & 16843009u) << 1u)) | (((share_2.high >> 0u) & 16843009u) << 2u);
+    exponents0_ = codes0_ + share_2.base;
+    uint bits1_ = ((share_2.low | open) >> 1u) & 16843009u;
+    uint codes1_ = (bits1_ | (((share_2.middle >> 1u) & 16843009u) << 1u)) | (((share_2.high >> 1u) & 16843009u) << 2u);
+    exponents1_ = codes1_ + share_2.base;
+    uint bits2_ = ((share_2.low | open) >> 2u) & 16843009u;
+    uint codes2_ = (bits2_ | (((share_2.middle >> 2u) & 16843009u) << 1u)) | (((share_2.high >> 2u) & 16843009u) << 2u);
+    exponents2_ = codes2_ + share_2.base;
+    uint bits3_ = ((share_2.low | open) >> 3u) & 16843009u;
+    uint codes3_ = (bits3_ | (((share_2.middle >> 3u) & 16843009u) << 1u)) | (((share_2.high >> 3u) & 16843009u) << 2u);
+    exponents3_ = codes3_ + share_2.base;
+    uint bits4_ = ((share_2.low | open) >> 4u) & 16843009u;
+    uint codes4_ = (bits4_ | (((share_2.middle >> 4u) & 16843009u) << 1u)) | (((share_2.high >> 4u) & 16843009u) << 2u);
+    exponents4_ = codes4_ + share_2.base;
+    uint bits5_ = ((share_2.low | open) >> 5u) & 16843009u;
+    uint codes5_ = (bits5_ | (((share_2.middle >> 5u) & 16843009u) << 1u)) | (((share_2.high >> 5u) & 16843009u) << 2u);
+    exponents5_ = codes5_ + share_2.base;
+    uint bits6_ = ((share_2.low | open) >> 6u) & 16843009u;
+    uint codes6_ = (bits6_ | (((share_2.middle >> 6u) & 16843009u) << 1u)) | (((share_2.high >> 6u) & 16843009u) << 2u);
+    exponents6_ = codes6_ + share_2.base;
+    uint bits7_ = ((share_2.low | open) >> 7u) & 16843009u;
+    uint codes7_ = (bits7_ | (((share_2.middle >> 7u) & 16843009u) << 1u)) | (((share_2.high >> 7u) & 16843009u) << 2u);
+    exponents7_ = codes7_ + share_2.base;
+    uint base_2 = (share_2.base + 1u) & 255u;
+    uint _e214 = reached.escapes;
+    n_2 = _e214;
+    left = open;
+    bool loop_init_2 = true;
+    while(true) {
+        if (!loop_init_2) {
+            uint _e299 = left;
+            uint _e300 = left;
+            left = _e299 & (_e300 - 1u);
+        }
+        loop_init_2 = false;
+        uint _e217 = left;
+        if (_e217 != 0u) {
+        } else {
+            break;
+        }
+        {
+            uint _e220 = left;
+            uint place = (((metal::ctz(_e220) + 1) % 33) - 1);
+            uint byte_3 = place & 24u;
+            Side _e226 = reached.source;
+            uint _e227 = n_2;
+            uint _e228 = escape(_e226, _e227, base_2, tail, _buffer_sizes);
+            uint exponent = _e228 << byte_3;
+            uint mask_1 = 255u << byte_3;
+            uint _e238 = exponents0_;
+            uint _e239 = pick(((place & 7u) == 0u) ? mask_1 : 0u, exponent, _e238);
+            exponents0_ = _e239;
+            uint _e246 = exponents1_;
+            uint _e247 = pick(((place & 7u) == 1u) ? mask_1 : 0u, exponent, _e246);
+            exponents1_ = _e247;
+            uint _e254 = exponents2_;
+            uint _e255 = pick(((place & 7u) == 2u) ? mask_1 : 0u, exponent, _e254);
+            exponents2_ = _e255;
+            uint _e262 = exponents3_;
+            uint _e263 = pick(((place & 7u) == 3u) ? mask_1 : 0u, exponent, _e262);
+            exponents3_ = _e263;
+            uint _e270 = exponents4_;
+            uint _e271 = pick(((place & 7u) == 4u) ? mask_1 : 0u, exponent, _e270);
+            exponents4_ = _e271;
+            uint _e278 = exponents5_;
+            uint _e279 = pick(((place & 7u) == 5u) ? mask_1 : 0u, exponent, _e278);
+            exponents5_ = _e279;
+            uint _e286 = exponents6_;
+            uint _e287 = pick(((place & 7u) == 6u) ? mask_1 : 0u, exponent, _e286);
+            exponents6_ = _e287;
+            uint _e294 = exponents7_;
+            uint _e295 = pick(((place & 7u) == 7u) ? mask_1 : 0u, exponent, _e294);
+            exponents7_ = _e295;
+            uint _e297 = n_2;
+            n_2 = _e297 + 1u;
+        }
+    }
+    uint _e306 = n_2;
+    reached.escapes = _e306;
+    reached.unit = share_2.unit + 1u;
+    uint _e313 = exponents0_;
+    metal::float4 _e314 = four(share_2.signs0_, _e313);
+    uint _e316 = exponents1_;
+    metal::float4 _e317 = four(share_2.signs1_, _e316);
+    uint _e319 = exponents2_;
+    metal::float4 _e320 = four(share_2.signs2_, _e319);
+    uint _e322 = exponents3_;
+    metal::float4 _e323 = four(share_2.signs3_, _e322);
+    uint _e325 = exponents4_;
+    metal::float4 _e326 = four(share_2.signs4_, _e325);
+    uint _e328 = exponents5_;
+    metal::float4 _e329 = four(share_2.signs5_, _e328);
+    uint _e331 = exponents6_;
+    metal::float4 _e332 = four(share_2.signs6_, _e331);
+    uint _e334 = exponents7_;
+    metal::float4 _e335 = four(share_2.signs7_, _e334);
+    return type_7 {{_e314, _e317, _e320, _e323, _e326, _e329, _e332, _e335}};
 }
 
 void put(
     uint at,
-    uint row_5,
+    uint row_4,
     float sum_1,
     device type_9& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -351,9 +505,13 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size6 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
     return;
 }
+uint naga_mod(uint lhs, uint rhs) {
+    return lhs % metal::select(rhs, 1u, rhs == 0u);
+}
+
 
 struct main_Input {
 };
@@ -371,6 +529,7 @@ struct main_Input {
 , threadgroup type_11& x_tile
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
+    Reached reached = {};
     metal::float4 sum0_ = metal::float4(0.0);
     metal::float4 sum1_ = metal::float4(0.0);
     metal::float4 sum2_ = metal::float4(0.0);
@@ -391,8 +550,8 @@ struct main_Input {
     bool loop_init_3 = true;
     while(true) {
         if (!loop_init_3) {
-            uint _e349 = tile;
-            tile = _e349 + 1u;
+            uint _e643 = tile;
+            tile = _e643 + 1u;
         }
         loop_init_3 = false;
         uint _e39 = tile;
@@ -405,52 +564,76 @@ struct main_Input {
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e186 = e;
-                    e = _e186 + 256u;
+                    uint _e486 = e;
+                    e = _e486 + 256u;
                 }
                 loop_init_4 = false;
                 uint _e42 = e;
-                if (_e42 < 256u) {
+                if (_e42 < 64u) {
                 } else {
                     break;
                 }
                 {
                     uint _e45 = e;
-                    uint row_6 = naga_mod(_e45, 64u);
+                    uint row_5 = naga_mod(_e45, 64u);
                     uint _e48 = e;
                     uint part = naga_div(_e48, 64u);
                     uint _e51 = tile;
-                    uint unit_1 = (_e51 * TILE_UNITS) + part;
+                    uint unit_2 = (_e51 * TILE_UNITS) + part;
                     uint _e57 = p.units;
-                    if (unit_1 < _e57) {
+                    if (unit_2 < _e57) {
                         uint _e62 = p.rows;
-                        Block _e66 = load(metal::min(row0_ + row_6, _e62 - 1u), unit_1, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-                        type_7 _e67 = weights(_e66);
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[0].w;
-                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].x;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].y;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].z;
-                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_6), 67u)] = _e67.inner[1].w;
+                        Block _e66 = load(metal::min(row0_ + row_5, _e62 - 1u), unit_2, p, base_plane, planes, _buffer_sizes);
+                        type_7 _e67 = weights(_e66, p, index_plane, planes, tail, reached, _buffer_sizes);
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 0u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 0u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[0].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 1u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 1u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[1].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 2u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 2u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[2].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 3u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 3u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[3].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 4u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 4u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[4].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 5u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 5u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[5].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 6u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 6u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[6].w;
+                        w_tile.inner[metal::min(unsigned(((part * VECTORS) + 7u) * 4u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].x;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 1u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].y;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 2u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].z;
+                        w_tile.inner[metal::min(unsigned((((part * VECTORS) + 7u) * 4u) + 3u), 31u)].inner[metal::min(unsigned(row_5), 67u)] = _e67.inner[7].w;
                     } else {
                         i = 0u;
                         bool loop_init_5 = true;
                         while(true) {
                             if (!loop_init_5) {
-                                uint _e184 = i;
-                                i = _e184 + 1u;
+                                uint _e484 = i;
+                                i = _e484 + 1u;
                             }
                             loop_init_5 = false;
-                            uint _e170 = i;
-                            if (_e170 < 8u) {
+                            uint _e470 = i;
+                            if (_e470 < 32u) {
                             } else {
                                 break;
                             }
                             {
-                                uint _e178 = i;
-                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e178), 31u)].inner[metal::min(unsigned(row_6), 67u)] = 0.0;
+                                uint _e478 = i;
+                                w_tile.inner[metal::min(unsigned(((part * VECTORS) * 4u) + _e478), 31u)].inner[metal::min(unsigned(row_5), 67u)] = 0.0;
                             }
                         }
                     }
@@ -460,44 +643,44 @@ struct main_Input {
             bool loop_init_6 = true;
             while(true) {
                 if (!loop_init_6) {
-                    uint _e270 = e_1;
-                    e_1 = _e270 + 256u;
+                    uint _e564 = e_1;
+                    e_1 = _e564 + 256u;
                 }
                 loop_init_6 = false;
-                uint _e190 = e_1;
-                if (_e190 < 512u) {
+                uint _e490 = e_1;
+                if (_e490 < 512u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e193 = e_1;
-                    uint token = _e193 >> 3u;
-                    uint _e196 = e_1;
-                    uint quad_1 = _e196 & 7u;
+                    uint _e493 = e_1;
+                    uint token = _e493 >> 3u;
+                    uint _e496 = e_1;
+                    uint quad_ = _e496 & 7u;
                     v = metal::float4(0.0);
-                    uint _e205 = p.tokens;
-                    if ((token0_ + token) < _e205) {
-                        uint _e209 = tile;
-                        uint _e217 = p.x_stride;
-                        local = (((_e209 * 8u) + quad_1) * 4u) < _e217;
+                    uint _e502 = tile;
+                    uint _e503 = x_quad(_e502, quad_, p);
+                    uint _e507 = p.tokens;
+                    if ((token0_ + token) < _e507) {
+                        uint _e515 = p.x_stride;
+                        local = (_e503 * 4u) < _e515;
                     } else {
                         local = false;
                     }
-                    bool _e220 = local;
-                    if (_e220) {
-                        uint _e225 = p.x_stride;
-                        uint _e229 = tile;
-                        metal::float4 _e235 = xv[metal::min(unsigned((((token0_ + token) * naga_div(_e225, 4u)) + (_e229 * 8u)) + quad_1), (_buffer_sizes.size5 - 0 - 16) / 16)];
-                        v = _e235;
+                    bool _e518 = local;
+                    if (_e518) {
+                        uint _e523 = p.x_stride;
+                        metal::float4 _e529 = xv[metal::min(unsigned(((token0_ + token) * naga_div(_e523, 4u)) + _e503), (_buffer_sizes.size6 - 0 - 16) / 16)];
+                        v = _e529;
                     }
-                    float _e242 = v.x;
-                    x_tile.inner[metal::min(unsigned(quad_1 * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e242;
-                    float _e251 = v.y;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e251;
-                    float _e260 = v.z;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e260;
-                    float _e269 = v.w;
-                    x_tile.inner[metal::min(unsigned((quad_1 * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e269;
+                    float _e536 = v.x;
+                    x_tile.inner[metal::min(unsigned(quad_ * 4u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e536;
+                    float _e545 = v.y;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 1u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e545;
+                    float _e554 = v.z;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 2u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e554;
+                    float _e563 = v.w;
+                    x_tile.inner[metal::min(unsigned((quad_ * 4u) + 3u), 31u)].inner[metal::min(unsigned(token), 67u)] = _e563;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -505,164 +688,164 @@ struct main_Input {
             bool loop_init_7 = true;
             while(true) {
                 if (!loop_init_7) {
-                    uint _e346 = k;
-                    k = _e346 + 1u;
+                    uint _e640 = k;
+                    k = _e640 + 1u;
                 }
                 loop_init_7 = false;
-                uint _e275 = k;
-                if (_e275 < 32u) {
+                uint _e569 = k;
+                if (_e569 < 32u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e279 = k;
-                    float _e282 = w_tile.inner[metal::min(unsigned(_e279), 31u)].inner[metal::min(unsigned(r), 67u)];
-                    uint _e284 = k;
-                    float _e289 = w_tile.inner[metal::min(unsigned(_e284), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
-                    uint _e291 = k;
-                    float _e296 = w_tile.inner[metal::min(unsigned(_e291), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
-                    uint _e298 = k;
-                    float _e303 = w_tile.inner[metal::min(unsigned(_e298), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
-                    metal::float4 w_1 = metal::float4(_e282, _e289, _e296, _e303);
-                    metal::float4 _e305 = sum0_;
-                    uint _e307 = k;
-                    float _e312 = x_tile.inner[metal::min(unsigned(_e307), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
-                    sum0_ = _e305 + (w_1 * _e312);
-                    metal::float4 _e315 = sum1_;
-                    uint _e317 = k;
-                    float _e322 = x_tile.inner[metal::min(unsigned(_e317), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
-                    sum1_ = _e315 + (w_1 * _e322);
-                    metal::float4 _e325 = sum2_;
-                    uint _e327 = k;
-                    float _e332 = x_tile.inner[metal::min(unsigned(_e327), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
-                    sum2_ = _e325 + (w_1 * _e332);
-                    metal::float4 _e335 = sum3_;
-                    uint _e337 = k;
-                    float _e342 = x_tile.inner[metal::min(unsigned(_e337), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
-                    sum3_ = _e335 + (w_1 * _e342);
+                    uint _e573 = k;
+                    float _e576 = w_tile.inner[metal::min(unsigned(_e573), 31u)].inner[metal::min(unsigned(r), 67u)];
+                    uint _e578 = k;
+                    float _e583 = w_tile.inner[metal::min(unsigned(_e578), 31u)].inner[metal::min(unsigned(r + 1u), 67u)];
+                    uint _e585 = k;
+                    float _e590 = w_tile.inner[metal::min(unsigned(_e585), 31u)].inner[metal::min(unsigned(r + 2u), 67u)];
+                    uint _e592 = k;
+                    float _e597 = w_tile.inner[metal::min(unsigned(_e592), 31u)].inner[metal::min(unsigned(r + 3u), 67u)];
+                    metal::float4 w_1 = metal::float4(_e576, _e583, _e590, _e597);
+                    metal::float4 _e599 = sum0_;
+                    uint _e601 = k;
+                    float _e606 = x_tile.inner[metal::min(unsigned(_e601), 31u)].inner[metal::min(unsigned(t + 0u), 67u)];
+                    sum0_ = _e599 + (w_1 * _e606);
+                    metal::float4 _e609 = sum1_;
+                    uint _e611 = k;
+                    float _e616 = x_tile.inner[metal::min(unsigned(_e611), 31u)].inner[metal::min(unsigned(t + 1u), 67u)];
+                    sum1_ = _e609 + (w_1 * _e616);
+                    metal::float4 _e619 = sum2_;
+                    uint _e621 = k;
+                    float _e626 = x_tile.inner[metal::min(unsigned(_e621), 31u)].inner[metal::min(unsigned(t + 2u), 67u)];
+                    sum2_ = _e619 + (w_1 * _e626);
+                    metal::float4 _e629 = sum3_;
+                    uint _e631 = k;
+                    float _e636 = x_tile.inner[metal::min(unsigned(_e631), 31u)].inner[metal::min(unsigned(t + 3u), 67u)];
+                    sum3_ = _e629 + (w_1 * _e636);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e356 = p.tokens;
-    if (((token0_ + t) + 0u) < _e356) {
-        uint _e363 = p.y_stride;
-        uint _e367 = p.first;
-        uint at_2 = (((((token0_ + t) + 0u) * _e363) + _e367) + row0_) + r;
-        uint _e376 = p.rows;
-        if (((row0_ + r) + 0u) < _e376) {
-            uint _e382 = p.first;
-            float _e388 = sum0_.x;
-            put(at_2 + 0u, ((_e382 + row0_) + r) + 0u, _e388, y, _buffer_sizes);
-        }
-        uint _e394 = p.rows;
-        if (((row0_ + r) + 1u) < _e394) {
-            uint _e400 = p.first;
-            float _e406 = sum0_.y;
-            put(at_2 + 1u, ((_e400 + row0_) + r) + 1u, _e406, y, _buffer_sizes);
-        }
-        uint _e412 = p.rows;
-        if (((row0_ + r) + 2u) < _e412) {
-            uint _e418 = p.first;
-            float _e424 = sum0_.z;
-            put(at_2 + 2u, ((_e418 + row0_) + r) + 2u, _e424, y, _buffer_sizes);
-        }
-        uint _e430 = p.rows;
-        if (((row0_ + r) + 3u) < _e430) {
-            uint _e436 = p.first;
-            float _e442 = sum0_.w;
-            put(at_2 + 3u, ((_e436 + row0_) + r) + 3u, _e442, y, _buffer_sizes);
-        }
-    }
-    uint _e448 = p.tokens;
-    if (((token0_ + t) + 1u) < _e448) {
-        uint _e455 = p.y_stride;
-        uint _e459 = p.first;
-        uint at_3 = (((((token0_ + t) + 1u) * _e455) + _e459) + row0_) + r;
-        uint _e468 = p.rows;
-        if (((row0_ + r) + 0u) < _e468) {
-            uint _e474 = p.first;
-            float _e480 = sum1_.x;
-            put(at_3 + 0u, ((_e474 + row0_) + r) + 0u, _e480, y, _buffer_sizes);
-        }
-        uint _e486 = p.rows;
-        if (((row0_ + r) + 1u) < _e486) {
-            uint _e492 = p.first;
-            float _e498 = sum1_.y;
-            put(at_3 + 1u, ((_e492 + row0_) + r) + 1u, _e498, y, _buffer_sizes);
-        }
-        uint _e504 = p.rows;
-        if (((row0_ + r) + 2u) < _e504) {
-            uint _e510 = p.first;
-            float _e516 = sum1_.z;
-            put(at_3 + 2u, ((_e510 + row0_) + r) + 2u, _e516, y, _buffer_sizes);
-        }
-        uint _e522 = p.rows;
-        if (((row0_ + r) + 3u) < _e522) {
-            uint _e528 = p.first;
-            float _e534 = sum1_.w;
-            put(at_3 + 3u, ((_e528 + row0_) + r) + 3u, _e534, y, _buffer_sizes);
-        }
-    }
-    uint _e540 = p.tokens;
-    if (((token0_ + t) + 2u) < _e540) {
-        uint _e547 = p.y_stride;
-        uint _e551 = p.first;
-        uint at_4 = (((((token0_ + t) + 2u) * _e547) + _e551) + row0_) + r;
-        uint _e560 = p.rows;
-        if (((row0_ + r) + 0u) < _e560) {
-            uint _e566 = p.first;
-            float _e572 = sum2_.x;
-            put(at_4 + 0u, ((_e566 + row0_) + r) + 0u, _e572, y, _buffer_sizes);
-        }
-        uint _e578 = p.rows;
-        if (((row0_ + r) + 1u) < _e578) {
-            uint _e584 = p.first;
-            float _e590 = sum2_.y;
-            put(at_4 + 1u, ((_e584 + row0_) + r) + 1u, _e590, y, _buffer_sizes);
-        }
-        uint _e596 = p.rows;
-        if (((row0_ + r) + 2u) < _e596) {
-            uint _e602 = p.first;
-            float _e608 = sum2_.z;
-            put(at_4 + 2u, ((_e602 + row0_) + r) + 2u, _e608, y, _buffer_sizes);
-        }
-        uint _e614 = p.rows;
-        if (((row0_ + r) + 3u) < _e614) {
-            uint _e620 = p.first;
-            float _e626 = sum2_.w;
-            put(at_4 + 3u, ((_e620 + row0_) + r) + 3u, _e626, y, _buffer_sizes);
-        }
-    }
-    uint _e632 = p.tokens;
-    if (((token0_ + t) + 3u) < _e632) {
-        uint _e639 = p.y_stride;
-        uint _e643 = p.first;
-        uint at_5 = (((((token0_ + t) + 3u) * _e639) + _e643) + row0_) + r;
-        uint _e652 = p.rows;
-        if (((row0_ + r) + 0u) < _e652) {
-            uint _e658 = p.first;
-            float _e664 = sum3_.x;
-            put(at_5 + 0u, ((_e658 + row0_) + r) + 0u, _e664, y, _buffer_sizes);
-        }
+    uint _e650 = p.tokens;
+    if (((token0_ + t) + 0u) < _e650) {
+        uint _e657 = p.y_stride;
+        uint _e661 = p.first;
+        uint at_3 = (((((token0_ + t) + 0u) * _e657) + _e661) + row0_) + r;
         uint _e670 = p.rows;
-        if (((row0_ + r) + 1u) < _e670) {
+        if (((row0_ + r) + 0u) < _e670) {
             uint _e676 = p.first;
-            float _e682 = sum3_.y;
-            put(at_5 + 1u, ((_e676 + row0_) + r) + 1u, _e682, y, _buffer_sizes);
+            float _e682 = sum0_.x;
+            put(at_3 + 0u, ((_e676 + row0_) + r) + 0u, _e682, y, _buffer_sizes);
         }
         uint _e688 = p.rows;
-        if (((row0_ + r) + 2u) < _e688) {
+        if (((row0_ + r) + 1u) < _e688) {
             uint _e694 = p.first;
-            float _e700 = sum3_.z;
-            put(at_5 + 2u, ((_e694 + row0_) + r) + 2u, _e700, y, _buffer_sizes);
+            float _e700 = sum0_.y;
+            put(at_3 + 1u, ((_e694 + row0_) + r) + 1u, _e700, y, _buffer_sizes);
         }
         uint _e706 = p.rows;
-        if (((row0_ + r) + 3u) < _e706) {
+        if (((row0_ + r) + 2u) < _e706) {
             uint _e712 = p.first;
-            float _e718 = sum3_.w;
-            put(at_5 + 3u, ((_e712 + row0_) + r) + 3u, _e718, y, _buffer_sizes);
+            float _e718 = sum0_.z;
+            put(at_3 + 2u, ((_e712 + row0_) + r) + 2u, _e718, y, _buffer_sizes);
+        }
+        uint _e724 = p.rows;
+        if (((row0_ + r) + 3u) < _e724) {
+            uint _e730 = p.first;
+            float _e736 = sum0_.w;
+            put(at_3 + 3u, ((_e730 + row0_) + r) + 3u, _e736, y, _buffer_sizes);
+        }
+    }
+    uint _e742 = p.tokens;
+    if (((token0_ + t) + 1u) < _e742) {
+        uint _e749 = p.y_stride;
+        uint _e753 = p.first;
+        uint at_4 = (((((token0_ + t) + 1u) * _e749) + _e753) + row0_) + r;
+        uint _e762 = p.rows;
+        if (((row0_ + r) + 0u) < _e762) {
+            uint _e768 = p.first;
+            float _e774 = sum1_.x;
+            put(at_4 + 0u, ((_e768 + row0_) + r) + 0u, _e774, y, _buffer_sizes);
+        }
+        uint _e780 = p.rows;
+        if (((row0_ + r) + 1u) < _e780) {
+            uint _e786 = p.first;
+            float _e792 = sum1_.y;
+            put(at_4 + 1u, ((_e786 + row0_) + r) + 1u, _e792, y, _buffer_sizes);
+        }
+        uint _e798 = p.rows;
+        if (((row0_ + r) + 2u) < _e798) {
+            uint _e804 = p.first;
+            float _e810 = sum1_.z;
+            put(at_4 + 2u, ((_e804 + row0_) + r) + 2u, _e810, y, _buffer_sizes);
+        }
+        uint _e816 = p.rows;
+        if (((row0_ + r) + 3u) < _e816) {
+            uint _e822 = p.first;
+            float _e828 = sum1_.w;
+            put(at_4 + 3u, ((_e822 + row0_) + r) + 3u, _e828, y, _buffer_sizes);
+        }
+    }
+    uint _e834 = p.tokens;
+    if (((token0_ + t) + 2u) < _e834) {
+        uint _e841 = p.y_stride;
+        uint _e845 = p.first;
+        uint at_5 = (((((token0_ + t) + 2u) * _e841) + _e845) + row0_) + r;
+        uint _e854 = p.rows;
+        if (((row0_ + r) + 0u) < _e854) {
+            uint _e860 = p.first;
+            float _e866 = sum2_.x;
+            put(at_5 + 0u, ((_e860 + row0_) + r) + 0u, _e866, y, _buffer_sizes);
+        }
+        uint _e872 = p.rows;
+        if (((row0_ + r) + 1u) < _e872) {
+            uint _e878 = p.first;
+            float _e884 = sum2_.y;
+            put(at_5 + 1u, ((_e878 + row0_) + r) + 1u, _e884, y, _buffer_sizes);
+        }
+        uint _e890 = p.rows;
+        if (((row0_ + r) + 2u) < _e890) {
+            uint _e896 = p.first;
+            float _e902 = sum2_.z;
+            put(at_5 + 2u, ((_e896 + row0_) + r) + 2u, _e902, y, _buffer_sizes);
+        }
+        uint _e908 = p.rows;
+        if (((row0_ + r) + 3u) < _e908) {
+            uint _e914 = p.first;
+            float _e920 = sum2_.w;
+            put(at_5 + 3u, ((_e914 + row0_) + r) + 3u, _e920, y, _buffer_sizes);
+        }
+    }
+    uint _e926 = p.tokens;
+    if (((token0_ + t) + 3u) < _e926) {
+        uint _e933 = p.y_stride;
+        uint _e937 = p.first;
+        uint at_6 = (((((token0_ + t) + 3u) * _e933) + _e937) + row0_) + r;
+        uint _e946 = p.rows;
+        if (((row0_ + r) + 0u) < _e946) {
+            uint _e952 = p.first;
+            float _e958 = sum3_.x;
+            put(at_6 + 0u, ((_e952 + row0_) + r) + 0u, _e958, y, _buffer_sizes);
+        }
+        uint _e964 = p.rows;
+        if (((row0_ + r) + 1u) < _e964) {
+            uint _e970 = p.first;
+            float _e976 = sum3_.y;
+            put(at_6 + 1u, ((_e970 + row0_) + r) + 1u, _e976, y, _buffer_sizes);
+        }
+        uint _e982 = p.rows;
+        if (((row0_ + r) + 2u) < _e982) {
+            uint _e988 = p.first;
+            float _e994 = sum3_.z;
+            put(at_6 + 2u, ((_e988 + row0_) + r) + 2u, _e994, y, _buffer_sizes);
+        }
+        uint _e1000 = p.rows;
+        if (((row0_ + r) + 3u) < _e1000) {
+            uint _e1006 = p.first;
+            float _e1012 = sum3_.w;
+            put(at_6 + 3u, ((_e1006 + row0_) + r) + 3u, _e1012, y, _buffer_sizes);
             return;
         } else {
             return;

@@ -1,6 +1,6 @@
 // zip_gemm
-// flags: WEIGHTS, COOP, EIGHT
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 2, X_QUADS = 4
+// flags: WORDS_OF_PLANES, WEIGHTS, COOP, EIGHT
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, FRAGS_R = 4, FRAGS_T = 4, WARPS_R = 2, WARPS_T = 2, DEPTH = 32, TURNS = 4, UNITS = 1, X_QUADS = 4
 // threads of a threadgroup: 128
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 5 x_scales, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -19,9 +19,9 @@ struct _mslBufferSizes {
     uint size2;
     uint size3;
     uint size4;
-    uint size5;
     uint size6;
     uint size7;
+    uint size8;
 };
 
 struct Params {
@@ -53,11 +53,29 @@ struct Side {
     char _pad2[3];
 };
 struct Block {
-    metal::float4 a;
-    metal::float4 b;
+    uint low;
+    uint middle;
+    uint high;
+    uint signs0_;
+    uint signs1_;
+    uint signs2_;
+    uint signs3_;
+    uint signs4_;
+    uint signs5_;
+    uint signs6_;
+    uint signs7_;
+    uint base;
+    uint row;
+    uint unit;
+};
+struct Reached {
+    uint row;
+    uint unit;
+    uint escapes;
+    Side source;
 };
 struct type_7 {
-    metal::float4 inner[2];
+    metal::float4 inner[8];
 };
 typedef metal::half4 type_10[1];
 typedef float type_11[1];
@@ -70,7 +88,7 @@ struct type_12 {
 struct type_13 {
     float inner[256];
 };
-constant uint VECTORS = 2u;
+constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
 constant uint CLUSTER = 16u;
@@ -80,13 +98,14 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint FRAGS_R = 4u;
 constant uint FRAGS_T = 4u;
 constant uint WARPS_R = 2u;
 constant uint WARPS_T = 2u;
 constant uint DEPTH = 32u;
 constant uint TURNS = 4u;
-constant uint UNITS = 2u;
+constant uint UNITS = 1u;
 constant uint X_QUADS = 4u;
 constant uint WORDS = 1u;
 constant uint WIDTH = 32u;
@@ -96,7 +115,7 @@ constant uint SUBGROUPS = 4u;
 constant uint WG = 128u;
 constant uint ROWS = 64u;
 constant uint TOKENS = 64u;
-constant uint TILE_UNITS = 4u;
+constant uint TILE_UNITS = 1u;
 constant uint QUADS = 8u;
 constant uint PITCH = 10u;
 constant uint STEP = 4u;
@@ -246,124 +265,259 @@ uint escapes_before(
     return _e37;
 }
 
-uint naga_mod(uint lhs, uint rhs) {
-    return lhs % metal::select(rhs, 1u, rhs == 0u);
-}
-
-metal::float4 quad_(
-    uint row_3,
-    uint col,
-    constant Params& p,
-    device type_3 const& index_plane,
-    device type_3 const& base_plane,
-    device type_4 const& planes,
-    device type_3 const& tail,
-    constant _mslBufferSizes& _buffer_sizes
+uint x_quad(
+    uint unit,
+    uint k,
+    constant Params& p
 ) {
-    uint exponents_1 = {};
-    uint n_1 = {};
-    uint k = {};
-    uint k_1 = 0u;
-    uint s_3 = col >> 10u;
-    Superblock _e4 = superblock(row_3, s_3, p);
-    uint width = _e4.width * WORDS;
-    uint place = (col & 1023u) >> 2u;
-    uint bit = naga_div(place, width);
-    uint i_2 = naga_mod(place, width);
-    uint at_3 = (_e4.at * WORDS) + i_2;
-    uint _e18 = word(at_3, planes, _buffer_sizes);
-    uint _e20 = word(at_3 + width, planes, _buffer_sizes);
-    uint _e24 = word(at_3 + (2u * width), planes, _buffer_sizes);
-    uint _e29 = word(at_3 + ((3u + bit) * width), planes, _buffer_sizes);
-    uint open = ~(((_e18 | _e20) | _e24));
-    uint here = (open >> bit) & 16843009u;
-    uint codes = (((_e18 >> bit) & 16843009u) | (((_e20 >> bit) & 16843009u) << 1u)) | (((_e24 >> bit) & 16843009u) << 2u);
-    uint _e51 = base_exponent(row_3, s_3, p, base_plane, _buffer_sizes);
-    exponents_1 = (codes | here) + ((_e51 - 1u) * 16843009u);
-    if (here != 0u) {
-        Side _e61 = side(row_3, s_3, p, index_plane, tail, _buffer_sizes);
-        uint _e64 = escapes_before(_e4, naga_div(i_2, WORDS), planes, _buffer_sizes);
-        n_1 = _e64;
-        k = naga_div(i_2, WORDS) * WORDS;
-        bool loop_init_1 = true;
-        while(true) {
-            if (!loop_init_1) {
-                uint _e92 = k;
-                k = _e92 + 1u;
-            }
-            loop_init_1 = false;
-            uint _e71 = k;
-            if (_e71 < i_2) {
-            } else {
-                break;
-            }
-            {
-                uint _e76 = k;
-                uint before = (_e4.at * WORDS) + _e76;
-                uint _e78 = n_1;
-                uint _e79 = word(before, planes, _buffer_sizes);
-                uint _e81 = word(before + width, planes, _buffer_sizes);
-                uint _e86 = word(before + (2u * width), planes, _buffer_sizes);
-                n_1 = _e78 + metal::popcount(~(((_e79 | _e81) | _e86)));
-            }
-        }
-        bool loop_init_2 = true;
-        while(true) {
-            if (!loop_init_2) {
-                uint _e129 = k_1;
-                k_1 = _e129 + 1u;
-            }
-            loop_init_2 = false;
-            uint _e96 = k_1;
-            if (_e96 < 4u) {
-            } else {
-                break;
-            }
-            {
-                uint _e100 = k_1;
-                uint place_of = (8u * _e100) + bit;
-                if (((open >> place_of) & 1u) == 1u) {
-                    uint _e108 = n_1;
-                    uint number_1 = _e108 + metal::popcount(open & ((1u << place_of) - 1u));
-                    uint _e118 = k_1;
-                    uint _e121 = escape(_e61, number_1, _e51, tail, _buffer_sizes);
-                    uint _e123 = k_1;
-                    uint _e126 = exponents_1;
-                    uint _e127 = pick(255u << (8u * _e118), _e121 << (8u * _e123), _e126);
-                    exponents_1 = _e127;
-                }
-            }
-        }
-    }
-    uint _e131 = exponents_1;
-    metal::float4 _e132 = four(_e29, _e131);
-    return _e132;
+    uint s_3 = unit >> 5u;
+    Superblock _e7 = superblock(0u, s_3, p);
+    return ((s_3 * 256u) + (k * (_e7.width * WORDS))) + (unit & 31u);
 }
 
 Block load(
-    uint row_4,
-    uint unit,
+    uint row_3,
+    uint unit_1,
     constant Params& p,
-    device type_3 const& index_plane,
     device type_3 const& base_plane,
     device type_4 const& planes,
-    device type_3 const& tail,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    metal::float4 _e4 = quad_(row_4, unit * 8u, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-    metal::float4 _e9 = quad_(row_4, (unit * 8u) + 4u, p, index_plane, base_plane, planes, tail, _buffer_sizes);
-    return Block {_e4, _e9};
+    Block share = {};
+    uint s_4 = unit_1 >> 5u;
+    Superblock _e4 = superblock(row_3, s_4, p);
+    uint width = _e4.width * WORDS;
+    uint at_3 = (_e4.at * WORDS) + (unit_1 & 31u);
+    uint _e16 = word(at_3, planes, _buffer_sizes);
+    share.low = _e16;
+    uint _e19 = word(at_3 + width, planes, _buffer_sizes);
+    share.middle = _e19;
+    uint _e24 = word(at_3 + (2u * width), planes, _buffer_sizes);
+    share.high = _e24;
+    uint _e29 = word(at_3 + (3u * width), planes, _buffer_sizes);
+    share.signs0_ = _e29;
+    uint _e34 = word(at_3 + (4u * width), planes, _buffer_sizes);
+    share.signs1_ = _e34;
+    uint _e39 = word(at_3 + (5u * width), planes, _buffer_sizes);
+    share.signs2_ = _e39;
+    uint _e44 = word(at_3 + (6u * width), planes, _buffer_sizes);
+    share.signs3_ = _e44;
+    uint _e49 = word(at_3 + (7u * width), planes, _buffer_sizes);
+    share.signs4_ = _e49;
+    uint _e54 = word(at_3 + (8u * width), planes, _buffer_sizes);
+    share.signs5_ = _e54;
+    uint _e59 = word(at_3 + (9u * width), planes, _buffer_sizes);
+    share.signs6_ = _e59;
+    uint _e64 = word(at_3 + (10u * width), planes, _buffer_sizes);
+    share.signs7_ = _e64;
+    uint _e66 = base_exponent(row_3, s_4, p, base_plane, _buffer_sizes);
+    share.base = (_e66 - 1u) * 16843009u;
+    share.row = row_3;
+    share.unit = unit_1;
+    Block _e73 = share;
+    return _e73;
+}
+
+uint escapes_until(
+    Superblock b_2,
+    uint i_2,
+    device type_4 const& planes,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    uint n_1 = {};
+    uint k_1 = {};
+    uint _e4 = escapes_before(b_2, naga_div(i_2, WORDS), planes, _buffer_sizes);
+    n_1 = _e4;
+    k_1 = naga_div(i_2, WORDS) * WORDS;
+    bool loop_init_1 = true;
+    while(true) {
+        if (!loop_init_1) {
+            uint _e35 = k_1;
+            k_1 = _e35 + 1u;
+        }
+        loop_init_1 = false;
+        uint _e11 = k_1;
+        if (_e11 < i_2) {
+        } else {
+            break;
+        }
+        {
+            uint _e16 = k_1;
+            uint at_4 = (b_2.at * WORDS) + _e16;
+            uint width_1 = b_2.width * WORDS;
+            uint _e21 = n_1;
+            uint _e22 = word(at_4, planes, _buffer_sizes);
+            uint _e24 = word(at_4 + width_1, planes, _buffer_sizes);
+            uint _e29 = word(at_4 + (2u * width_1), planes, _buffer_sizes);
+            n_1 = _e21 + metal::popcount(~(((_e22 | _e24) | _e29)));
+        }
+    }
+    uint _e37 = n_1;
+    return _e37;
+}
+
+void reach(
+    Block share_1,
+    constant Params& p,
+    device type_3 const& index_plane,
+    device type_4 const& planes,
+    device type_3 const& tail,
+    thread Reached& reached,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    bool local_16 = {};
+    bool local_17 = {};
+    uint _e4 = reached.row;
+    if (share_1.row == _e4) {
+        uint _e11 = reached.unit;
+        local_16 = share_1.unit == _e11;
+    } else {
+        local_16 = false;
+    }
+    bool follows = local_16;
+    if (follows) {
+        local_17 = (share_1.unit & 31u) != 0u;
+    } else {
+        local_17 = false;
+    }
+    bool _e23 = local_17;
+    if (_e23) {
+        return;
+    }
+    uint s_5 = share_1.unit >> 5u;
+    reached.row = share_1.row;
+    Side _e33 = side(share_1.row, s_5, p, index_plane, tail, _buffer_sizes);
+    reached.source = _e33;
+    Superblock _e37 = superblock(share_1.row, s_5, p);
+    uint _e41 = escapes_until(_e37, share_1.unit & 31u, planes, _buffer_sizes);
+    reached.escapes = _e41;
+    return;
 }
 
 type_7 weights(
-    Block b_2
+    Block share_2,
+    constant Params& p,
+    device type_3 const& index_plane,
+    device type_4 const& planes,
+    device type_3 const& tail,
+    thread Reached& reached,
+    constant _mslBufferSizes& _buffer_sizes
 ) {
-    return type_7 {{b_2.a, b_2.b}};
+    uint exponents0_ = {};
+    uint exponents1_ = {};
+    uint exponents2_ = {};
+    uint exponents3_ = {};
+    uint exponents4_ = {};
+    uint exponents5_ = {};
+    uint exponents6_ = {};
+    uint exponents7_ = {};
+    uint n_2 = {};
+    uint left = {};
+    reach(share_2, p, index_plane, planes, tail, reached, _buffer_sizes);
+    uint open = ~(((share_2.low | share_2.middle) | share_2.high));
+    uint bits0_ = ((share_2.low | open) >> 0u) & 16843009u;
+    uint codes0_ = (bits0_ | (((share_2.middle >> 0u) & 16843009u) << 1u)) | (((share_2.high >> 0u) & 16843009u) << 2u);
+    exponents0_ = codes0_ + share_2.base;
+    uint bits1_ = ((share_2.low | open) >> 1u) & 16843009u;
+    uint codes1_ = (bits1_ | (((share_2.middle >> 1u) & 16843009u) << 1u)) | (((share_2.high >> 1u) & 16843009u) << 2u);
+    exponents1_ = codes1_ + share_2.base;
+    uint bits2_ = ((share_2.low | open) >> 2u) & 16843009u;
+    uint codes2_ = (bits2_ | (((share_2.middle >> 2u) & 16843009u) << 1u)) | (((share_2.high >> 2u) & 16843009u) << 2u);
+    exponents2_ = codes2_ + share_2.base;
+    uint bits3_ = ((share_2.low | open) >> 3u) & 16843009u;
+    uint codes3_ = (bits3_ | (((share_2.middle >> 3u) & 16843009u) << 1u)) | (((share_2.high >> 3u) & 16843009u) << 2u);
+    exponents3_ = codes3_ + share_2.base;
+    uint bits4_ = ((share_2.low | open) >> 4u) & 16843009u;
+    uint codes4_ = (bits4_ | (((share_2.middle >> 4u) & 16843009u) << 1u)) | (((share_2.high >> 4u) & 16843009u) << 2u);
+    exponents4_ = codes4_ + share_2.base;
+    uint bits5_ = ((share_2.low | open) >> 5u) & 16843009u;
+    uint codes5_ = (bits5_ | (((share_2.middle >> 5u) & 16843009u) << 1u)) | (((share_2.high >> 5u) & 16843009u) << 2u);
+    exponents5_ = codes5_ + share_2.base;
+    uint bits6_ = ((share_2.low | open) >> 6u) & 16843009u;
+    uint codes6_ = (bits6_ | (((share_2.middle >> 6u) & 16843009u) << 1u)) | (((share_2.high >> 6u) & 16843009u) << 2u);
+    exponents6_ = codes6_ + share_2.base;
+    uint bits7_ = ((share_2.low | open) >> 7u) & 16843009u;
+    uint codes7_ = (bits7_ | (((share_2.middle >> 7u) & 16843009u) << 1u)) | (((share_2.high >> 7u) & 16843009u) << 2u);
+    exponents7_ = codes7_ + share_2.base;
+    uint base_2 = (share_2.base + 1u) & 255u;
+    uint _e214 = reached.escapes;
+    n_2 = _e214;
+    left = open;
+    bool loop_init_2 = true;
+    while(true) {
+        if (!loop_init_2) {
+            uint _e299 = left;
+            uint _e300 = left;
+            left = _e299 & (_e300 - 1u);
+        }
+        loop_init_2 = false;
+        uint _e217 = left;
+        if (_e217 != 0u) {
+        } else {
+            break;
+        }
+        {
+            uint _e220 = left;
+            uint place = (((metal::ctz(_e220) + 1) % 33) - 1);
+            uint byte_3 = place & 24u;
+            Side _e226 = reached.source;
+            uint _e227 = n_2;
+            uint _e228 = escape(_e226, _e227, base_2, tail, _buffer_sizes);
+            uint exponent = _e228 << byte_3;
+            uint mask_1 = 255u << byte_3;
+            uint _e238 = exponents0_;
+            uint _e239 = pick(((place & 7u) == 0u) ? mask_1 : 0u, exponent, _e238);
+            exponents0_ = _e239;
+            uint _e246 = exponents1_;
+            uint _e247 = pick(((place & 7u) == 1u) ? mask_1 : 0u, exponent, _e246);
+            exponents1_ = _e247;
+            uint _e254 = exponents2_;
+            uint _e255 = pick(((place & 7u) == 2u) ? mask_1 : 0u, exponent, _e254);
+            exponents2_ = _e255;
+            uint _e262 = exponents3_;
+            uint _e263 = pick(((place & 7u) == 3u) ? mask_1 : 0u, exponent, _e262);
+            exponents3_ = _e263;
+            uint _e270 = exponents4_;
+            uint _e271 = pick(((place & 7u) == 4u) ? mask_1 : 0u, exponent, _e270);
+            exponents4_ = _e271;
+            uint _e278 = exponents5_;
+            uint _e279 = pick(((place & 7u) == 5u) ? mask_1 : 0u, exponent, _e278);
+            exponents5_ = _e279;
+            uint _e286 = exponents6_;
+            uint _e287 = pick(((place & 7u) == 6u) ? mask_1 : 0u, exponent, _e286);
+            exponents6_ = _e287;
+            uint _e294 = exponents7_;
+            uint _e295 = pick(((place & 7u) == 7u) ? mask_1 : 0u, exponent, _e294);
+            exponents7_ = _e295;
+            uint _e297 = n_2;
+            n_2 = _e297 + 1u;
+        }
+    }
+    uint _e306 = n_2;
+    reached.escapes = _e306;
+    reached.unit = share_2.unit + 1u;
+    uint _e313 = exponents0_;
+    metal::float4 _e314 = four(share_2.signs0_, _e313);
+    uint _e316 = exponents1_;
+    metal::float4 _e317 = four(share_2.signs1_, _e316);
+    uint _e319 = exponents2_;
+    metal::float4 _e320 = four(share_2.signs2_, _e319);
+    uint _e322 = exponents3_;
+    metal::float4 _e323 = four(share_2.signs3_, _e322);
+    uint _e325 = exponents4_;
+    metal::float4 _e326 = four(share_2.signs4_, _e325);
+    uint _e328 = exponents5_;
+    metal::float4 _e329 = four(share_2.signs5_, _e328);
+    uint _e331 = exponents6_;
+    metal::float4 _e332 = four(share_2.signs6_, _e331);
+    uint _e334 = exponents7_;
+    metal::float4 _e335 = four(share_2.signs7_, _e334);
+    return type_7 {{_e314, _e317, _e320, _e323, _e326, _e329, _e332, _e335}};
 }
 
 void put(
     uint at,
-    uint row_5,
+    uint row_4,
     float sum_1,
     device type_11& y,
     constant _mslBufferSizes& _buffer_sizes
@@ -371,7 +525,7 @@ void put(
     float value = {};
     value = sum_1;
     float _e6 = value;
-    y[metal::min(unsigned(at), (_buffer_sizes.size7 - 0 - 4) / 4)] = _e6;
+    y[metal::min(unsigned(at), (_buffer_sizes.size8 - 0 - 4) / 4)] = _e6;
     return;
 }
 
@@ -398,6 +552,10 @@ void keep_x(
     x_tile.inner[metal::min(unsigned((4u * at_2) + 3u), 5119u)] = v_1.w;
     return;
 }
+uint naga_mod(uint lhs, uint rhs) {
+    return lhs % metal::select(rhs, 1u, rhs == 0u);
+}
+
 metal::simdgroup_half8x8 NagaCooperativeLoad(const threadgroup half* ptr, int stride, bool is_row_major) {
     metal::simdgroup_half8x8 m;
     simdgroup_load(m, ptr, stride, 0, is_row_major);
@@ -431,6 +589,7 @@ struct main_Input {
 , threadgroup type_13& staged
 , constant _mslBufferSizes& _buffer_sizes [[buffer(11)]]
 ) {
+    Reached reached = {};
     Sums sums0_0_ = {};
     Sums sums0_1_ = {};
     Sums sums0_2_ = {};
@@ -448,7 +607,6 @@ struct main_Input {
     Sums sums3_2_ = {};
     Sums sums3_3_ = {};
     Block block0_ = {};
-    Block block1_ = {};
     metal::half4 x0_ = {};
     metal::half4 x1_ = {};
     metal::half4 x2_ = {};
@@ -500,154 +658,149 @@ struct main_Input {
     bool loop_init_3 = true;
     while(true) {
         if (!loop_init_3) {
-            uint _e67 = e;
-            e = _e67 + WG;
+            uint _e66 = e;
+            e = _e66 + WG;
         }
         loop_init_3 = false;
-        uint _e59 = e;
-        if (_e59 < 640u) {
+        uint _e58 = e;
+        if (_e58 < 640u) {
         } else {
             break;
         }
         {
-            uint _e63 = e;
-            keep_w(640u + _e63, metal::half4(0.0h), w_tile);
+            uint _e62 = e;
+            keep_w(640u + _e62, metal::half4(0.0h), w_tile);
         }
     }
     e_1 = index;
     bool loop_init_4 = true;
     while(true) {
         if (!loop_init_4) {
-            uint _e79 = e_1;
-            e_1 = _e79 + WG;
+            uint _e78 = e_1;
+            e_1 = _e78 + WG;
         }
         loop_init_4 = false;
-        uint _e71 = e_1;
-        if (_e71 < 640u) {
+        uint _e70 = e_1;
+        if (_e70 < 640u) {
         } else {
             break;
         }
         {
-            uint _e75 = e_1;
-            keep_x(640u + _e75, metal::half4(0.0h), x_tile);
+            uint _e74 = e_1;
+            keep_x(640u + _e74, metal::half4(0.0h), x_tile);
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     bool loop_init_5 = true;
     while(true) {
         if (!loop_init_5) {
-            uint _e755 = turn;
-            turn = _e755 + 1u;
+            uint _e750 = turn;
+            turn = _e750 + 1u;
         }
         loop_init_5 = false;
-        uint _e84 = turn;
-        if (_e84 <= tiles) {
+        uint _e83 = turn;
+        if (_e83 <= tiles) {
         } else {
             break;
         }
         {
-            uint _e86 = turn;
-            if (_e86 < tiles) {
+            uint _e85 = turn;
+            if (_e85 < tiles) {
                 {
                     uint e_18 = index + 0u;
-                    uint _e95 = p.rows;
-                    uint row_6 = metal::min(row0_ + naga_mod(e_18, ROWS), _e95 - 1u);
-                    uint _e99 = turn;
-                    uint _e107 = p.units;
-                    Block _e111 = load(row_6, metal::min((_e99 * TILE_UNITS) + naga_div(e_18, ROWS), _e107 - 1u), p, index_plane, base_plane, planes, tail, _buffer_sizes);
-                    block0_ = _e111;
+                    uint _e94 = p.rows;
+                    uint row_5 = metal::min(row0_ + naga_mod(e_18, ROWS), _e94 - 1u);
+                    uint _e98 = turn;
+                    uint _e106 = p.units;
+                    Block _e110 = load(row_5, metal::min((_e98 * TILE_UNITS) + naga_div(e_18, ROWS), _e106 - 1u), p, base_plane, planes, _buffer_sizes);
+                    block0_ = _e110;
                 }
                 {
-                    uint e_19 = index + 128u;
-                    uint _e119 = p.rows;
-                    uint row_7 = metal::min(row0_ + naga_mod(e_19, ROWS), _e119 - 1u);
-                    uint _e123 = turn;
-                    uint _e131 = p.units;
-                    Block _e135 = load(row_7, metal::min((_e123 * TILE_UNITS) + naga_div(e_19, ROWS), _e131 - 1u), p, index_plane, base_plane, planes, tail, _buffer_sizes);
-                    block1_ = _e135;
+                    uint e_19 = index + 0u;
+                    uint _e118 = p.tokens;
+                    uint token = metal::min(token0_ + naga_div(e_19, QUADS), _e118 - 1u);
+                    uint _e122 = turn;
+                    uint _e132 = p.units;
+                    uint _e138 = x_quad(metal::min((_e122 * TILE_UNITS) + naga_div(naga_mod(e_19, QUADS), VECTORS), _e132 - 1u), naga_mod(e_19, VECTORS), p);
+                    metal::half4 _e146 = xv[metal::min(unsigned((token * x_quads) + metal::min(_e138, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+                    x0_ = _e146;
                 }
                 {
-                    uint e_20 = index + 0u;
-                    uint _e143 = p.tokens;
-                    uint token = metal::min(token0_ + naga_div(e_20, QUADS), _e143 - 1u);
-                    uint _e147 = turn;
-                    uint quad_1 = (_e147 * QUADS) + naga_mod(e_20, QUADS);
-                    metal::half4 _e162 = xv[metal::min(unsigned((token * x_quads) + metal::min(quad_1, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x0_ = (quad_1 < x_quads) ? _e162 : metal::half4(0.0h);
+                    uint e_20 = index + 128u;
+                    uint _e154 = p.tokens;
+                    uint token_1 = metal::min(token0_ + naga_div(e_20, QUADS), _e154 - 1u);
+                    uint _e158 = turn;
+                    uint _e168 = p.units;
+                    uint _e174 = x_quad(metal::min((_e158 * TILE_UNITS) + naga_div(naga_mod(e_20, QUADS), VECTORS), _e168 - 1u), naga_mod(e_20, VECTORS), p);
+                    metal::half4 _e182 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(_e174, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+                    x1_ = _e182;
                 }
                 {
-                    uint e_21 = index + 128u;
-                    uint _e172 = p.tokens;
-                    uint token_1 = metal::min(token0_ + naga_div(e_21, QUADS), _e172 - 1u);
-                    uint _e176 = turn;
-                    uint quad_2 = (_e176 * QUADS) + naga_mod(e_21, QUADS);
-                    metal::half4 _e191 = xv[metal::min(unsigned((token_1 * x_quads) + metal::min(quad_2, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x1_ = (quad_2 < x_quads) ? _e191 : metal::half4(0.0h);
+                    uint e_21 = index + 256u;
+                    uint _e190 = p.tokens;
+                    uint token_2 = metal::min(token0_ + naga_div(e_21, QUADS), _e190 - 1u);
+                    uint _e194 = turn;
+                    uint _e204 = p.units;
+                    uint _e210 = x_quad(metal::min((_e194 * TILE_UNITS) + naga_div(naga_mod(e_21, QUADS), VECTORS), _e204 - 1u), naga_mod(e_21, VECTORS), p);
+                    metal::half4 _e218 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(_e210, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+                    x2_ = _e218;
                 }
                 {
-                    uint e_22 = index + 256u;
-                    uint _e201 = p.tokens;
-                    uint token_2 = metal::min(token0_ + naga_div(e_22, QUADS), _e201 - 1u);
-                    uint _e205 = turn;
-                    uint quad_3 = (_e205 * QUADS) + naga_mod(e_22, QUADS);
-                    metal::half4 _e220 = xv[metal::min(unsigned((token_2 * x_quads) + metal::min(quad_3, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x2_ = (quad_3 < x_quads) ? _e220 : metal::half4(0.0h);
-                }
-                {
-                    uint e_23 = index + 384u;
-                    uint _e230 = p.tokens;
-                    uint token_3 = metal::min(token0_ + naga_div(e_23, QUADS), _e230 - 1u);
-                    uint _e234 = turn;
-                    uint quad_4 = (_e234 * QUADS) + naga_mod(e_23, QUADS);
-                    metal::half4 _e249 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(quad_4, x_quads - 1u)), (_buffer_sizes.size5 - 0 - 8) / 8)];
-                    x3_ = (quad_4 < x_quads) ? _e249 : metal::half4(0.0h);
+                    uint e_22 = index + 384u;
+                    uint _e226 = p.tokens;
+                    uint token_3 = metal::min(token0_ + naga_div(e_22, QUADS), _e226 - 1u);
+                    uint _e230 = turn;
+                    uint _e240 = p.units;
+                    uint _e246 = x_quad(metal::min((_e230 * TILE_UNITS) + naga_div(naga_mod(e_22, QUADS), VECTORS), _e240 - 1u), naga_mod(e_22, VECTORS), p);
+                    metal::half4 _e254 = xv[metal::min(unsigned((token_3 * x_quads) + metal::min(_e246, x_quads - 1u)), (_buffer_sizes.size6 - 0 - 8) / 8)];
+                    x3_ = _e254;
                 }
             }
-            uint _e252 = turn;
-            uint w_first = (((((_e252 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
-            uint _e264 = turn;
-            uint x_first = (((((_e264 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
+            uint _e255 = turn;
+            uint w_first = (((((_e255 + 1u) & 1u) * ROWS) + part_row) * PITCH) * STEP;
+            uint _e267 = turn;
+            uint x_first = (((((_e267 + 1u) & 1u) * TOKENS) + part_token) * PITCH) * STEP;
             {
                 metal::simdgroup_half8x8 b0_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 0u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b1_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 320u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b2_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 640u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_ = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 960u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 0u), 5119u)], 40u, false);
-                Sums _e306 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e306);
-                Sums _e308 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e308);
-                Sums _e310 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e310);
-                Sums _e312 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e312);
+                Sums _e309 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_, b0_, _e309);
+                Sums _e311 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_, b1_, _e311);
+                Sums _e313 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_, b2_, _e313);
+                Sums _e315 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_, b3_, _e315);
                 metal::simdgroup_half8x8 a1_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 320u), 5119u)], 40u, false);
-                Sums _e320 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e320);
-                Sums _e322 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e322);
-                Sums _e324 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e324);
-                Sums _e326 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e326);
+                Sums _e323 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_, b0_, _e323);
+                Sums _e325 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_, b1_, _e325);
+                Sums _e327 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_, b2_, _e327);
+                Sums _e329 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_, b3_, _e329);
                 metal::simdgroup_half8x8 a2_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 640u), 5119u)], 40u, false);
-                Sums _e334 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e334);
-                Sums _e336 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e336);
-                Sums _e338 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e338);
-                Sums _e340 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e340);
+                Sums _e337 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_, b0_, _e337);
+                Sums _e339 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_, b1_, _e339);
+                Sums _e341 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_, b2_, _e341);
+                Sums _e343 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_, b3_, _e343);
                 metal::simdgroup_half8x8 a3_ = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 960u), 5119u)], 40u, false);
-                Sums _e348 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e348);
-                Sums _e350 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e350);
-                Sums _e352 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e352);
-                Sums _e354 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e354);
+                Sums _e351 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_, b0_, _e351);
+                Sums _e353 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_, b1_, _e353);
+                Sums _e355 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_, b2_, _e355);
+                Sums _e357 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_, b3_, _e357);
             }
             {
                 metal::simdgroup_half8x8 b0_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 8u), 5119u)], 40u, true);
@@ -655,41 +808,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 648u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_1 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 968u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 8u), 5119u)], 40u, false);
-                Sums _e386 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e386);
-                Sums _e388 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e388);
-                Sums _e390 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e390);
-                Sums _e392 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e392);
+                Sums _e389 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_1, b0_1, _e389);
+                Sums _e391 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_1, b1_1, _e391);
+                Sums _e393 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_1, b2_1, _e393);
+                Sums _e395 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_1, b3_1, _e395);
                 metal::simdgroup_half8x8 a1_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 328u), 5119u)], 40u, false);
-                Sums _e400 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e400);
-                Sums _e402 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e402);
-                Sums _e404 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e404);
-                Sums _e406 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e406);
+                Sums _e403 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_1, b0_1, _e403);
+                Sums _e405 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_1, b1_1, _e405);
+                Sums _e407 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_1, b2_1, _e407);
+                Sums _e409 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_1, b3_1, _e409);
                 metal::simdgroup_half8x8 a2_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 648u), 5119u)], 40u, false);
-                Sums _e414 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e414);
-                Sums _e416 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e416);
-                Sums _e418 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e418);
-                Sums _e420 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e420);
+                Sums _e417 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_1, b0_1, _e417);
+                Sums _e419 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_1, b1_1, _e419);
+                Sums _e421 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_1, b2_1, _e421);
+                Sums _e423 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_1, b3_1, _e423);
                 metal::simdgroup_half8x8 a3_1 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 968u), 5119u)], 40u, false);
-                Sums _e428 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e428);
-                Sums _e430 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e430);
-                Sums _e432 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e432);
-                Sums _e434 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e434);
+                Sums _e431 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_1, b0_1, _e431);
+                Sums _e433 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_1, b1_1, _e433);
+                Sums _e435 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_1, b2_1, _e435);
+                Sums _e437 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_1, b3_1, _e437);
             }
             {
                 metal::simdgroup_half8x8 b0_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 16u), 5119u)], 40u, true);
@@ -697,41 +850,41 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 656u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_2 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 976u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 16u), 5119u)], 40u, false);
-                Sums _e466 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e466);
-                Sums _e468 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e468);
-                Sums _e470 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e470);
-                Sums _e472 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e472);
+                Sums _e469 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_2, b0_2, _e469);
+                Sums _e471 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_2, b1_2, _e471);
+                Sums _e473 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_2, b2_2, _e473);
+                Sums _e475 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_2, b3_2, _e475);
                 metal::simdgroup_half8x8 a1_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 336u), 5119u)], 40u, false);
-                Sums _e480 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e480);
-                Sums _e482 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e482);
-                Sums _e484 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e484);
-                Sums _e486 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e486);
+                Sums _e483 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_2, b0_2, _e483);
+                Sums _e485 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_2, b1_2, _e485);
+                Sums _e487 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_2, b2_2, _e487);
+                Sums _e489 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_2, b3_2, _e489);
                 metal::simdgroup_half8x8 a2_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 656u), 5119u)], 40u, false);
-                Sums _e494 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e494);
-                Sums _e496 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e496);
-                Sums _e498 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e498);
-                Sums _e500 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e500);
+                Sums _e497 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_2, b0_2, _e497);
+                Sums _e499 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_2, b1_2, _e499);
+                Sums _e501 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_2, b2_2, _e501);
+                Sums _e503 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_2, b3_2, _e503);
                 metal::simdgroup_half8x8 a3_2 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 976u), 5119u)], 40u, false);
-                Sums _e508 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e508);
-                Sums _e510 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e510);
-                Sums _e512 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e512);
-                Sums _e514 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e514);
+                Sums _e511 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_2, b0_2, _e511);
+                Sums _e513 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_2, b1_2, _e513);
+                Sums _e515 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_2, b2_2, _e515);
+                Sums _e517 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_2, b3_2, _e517);
             }
             {
                 metal::simdgroup_half8x8 b0_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 24u), 5119u)], 40u, true);
@@ -739,757 +892,748 @@ struct main_Input {
                 metal::simdgroup_half8x8 b2_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 664u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 b3_3 = NagaCooperativeLoad(&x_tile.inner[metal::min(unsigned(x_first + 984u), 5119u)], 40u, true);
                 metal::simdgroup_half8x8 a0_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 24u), 5119u)], 40u, false);
-                Sums _e546 = sums0_0_;
-                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e546);
-                Sums _e548 = sums0_1_;
-                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e548);
-                Sums _e550 = sums0_2_;
-                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e550);
-                Sums _e552 = sums0_3_;
-                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e552);
+                Sums _e549 = sums0_0_;
+                sums0_0_ = NagaCooperativeMultiplyAdd(a0_3, b0_3, _e549);
+                Sums _e551 = sums0_1_;
+                sums0_1_ = NagaCooperativeMultiplyAdd(a0_3, b1_3, _e551);
+                Sums _e553 = sums0_2_;
+                sums0_2_ = NagaCooperativeMultiplyAdd(a0_3, b2_3, _e553);
+                Sums _e555 = sums0_3_;
+                sums0_3_ = NagaCooperativeMultiplyAdd(a0_3, b3_3, _e555);
                 metal::simdgroup_half8x8 a1_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 344u), 5119u)], 40u, false);
-                Sums _e560 = sums1_0_;
-                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e560);
-                Sums _e562 = sums1_1_;
-                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e562);
-                Sums _e564 = sums1_2_;
-                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e564);
-                Sums _e566 = sums1_3_;
-                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e566);
+                Sums _e563 = sums1_0_;
+                sums1_0_ = NagaCooperativeMultiplyAdd(a1_3, b0_3, _e563);
+                Sums _e565 = sums1_1_;
+                sums1_1_ = NagaCooperativeMultiplyAdd(a1_3, b1_3, _e565);
+                Sums _e567 = sums1_2_;
+                sums1_2_ = NagaCooperativeMultiplyAdd(a1_3, b2_3, _e567);
+                Sums _e569 = sums1_3_;
+                sums1_3_ = NagaCooperativeMultiplyAdd(a1_3, b3_3, _e569);
                 metal::simdgroup_half8x8 a2_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 664u), 5119u)], 40u, false);
-                Sums _e574 = sums2_0_;
-                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e574);
-                Sums _e576 = sums2_1_;
-                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e576);
-                Sums _e578 = sums2_2_;
-                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e578);
-                Sums _e580 = sums2_3_;
-                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e580);
+                Sums _e577 = sums2_0_;
+                sums2_0_ = NagaCooperativeMultiplyAdd(a2_3, b0_3, _e577);
+                Sums _e579 = sums2_1_;
+                sums2_1_ = NagaCooperativeMultiplyAdd(a2_3, b1_3, _e579);
+                Sums _e581 = sums2_2_;
+                sums2_2_ = NagaCooperativeMultiplyAdd(a2_3, b2_3, _e581);
+                Sums _e583 = sums2_3_;
+                sums2_3_ = NagaCooperativeMultiplyAdd(a2_3, b3_3, _e583);
                 metal::simdgroup_half8x8 a3_3 = NagaCooperativeLoad(&w_tile.inner[metal::min(unsigned(w_first + 984u), 5119u)], 40u, false);
-                Sums _e588 = sums3_0_;
-                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e588);
-                Sums _e590 = sums3_1_;
-                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e590);
-                Sums _e592 = sums3_2_;
-                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e592);
-                Sums _e594 = sums3_3_;
-                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e594);
+                Sums _e591 = sums3_0_;
+                sums3_0_ = NagaCooperativeMultiplyAdd(a3_3, b0_3, _e591);
+                Sums _e593 = sums3_1_;
+                sums3_1_ = NagaCooperativeMultiplyAdd(a3_3, b1_3, _e593);
+                Sums _e595 = sums3_2_;
+                sums3_2_ = NagaCooperativeMultiplyAdd(a3_3, b2_3, _e595);
+                Sums _e597 = sums3_3_;
+                sums3_3_ = NagaCooperativeMultiplyAdd(a3_3, b3_3, _e597);
             }
-            uint _e596 = turn;
-            if (_e596 < tiles) {
+            uint _e599 = turn;
+            if (_e599 < tiles) {
+                {
+                    uint e_23 = index + 0u;
+                    if (e_23 < 64u) {
+                        uint _e605 = turn;
+                        uint at_5 = ((((_e605 & 1u) * ROWS) + naga_mod(e_23, ROWS)) * PITCH) + (naga_div(e_23, ROWS) * VECTORS);
+                        float _e622 = p.factor;
+                        uint _e623 = turn;
+                        uint _e631 = p.units;
+                        float factor = (((_e623 * TILE_UNITS) + naga_div(e_23, ROWS)) < _e631) ? _e622 : 0.0;
+                        Block _e635 = block0_;
+                        type_7 _e636 = weights(_e635, p, index_plane, planes, tail, reached, _buffer_sizes);
+                        keep_w(at_5 + 0u, static_cast<metal::half4>(_e636.inner[0].xzyw * factor), w_tile);
+                        keep_w(at_5 + 1u, static_cast<metal::half4>(_e636.inner[1].xzyw * factor), w_tile);
+                        keep_w(at_5 + 2u, static_cast<metal::half4>(_e636.inner[2].xzyw * factor), w_tile);
+                        keep_w(at_5 + 3u, static_cast<metal::half4>(_e636.inner[3].xzyw * factor), w_tile);
+                        keep_w(at_5 + 4u, static_cast<metal::half4>(_e636.inner[4].xzyw * factor), w_tile);
+                        keep_w(at_5 + 5u, static_cast<metal::half4>(_e636.inner[5].xzyw * factor), w_tile);
+                        keep_w(at_5 + 6u, static_cast<metal::half4>(_e636.inner[6].xzyw * factor), w_tile);
+                        keep_w(at_5 + 7u, static_cast<metal::half4>(_e636.inner[7].xzyw * factor), w_tile);
+                    }
+                }
                 {
                     uint e_24 = index + 0u;
-                    if (e_24 < 256u) {
-                        uint _e602 = turn;
-                        uint at_4 = ((((_e602 & 1u) * ROWS) + naga_mod(e_24, ROWS)) * PITCH) + (naga_div(e_24, ROWS) * VECTORS);
-                        Block _e617 = block0_;
-                        type_7 _e618 = weights(_e617);
-                        float _e621 = p.factor;
-                        uint _e622 = turn;
-                        uint _e630 = p.units;
-                        float factor = (((_e622 * TILE_UNITS) + naga_div(e_24, ROWS)) < _e630) ? _e621 : 0.0;
-                        keep_w(at_4 + 0u, static_cast<metal::half4>(_e618.inner[0] * factor), w_tile);
-                        keep_w(at_4 + 1u, static_cast<metal::half4>(_e618.inner[1] * factor), w_tile);
-                    }
+                    uint _e687 = turn;
+                    metal::half4 _e700 = x0_;
+                    keep_x(((((_e687 & 1u) * TOKENS) + naga_div(e_24, QUADS)) * PITCH) + naga_mod(e_24, QUADS), _e700, x_tile);
                 }
                 {
                     uint e_25 = index + 128u;
-                    if (e_25 < 256u) {
-                        uint _e648 = turn;
-                        uint at_5 = ((((_e648 & 1u) * ROWS) + naga_mod(e_25, ROWS)) * PITCH) + (naga_div(e_25, ROWS) * VECTORS);
-                        Block _e663 = block1_;
-                        type_7 _e664 = weights(_e663);
-                        float _e667 = p.factor;
-                        uint _e668 = turn;
-                        uint _e676 = p.units;
-                        float factor_1 = (((_e668 * TILE_UNITS) + naga_div(e_25, ROWS)) < _e676) ? _e667 : 0.0;
-                        keep_w(at_5 + 0u, static_cast<metal::half4>(_e664.inner[0] * factor_1), w_tile);
-                        keep_w(at_5 + 1u, static_cast<metal::half4>(_e664.inner[1] * factor_1), w_tile);
-                    }
+                    uint _e703 = turn;
+                    metal::half4 _e716 = x1_;
+                    keep_x(((((_e703 & 1u) * TOKENS) + naga_div(e_25, QUADS)) * PITCH) + naga_mod(e_25, QUADS), _e716, x_tile);
                 }
                 {
-                    uint e_26 = index + 0u;
-                    uint _e692 = turn;
-                    metal::half4 _e705 = x0_;
-                    keep_x(((((_e692 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e705, x_tile);
+                    uint e_26 = index + 256u;
+                    uint _e719 = turn;
+                    metal::half4 _e732 = x2_;
+                    keep_x(((((_e719 & 1u) * TOKENS) + naga_div(e_26, QUADS)) * PITCH) + naga_mod(e_26, QUADS), _e732, x_tile);
                 }
                 {
-                    uint e_27 = index + 128u;
-                    uint _e708 = turn;
-                    metal::half4 _e721 = x1_;
-                    keep_x(((((_e708 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e721, x_tile);
-                }
-                {
-                    uint e_28 = index + 256u;
-                    uint _e724 = turn;
-                    metal::half4 _e737 = x2_;
-                    keep_x(((((_e724 & 1u) * TOKENS) + naga_div(e_28, QUADS)) * PITCH) + naga_mod(e_28, QUADS), _e737, x_tile);
-                }
-                {
-                    uint e_29 = index + 384u;
-                    uint _e740 = turn;
-                    metal::half4 _e753 = x3_;
-                    keep_x(((((_e740 & 1u) * TOKENS) + naga_div(e_29, QUADS)) * PITCH) + naga_mod(e_29, QUADS), _e753, x_tile);
+                    uint e_27 = index + 384u;
+                    uint _e735 = turn;
+                    metal::half4 _e748 = x3_;
+                    keep_x(((((_e735 & 1u) * TOKENS) + naga_div(e_27, QUADS)) * PITCH) + naga_mod(e_27, QUADS), _e748, x_tile);
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
     uint first = (subgroup * TILE) * TILE;
-    float _e764 = p.factor;
-    float inverse = as_type<float>(2130706432u - as_type<uint>(_e764));
-    Sums _e768 = sums0_0_;
-    simdgroup_store(_e768, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    float _e759 = p.factor;
+    float inverse = as_type<float>(2130706432u - as_type<uint>(_e759));
+    Sums _e763 = sums0_0_;
+    simdgroup_store(_e763, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_2 = lane;
     bool loop_init_6 = true;
     while(true) {
         if (!loop_init_6) {
-            uint _e825 = e_2;
-            e_2 = _e825 + 32u;
+            uint _e820 = e_2;
+            e_2 = _e820 + 32u;
         }
         loop_init_6 = false;
-        uint _e773 = e_2;
-        if (_e773 < 64u) {
+        uint _e768 = e_2;
+        if (_e768 < 64u) {
         } else {
             break;
         }
         {
-            uint _e779 = e_2;
-            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e779, TILE);
-            uint _e786 = e_2;
-            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e786, TILE);
-            uint _e792 = p.rows;
-            if (row_8 < _e792) {
-                uint _e798 = p.tokens;
-                local = token_4 < _e798;
+            uint _e774 = e_2;
+            uint row_6 = ((row0_ + part_row) + 0u) + naga_mod(_e774, TILE);
+            uint _e781 = e_2;
+            uint token_4 = ((token0_ + part_token) + 0u) + naga_div(_e781, TILE);
+            uint _e787 = p.rows;
+            if (row_6 < _e787) {
+                uint _e793 = p.tokens;
+                local = token_4 < _e793;
             } else {
                 local = false;
             }
-            bool _e801 = local;
-            if (_e801) {
-                uint _e804 = p.y_stride;
+            bool _e796 = local;
+            if (_e796) {
+                uint _e799 = p.y_stride;
+                uint _e803 = p.first;
                 uint _e808 = p.first;
-                uint _e813 = p.first;
-                uint _e816 = e_2;
-                float _e819 = staged.inner[metal::min(unsigned(first + _e816), 255u)];
-                float _e822 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_4 * _e804) + _e808) + row_8, _e813 + row_8, (_e819 * _e822) * inverse, y, _buffer_sizes);
+                uint _e811 = e_2;
+                float _e814 = staged.inner[metal::min(unsigned(first + _e811), 255u)];
+                float _e817 = x_scales[metal::min(unsigned(token_4), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_4 * _e799) + _e803) + row_6, _e808 + row_6, (_e814 * _e817) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e828 = sums0_1_;
-    simdgroup_store(_e828, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e823 = sums0_1_;
+    simdgroup_store(_e823, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_3 = lane;
     bool loop_init_7 = true;
     while(true) {
         if (!loop_init_7) {
-            uint _e885 = e_3;
-            e_3 = _e885 + 32u;
+            uint _e880 = e_3;
+            e_3 = _e880 + 32u;
         }
         loop_init_7 = false;
-        uint _e833 = e_3;
-        if (_e833 < 64u) {
+        uint _e828 = e_3;
+        if (_e828 < 64u) {
         } else {
             break;
         }
         {
-            uint _e839 = e_3;
-            uint row_9 = ((row0_ + part_row) + 0u) + naga_mod(_e839, TILE);
-            uint _e846 = e_3;
-            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e846, TILE);
-            uint _e852 = p.rows;
-            if (row_9 < _e852) {
-                uint _e858 = p.tokens;
-                local_1 = token_5 < _e858;
+            uint _e834 = e_3;
+            uint row_7 = ((row0_ + part_row) + 0u) + naga_mod(_e834, TILE);
+            uint _e841 = e_3;
+            uint token_5 = ((token0_ + part_token) + 8u) + naga_div(_e841, TILE);
+            uint _e847 = p.rows;
+            if (row_7 < _e847) {
+                uint _e853 = p.tokens;
+                local_1 = token_5 < _e853;
             } else {
                 local_1 = false;
             }
-            bool _e861 = local_1;
-            if (_e861) {
-                uint _e864 = p.y_stride;
+            bool _e856 = local_1;
+            if (_e856) {
+                uint _e859 = p.y_stride;
+                uint _e863 = p.first;
                 uint _e868 = p.first;
-                uint _e873 = p.first;
-                uint _e876 = e_3;
-                float _e879 = staged.inner[metal::min(unsigned(first + _e876), 255u)];
-                float _e882 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_5 * _e864) + _e868) + row_9, _e873 + row_9, (_e879 * _e882) * inverse, y, _buffer_sizes);
+                uint _e871 = e_3;
+                float _e874 = staged.inner[metal::min(unsigned(first + _e871), 255u)];
+                float _e877 = x_scales[metal::min(unsigned(token_5), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_5 * _e859) + _e863) + row_7, _e868 + row_7, (_e874 * _e877) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e888 = sums0_2_;
-    simdgroup_store(_e888, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e883 = sums0_2_;
+    simdgroup_store(_e883, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_4 = lane;
     bool loop_init_8 = true;
     while(true) {
         if (!loop_init_8) {
-            uint _e945 = e_4;
-            e_4 = _e945 + 32u;
+            uint _e940 = e_4;
+            e_4 = _e940 + 32u;
         }
         loop_init_8 = false;
-        uint _e893 = e_4;
-        if (_e893 < 64u) {
+        uint _e888 = e_4;
+        if (_e888 < 64u) {
         } else {
             break;
         }
         {
-            uint _e899 = e_4;
-            uint row_10 = ((row0_ + part_row) + 0u) + naga_mod(_e899, TILE);
-            uint _e906 = e_4;
-            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e906, TILE);
-            uint _e912 = p.rows;
-            if (row_10 < _e912) {
-                uint _e918 = p.tokens;
-                local_2 = token_6 < _e918;
+            uint _e894 = e_4;
+            uint row_8 = ((row0_ + part_row) + 0u) + naga_mod(_e894, TILE);
+            uint _e901 = e_4;
+            uint token_6 = ((token0_ + part_token) + 16u) + naga_div(_e901, TILE);
+            uint _e907 = p.rows;
+            if (row_8 < _e907) {
+                uint _e913 = p.tokens;
+                local_2 = token_6 < _e913;
             } else {
                 local_2 = false;
             }
-            bool _e921 = local_2;
-            if (_e921) {
-                uint _e924 = p.y_stride;
+            bool _e916 = local_2;
+            if (_e916) {
+                uint _e919 = p.y_stride;
+                uint _e923 = p.first;
                 uint _e928 = p.first;
-                uint _e933 = p.first;
-                uint _e936 = e_4;
-                float _e939 = staged.inner[metal::min(unsigned(first + _e936), 255u)];
-                float _e942 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_6 * _e924) + _e928) + row_10, _e933 + row_10, (_e939 * _e942) * inverse, y, _buffer_sizes);
+                uint _e931 = e_4;
+                float _e934 = staged.inner[metal::min(unsigned(first + _e931), 255u)];
+                float _e937 = x_scales[metal::min(unsigned(token_6), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_6 * _e919) + _e923) + row_8, _e928 + row_8, (_e934 * _e937) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e948 = sums0_3_;
-    simdgroup_store(_e948, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e943 = sums0_3_;
+    simdgroup_store(_e943, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_5 = lane;
     bool loop_init_9 = true;
     while(true) {
         if (!loop_init_9) {
-            uint _e1005 = e_5;
-            e_5 = _e1005 + 32u;
+            uint _e1000 = e_5;
+            e_5 = _e1000 + 32u;
         }
         loop_init_9 = false;
-        uint _e953 = e_5;
-        if (_e953 < 64u) {
+        uint _e948 = e_5;
+        if (_e948 < 64u) {
         } else {
             break;
         }
         {
-            uint _e959 = e_5;
-            uint row_11 = ((row0_ + part_row) + 0u) + naga_mod(_e959, TILE);
-            uint _e966 = e_5;
-            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e966, TILE);
-            uint _e972 = p.rows;
-            if (row_11 < _e972) {
-                uint _e978 = p.tokens;
-                local_3 = token_7 < _e978;
+            uint _e954 = e_5;
+            uint row_9 = ((row0_ + part_row) + 0u) + naga_mod(_e954, TILE);
+            uint _e961 = e_5;
+            uint token_7 = ((token0_ + part_token) + 24u) + naga_div(_e961, TILE);
+            uint _e967 = p.rows;
+            if (row_9 < _e967) {
+                uint _e973 = p.tokens;
+                local_3 = token_7 < _e973;
             } else {
                 local_3 = false;
             }
-            bool _e981 = local_3;
-            if (_e981) {
-                uint _e984 = p.y_stride;
+            bool _e976 = local_3;
+            if (_e976) {
+                uint _e979 = p.y_stride;
+                uint _e983 = p.first;
                 uint _e988 = p.first;
-                uint _e993 = p.first;
-                uint _e996 = e_5;
-                float _e999 = staged.inner[metal::min(unsigned(first + _e996), 255u)];
-                float _e1002 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_7 * _e984) + _e988) + row_11, _e993 + row_11, (_e999 * _e1002) * inverse, y, _buffer_sizes);
+                uint _e991 = e_5;
+                float _e994 = staged.inner[metal::min(unsigned(first + _e991), 255u)];
+                float _e997 = x_scales[metal::min(unsigned(token_7), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_7 * _e979) + _e983) + row_9, _e988 + row_9, (_e994 * _e997) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1008 = sums1_0_;
-    simdgroup_store(_e1008, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1003 = sums1_0_;
+    simdgroup_store(_e1003, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_6 = lane;
     bool loop_init_10 = true;
     while(true) {
         if (!loop_init_10) {
-            uint _e1065 = e_6;
-            e_6 = _e1065 + 32u;
+            uint _e1060 = e_6;
+            e_6 = _e1060 + 32u;
         }
         loop_init_10 = false;
-        uint _e1013 = e_6;
-        if (_e1013 < 64u) {
+        uint _e1008 = e_6;
+        if (_e1008 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1019 = e_6;
-            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1019, TILE);
-            uint _e1026 = e_6;
-            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e1026, TILE);
-            uint _e1032 = p.rows;
-            if (row_12 < _e1032) {
-                uint _e1038 = p.tokens;
-                local_4 = token_8 < _e1038;
+            uint _e1014 = e_6;
+            uint row_10 = ((row0_ + part_row) + 8u) + naga_mod(_e1014, TILE);
+            uint _e1021 = e_6;
+            uint token_8 = ((token0_ + part_token) + 0u) + naga_div(_e1021, TILE);
+            uint _e1027 = p.rows;
+            if (row_10 < _e1027) {
+                uint _e1033 = p.tokens;
+                local_4 = token_8 < _e1033;
             } else {
                 local_4 = false;
             }
-            bool _e1041 = local_4;
-            if (_e1041) {
-                uint _e1044 = p.y_stride;
+            bool _e1036 = local_4;
+            if (_e1036) {
+                uint _e1039 = p.y_stride;
+                uint _e1043 = p.first;
                 uint _e1048 = p.first;
-                uint _e1053 = p.first;
-                uint _e1056 = e_6;
-                float _e1059 = staged.inner[metal::min(unsigned(first + _e1056), 255u)];
-                float _e1062 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_8 * _e1044) + _e1048) + row_12, _e1053 + row_12, (_e1059 * _e1062) * inverse, y, _buffer_sizes);
+                uint _e1051 = e_6;
+                float _e1054 = staged.inner[metal::min(unsigned(first + _e1051), 255u)];
+                float _e1057 = x_scales[metal::min(unsigned(token_8), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_8 * _e1039) + _e1043) + row_10, _e1048 + row_10, (_e1054 * _e1057) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1068 = sums1_1_;
-    simdgroup_store(_e1068, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1063 = sums1_1_;
+    simdgroup_store(_e1063, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_7 = lane;
     bool loop_init_11 = true;
     while(true) {
         if (!loop_init_11) {
-            uint _e1125 = e_7;
-            e_7 = _e1125 + 32u;
+            uint _e1120 = e_7;
+            e_7 = _e1120 + 32u;
         }
         loop_init_11 = false;
-        uint _e1073 = e_7;
-        if (_e1073 < 64u) {
+        uint _e1068 = e_7;
+        if (_e1068 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1079 = e_7;
-            uint row_13 = ((row0_ + part_row) + 8u) + naga_mod(_e1079, TILE);
-            uint _e1086 = e_7;
-            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1086, TILE);
-            uint _e1092 = p.rows;
-            if (row_13 < _e1092) {
-                uint _e1098 = p.tokens;
-                local_5 = token_9 < _e1098;
+            uint _e1074 = e_7;
+            uint row_11 = ((row0_ + part_row) + 8u) + naga_mod(_e1074, TILE);
+            uint _e1081 = e_7;
+            uint token_9 = ((token0_ + part_token) + 8u) + naga_div(_e1081, TILE);
+            uint _e1087 = p.rows;
+            if (row_11 < _e1087) {
+                uint _e1093 = p.tokens;
+                local_5 = token_9 < _e1093;
             } else {
                 local_5 = false;
             }
-            bool _e1101 = local_5;
-            if (_e1101) {
-                uint _e1104 = p.y_stride;
+            bool _e1096 = local_5;
+            if (_e1096) {
+                uint _e1099 = p.y_stride;
+                uint _e1103 = p.first;
                 uint _e1108 = p.first;
-                uint _e1113 = p.first;
-                uint _e1116 = e_7;
-                float _e1119 = staged.inner[metal::min(unsigned(first + _e1116), 255u)];
-                float _e1122 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_9 * _e1104) + _e1108) + row_13, _e1113 + row_13, (_e1119 * _e1122) * inverse, y, _buffer_sizes);
+                uint _e1111 = e_7;
+                float _e1114 = staged.inner[metal::min(unsigned(first + _e1111), 255u)];
+                float _e1117 = x_scales[metal::min(unsigned(token_9), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_9 * _e1099) + _e1103) + row_11, _e1108 + row_11, (_e1114 * _e1117) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1128 = sums1_2_;
-    simdgroup_store(_e1128, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1123 = sums1_2_;
+    simdgroup_store(_e1123, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_8 = lane;
     bool loop_init_12 = true;
     while(true) {
         if (!loop_init_12) {
-            uint _e1185 = e_8;
-            e_8 = _e1185 + 32u;
+            uint _e1180 = e_8;
+            e_8 = _e1180 + 32u;
         }
         loop_init_12 = false;
-        uint _e1133 = e_8;
-        if (_e1133 < 64u) {
+        uint _e1128 = e_8;
+        if (_e1128 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1139 = e_8;
-            uint row_14 = ((row0_ + part_row) + 8u) + naga_mod(_e1139, TILE);
-            uint _e1146 = e_8;
-            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1146, TILE);
-            uint _e1152 = p.rows;
-            if (row_14 < _e1152) {
-                uint _e1158 = p.tokens;
-                local_6 = token_10 < _e1158;
+            uint _e1134 = e_8;
+            uint row_12 = ((row0_ + part_row) + 8u) + naga_mod(_e1134, TILE);
+            uint _e1141 = e_8;
+            uint token_10 = ((token0_ + part_token) + 16u) + naga_div(_e1141, TILE);
+            uint _e1147 = p.rows;
+            if (row_12 < _e1147) {
+                uint _e1153 = p.tokens;
+                local_6 = token_10 < _e1153;
             } else {
                 local_6 = false;
             }
-            bool _e1161 = local_6;
-            if (_e1161) {
-                uint _e1164 = p.y_stride;
+            bool _e1156 = local_6;
+            if (_e1156) {
+                uint _e1159 = p.y_stride;
+                uint _e1163 = p.first;
                 uint _e1168 = p.first;
-                uint _e1173 = p.first;
-                uint _e1176 = e_8;
-                float _e1179 = staged.inner[metal::min(unsigned(first + _e1176), 255u)];
-                float _e1182 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_10 * _e1164) + _e1168) + row_14, _e1173 + row_14, (_e1179 * _e1182) * inverse, y, _buffer_sizes);
+                uint _e1171 = e_8;
+                float _e1174 = staged.inner[metal::min(unsigned(first + _e1171), 255u)];
+                float _e1177 = x_scales[metal::min(unsigned(token_10), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_10 * _e1159) + _e1163) + row_12, _e1168 + row_12, (_e1174 * _e1177) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1188 = sums1_3_;
-    simdgroup_store(_e1188, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1183 = sums1_3_;
+    simdgroup_store(_e1183, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_9 = lane;
     bool loop_init_13 = true;
     while(true) {
         if (!loop_init_13) {
-            uint _e1245 = e_9;
-            e_9 = _e1245 + 32u;
+            uint _e1240 = e_9;
+            e_9 = _e1240 + 32u;
         }
         loop_init_13 = false;
-        uint _e1193 = e_9;
-        if (_e1193 < 64u) {
+        uint _e1188 = e_9;
+        if (_e1188 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1199 = e_9;
-            uint row_15 = ((row0_ + part_row) + 8u) + naga_mod(_e1199, TILE);
-            uint _e1206 = e_9;
-            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1206, TILE);
-            uint _e1212 = p.rows;
-            if (row_15 < _e1212) {
-                uint _e1218 = p.tokens;
-                local_7 = token_11 < _e1218;
+            uint _e1194 = e_9;
+            uint row_13 = ((row0_ + part_row) + 8u) + naga_mod(_e1194, TILE);
+            uint _e1201 = e_9;
+            uint token_11 = ((token0_ + part_token) + 24u) + naga_div(_e1201, TILE);
+            uint _e1207 = p.rows;
+            if (row_13 < _e1207) {
+                uint _e1213 = p.tokens;
+                local_7 = token_11 < _e1213;
             } else {
                 local_7 = false;
             }
-            bool _e1221 = local_7;
-            if (_e1221) {
-                uint _e1224 = p.y_stride;
+            bool _e1216 = local_7;
+            if (_e1216) {
+                uint _e1219 = p.y_stride;
+                uint _e1223 = p.first;
                 uint _e1228 = p.first;
-                uint _e1233 = p.first;
-                uint _e1236 = e_9;
-                float _e1239 = staged.inner[metal::min(unsigned(first + _e1236), 255u)];
-                float _e1242 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_11 * _e1224) + _e1228) + row_15, _e1233 + row_15, (_e1239 * _e1242) * inverse, y, _buffer_sizes);
+                uint _e1231 = e_9;
+                float _e1234 = staged.inner[metal::min(unsigned(first + _e1231), 255u)];
+                float _e1237 = x_scales[metal::min(unsigned(token_11), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_11 * _e1219) + _e1223) + row_13, _e1228 + row_13, (_e1234 * _e1237) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1248 = sums2_0_;
-    simdgroup_store(_e1248, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1243 = sums2_0_;
+    simdgroup_store(_e1243, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_10 = lane;
     bool loop_init_14 = true;
     while(true) {
         if (!loop_init_14) {
-            uint _e1305 = e_10;
-            e_10 = _e1305 + 32u;
+            uint _e1300 = e_10;
+            e_10 = _e1300 + 32u;
         }
         loop_init_14 = false;
-        uint _e1253 = e_10;
-        if (_e1253 < 64u) {
+        uint _e1248 = e_10;
+        if (_e1248 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1259 = e_10;
-            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1259, TILE);
-            uint _e1266 = e_10;
-            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1266, TILE);
-            uint _e1272 = p.rows;
-            if (row_16 < _e1272) {
-                uint _e1278 = p.tokens;
-                local_8 = token_12 < _e1278;
+            uint _e1254 = e_10;
+            uint row_14 = ((row0_ + part_row) + 16u) + naga_mod(_e1254, TILE);
+            uint _e1261 = e_10;
+            uint token_12 = ((token0_ + part_token) + 0u) + naga_div(_e1261, TILE);
+            uint _e1267 = p.rows;
+            if (row_14 < _e1267) {
+                uint _e1273 = p.tokens;
+                local_8 = token_12 < _e1273;
             } else {
                 local_8 = false;
             }
-            bool _e1281 = local_8;
-            if (_e1281) {
-                uint _e1284 = p.y_stride;
+            bool _e1276 = local_8;
+            if (_e1276) {
+                uint _e1279 = p.y_stride;
+                uint _e1283 = p.first;
                 uint _e1288 = p.first;
-                uint _e1293 = p.first;
-                uint _e1296 = e_10;
-                float _e1299 = staged.inner[metal::min(unsigned(first + _e1296), 255u)];
-                float _e1302 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_12 * _e1284) + _e1288) + row_16, _e1293 + row_16, (_e1299 * _e1302) * inverse, y, _buffer_sizes);
+                uint _e1291 = e_10;
+                float _e1294 = staged.inner[metal::min(unsigned(first + _e1291), 255u)];
+                float _e1297 = x_scales[metal::min(unsigned(token_12), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_12 * _e1279) + _e1283) + row_14, _e1288 + row_14, (_e1294 * _e1297) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1308 = sums2_1_;
-    simdgroup_store(_e1308, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1303 = sums2_1_;
+    simdgroup_store(_e1303, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_11 = lane;
     bool loop_init_15 = true;
     while(true) {
         if (!loop_init_15) {
-            uint _e1365 = e_11;
-            e_11 = _e1365 + 32u;
+            uint _e1360 = e_11;
+            e_11 = _e1360 + 32u;
         }
         loop_init_15 = false;
-        uint _e1313 = e_11;
-        if (_e1313 < 64u) {
+        uint _e1308 = e_11;
+        if (_e1308 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1319 = e_11;
-            uint row_17 = ((row0_ + part_row) + 16u) + naga_mod(_e1319, TILE);
-            uint _e1326 = e_11;
-            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1326, TILE);
-            uint _e1332 = p.rows;
-            if (row_17 < _e1332) {
-                uint _e1338 = p.tokens;
-                local_9 = token_13 < _e1338;
+            uint _e1314 = e_11;
+            uint row_15 = ((row0_ + part_row) + 16u) + naga_mod(_e1314, TILE);
+            uint _e1321 = e_11;
+            uint token_13 = ((token0_ + part_token) + 8u) + naga_div(_e1321, TILE);
+            uint _e1327 = p.rows;
+            if (row_15 < _e1327) {
+                uint _e1333 = p.tokens;
+                local_9 = token_13 < _e1333;
             } else {
                 local_9 = false;
             }
-            bool _e1341 = local_9;
-            if (_e1341) {
-                uint _e1344 = p.y_stride;
+            bool _e1336 = local_9;
+            if (_e1336) {
+                uint _e1339 = p.y_stride;
+                uint _e1343 = p.first;
                 uint _e1348 = p.first;
-                uint _e1353 = p.first;
-                uint _e1356 = e_11;
-                float _e1359 = staged.inner[metal::min(unsigned(first + _e1356), 255u)];
-                float _e1362 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_13 * _e1344) + _e1348) + row_17, _e1353 + row_17, (_e1359 * _e1362) * inverse, y, _buffer_sizes);
+                uint _e1351 = e_11;
+                float _e1354 = staged.inner[metal::min(unsigned(first + _e1351), 255u)];
+                float _e1357 = x_scales[metal::min(unsigned(token_13), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_13 * _e1339) + _e1343) + row_15, _e1348 + row_15, (_e1354 * _e1357) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1368 = sums2_2_;
-    simdgroup_store(_e1368, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1363 = sums2_2_;
+    simdgroup_store(_e1363, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_12 = lane;
     bool loop_init_16 = true;
     while(true) {
         if (!loop_init_16) {
-            uint _e1425 = e_12;
-            e_12 = _e1425 + 32u;
+            uint _e1420 = e_12;
+            e_12 = _e1420 + 32u;
         }
         loop_init_16 = false;
-        uint _e1373 = e_12;
-        if (_e1373 < 64u) {
+        uint _e1368 = e_12;
+        if (_e1368 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1379 = e_12;
-            uint row_18 = ((row0_ + part_row) + 16u) + naga_mod(_e1379, TILE);
-            uint _e1386 = e_12;
-            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1386, TILE);
-            uint _e1392 = p.rows;
-            if (row_18 < _e1392) {
-                uint _e1398 = p.tokens;
-                local_10 = token_14 < _e1398;
+            uint _e1374 = e_12;
+            uint row_16 = ((row0_ + part_row) + 16u) + naga_mod(_e1374, TILE);
+            uint _e1381 = e_12;
+            uint token_14 = ((token0_ + part_token) + 16u) + naga_div(_e1381, TILE);
+            uint _e1387 = p.rows;
+            if (row_16 < _e1387) {
+                uint _e1393 = p.tokens;
+                local_10 = token_14 < _e1393;
             } else {
                 local_10 = false;
             }
-            bool _e1401 = local_10;
-            if (_e1401) {
-                uint _e1404 = p.y_stride;
+            bool _e1396 = local_10;
+            if (_e1396) {
+                uint _e1399 = p.y_stride;
+                uint _e1403 = p.first;
                 uint _e1408 = p.first;
-                uint _e1413 = p.first;
-                uint _e1416 = e_12;
-                float _e1419 = staged.inner[metal::min(unsigned(first + _e1416), 255u)];
-                float _e1422 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_14 * _e1404) + _e1408) + row_18, _e1413 + row_18, (_e1419 * _e1422) * inverse, y, _buffer_sizes);
+                uint _e1411 = e_12;
+                float _e1414 = staged.inner[metal::min(unsigned(first + _e1411), 255u)];
+                float _e1417 = x_scales[metal::min(unsigned(token_14), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_14 * _e1399) + _e1403) + row_16, _e1408 + row_16, (_e1414 * _e1417) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1428 = sums2_3_;
-    simdgroup_store(_e1428, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1423 = sums2_3_;
+    simdgroup_store(_e1423, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_13 = lane;
     bool loop_init_17 = true;
     while(true) {
         if (!loop_init_17) {
-            uint _e1485 = e_13;
-            e_13 = _e1485 + 32u;
+            uint _e1480 = e_13;
+            e_13 = _e1480 + 32u;
         }
         loop_init_17 = false;
-        uint _e1433 = e_13;
-        if (_e1433 < 64u) {
+        uint _e1428 = e_13;
+        if (_e1428 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1439 = e_13;
-            uint row_19 = ((row0_ + part_row) + 16u) + naga_mod(_e1439, TILE);
-            uint _e1446 = e_13;
-            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1446, TILE);
-            uint _e1452 = p.rows;
-            if (row_19 < _e1452) {
-                uint _e1458 = p.tokens;
-                local_11 = token_15 < _e1458;
+            uint _e1434 = e_13;
+            uint row_17 = ((row0_ + part_row) + 16u) + naga_mod(_e1434, TILE);
+            uint _e1441 = e_13;
+            uint token_15 = ((token0_ + part_token) + 24u) + naga_div(_e1441, TILE);
+            uint _e1447 = p.rows;
+            if (row_17 < _e1447) {
+                uint _e1453 = p.tokens;
+                local_11 = token_15 < _e1453;
             } else {
                 local_11 = false;
             }
-            bool _e1461 = local_11;
-            if (_e1461) {
-                uint _e1464 = p.y_stride;
+            bool _e1456 = local_11;
+            if (_e1456) {
+                uint _e1459 = p.y_stride;
+                uint _e1463 = p.first;
                 uint _e1468 = p.first;
-                uint _e1473 = p.first;
-                uint _e1476 = e_13;
-                float _e1479 = staged.inner[metal::min(unsigned(first + _e1476), 255u)];
-                float _e1482 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_15 * _e1464) + _e1468) + row_19, _e1473 + row_19, (_e1479 * _e1482) * inverse, y, _buffer_sizes);
+                uint _e1471 = e_13;
+                float _e1474 = staged.inner[metal::min(unsigned(first + _e1471), 255u)];
+                float _e1477 = x_scales[metal::min(unsigned(token_15), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_15 * _e1459) + _e1463) + row_17, _e1468 + row_17, (_e1474 * _e1477) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1488 = sums3_0_;
-    simdgroup_store(_e1488, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1483 = sums3_0_;
+    simdgroup_store(_e1483, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_14 = lane;
     bool loop_init_18 = true;
     while(true) {
         if (!loop_init_18) {
-            uint _e1545 = e_14;
-            e_14 = _e1545 + 32u;
+            uint _e1540 = e_14;
+            e_14 = _e1540 + 32u;
         }
         loop_init_18 = false;
-        uint _e1493 = e_14;
-        if (_e1493 < 64u) {
+        uint _e1488 = e_14;
+        if (_e1488 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1499 = e_14;
-            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1499, TILE);
-            uint _e1506 = e_14;
-            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1506, TILE);
-            uint _e1512 = p.rows;
-            if (row_20 < _e1512) {
-                uint _e1518 = p.tokens;
-                local_12 = token_16 < _e1518;
+            uint _e1494 = e_14;
+            uint row_18 = ((row0_ + part_row) + 24u) + naga_mod(_e1494, TILE);
+            uint _e1501 = e_14;
+            uint token_16 = ((token0_ + part_token) + 0u) + naga_div(_e1501, TILE);
+            uint _e1507 = p.rows;
+            if (row_18 < _e1507) {
+                uint _e1513 = p.tokens;
+                local_12 = token_16 < _e1513;
             } else {
                 local_12 = false;
             }
-            bool _e1521 = local_12;
-            if (_e1521) {
-                uint _e1524 = p.y_stride;
+            bool _e1516 = local_12;
+            if (_e1516) {
+                uint _e1519 = p.y_stride;
+                uint _e1523 = p.first;
                 uint _e1528 = p.first;
-                uint _e1533 = p.first;
-                uint _e1536 = e_14;
-                float _e1539 = staged.inner[metal::min(unsigned(first + _e1536), 255u)];
-                float _e1542 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_16 * _e1524) + _e1528) + row_20, _e1533 + row_20, (_e1539 * _e1542) * inverse, y, _buffer_sizes);
+                uint _e1531 = e_14;
+                float _e1534 = staged.inner[metal::min(unsigned(first + _e1531), 255u)];
+                float _e1537 = x_scales[metal::min(unsigned(token_16), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_16 * _e1519) + _e1523) + row_18, _e1528 + row_18, (_e1534 * _e1537) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1548 = sums3_1_;
-    simdgroup_store(_e1548, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1543 = sums3_1_;
+    simdgroup_store(_e1543, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_15 = lane;
     bool loop_init_19 = true;
     while(true) {
         if (!loop_init_19) {
-            uint _e1605 = e_15;
-            e_15 = _e1605 + 32u;
+            uint _e1600 = e_15;
+            e_15 = _e1600 + 32u;
         }
         loop_init_19 = false;
-        uint _e1553 = e_15;
-        if (_e1553 < 64u) {
+        uint _e1548 = e_15;
+        if (_e1548 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1559 = e_15;
-            uint row_21 = ((row0_ + part_row) + 24u) + naga_mod(_e1559, TILE);
-            uint _e1566 = e_15;
-            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1566, TILE);
-            uint _e1572 = p.rows;
-            if (row_21 < _e1572) {
-                uint _e1578 = p.tokens;
-                local_13 = token_17 < _e1578;
+            uint _e1554 = e_15;
+            uint row_19 = ((row0_ + part_row) + 24u) + naga_mod(_e1554, TILE);
+            uint _e1561 = e_15;
+            uint token_17 = ((token0_ + part_token) + 8u) + naga_div(_e1561, TILE);
+            uint _e1567 = p.rows;
+            if (row_19 < _e1567) {
+                uint _e1573 = p.tokens;
+                local_13 = token_17 < _e1573;
             } else {
                 local_13 = false;
             }
-            bool _e1581 = local_13;
-            if (_e1581) {
-                uint _e1584 = p.y_stride;
+            bool _e1576 = local_13;
+            if (_e1576) {
+                uint _e1579 = p.y_stride;
+                uint _e1583 = p.first;
                 uint _e1588 = p.first;
-                uint _e1593 = p.first;
-                uint _e1596 = e_15;
-                float _e1599 = staged.inner[metal::min(unsigned(first + _e1596), 255u)];
-                float _e1602 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_17 * _e1584) + _e1588) + row_21, _e1593 + row_21, (_e1599 * _e1602) * inverse, y, _buffer_sizes);
+                uint _e1591 = e_15;
+                float _e1594 = staged.inner[metal::min(unsigned(first + _e1591), 255u)];
+                float _e1597 = x_scales[metal::min(unsigned(token_17), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_17 * _e1579) + _e1583) + row_19, _e1588 + row_19, (_e1594 * _e1597) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1608 = sums3_2_;
-    simdgroup_store(_e1608, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1603 = sums3_2_;
+    simdgroup_store(_e1603, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_16 = lane;
     bool loop_init_20 = true;
     while(true) {
         if (!loop_init_20) {
-            uint _e1665 = e_16;
-            e_16 = _e1665 + 32u;
+            uint _e1660 = e_16;
+            e_16 = _e1660 + 32u;
         }
         loop_init_20 = false;
-        uint _e1613 = e_16;
-        if (_e1613 < 64u) {
+        uint _e1608 = e_16;
+        if (_e1608 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1619 = e_16;
-            uint row_22 = ((row0_ + part_row) + 24u) + naga_mod(_e1619, TILE);
-            uint _e1626 = e_16;
-            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1626, TILE);
-            uint _e1632 = p.rows;
-            if (row_22 < _e1632) {
-                uint _e1638 = p.tokens;
-                local_14 = token_18 < _e1638;
+            uint _e1614 = e_16;
+            uint row_20 = ((row0_ + part_row) + 24u) + naga_mod(_e1614, TILE);
+            uint _e1621 = e_16;
+            uint token_18 = ((token0_ + part_token) + 16u) + naga_div(_e1621, TILE);
+            uint _e1627 = p.rows;
+            if (row_20 < _e1627) {
+                uint _e1633 = p.tokens;
+                local_14 = token_18 < _e1633;
             } else {
                 local_14 = false;
             }
-            bool _e1641 = local_14;
-            if (_e1641) {
-                uint _e1644 = p.y_stride;
+            bool _e1636 = local_14;
+            if (_e1636) {
+                uint _e1639 = p.y_stride;
+                uint _e1643 = p.first;
                 uint _e1648 = p.first;
-                uint _e1653 = p.first;
-                uint _e1656 = e_16;
-                float _e1659 = staged.inner[metal::min(unsigned(first + _e1656), 255u)];
-                float _e1662 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_18 * _e1644) + _e1648) + row_22, _e1653 + row_22, (_e1659 * _e1662) * inverse, y, _buffer_sizes);
+                uint _e1651 = e_16;
+                float _e1654 = staged.inner[metal::min(unsigned(first + _e1651), 255u)];
+                float _e1657 = x_scales[metal::min(unsigned(token_18), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_18 * _e1639) + _e1643) + row_20, _e1648 + row_20, (_e1654 * _e1657) * inverse, y, _buffer_sizes);
             }
         }
     }
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-    Sums _e1668 = sums3_3_;
-    simdgroup_store(_e1668, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
+    Sums _e1663 = sums3_3_;
+    simdgroup_store(_e1663, &staged.inner[metal::min(unsigned(first), 255u)], TILE, 0, true);
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     e_17 = lane;
     bool loop_init_21 = true;
     while(true) {
         if (!loop_init_21) {
-            uint _e1725 = e_17;
-            e_17 = _e1725 + 32u;
+            uint _e1720 = e_17;
+            e_17 = _e1720 + 32u;
         }
         loop_init_21 = false;
-        uint _e1673 = e_17;
-        if (_e1673 < 64u) {
+        uint _e1668 = e_17;
+        if (_e1668 < 64u) {
         } else {
             break;
         }
         {
-            uint _e1679 = e_17;
-            uint row_23 = ((row0_ + part_row) + 24u) + naga_mod(_e1679, TILE);
-            uint _e1686 = e_17;
-            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1686, TILE);
-            uint _e1692 = p.rows;
-            if (row_23 < _e1692) {
-                uint _e1698 = p.tokens;
-                local_15 = token_19 < _e1698;
+            uint _e1674 = e_17;
+            uint row_21 = ((row0_ + part_row) + 24u) + naga_mod(_e1674, TILE);
+            uint _e1681 = e_17;
+            uint token_19 = ((token0_ + part_token) + 24u) + naga_div(_e1681, TILE);
+            uint _e1687 = p.rows;
+            if (row_21 < _e1687) {
+                uint _e1693 = p.tokens;
+                local_15 = token_19 < _e1693;
             } else {
                 local_15 = false;
             }
-            bool _e1701 = local_15;
-            if (_e1701) {
-                uint _e1704 = p.y_stride;
+            bool _e1696 = local_15;
+            if (_e1696) {
+                uint _e1699 = p.y_stride;
+                uint _e1703 = p.first;
                 uint _e1708 = p.first;
-                uint _e1713 = p.first;
-                uint _e1716 = e_17;
-                float _e1719 = staged.inner[metal::min(unsigned(first + _e1716), 255u)];
-                float _e1722 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size6 - 0 - 4) / 4)];
-                put(((token_19 * _e1704) + _e1708) + row_23, _e1713 + row_23, (_e1719 * _e1722) * inverse, y, _buffer_sizes);
+                uint _e1711 = e_17;
+                float _e1714 = staged.inner[metal::min(unsigned(first + _e1711), 255u)];
+                float _e1717 = x_scales[metal::min(unsigned(token_19), (_buffer_sizes.size7 - 0 - 4) / 4)];
+                put(((token_19 * _e1699) + _e1703) + row_21, _e1708 + row_21, (_e1714 * _e1717) * inverse, y, _buffer_sizes);
             }
         }
     }

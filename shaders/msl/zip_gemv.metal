@@ -1,5 +1,5 @@
 // zip_gemv
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64, LANES = 32, ROWS = 4, UNROLL = 2
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64, LANES = 32, ROWS = 4, UNROLL = 2
 // threads of a threadgroup: 64
 // buffers: 1 base_plane, 2 planes, 3 escapes, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -91,6 +91,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint LANES = 32u;
 constant uint ROWS = 4u;

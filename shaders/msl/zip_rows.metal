@@ -1,6 +1,6 @@
 // zip_rows
 // flags: WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, WG = 64
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -68,6 +68,7 @@ constant uint RATE = 17u;
 constant uint SPAN = 10u;
 constant uint QUAD = 14u;
 constant uint STREAM = 5u;
+constant uint SIZE = 8u;
 constant uint WG = 64u;
 constant uint WORDS = 1u;
 constant uint WIDTH = 32u;

@@ -60,6 +60,7 @@ sources! {
     "nf2",
     "norm",
     "params",
+    "part",
     "prepare",
     "put",
     "q8",
@@ -78,6 +79,7 @@ sources! {
     "top_k",
     "total",
     "zip",
+    "zip_share",
 }
 
 /// A kernel by its name.

@@ -236,6 +236,10 @@ pub struct Shipped {
 const PREFERRED: &[(&str, &[&str])] = &[
     // Of many: sums by subgroup operations, which fit any size of subgroup.
     ("gemv", &["SUBGROUP"]),
+    // Matrices of halves: made of halves, too.
+    ("int4", &["F16"]),
+    ("int3", &["F16"]),
+    ("int2", &["F16"]),
     ("astc", &["OFTEN"]),
     ("sqint2", &["PAIRS"]),
     ("raw", &["ALIGNED", "BRAIN"]),
@@ -245,11 +249,11 @@ const PREFERRED: &[(&str, &[&str])] = &[
 
 /// Flags that say what form the input or output has, or by what it is multiplied.
 const FORMS: &[(&str, &str)] = &[
+    ("EIGHT", "_coop"),
     ("F16", "_f16"),
     ("HALVES_OUT", "_f16"),
     ("I8", "_i8"),
     ("I24", "_i24"),
-    ("EIGHT", "_coop"),
     ("TEXTURE", "_texture"),
 ];
 
@@ -273,6 +277,8 @@ pub fn shipped() -> Vec<Shipped> {
         let (_, options) = all
             .iter()
             .filter(|(name, options)| *name == kernel.name && suffix_of(options) == suffix)
+            // Metal's matrices are of eight.
+            .filter(|(_, o)| !o.flags.contains(&"COOP") || o.flags.contains(&"EIGHT"))
             .min_by_key(|(_, options)| rank(options))?;
         let options = shaped(kernel, options.clone());
         Some(Shipped { stem: format!("{}{suffix}", kernel.name), kernel: kernel.name, options })

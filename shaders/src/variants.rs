@@ -29,6 +29,7 @@ const CODED: &[(&str, u32)] = &[
     ("SPAN", 10),
     ("QUAD", 14),
     ("STREAM", 5),
+    ("SIZE", 8),
 ];
 
 /// Products whose input every workgroup can make.
@@ -47,14 +48,14 @@ const FORMS: &[&str] = &["F16", "I8", "I24"];
 
 /// Layouts of the integer codecs.
 const INTEGER: &[&[&str]] = &[
-    &[],
-    &["ALIGNED", "HEADS"],
-    &["FINE", "HALVES"],
-    &["FINE", "HALVES", "ALIGNED", "HEADS"],
-    &["PLAIN"],
-    &["PLAIN", "HALVES"],
-    &["PLAIN", "WIDE"],
-    &["PLAIN", "HALVES", "WIDE"],
+    &["SCALED"],
+    &["SCALED", "ALIGNED", "HEADS"],
+    &["SCALED", "FINE", "HALVES"],
+    &["SCALED", "FINE", "HALVES", "ALIGNED", "HEADS"],
+    &["SCALED", "PLAIN"],
+    &["SCALED", "PLAIN", "HALVES"],
+    &["SCALED", "PLAIN", "WIDE"],
+    &["SCALED", "PLAIN", "HALVES", "WIDE"],
 ];
 
 /// Every codec's.
@@ -72,7 +73,14 @@ pub const CODECS: &[Codec] = &[
         gemm: "sqint2_gemm",
         rows: "sqint2_rows",
         unit: 8,
-        layouts: &[&[], &["WIDE"], &["WHOLE", "PAIRS"], &["ODD"], &["PAIRS", "QUADS", "OVER_TABLE"]],
+        layouts: &[
+            &[],
+            &["WIDE"],
+            &["WHOLE", "PAIRS"],
+            &["ODD"],
+            &["PAIRS", "QUADS", "OVER_TABLE"],
+            &["PAIRS", "TRIPLES", "OVER_TABLE"],
+        ],
         forms: FORMS,
     },
     Codec {
@@ -198,6 +206,10 @@ const OTHERS: &[(&str, &[&[&str]])] = &[
             &["MAIN", "EMIT", "I8"],
             &["MAIN", "TAIL", "EMIT", "I24"],
             &["MAIN", "EMIT", "HALVES_OUT"],
+            &["MAIN", "NORMED"],
+            &["MAIN", "TAIL", "NORMED", "EMIT", "I8"],
+            &["MAIN", "GATED"],
+            &["MAIN", "TAIL", "GATED", "SILU", "EMIT", "I24"],
         ],
     ),
     ("halves", &[&[]]),
@@ -241,10 +253,19 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let rows = base.clone().with("WG", 64).flag("WEIGHTS");
             all.push((codec.rows, rows.clone()));
             all.push((codec.rows, rows.flag("PEAK")));
+            // Those of bit planes take words of them in batches.
+            let batch = match codec.gemm {
+                "zip_gemm" => base.clone().with("VECTORS", 8).flag("WORDS_OF_PLANES"),
+                _ => base.clone(),
+            };
             for out in [&[][..], &["BIAS", "ACCUMULATE"]] {
-                let options = flags(base.clone().flag("WEIGHTS"), out);
+                let options = flags(batch.clone().flag("WEIGHTS"), out);
                 for side in [16, 8] {
-                    all.push((codec.gemm, cooperative(options.clone(), side)));
+                    let by_matrices = cooperative(options.clone(), side);
+                    if options.flags.contains(&"SCALED") {
+                        all.push((codec.gemm, by_matrices.clone().flag("F16")));
+                    }
+                    all.push((codec.gemm, by_matrices));
                 }
                 all.push((codec.gemm, options));
             }
@@ -252,7 +273,15 @@ pub fn cases() -> Vec<(&'static str, Options)> {
             let shaped = base.with("WG", 64).with("LANES", lanes).with("ROWS", 4).with("UNROLL", 2);
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {
-                for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"]] {
+                // Threes are looked up for bytes only.
+                if layout.contains(&"TRIPLES") && form != Some(&"I8") {
+                    continue;
+                }
+                for sums in [&[][..], &["SUBGROUP"], &["SUBGROUP", "SHUFFLE"], &["SUBGROUP", "FOLD"]] {
+                    // Strips of sixteen rows are folded.
+                    if sums.contains(&"FOLD") && codec.gemv != "sqint2_gemv" {
+                        continue;
+                    }
                     for out in [
                         &[][..],
                         &["BIAS", "ACCUMULATE"],

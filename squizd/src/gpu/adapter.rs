@@ -39,6 +39,15 @@ impl std::fmt::Display for AdapterSummary {
     }
 }
 
+/// Smallest and largest subgroup that kernels may find. Metal tells what all its
+/// devices have together; Apple's own have SIMD groups of 32 (Metal Feature Set Tables).
+pub(super) fn subgroup_sizes(info: &wgpu::AdapterInfo) -> (u32, u32) {
+    if info.backend == wgpu::Backend::Metal && info.name.starts_with("Apple") {
+        return (32, 32);
+    }
+    (info.subgroup_min_size, info.subgroup_max_size)
+}
+
 fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL;
@@ -101,4 +110,22 @@ pub fn hardware_likely() -> bool {
         entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with(prefix))
     };
     has("/dev/dri", "render") || has("/dev", "nvidia")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apples_subgroups_are_known() {
+        let sizes = |name: &str, backend| {
+            let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::IntegratedGpu, backend);
+            name.clone_into(&mut info.name);
+            (info.subgroup_min_size, info.subgroup_max_size) = (4, 64);
+            subgroup_sizes(&info)
+        };
+        assert_eq!(sizes("Apple M3 Max", wgpu::Backend::Metal), (32, 32));
+        assert_eq!(sizes("AMD Radeon Pro 5500M", wgpu::Backend::Metal), (4, 64));
+        assert_eq!(sizes("Apple M1 (Honeykrisp)", wgpu::Backend::Vulkan), (4, 64));
+    }
 }

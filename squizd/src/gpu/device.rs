@@ -1,6 +1,6 @@
 //! An opened adapter: its capabilities, its queue, what went wrong on it.
 
-use super::adapter::{ADAPTER_VARIABLE, AdapterSummary, choose};
+use super::adapter::{ADAPTER_VARIABLE, AdapterSummary, choose, subgroup_sizes};
 use super::cooperative;
 use super::pipeline::Pipelines;
 use crate::{Error, Result};
@@ -234,7 +234,7 @@ fn abilities(
     cooperative: Option<u32>,
 ) -> Abilities {
     let software = info.device_type == wgpu::DeviceType::Cpu;
-    let sizes = (info.subgroup_min_size, info.subgroup_max_size);
+    let sizes = subgroup_sizes(info);
     let usable = features.contains(wgpu::Features::SUBGROUP) && sizes.0 >= 4 && sizes.1 <= 128;
     Abilities {
         subgroup: usable.then_some(sizes),

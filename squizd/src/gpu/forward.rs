@@ -10,10 +10,11 @@ pub(super) use buffers::{Buffers, LOGIT_ROWS, shared_bytes, shares_of};
 
 use super::device::Gpu;
 use super::input::Input;
-use super::matrix::{Fetch, GpuMatrix, Output, Staged};
+use super::matrix::{Fetch, GpuMatrix, Made, Output, Staged};
 use super::model::{GpuLinear, GpuModel};
 use super::pipeline::{Port, Span, read, write};
 use super::record::Step;
+use super::rotation::Source;
 use super::top_k::TopK;
 use crate::Result;
 use crate::runtime::Frequencies;
@@ -105,8 +106,8 @@ impl Forward {
         Ok(steps)
     }
 
-    /// Adds the product to the residual stream, normalised first where there is
-    /// a gain.
+    /// Adds the product with an input that is ready, or made by it, to the residual
+    /// stream, normalised first where there is a gain.
     fn residual(
         &self,
         model: &GpuModel<'_, '_>,
@@ -117,9 +118,6 @@ impl Forward {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let b = &self.buffers;
-        if let Fetch::Ready(x) = from {
-            steps.extend(x.ready(&model.gpu, [&linear.matrix], n)?);
-        }
         let Some(gain) = gain else {
             let out = Output { accumulate: true, ..Output::to(&b.x, b.normed.stride) };
             steps.extend(product(&model.gpu, linear, from, n, out)?);
@@ -139,12 +137,38 @@ impl Forward {
         matrices: &[&GpuMatrix],
         n: u32,
     ) -> Option<Staged> {
-        (n == 1 && GpuMatrix::stage(model.math, matrices)).then(|| Staged {
+        (n == 1 && GpuMatrix::stage(model.math, matrices))
+            .then(|| Staged { made: self.normed(model, gain), math: model.math })
+    }
+
+    /// The norm of the residual stream, to be made where it is read.
+    fn normed(&self, model: &GpuModel<'_, '_>, gain: &wgpu::Buffer) -> Made {
+        Made {
             flags: vec!["NORMED"],
             spans: [Span::from(&self.buffers.x), Span::from(gain)],
             eps: model.model.norm_eps,
-            math: model.math,
-        })
+        }
+    }
+
+    /// Makes `input`, as products of `matrices` read it, of the norms of `n` vectors of
+    /// the residual stream from number `first` on: where all are rotated, on the way.
+    fn norm_for(
+        &self,
+        model: &GpuModel<'_, '_>,
+        gain: &wgpu::Buffer,
+        input: &Input,
+        matrices: &[&GpuMatrix],
+        [first, n]: [u32; 2],
+    ) -> Result<Vec<Step>> {
+        let matrices = matrices.iter().copied();
+        if matrices.clone().all(|m| m.rotation().is_some()) {
+            let made = self.normed(model, gain);
+            return input.ready_from(&model.gpu, Source::Made(&made, first), matrices, n);
+        }
+        let to = NormTo::Input(input, n == 1 && model.blocks);
+        let mut steps = vec![self.norm(model, &self.buffers.x, gain, to, first, n)?];
+        steps.extend(input.ready(&model.gpu, matrices, n)?);
+        Ok(steps)
     }
 
     /// Logits of `count` of the tokens just processed, from the one numbered
@@ -160,9 +184,8 @@ impl Forward {
         if let Some(staged) = self.staged_norm(model, &model.output_norm, &[model.head()], alone) {
             steps.extend(model.head().staged_gemv(gpu, &staged, out)?);
         } else {
-            let to = NormTo::Input(&b.last, count == 1 && model.blocks);
-            steps.push(self.norm(model, &b.x, &model.output_norm, to, first, count)?);
-            steps.extend(b.last.ready(gpu, [model.head()], count)?);
+            let read = [first, count];
+            steps.extend(self.norm_for(model, &model.output_norm, &b.last, &[model.head()], read)?);
             steps.extend(match count {
                 1 => model.head().gemv(gpu, &b.last, out)?,
                 _ => model.head().batch(gpu, &b.last, count, out)?,
@@ -217,7 +240,11 @@ impl Forward {
         first: u32,
         n: u32,
     ) -> Result<Step> {
-        let mut options = Options::default().with("WG", WORKGROUP);
+        // A row is read at once where a workgroup can.
+        let quads = self.buffers.normed.stride / 4;
+        let widest = 1 << model.gpu.abilities().max_workgroup.min(WIDEST).ilog2();
+        let mut options =
+            Options::default().with("WG", quads.next_power_of_two().clamp(WORKGROUP, widest.max(WORKGROUP)));
         let mut ports = vec![(read(0), Span::from(x)), (read(1), Span::from(gain))];
         match to {
             NormTo::Onto(out) => {
@@ -232,8 +259,7 @@ impl Forward {
             }
         }
         let width = narrow(model.model.hidden())?;
-        let params =
-            NormParams { width, quads: self.buffers.normed.stride / 4, first, eps: model.model.norm_eps };
+        let params = NormParams { width, quads, first, eps: model.model.norm_eps };
         step(&model.gpu, "norm", &options, &ports, &params, [u64::from(n), 1, 1])
     }
 }

@@ -6,7 +6,7 @@ use super::math::Math;
 use super::matrix::GpuMatrix;
 use super::pipeline::{Span, read, write};
 use super::record::Step;
-use super::rotation::{Rotation, RotationKey};
+use super::rotation::{Rotation, RotationKey, Source};
 use crate::Result;
 use squizd_shaders::Options;
 use std::cell::RefCell;
@@ -112,6 +112,17 @@ impl Input {
         matrices: impl IntoIterator<Item = &'m GpuMatrix>,
         count: u32,
     ) -> Result<Vec<Step>> {
+        self.rotate_from(gpu, Source::Floats(&self.values), matrices, count)
+    }
+
+    /// The same of `count` vectors of `source`, which stand in for the floats.
+    pub(super) fn rotate_from<'m>(
+        &self,
+        gpu: &Gpu,
+        source: Source<'_>,
+        matrices: impl IntoIterator<Item = &'m GpuMatrix>,
+        count: u32,
+    ) -> Result<Vec<Step>> {
         let (mut steps, mut done) = (Vec::new(), Vec::new());
         for rotation in matrices.into_iter().filter_map(GpuMatrix::rotation) {
             if done.contains(&rotation.key) {
@@ -129,7 +140,7 @@ impl Input {
                 self.rotated.borrow_mut().push((rotation.key, to.clone()));
                 to
             };
-            steps.extend(rotation.forward(gpu, &self.values, &to, self.stride, count)?);
+            steps.extend(rotation.forward(gpu, source, &to, self.stride, count)?);
         }
         Ok(steps)
     }
@@ -170,7 +181,18 @@ impl Input {
         matrices: impl IntoIterator<Item = &'m GpuMatrix> + Clone,
         count: u32,
     ) -> Result<Vec<Step>> {
-        let mut steps = self.rotate(gpu, matrices.clone(), count)?;
+        self.ready_from(gpu, Source::Floats(&self.values), matrices, count)
+    }
+
+    /// The same of `count` vectors of `source`, if all `matrices` rotate their inputs.
+    pub(super) fn ready_from<'m>(
+        &self,
+        gpu: &Gpu,
+        source: Source<'_>,
+        matrices: impl IntoIterator<Item = &'m GpuMatrix> + Clone,
+        count: u32,
+    ) -> Result<Vec<Step>> {
+        let mut steps = self.rotate_from(gpu, source, matrices.clone(), count)?;
         steps.extend(self.halve(gpu, matrices, count)?);
         Ok(steps)
     }

@@ -7,7 +7,7 @@ mod staged;
 
 pub(super) use joined::{Joined, PART_ALIGN};
 pub(super) use picked::Stack;
-pub(super) use staged::{Fetch, Staged};
+pub(super) use staged::{Fetch, Made, Staged};
 
 use super::codec::{GpuCodec, Recipe, TABLES, Tensor, escapes, kernels, rotation, tables};
 use super::device::Gpu;
@@ -110,6 +110,8 @@ pub(super) struct GpuMatrix {
     rotation: Option<Rotation>,
     /// The power of two under which weights are halves, once known.
     factor: Option<f32>,
+    /// Whether codes and scales are in the range of halves under it.
+    direct: bool,
     /// The blocks of the first slot as a texture, which kernels read instead.
     texels: Option<Texels>,
     /// What `gemv` reads instead of the first and the last slot.
@@ -156,8 +158,19 @@ impl GpuMatrix {
             .map(|(name, make)| gpu.shared(name, || make(tensor.params)))
             .transpose()?;
         let rotation = rotation(id, &tensor).map(|r| Rotation::new(gpu, &r, cols)).transpose()?;
-        let mut this =
-            Self { codec, recipe, rows, cols, pieces, tables, rotation, factor: None, texels: None, escapes };
+        let mut this = Self {
+            codec,
+            recipe,
+            rows,
+            cols,
+            pieces,
+            tables,
+            rotation,
+            factor: None,
+            direct: false,
+            texels: None,
+            escapes,
+        };
         if let Some(store) = Store::of(gpu.abilities(), id) {
             this.sample(gpu, store, &tensor, data, astc::TEXTURE_BLOCKS)?;
         }
@@ -293,7 +306,12 @@ impl GpuMatrix {
 
     /// The shape of the workgroups for inputs prepared as `math`.
     pub(super) fn tuning(&self, math: Math) -> Tuning {
-        self.tuning_of(math, self.rows)
+        let tuning = self.tuning_of(math, self.rows);
+        if self.recipe.options.constant("STRIP").is_none() || tuning.rows == 1 {
+            return tuning;
+        }
+        // Rows of a strip share most of what a unit needs.
+        Tuning { workgroup: 64, lanes: 64, rows: 4, ..tuning }
     }
 
     fn tuning_of(&self, math: Math, rows: u32) -> Tuning {
@@ -303,13 +321,20 @@ impl GpuMatrix {
     /// The same of `rows` rows whose lanes take units.
     fn by_units(&self, math: Math, rows: u32) -> Tuning {
         let math = self.effective(math);
-        let tuning = gemv_tuning(math, self.recipe.unit, rows, self.units());
-        // A unit of 12 bytes is no vector: long runs of one row were slower than two rows.
-        let odd = self.codec.id == CodecId::INT3 && self.recipe.options.flags.contains(&"PLAIN");
-        if odd && math == Math::I8 && tuning.lanes > 64 {
-            return Tuning { workgroup: 64, lanes: 64, rows: 2, ..tuning };
+        let tuning = gemv_tuning(math, self.recipe.unit, self.unit_bytes(), rows, self.units());
+        // Inputs and places for several rows, where codes alone take that many operations.
+        if self.codec.id == CodecId::MXFP4 && math == Math::I8 && tuning.lanes > 64 {
+            return Tuning { workgroup: 128, lanes: 64, rows: 2, unroll: 2, ..tuning };
         }
         tuning
+    }
+
+    /// Bytes of a unit, where rows lie by themselves.
+    fn unit_bytes(&self) -> Option<u64> {
+        let slots = &self.recipe.slots;
+        let by_rows = slots.iter().all(|slot| slot.row_stride > 0 && slot.rows_per_run == 1);
+        by_rows
+            .then(|| slots.iter().map(|slot| slot.row_stride).sum::<u64>() / u64::from(self.units().max(1)))
     }
 
     /// The same as `tuning` says.
@@ -343,14 +368,15 @@ impl GpuMatrix {
 
     /// Options of `gemv` for inputs of form `math`.
     fn gemv_options(&self, gpu: &Gpu, math: Math, out: Output<'_>, tuning: Tuning) -> Options {
-        let mut options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4);
+        let of = self.effective(math);
+        let mut options = self.recipe.options_for(of).with("VECTORS", self.recipe.unit / 4);
         if self.blocks() {
             options = options.flag("BLOCKS");
         }
         if let Some(flag) = math.flag().filter(|_| self.coded(math)) {
             options = options.flag(flag);
         }
-        shares::prefix(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities())
+        shares::in_subgroups(tuning.apply(out.apply(options), gpu.abilities()), gpu.abilities())
     }
 
     /// Options and bindings of `gemv` behind the slots.

@@ -185,10 +185,6 @@ fn map<'w>(
     file: Option<&'w [u8]>,
 ) -> std::result::Result<Mapping<'w>, String> {
     let file = file.ok_or("the weights are not in a mapped file")?;
-    // Reading them over the bus with every token would be many times slower.
-    if gpu.abilities().discrete {
-        return Err("the adapter has memory of its own".to_owned());
-    }
     let layers = model.layers.iter().flat_map(|l| {
         let ffn = match &l.ffn {
             Ffn::Dense { gate, up, down } => [gate, up, down],

@@ -1,7 +1,8 @@
 //! Kernels, compiled once for each set of options.
 //!
-//! The shaders' loops are not bounded a second time by the compiler, which costs
-//! a few percent: hence the file's one unsafe block.
+//! The shaders' loops are not bounded a second time by the compiler, nor, through
+//! Vulkan, products' indexes into workgroup memory, which costs some percent:
+//! hence the file's one unsafe block.
 #![allow(unsafe_code, reason = "compiling the crate's own shaders without loop counters")]
 
 use super::device::Gpu;
@@ -95,6 +96,14 @@ impl From<&wgpu::Buffer> for Span {
 /// Immediate data of every kernel, at most.
 const IMMEDIATE_SIZE: u32 = 128;
 
+/// Whether a kernel indexes arrays of workgroup memory and its own by numbers that
+/// its text keeps inside them, whatever buffers hold: invocations' places, turns of
+/// loops with constant bounds, and bits of stored words under a mask of a table's
+/// size. So do all products; but ASTC's look up what a table of theirs says.
+fn stays_within(name: &str) -> bool {
+    (name.ends_with("_gemv") || name.ends_with("_gemm")) && !name.starts_with("astc")
+}
+
 impl Gpu {
     /// The kernel `name` with `options`, which binds `ports`.
     pub(super) fn pipeline(
@@ -136,13 +145,18 @@ impl Gpu {
         });
         let source =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        let checks =
-            wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+        let checks = wgpu::ShaderRuntimeChecks {
+            force_loop_bounding: false,
+            bounds_checks: !(self.adapter().backend == "vulkan" && stays_within(name)),
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
         // SAFETY: `text` is assembled from the crate `squizd-shaders` alone, and
         // every loop there counts up to, or halves down from, a bound fixed
         // before it begins, or clears a bit of some word in each turn, so none is
-        // infinite, whatever the buffers hold. All other checks, those of buffer
-        // bounds among them, stay on.
+        // infinite, whatever the buffers hold. Without `bounds_checks` buffers are
+        // guarded by the driver still, since `wgpu` opens every Vulkan device with
+        // robustBufferAccess, which Vulkan demands of all; and other arrays are
+        // indexed inside their bounds, see `stays_within`. All other checks stay on.
         let module = unsafe { self.device.create_shader_module_trusted(source, checks) };
         let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),

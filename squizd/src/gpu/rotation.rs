@@ -5,6 +5,7 @@
 
 use super::device::Gpu;
 use super::input::Coded;
+use super::matrix::Made;
 use super::pipeline::{Span, read, write};
 use super::record::Step;
 use crate::Result;
@@ -18,6 +19,15 @@ const WORKGROUP: u32 = 256;
 
 /// Tells rotations of one width apart.
 pub(super) type RotationKey = (u64, u8);
+
+/// What is rotated.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// Floats.
+    Floats(&'a wgpu::Buffer),
+    /// What is made of others, from the vector of that number on.
+    Made(&'a Made, u32),
+}
 
 /// A rotation of vectors of `cols` values.
 #[derive(Clone, Debug)]
@@ -37,6 +47,8 @@ struct RotateParams {
     cols: u32,
     stride: u32,
     unit: f32,
+    eps: f32,
+    first: u32,
 }
 
 impl Rotation {
@@ -56,7 +68,7 @@ impl Rotation {
     pub(super) fn forward(
         &self,
         gpu: &Gpu,
-        from: &wgpu::Buffer,
+        from: Source<'_>,
         to: &Coded,
         stride: u32,
         count: u32,
@@ -98,7 +110,7 @@ impl Rotation {
         &self,
         gpu: &Gpu,
         flags: &[&'static str],
-        from: Option<&wgpu::Buffer>,
+        from: Option<Source<'_>>,
         y: &Coded,
         coded: bool,
         [stride, count]: [u32; 2],
@@ -116,10 +128,17 @@ impl Rotation {
         }
         let (mut ports, mut spans) =
             (vec![write(1), read(2)], vec![Span::from(&y.values), Span::from(&self.signs)]);
+        let (mut eps, mut first) = (0.0, 0);
         match from {
-            Some(from) => {
-                ports.insert(0, read(0));
-                spans.insert(0, Span::from(from));
+            Some(Source::Floats(from)) => {
+                ports.push(read(0));
+                spans.push(Span::from(from));
+            }
+            Some(Source::Made(made, number)) => {
+                options = made.flags.iter().fold(options, |o, f| o.flag(f));
+                ports.extend([read(0), read(3)]);
+                spans.extend(made.spans.iter().cloned());
+                (eps, first) = (made.eps, number);
             }
             None => options = options.flag("IN_PLACE"),
         }
@@ -129,7 +148,7 @@ impl Rotation {
             spans.extend([Span::from(&form.coded), Span::from(&form.sums)]);
         }
         let pipeline = gpu.pipeline("rotate", &options, &ports)?;
-        let params = RotateParams { cols: self.cols, stride, unit: self.unit };
+        let params = RotateParams { cols: self.cols, stride, unit: self.unit, eps, first };
         let segments = if main { self.cols.div_ceil(space) } else { 1 };
         Step::in_grid(gpu, &pipeline, &spans, &params, [u64::from(segments), u64::from(count), 1])
     }

@@ -31,6 +31,11 @@ pub(super) fn inputs(gpu: &Gpu, math: Math, width: usize, x: &[f32]) -> (Input, 
 /// kernels then see, under the rotation's inverse.
 pub(super) fn rotate(gpu: &Gpu, input: &Input, sample: &Sample, matrix: &GpuMatrix, seen: &mut [Vec<f64>]) {
     gpu.submit(&input.rotate(gpu, [matrix], seen.len() as u32).unwrap());
+    see(gpu, input, sample, matrix, seen);
+}
+
+/// The same for inputs that have been rotated.
+pub(super) fn see(gpu: &Gpu, input: &Input, sample: &Sample, matrix: &GpuMatrix, seen: &mut [Vec<f64>]) {
     let whole = matches!(matrix.math(gpu, input.math), Math::I8 | Math::I24);
     if matrix.rotation().is_none() || !whole {
         return;

@@ -85,14 +85,14 @@ fn tiny_text_and_logits_are_those_of_the_cpu() {
         // HYBRID are not joined. Kernels of other lanes are told all.
         let (mut per_layer, mut others) = match codec {
             Some(CodecId::HYBRID) => (8, 2),
-            Some(CodecId::ASTC | CodecId::SQINT2) => (11, 3),
+            Some(CodecId::ASTC) => (8, 3),
             _ => (5, 2),
         };
         if on_gpu.blocks && !trained.config.head_dim.is_multiple_of(32) {
             per_layer += 1;
         }
-        // Four inputs of a layer are rotated, that of the head, and the row of
-        // the embedding.
+        // Four inputs of a layer are rotated, two of them norms and one gated on the
+        // way, that of the head, a norm, too, and the row of the embedding.
         if codec == Some(CodecId::SQINT2) {
             per_layer += 4;
             others += 2;

@@ -9,6 +9,12 @@ use squizd_shaders::Options;
 /// The widest workgroup where a codec does not say.
 const WIDEST: u32 = 256;
 
+/// Lanes that share a strip at most.
+const MOST_LANES: u32 = 512;
+/// Workgroups that a matrix has at least before strips share one: a large device's
+/// multiprocessors.
+const SPREAD: u32 = 128;
+
 /// Shares of a matrix from which on there are enough for four rows a lane.
 const BUSY: u64 = 1 << 20;
 
@@ -19,9 +25,10 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
         // Strips are few: a workgroup for each, unless rows are short, or a table is
         // large and better fetched for several strips TOGETHER.
         let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
-        let together = recipe.options.constant("TOGETHER").filter(|_| rows >= 4096).unwrap_or(1);
-        let lanes = turns.div_ceil(4).next_power_of_two().clamp(8, widest / together);
-        let workgroup = if together > 1 { widest } else { lanes.max(64) };
+        let most = recipe.options.constant("TOGETHER").unwrap_or(1);
+        let together = 1 << (rows.div_ceil(height) / SPREAD).clamp(1, most).ilog2();
+        let lanes = turns.div_ceil(4).next_power_of_two().clamp(8, MOST_LANES.min(widest / together));
+        let workgroup = (lanes * together).max(64);
         return Some(Tuning { workgroup, lanes, rows: height, unroll: 1, neighbours: false });
     }
     let cluster = recipe.options.constant("CLUSTER")?;
@@ -36,7 +43,7 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
 /// Tunings to try; none for codecs whose lanes take units.
 pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
     let widest = recipe.options.constant("WIDEST").unwrap_or(WIDEST);
-    let workgroups = [64, 128, 256, 512].into_iter().filter(|w| *w <= widest);
+    let workgroups = [64, 128, 256, 512, 1024].into_iter().filter(|w| *w <= widest);
     let mut all = Vec::new();
     for workgroup in workgroups {
         if let Some(rows) = recipe.height() {
@@ -53,8 +60,15 @@ pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
 }
 
 /// Sets PREFIX where the lanes that share a superblock are neighbours in one
-/// subgroup of 32. `options` are those of a tuning.
-pub(super) fn prefix(options: Options, abilities: Abilities) -> Options {
-    let clusters = options.constant("CLUSTER").is_some() && options.flags.contains(&"SUBGROUP");
-    if clusters && abilities.subgroup == Some((32, 32)) { options.flag("PREFIX") } else { options }
+/// subgroup of 32, and FOLD where all subgroups have a SIZE, and strips of 16 rows
+/// lanes of several. `options` are those of a tuning.
+pub(super) fn in_subgroups(options: Options, abilities: Abilities) -> Options {
+    let has = |flag| options.flags.contains(&flag);
+    let clusters = options.constant("CLUSTER").is_some() && has("SUBGROUP");
+    let strips = options.constant("HEIGHT") == Some(16) && has("SUBGROUP") && !has("SHUFFLE");
+    match abilities.subgroup {
+        Some((32, 32)) if clusters => options.flag("PREFIX"),
+        Some((least, most)) if strips && least == most => options.flag("FOLD").with("SIZE", least),
+        _ => options,
+    }
 }

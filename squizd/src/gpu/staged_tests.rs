@@ -2,7 +2,7 @@
 
 use super::codec::GPU_CODECS;
 use super::math::Math;
-use super::matrix::{Fetch, GpuMatrix, Joined, Output, Staged};
+use super::matrix::{Fetch, GpuMatrix, Joined, Made, Output, Staged};
 use super::pipeline::Span;
 use super::sample::gaussian;
 use super::seen::inputs;
@@ -50,7 +50,7 @@ fn every_product_makes_its_input() {
                             *v *= if normed { norm } else { 1.0 };
                         }
                         let spans = [Span::from(&padded(sources)), Span::from(&padded(companions.clone()))];
-                        let staged = Staged { flags: flags.clone(), spans, eps: EPS, math };
+                        let staged = Staged { made: Made { flags: flags.clone(), spans, eps: EPS }, math };
                         let y = gpu.storage(4 * rows as u64).unwrap();
                         gpu.submit(&matrix.staged_gemv(gpu, &staged, Output::to(&y, 0)).unwrap());
                         let error = relative_error(&gpu.read_f32(&y, rows).unwrap(), &case, &seen[0]);
@@ -75,9 +75,9 @@ fn large_products_are_told_their_input() {
     let q8 = codec(squizd_spec::CodecId::Q8).unwrap();
     let of = |rows, cols| Case::new(q8, rows, cols, 1.0, crate::codec::EncodeOptions::NONE).load(gpu);
     assert!(GpuMatrix::stage(Math::I8, &[&of(96, 512), &of(32, 512)]));
-    // Its input does not fit a workgroup's memory as floats, but as bytes.
-    let wide = of(2, 6400);
-    assert!(GpuMatrix::stage(Math::I8, &[&wide]) && !GpuMatrix::stage(Math::F32, &[&wide]));
+    // Each workgroup would take more than two turns in making it.
+    assert!(GpuMatrix::stage(Math::F32, &[&of(2, 2048)]));
+    assert!(!GpuMatrix::stage(Math::I8, &[&of(2, 2080)]));
     // Too many workgroups would make it.
     assert!(!GpuMatrix::stage(Math::I8, &[&of(600, 1056); 40]));
 }

@@ -50,15 +50,19 @@ impl Tuning {
     }
 }
 
-/// Lanes of a whole matrix up to which each has one row: large devices run more at once.
-const AT_ONCE: u32 = 1 << 16;
+/// Invocations below which more of them are worth more than rows that share an input:
+/// large devices run as many at once.
+const AT_ONCE: u32 = 1 << 17;
 /// Units of a row from which on twice as many lanes share it.
 const WIDE: u32 = 512;
+/// Bytes of a unit of 32 weights of four bits and their scale.
+const USUAL: u64 = 18;
 
-/// The tuning for a matrix of `rows` rows of `units` units of `unit` columns.
-pub(super) fn gemv_tuning(math: Math, unit: u32, rows: u32, units: u32) -> Tuning {
+/// The tuning for a matrix of `rows` rows of `units` units of `unit` columns, and
+/// `bytes` bytes if those are known.
+pub(super) fn gemv_tuning(math: Math, unit: u32, bytes: Option<u64>, rows: u32, units: u32) -> Tuning {
     if unit == 32 {
-        return blocks(math, rows, units);
+        return blocks(math, bytes, rows, units);
     }
     let workgroup = 64;
     // As many lanes as have something to do, in whole turns where possible.
@@ -77,16 +81,29 @@ fn most_rows(math: Math) -> u32 {
     }
 }
 
-/// The same for units of 32. Measured with byte inputs on an H200: a short row is
-/// bound by how long one unit takes, so that no lane should have two, nor two
-/// rows; a long one by the memory, which likes to be read in long runs.
-fn blocks(math: Math, rows: u32, units: u32) -> Tuning {
+/// The same for units of 32. Measured on an H200: a short row is bound by how long one
+/// unit takes, so that no lane should have two, nor two rows; a long one by the memory,
+/// which likes to be read in long runs, or by arithmetic, of which rows share a part.
+/// The fewer the bytes, the more arithmetic there is to them.
+fn blocks(math: Math, bytes: Option<u64>, rows: u32, units: u32) -> Tuning {
     let whole = matches!(math, Math::I8 | Math::I24);
-    let workgroup = if whole && units >= WIDE { 128 } else { 64 };
+    let long = units >= WIDE && (whole || bytes.is_some());
+    let bytes = bytes.unwrap_or(USUAL);
+    let few = bytes < 16;
+    let workgroup = if long && !(few && math == Math::I8) { 128 } else { 64 };
     let lanes = units.next_power_of_two().clamp(8, workgroup);
-    let single = rows.saturating_mul(lanes) <= AT_ONCE || (math == Math::I8 && workgroup == 128);
-    let rows = if single { 1 } else { most_rows(math) };
-    Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false }
+    let most = match math {
+        Math::I8 if long && few => 4,
+        Math::I8 if long => 1,
+        Math::I24 if long && bytes <= 16 => 4,
+        Math::F32 | Math::F16 if bytes < 32 => 4,
+        _ => 2,
+    };
+    let mut own = most;
+    while own > 1 && rows.saturating_mul(lanes) / own < AT_ONCE {
+        own /= 2;
+    }
+    Tuning { workgroup, lanes, rows: own, unroll: 1, neighbours: false }
 }
 
 impl std::fmt::Display for Tuning {
@@ -102,7 +119,7 @@ impl std::str::FromStr for Tuning {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usual = gemv_tuning(Math::I8, 32, 8192, 896);
+        let usual = gemv_tuning(Math::I8, 32, Some(18), 8192, 896);
         let fits = |t: &Self| {
             let whole = t.lanes.is_power_of_two() && t.workgroup.is_multiple_of(t.lanes);
             whole && t.workgroup != 32 && t.rows * t.unroll <= MOST_UNITS
@@ -117,7 +134,7 @@ fn parsed(text: &str) -> Option<Tuning> {
     else {
         return None;
     };
-    let number = |word: &str, name| word.strip_prefix(name)?.parse().ok().filter(|n| (1..=256).contains(n));
+    let number = |word: &str, name| word.strip_prefix(name)?.parse().ok().filter(|n| (1..=1024).contains(n));
     let unroll: u32 = number(unroll, "unroll")?;
     let neighbours = words.len() == 5;
     (!neighbours || 8 % unroll == 0).then_some(Tuning {
@@ -185,18 +202,25 @@ mod tests {
 
     #[test]
     fn short_rows_take_one_turn_and_long_ones_long_runs() {
-        let shape = |math, rows, units| {
-            let t = gemv_tuning(math, 32, rows, units);
+        let of = |bytes, math, rows, units| {
+            let t = gemv_tuning(math, 32, Some(bytes), rows, units);
             (t.workgroup, t.lanes, t.rows)
         };
+        let shape = |math, rows, units| of(18, math, rows, units);
         // Columns: 576, 1536, 4096, 28672.
         assert_eq!(shape(Math::I8, 1536, 18), (64, 32, 1));
         assert_eq!(shape(Math::F16, 576, 48), (64, 64, 1));
         assert_eq!(shape(Math::I8, 4096, 128), (64, 64, 2));
         assert_eq!(shape(Math::I8, 8192, 896), (128, 128, 1));
         assert_eq!(shape(Math::I24, 8192, 896), (128, 128, 2));
-        assert_eq!(shape(Math::F32, 8192, 896), (64, 64, 4));
+        assert_eq!(shape(Math::F32, 8192, 896), (128, 128, 4));
+        assert_eq!(shape(Math::F16, 4096, 128), (64, 64, 2));
         assert_eq!(shape(Math::I8, 7, 1), (64, 8, 1));
+        // Units of fewer and of more bytes: INT2, INT3, Q8.
+        assert_eq!(of(12, Math::I8, 8192, 896), (64, 64, 4));
+        assert_eq!(of(14, Math::I24, 8192, 896), (128, 128, 4));
+        assert_eq!(of(34, Math::F16, 8192, 896), (128, 128, 2));
+        assert_eq!(of(34, Math::I8, 8192, 896), (128, 128, 1));
     }
 
     #[test]
@@ -231,7 +255,7 @@ mod tests {
                     + apart,
             )
         };
-        let start = gemv_tuning(Math::I8, 32, 8192, 896);
+        let start = gemv_tuning(Math::I8, 32, Some(18), 8192, 896);
         assert_eq!(climb(start, time), Ok((best, 4.0)));
     }
 }

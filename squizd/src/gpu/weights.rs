@@ -55,6 +55,11 @@ impl<'w> Mapping<'w> {
         file: &'w [u8],
         payloads: impl Iterator<Item = &'p [u8]>,
     ) -> std::result::Result<Self, String> {
+        // Reading over the bus with every token would be many times slower, and an H200's
+        // driver had no memory for other buffers afterwards.
+        if gpu.abilities().discrete {
+            return Err("the adapter has memory of its own".to_owned());
+        }
         let alignment = alignment(gpu)?;
         let base = file.as_ptr() as usize;
         let (mut from, mut to) = (usize::MAX, 0);

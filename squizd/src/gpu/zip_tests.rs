@@ -85,6 +85,39 @@ fn ordinary_weights_are_looked_up() {
     }
 }
 
+/// Batches of inputs that are one in one column and zero elsewhere, whose outputs are
+/// the weights: of exponents near each other, far, and in superblocks of many.
+#[test]
+fn batches_have_every_weight() {
+    let Some(gpu) = gpu() else { return };
+    let codec = codec(CodecId::TCA_TBE).unwrap();
+    let mut params = Params::default();
+    params[0] = tbe::TBE3;
+    for (rows, cols, powers) in [(70, 1100, 2), (3, 1152, 12), (5, 2080, 60), (2, 100, 200)] {
+        let words: Vec<u16> = (0..rows * cols)
+            .map(|i: usize| i.wrapping_mul(40_503) as u16)
+            .map(|hash| (hash & 0x807f) | ((127 - powers / 2 + (hash >> 8) % powers) << 7))
+            .collect();
+        let sample = Sample::of_words(codec, cols as u64, &words, params).unwrap();
+        let matrix = Case { sample, decoded: Vec::new() }.load(gpu);
+        let mut x = vec![0.0; cols * cols];
+        (0..cols).for_each(|i| x[i * cols + i] = 1.0);
+        let (input, _) = inputs(gpu, Math::F32, cols, &x);
+        let y = gpu.storage(4 * (cols * rows) as u64).unwrap();
+        gpu.submit(&matrix.gemm(gpu, &input, cols as u32, Output::to(&y, rows as u32)).unwrap());
+        let y = gpu.read_f32(&y, cols * rows).unwrap();
+        for (i, want) in words.iter().enumerate() {
+            let (row, col) = (i / cols, i % cols);
+            let got = y[col * rows + row];
+            assert_eq!(
+                got.to_bits(),
+                u32::from(*want) << 16,
+                "{rows}x{cols} {powers}: row {row} column {col}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_damaged_head_is_refused() {
     let codec = codec(CodecId::TCA_TBE).unwrap();

@@ -40,7 +40,8 @@ const FINE_MIN_BIAS: f32 = 3.5;
 /// Planes and scales of a codec of `bits`.
 fn describe(tensor: &Tensor<'_>, bits: u32) -> Recipe {
     let [layout, group, format, bias, exponent, ..] = *tensor.params;
-    let mut options = Options::default();
+    // Codes with scales, of which halves can be made directly.
+    let mut options = Options::default().flag("SCALED");
     let mut extra = [0; 4];
     let codes = f32::from(1u16 << bits);
     match layout {

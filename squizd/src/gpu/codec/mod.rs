@@ -194,6 +194,13 @@ impl Recipe {
         self.options.constant("SHARE").unwrap_or(self.unit)
     }
 
+    /// Options of `gemv` for inputs of form `math`: only bytes are multiplied by threes.
+    pub(super) fn options_for(&self, math: Math) -> Options {
+        let mut options = self.options.clone();
+        options.flags.retain(|f| *f != "TRIPLES" || math == Math::I8);
+        options
+    }
+
     /// Rows of a strip, for codecs whose gemv has the frame `strips`.
     pub(super) fn height(&self) -> Option<u32> {
         self.options.constant("HEIGHT")

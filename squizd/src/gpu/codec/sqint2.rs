@@ -29,13 +29,13 @@ pub(super) const LEVELS: GpuCodec = GpuCodec {
 /// Bits of the states that a table of pairs has at most: 16 KiB of workgroup
 /// memory.
 const PAIR_BITS: u32 = 12;
-/// The same of quads, of whose table half is kept: 32 KiB.
+/// The same of quads or triples, of whose table half is kept: 32 KiB.
 const QUAD_BITS: u32 = 14;
 /// Columns from which on it pays to fetch that for a strip.
 const QUAD_COLUMNS: u64 = 2048;
 
 /// Invocations of their workgroups, where the device has such.
-const QUAD_WORKGROUP: u32 = 512;
+const QUAD_WORKGROUP: u32 = 1024;
 
 /// How far behind the first one's the windows of `count` neighbours of a row lie,
 /// if that is the same for all that begin with a multiple of `count`, and states
@@ -59,14 +59,24 @@ fn quads(params: &Params) -> Option<Vec<u32>> {
     steps(params, 4, QUAD_BITS)
 }
 
+/// The same of three neighbours of eight, two rows of a quad, whose windows lie
+/// equally far apart.
+fn triples(params: &Params) -> Option<Vec<u32>> {
+    let [_, rate, window, ..] = *params;
+    let (rate, window) = (u32::from(rate), u32::from(window));
+    let step = rate / 8;
+    let even = (0..8).all(|i| rate * i / 8 == step * i);
+    (even && window + 2 * step <= QUAD_BITS).then(|| vec![0, step, 2 * step])
+}
+
 /// What tells the tables of a tensor from those of others.
 pub(super) fn table_name(params: &Params) -> String {
     let [_, _, window, table, ..] = *params;
-    format!("sqint2 {window} {table} {:?} {:?}", pairs(params), quads(params))
+    format!("sqint2 {window} {table} {:?} {:?} {:?}", pairs(params), quads(params), triples(params))
 }
 
 /// Tables, see the shader: the values of all states, f32, or of those of pairs,
-/// f16; the same as bytes; half of the bytes of quads, if there are any.
+/// f16; the same as bytes; half of the bytes of quads, else of triples, if such fit.
 pub(super) fn table(params: &Params) -> Vec<u8> {
     let values = device_table(params);
     let value = |state: usize| values.get(state % values.len().max(1)).copied().unwrap_or(0);
@@ -85,7 +95,7 @@ pub(super) fn table(params: &Params) -> Vec<u8> {
     };
     let steps = pairs.unwrap_or_else(|| vec![0]);
     words.extend((0..states(&steps)).map(|s| bytes(s, &steps)));
-    if let Some(steps) = quads(params) {
+    if let Some(steps) = quads(params).or_else(|| triples(params)) {
         words.extend((0..states(&steps) / 2).map(|s| bytes(s, &steps)));
     }
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
@@ -117,8 +127,10 @@ fn trellis(tensor: &Tensor<'_>) -> Recipe {
         Some(steps) => options.with("SPAN", span(&steps)).flag("PAIRS"),
         None => options.with("SPAN", window),
     };
-    if let Some(steps) = quads(tensor.params).filter(|_| tensor.matrix.cols >= QUAD_COLUMNS) {
-        options = options.with("QUAD", span(&steps)).flag("QUADS").flag("OVER_TABLE");
+    let four = quads(tensor.params).map(|steps| ("QUADS", steps));
+    let large = four.or_else(|| triples(tensor.params).map(|steps| ("TRIPLES", steps)));
+    if let Some((flag, steps)) = large.filter(|_| tensor.matrix.cols >= QUAD_COLUMNS) {
+        options = options.with("QUAD", span(&steps)).flag(flag).flag("OVER_TABLE");
         options = options.with("WIDEST", QUAD_WORKGROUP).with("TOGETHER", 4);
     }
     if rate.is_multiple_of(4) {

@@ -7,7 +7,7 @@ use super::super::record::Step;
 use super::buffers::{narrow, part};
 use super::heads::Shape;
 use super::product::{Regions, together};
-use super::{Forward, HEAD_WORKGROUP, NormTo, WORKGROUP, emit_to, step};
+use super::{Forward, HEAD_WORKGROUP, WORKGROUP, emit_to, step};
 use crate::{Error, Result};
 use squizd_shaders::Options;
 use zerocopy::{Immutable, IntoBytes};
@@ -74,8 +74,7 @@ impl Forward {
         let emit = n == 1 && model.blocks;
         let staged = self.staged_norm(model, &layer.attn_norm, &matrices, n);
         if staged.is_none() {
-            steps.push(self.norm(model, &b.x, &layer.attn_norm, NormTo::Input(&b.normed, emit), 0, n)?);
-            steps.extend(b.normed.ready(gpu, matrices, n)?);
+            steps.extend(self.norm_for(model, &layer.attn_norm, &b.normed, &matrices, [0, n])?);
         }
         let from = staged.as_ref().map_or(Fetch::Ready(&b.normed), Fetch::Staged);
         let kv_stride = narrow(model.model.key_width())?;
@@ -86,6 +85,7 @@ impl Forward {
         steps.extend(together(gpu, linears, from, n, to)?);
         let cache = b.cache.get(index).ok_or_else(|| Error::invalid("a layer without cache"))?;
         self.attend(model, Heads { layer, cache, n, shares, firsts, emit }, steps)?;
+        steps.extend(b.attended.ready(gpu, [&layer.attn_output.matrix], n)?);
         let from = Fetch::Ready(&b.attended);
         self.residual(model, &layer.attn_output, from, layer.attn_post_norm.as_ref(), n, steps)
     }
@@ -139,7 +139,7 @@ impl Forward {
         let shape = Shape::of(model, n, shares)?;
         let dim = narrow(heads.dim)?;
         let mut options = shape.options(gpu.abilities());
-        let own = n == 1 && shape.holds_own(gpu.abilities());
+        let own = n == 1 && shape.holds_own();
         let [keys, values] = cache.each_ref().map(Span::from);
         let mut ports = vec![(read(0), Span::from(&b.qkv)), (read(3), Span::from(&b.told))];
         if own {

@@ -1,9 +1,10 @@
 //! The feed-forward block as dispatches, dense or a mixture of experts.
 
-use super::super::matrix::{Fetch, GpuMatrix, Output, Stack, Staged};
+use super::super::matrix::{Fetch, GpuMatrix, Made, Output, Stack, Staged};
 use super::super::model::{GpuLayer, GpuModel, Router};
 use super::super::pipeline::{Span, read, write};
 use super::super::record::Step;
+use super::super::rotation::Source;
 use super::buffers::{ExpertBuffers, part};
 use super::product::{Regions, together};
 use super::{Forward, HEAD_WORKGROUP, NormTo, WORKGROUP, emit_to, step};
@@ -37,20 +38,18 @@ impl Forward {
         let dense = if routed.is_none() { n } else { 0 };
         let normed = self.staged_norm(model, &layer.ffn_norm, &shared, dense);
         let emit = (n == 1 || routed.is_some()) && model.blocks;
-        if normed.is_none() {
+        if routed.is_some() {
             let to = NormTo::Input(&b.normed, emit);
             steps.push(self.norm(model, &b.x, &layer.ffn_norm, to, 0, n)?);
+        } else if normed.is_none() {
+            steps.extend(self.norm_for(model, &layer.ffn_norm, &b.normed, &shared, [0, n])?);
         }
         let from = normed.as_ref().map_or(Fetch::Ready(&b.normed), Fetch::Staged);
         let mut outputs = n;
         if let Some((router, experts)) = routed {
             outputs = n * router.active;
             self.route(model, router, experts, n, steps)?;
-        }
-        match (routed, from) {
-            (None, Fetch::Ready(x)) => steps.extend(x.ready(gpu, shared, n)?),
-            (Some(_), Fetch::Ready(x)) => steps.extend(x.rotate(gpu, shared, n)?),
-            (_, Fetch::Staged(_)) => {}
+            steps.extend(b.normed.rotate(gpu, shared, n)?);
         }
         let up_first = outputs * part(b.gated.stride);
         let to = Regions { y: &b.gate_up, firsts: [0, up_first], strides: [b.gated.stride; 2] };
@@ -71,12 +70,14 @@ impl Forward {
         let Some((router, experts)) = routed else {
             let gated = self.staged_gate(model, up_first, &layer.down.matrix, n);
             if gated.is_none() {
-                steps.push(self.gate(model, outputs, up_first, emit)?);
+                let down = &layer.down.matrix;
+                steps.extend(self.gate_for(model, down, outputs, up_first, emit)?);
+                steps.extend(b.gated.halve(gpu, [down], n)?);
             }
             let from = gated.as_ref().map_or(Fetch::Ready(&b.gated), Fetch::Staged);
             return self.residual(model, &layer.down, from, layer.ffn_post_norm.as_ref(), n, steps);
         };
-        steps.push(self.gate(model, outputs, up_first, emit)?);
+        steps.extend(self.gate_for(model, &layer.down.matrix, outputs, up_first, emit)?);
         let stack = Stack {
             expert_rows: layer.down.matrix.rows() / router.matrix.rows(),
             experts: &experts.chosen,
@@ -84,7 +85,6 @@ impl Forward {
             share: 1,
         };
         let out = Output::to(&experts.results, b.normed.stride);
-        steps.extend(b.gated.rotate(gpu, [&layer.down.matrix], outputs)?);
         steps.extend(layer.down.matrix.expert_gemv(gpu, &b.gated, out, stack)?);
         let ports = [
             (read(0), Span::from(&experts.results)),
@@ -107,13 +107,36 @@ impl Forward {
         down: &GpuMatrix,
         n: u32,
     ) -> Option<Staged> {
-        let up = Span { offset: 4 * u64::from(up_first), ..Span::from(&self.buffers.gate_up) };
-        (n == 1 && GpuMatrix::stage(model.math, &[down])).then(|| Staged {
+        (n == 1 && GpuMatrix::stage(model.math, &[down]))
+            .then(|| Staged { made: self.gated(model, up_first), math: model.math })
+    }
+
+    /// Gated outputs, to be made where they are read.
+    fn gated(&self, model: &GpuModel<'_, '_>, up_first: u32) -> Made {
+        let gate_up = &self.buffers.gate_up;
+        let up = Span { offset: 4 * u64::from(up_first), ..Span::from(gate_up) };
+        Made {
             flags: std::iter::once("GATED").chain(activation(model)).collect(),
-            spans: [Span::from(&self.buffers.gate_up), up],
+            spans: [Span::from(gate_up), up],
             eps: 0.0,
-            math: model.math,
-        })
+        }
+    }
+
+    /// Gates `outputs` outputs, as `down` reads them: on the way, if it rotates them,
+    /// else with their coded form if `emit` says so.
+    fn gate_for(
+        &self,
+        model: &GpuModel<'_, '_>,
+        down: &GpuMatrix,
+        outputs: u32,
+        up_first: u32,
+        emit: bool,
+    ) -> Result<Vec<Step>> {
+        if down.rotation().is_none() {
+            return Ok(vec![self.gate(model, outputs, up_first, emit)?]);
+        }
+        let made = self.gated(model, up_first);
+        self.buffers.gated.rotate_from(&model.gpu, Source::Made(&made, 0), [down], outputs)
     }
 
     /// Gates `outputs` outputs, and with `emit` writes the result's coded form.

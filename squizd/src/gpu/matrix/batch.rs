@@ -8,11 +8,24 @@ use super::super::pipeline::{Span, read, write};
 use super::super::record::Step;
 use super::{GpuMatrix, Output, Params, ROWS_WORKGROUP};
 use crate::Result;
+use squizd_shaders::Options;
 
 /// Rows and inputs of a tile of the plain `gemm`.
 const TILE: u64 = 64;
+/// Weights of a word of bit planes.
+const WORD: u32 = 32;
 
 impl GpuMatrix {
+    /// Options of `gemm`, and the columns of its units: in superblocks of bit planes,
+    /// those of a word of each.
+    fn batch_options(&self) -> (Options, u32) {
+        let options = self.recipe.options.clone().flag("WEIGHTS");
+        match options.constant("CLUSTER") {
+            Some(_) => (options.flag("WORDS_OF_PLANES").with("VECTORS", WORD / 4), WORD),
+            None => (options.with("VECTORS", self.recipe.unit / 4), self.recipe.unit),
+        }
+    }
+
     /// The products with the first `count` vectors of `x`, from their floats, in
     /// f32.
     pub(in super::super) fn gemm(
@@ -22,11 +35,12 @@ impl GpuMatrix {
         count: u32,
         out: Output<'_>,
     ) -> Result<Vec<Step>> {
-        let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4).flag("WEIGHTS");
+        let (options, unit) = self.batch_options();
+        let units = self.cols.div_ceil(unit);
         let mut tail = vec![(read(4), Span::from(&x.floats(gpu, self)?))];
         tail.extend(out.ports());
         self.steps(gpu, self.codec.gemm, &out.apply(options), &tail, |params| {
-            let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, ..params };
+            let params = Params { tokens: count, units, x_stride: x.stride, y_stride: out.stride, ..params };
             (params, [u64::from(params.rows).div_ceil(TILE), u64::from(count).div_ceil(TILE), 1])
         })
     }
@@ -64,20 +78,25 @@ impl GpuMatrix {
         let (Some(side), Some(factor)) = (gpu.abilities().cooperative, self.factor) else {
             return Err(gpu.error("no cooperative matrices"));
         };
-        let unit = self.recipe.unit;
-        let options = self.recipe.options.clone().with("VECTORS", unit / 4).flag("WEIGHTS");
+        let (mut options, unit) = self.batch_options();
+        let units = self.cols.div_ceil(unit);
+        if self.direct {
+            options = options.flag("F16");
+        }
         let halves = x.halves(gpu, self)?;
         let mut tail = vec![(read(4), Span::from(&halves.values)), (read(5), Span::from(&halves.scales))];
         tail.extend(out.ports());
         let options = tiling.apply(out.apply(options), side, unit);
         self.steps(gpu, self.codec.gemm, &options, &tail, |params| {
-            let params = Params { tokens: count, x_stride: x.stride, y_stride: out.stride, factor, ..params };
+            let strides = Params { x_stride: x.stride, y_stride: out.stride, ..params };
+            let params = Params { tokens: count, units, factor, ..strides };
             let [x, y] = tiling.grid(side, params.rows, count);
             (params, [x, y, 1])
         })
     }
 
-    /// Raises word `index` of `peaks` to the bits of the largest weight.
+    /// Raises word `index` of `peaks` to the bits of the largest weight, and the
+    /// next one to those of the largest of what integer codecs make weights of.
     pub(in super::super) fn peak(&self, gpu: &Gpu, peaks: &wgpu::Buffer, index: u32) -> Result<Vec<Step>> {
         let options = self.recipe.options.clone().with("VECTORS", self.recipe.unit / 4);
         let options = options.with("WG", ROWS_WORKGROUP as u32).flag("WEIGHTS").flag("PEAK");
@@ -95,13 +114,18 @@ impl GpuMatrix {
         matrices: impl IntoIterator<Item = &'m mut Self>,
     ) -> Result<()> {
         let mut matrices: Vec<_> = matrices.into_iter().collect();
-        let peaks = gpu.storage(4 * matrices.len() as u64)?;
-        for (index, matrix) in (0..).zip(&matrices) {
+        let peaks = gpu.storage(8 * matrices.len() as u64)?;
+        for (index, matrix) in (0..).step_by(2).zip(&matrices) {
             gpu.submit(&matrix.peak(gpu, &peaks, index)?);
         }
-        let words = gpu.read(&peaks, 0..4 * matrices.len() as u64)?;
-        for (matrix, bits) in matrices.iter_mut().zip(words.as_chunks::<4>().0) {
-            matrix.factor = cooperative::factor(u32::from_le_bytes(*bits));
+        let words = gpu.read(&peaks, 0..8 * matrices.len() as u64)?;
+        let words = words.as_chunks::<4>().0.as_chunks::<2>().0;
+        for (matrix, [most, extent]) in matrices.iter_mut().zip(words) {
+            matrix.factor = cooperative::factor(u32::from_le_bytes(*most));
+            let extent = f32::from_le_bytes(*extent);
+            let within = |factor| extent * factor <= f32::from(half::f16::MAX);
+            matrix.direct =
+                matrix.recipe.options.flags.contains(&"SCALED") && matrix.factor.is_some_and(within);
         }
         Ok(())
     }
@@ -112,7 +136,8 @@ mod tests {
     use super::super::super::codec::GPU_CODECS;
     use super::super::super::tests::{Case, gpu, layouts};
     use super::*;
-    use crate::codec::codec;
+    use crate::codec::{EncodeOptions, codec};
+    use squizd_spec::CodecId;
 
     /// Of whole units; those of a partial one may hold larger weights beyond the
     /// columns. Rotated weights are others than the decoded ones.
@@ -140,6 +165,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Scales far from their weights, which no half holds under the same power.
+    #[test]
+    fn far_scales_are_found() {
+        let Some(gpu) = gpu() else { return };
+        let options = EncodeOptions { group_size: Some(32), ..EncodeOptions::NONE };
+        let case = Case::new(codec(CodecId::INT4).unwrap(), 2, 256, 1.0, options);
+        let geometry = CodecId::INT4.geometry(case.sample.matrix, &case.sample.params).unwrap();
+        let [codes, scales] = [0, 1].map(|i| geometry.planes[i].offset as usize);
+        let found = [(0.5f32, -3.0f32), (0.0, 1.0), (4096.0, -32752.0)].map(|(scale, offset)| {
+            // All codes are 8: weights are 8 scale + offset.
+            let mut sample = case.sample.clone();
+            sample.data[codes..codes + 2 * 128].fill(0x88);
+            let pair = [scale, offset].map(|v| half::f16::from_f32(v).to_le_bytes()).concat();
+            sample.data[scales..scales + 2 * 8 * 4].copy_from_slice(&pair.repeat(2 * 8));
+            let mut matrix = Case { sample, decoded: Vec::new() }.load(gpu);
+            GpuMatrix::measure(gpu, [&mut matrix]).unwrap();
+            (matrix.factor, matrix.direct)
+        });
+        let power = |exponent| Some(2f32.powi(exponent));
+        assert_eq!(found, [(power(14), true), (power(14), true), (power(10), false)]);
     }
 
     #[test]

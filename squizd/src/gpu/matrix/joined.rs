@@ -4,7 +4,7 @@ use super::super::device::{BINDINGS, Gpu};
 use super::super::pipeline::{Span, read};
 use super::super::record::{Step, over_two};
 use super::super::tuning::Tuning;
-use super::{Fetch, GpuMatrix, LIST, Output, Params};
+use super::{Fetch, GpuMatrix, LIST, Output, Params, TABLES};
 use crate::Result;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -12,7 +12,7 @@ use zerocopy::{Immutable, IntoBytes};
 /// be bound by itself.
 pub(in super::super) const PART_ALIGN: u32 = 64;
 
-/// `Part` of `gemv.wgsl`.
+/// `Part` of `part.wgsl`.
 #[derive(Clone, Copy, Default, IntoBytes, Immutable)]
 #[repr(C)]
 struct Part {
@@ -52,9 +52,14 @@ impl<'a> Joined<'a> {
     ) -> Option<Self> {
         let (first, _) = matrices.first()?;
         let whole = first.pieces.first()?;
-        // One input, which all read.
+        // Lanes of the frames take units, superblocks or strips, of an input that all read.
+        let strips = first.recipe.height().is_some();
+        let key = |m: &GpuMatrix| m.rotation.as_ref().map(|r| r.key);
         let alike = matrices.iter().all(|(m, _)| {
-            m.joins()
+            (m.joins() || strips)
+                && key(m) == key(first)
+                && m.tables == first.tables
+                && m.texels.is_none()
                 && m.codec.id == first.codec.id
                 && m.cols == first.cols
                 && m.recipe.unit == first.recipe.unit
@@ -67,7 +72,7 @@ impl<'a> Joined<'a> {
         let bound = matrices.iter().map(|(m, _)| of(m)).collect::<Option<Vec<_>>>()?;
         let slots: Vec<u32> = bound.first()?.iter().map(|(slot, _)| *slot).collect();
         // Inputs, sums, outputs, biases and parts are bound besides.
-        if !alike || slots.len() + 5 > BINDINGS as usize {
+        if !alike || slots.len() + first.tables.iter().len() + 5 > BINDINGS as usize {
             return None;
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
@@ -129,6 +134,10 @@ impl<'a> Joined<'a> {
         let options = options.flag("JOINED").with("PARTS", self.parts.len() as u32);
         let mut ports: Vec<_> = self.spans.iter().map(|(slot, _)| read(*slot)).collect();
         let mut spans: Vec<_> = self.spans.iter().map(|(_, span)| span.clone()).collect();
+        if let Some(tables) = &first.tables {
+            ports.push(read(TABLES));
+            spans.push(Span::from(tables));
+        }
         let table = gpu.upload(self.parts.as_bytes(), &mut |_| {})?;
         for (port, span) in tail.into_iter().chain([(read(8), Span::from(&table))]) {
             ports.push(port);
@@ -137,7 +146,7 @@ impl<'a> Joined<'a> {
         let pipeline = gpu.pipeline(first.codec.gemv, &options, &ports)?;
         let params = Params {
             cols: first.cols,
-            units: first.units(),
+            units: first.turns(),
             share: 1,
             factor: from.eps(),
             stride: first.pieces.first().map(|p| p.params.stride).unwrap_or_default(),

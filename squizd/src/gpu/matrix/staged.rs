@@ -17,21 +17,28 @@ const WORKGROUP: u32 = 256;
 /// more, each takes more rows.
 const AT_ONCE: u32 = 264;
 const MOST_ROWS: u32 = 4;
-/// Turns of all workgroups in making inputs, at most: beyond, they take longer
-/// than a dispatch.
+/// Turns of all workgroups in making inputs, and of each, at most: beyond, they
+/// take longer than a dispatch.
 const MOST_TURNS: u32 = 2048;
+const MOST_EACH: u64 = 2;
 /// Memory that a workgroup may have on every device.
 const MEMORY: u32 = 32 << 10;
 
 /// What an input is made of.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Staged {
-    /// How: flags of `stage.wgsl`.
+pub(in super::super) struct Made {
+    /// How: flags of `stage.wgsl` and `rotate.wgsl`.
     pub(in super::super) flags: Vec<&'static str>,
     /// The values that are changed, and the gain or what they gate.
     pub(in super::super) spans: [Span; 2],
     /// Of the norm.
     pub(in super::super) eps: f32,
+}
+
+/// An input that products make.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Staged {
+    pub(in super::super) made: Made,
     /// The form that it gets.
     pub(in super::super) math: Math,
 }
@@ -50,7 +57,7 @@ impl Fetch<'_> {
     pub(super) fn eps(&self) -> f32 {
         match self {
             Self::Ready(_) => 0.0,
-            Self::Staged(staged) => staged.eps,
+            Self::Staged(staged) => staged.made.eps,
         }
     }
 }
@@ -65,6 +72,7 @@ impl GpuMatrix {
             let turns = u64::from(m.cols.next_multiple_of(32) / 4).div_ceil(WORKGROUP.into());
             m.joins()
                 && m.pieces.len() == 1
+                && turns <= MOST_EACH
                 && workgroups * turns <= MOST_TURNS.into()
                 && m.staged_memory(math) <= MEMORY
         })
@@ -107,11 +115,11 @@ impl GpuMatrix {
         tuning: Tuning,
     ) -> (Options, Vec<(Port, Span)>) {
         let mut options = self.gemv_options(gpu, staged.math, out, tuning).flag("STAGED");
-        options = staged.flags.iter().fold(options, |o, flag| o.flag(flag)).with("SPAN", self.span());
+        options = staged.made.flags.iter().fold(options, |o, flag| o.flag(flag)).with("SPAN", self.span());
         if self.units() <= tuning.lanes && options.constant("STRIP").is_none() {
             options = options.flag("ALONE");
         }
-        let [values, companions] = staged.spans.clone();
+        let [values, companions] = staged.made.spans.clone();
         let mut tail = vec![(read(4), values), (read(5), companions)];
         tail.extend(out.ports());
         (options, tail)
@@ -128,7 +136,7 @@ impl GpuMatrix {
         let (options, tail) = self.staged_parts(gpu, staged, out, tuning);
         let options = Self::in_strips(options, tuning);
         self.steps(gpu, self.codec.gemv, &options, &tail, |params| {
-            let params = Params { share: 1, units: self.turns(), factor: staged.eps, ..params };
+            let params = Params { share: 1, units: self.turns(), factor: staged.made.eps, ..params };
             (params, [u64::from(params.rows).div_ceil(tuning.rows_per_workgroup()), 0, 1])
         })
     }
