@@ -1,11 +1,28 @@
 // y = W x (+ bias) (+ y) for TCA-TBE, whose rows are superblocks of 1024 columns:
-// 32 lanes take a superblock of each of ROWS rows at a time, the LANES of a row
-// several superblocks.
+// CLUSTER lanes take a superblock of each of ROWS rows at a time, the LANES of a row
+// several superblocks; then the LANES take what is listed of the row's escapes.
+//
+// STAGED, JOINED: as in gemv.wgsl.
 
 //: use params
+//: if STAGED
+//: use stage
+
+// Quad `i` of the input.
+fn input(i: u32) -> vec4<f32> { return made[(i & 1u) * SPAN + (i >> 1u)]; }
+fn input_of(column: u32) -> f32 { return made[((column >> 2u) & 1u) * SPAN + (column >> 3u)][column & 3u]; }
+//: else
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
+
+// Quad `i` of the inputs, and a number of theirs.
+fn input(i: u32) -> vec4<f32> { return xv[i]; }
+fn input_of(column: u32) -> f32 { return xv[column >> 2u][column & 3u]; }
+//: end
 //: use CODEC
 //: use put
+//: if JOINED
+//: use part
+//: end
 const PARTIALS: u32 = 2u * WG;
 //: use reduce
 
@@ -25,10 +42,17 @@ fn main(
 //: else
   let at = Place(index, 1u);
 //: end
-  meet(at.index);
-  let lane = at.index % 32u;
-  let split = at.index % LANES / 32u;
+  let lane = at.index % CLUSTER;
+  let split = at.index % LANES / CLUSTER;
   let layer = group.z;
+//: if JOINED
+  let taken = take_part(group.x + group.y * groups.x);
+  let number = taken.x;
+  let output = taken.y;
+//: else
+  let number = group.x + group.y * groups.x;
+  let output = p.first;
+//: end
 //: if EXPERTS
   let rows = p.expert_rows;
   let start = experts[layer] * rows;
@@ -38,95 +62,65 @@ fn main(
 //: end
   let x_first = layer / p.share * (p.x_stride / 4u);
   let y_first = layer * p.y_stride;
-  let first = ((group.x + group.y * groups.x) * (WG / LANES) + at.index / LANES) * ROWS;
+  let first = (number * (WG / LANES) + at.index / LANES) * ROWS;
 //: each r ROWS
   let row$r = start + min(first + $ru, rows - 1u);
-  var sum$r = vec4<f32>(0.0);
+  var sum$r = 0.0;
+//: end
+//: if STAGED
+  let factor = stage(index);
 //: end
   let m = masks();
-  const SPLITS: u32 = LANES / 32u;
+  const SPLITS: u32 = LANES / CLUSTER;
   let superblocks = (p.cols + 1023u) / 1024u;
-  let last = superblocks - 1u;
-  let turns = (superblocks + SPLITS - 1u) / SPLITS;
-  for (var chunk = 0u; chunk < turns; chunk += 32u) {
-    let end = min(chunk + 32u, turns);
+  for (var chunk = 0u; chunk < superblocks; chunk += HELD) {
+    let end = min(chunk + HELD, superblocks);
+    let x_chunk = x_first + chunk * 256u;
 //: each r ROWS
-    let heads$r = heads(row$r, min((chunk + lane) * SPLITS + split, last));
-    var raw$r = fetch(row$r, min(chunk * SPLITS + split, last), lane, heads$r, 0u);
+    let held$r = hold(row$r, min(chunk + lane, end - 1u));
+    let run$r = run(row$r, chunk);
 //: end
-    for (var t = chunk; t < end; t++) {
-      let s = min(t * SPLITS + split, last);
-      let x = x_first + s * 256u;
+    for (var turn = chunk; turn < end; turn += SPLITS) {
+      let s = min(turn + split, end - 1u);
       let width = superblock(0u, s).width;
-      let live = lane < width && t * SPLITS + split < superblocks;
-      // The next turn's, to have the memory at work in this one.
-      let later = min(t + 1u, end - 1u);
+      let live = lane * STEP < width && turn + split < end;
 //: each r ROWS
-      let next$r = fetch(row$r, min(later * SPLITS + split, last), lane, heads$r, later - chunk);
+      let share$r = fetch(row$r, s, lane);
+      let scale$r = scale_of(held$r, row$r, s, at.index);
+      let codes$r = codes(share$r);
+      var part$r = vec4<f32>(0.0);
 //: end
+      let quads = width * WORDS;
+      let x = x_first + s * 256u + min(lane * 2u, quads - 1u);
+//: each k 8
+      let x$k_0 = input(x + $ku * quads);
+      let x$k_1 = second(input(x + $ku * quads + 1u), lane, quads);
 //: each r ROWS
-      let open$r = open_of(raw$r, lane, live);
-      var waiting$r = select(0u, open$r.bits, open$r.near);
-      var nibbles$r = open$r.nibbles;
-      var a$r = 0u;
-      var b$r = 0u;
-      var c$r = 0u;
-      var h$r = 0u;
-//: end
-      // Of all rows at once: each is a chain of operations that wait for each other.
-      loop {
-        var any = 0u;
-//: each r ROWS
-        any |= waiting$r;
-//: end
-        if (any == 0u) { break; }
-//: each r ROWS
-        let bit$r = waiting$r & (~waiting$r + 1u);
-        waiting$r ^= bit$r;
-        a$r |= select(0u, bit$r, (nibbles$r & 1u) != 0u);
-        b$r |= select(0u, bit$r, (nibbles$r & 2u) != 0u);
-        c$r |= select(0u, bit$r, (nibbles$r & 4u) != 0u);
-        h$r |= select(0u, bit$r, (nibbles$r & 8u) != 0u);
-        nibbles$r >>= 4u;
-//: end
-      }
-//: each r ROWS
-      if (others(open$r) != 0u) { sum$r.x += rest_of(raw$r, open$r, lane, width, x); }
-      let w$r = share_of(raw$r, open$r, a$r, b$r, c$r, h$r);
-//: end
-      if (live) {
-//: each k 4
-        let x$k = xv[x + lane + $ku * width];
-//: each r ROWS
-        sum$r = add4(m, sum$r, raw$r.signs$k, w$r.codes$k, w$r.offset, x$k);
+      let low$k_$r = share$r.low << Pair(7u - $ku);
+      let upper$k_$r = upper(codes$r, $ku);
+      part$r = add4(m, part$r, share$r.signs$k.x, low$k_$r.x, upper$k_$r.x, x$k_0);
+      part$r = add4(m, part$r, share$r.signs$k.y, low$k_$r.y, upper$k_$r.y, x$k_1);
 //: end
 //: end
-        let x4 = xv[x + lane + 4u * width];
 //: each r ROWS
-        sum$r = add4(m, sum$r, raw$r.signs4, w$r.codes0 >> 4u, w$r.offset, x4);
-//: end
-        let x5 = xv[x + lane + 5u * width];
-//: each r ROWS
-        sum$r = add4(m, sum$r, raw$r.signs5, w$r.codes1 >> 4u, w$r.offset, x5);
-//: end
-        let x6 = xv[x + lane + 6u * width];
-//: each r ROWS
-        sum$r = add4(m, sum$r, raw$r.signs6, w$r.codes2 >> 4u, w$r.offset, x6);
-//: end
-        let x7 = xv[x + lane + 7u * width];
-//: each r ROWS
-        sum$r = add4(m, sum$r, raw$r.signs7, w$r.codes3 >> 4u, w$r.offset, x7);
-//: end
-      }
-//: each r ROWS
-      raw$r = next$r;
+      sum$r += select(0.0, ((part$r.x + part$r.y) + (part$r.z + part$r.w)) * scale$r, live && scale$r > 0.0);
 //: end
     }
+    // Escapes, four a lane.
+//: each r ROWS
+    for (var i = at.index % LANES; i < run$r.count; i += LANES) {
+      sum$r += added(escapes[run$r.first + i], x_chunk);
+    }
+//: end
   }
 //: each r ROWS
-  let total$r = reduce((sum$r.x + sum$r.y) + (sum$r.z + sum$r.w), $ru, at);
+//: if STAGED
+  let total$r = reduce(sum$r, $ru, at) * factor;
+//: else
+  let total$r = reduce(sum$r, $ru, at);
+//: end
   if (at.index % LANES == $ru % LANES && first + $ru < rows) {
-    put(y_first + p.first + first + $ru, p.first + first + $ru, total$r);
+    put(y_first + output + first + $ru, output + first + $ru, total$r);
   }
 //: end
 }

@@ -3,22 +3,23 @@
 //
 // Binding 0 holds the index (u16 a superblock), 1 the bases (a byte), 2 the
 // planes, 3 the anchors and, p.extra.x bytes behind them, the side stream with
-// the exponents of codes 0, the escapes.
+// the exponents of codes 0, the escapes. For `gemv` 3 is a list of the escapes,
+// made when the matrix was loaded (squizd/src/gpu/escapes.rs).
 //
-// A share, what a lane takes at a time, is one word of each plane, 32 weights, and
-// the eight words of sign/mantissa bytes that belong to it: slice s of a share is
-// the weights of bit s of the planes' bytes, neighbours in the row. The 32 lanes
-// of a superblock find their places in its side stream together.
+// A share, what a lane of `gemv` takes at a time, is two neighbouring words of each
+// plane, 64 weights, and the 16 words of sign/mantissa bytes that belong to it:
+// slice s of a share is the weights of bit s of the planes' bytes, eight
+// neighbours in the row. So 16 lanes take a superblock.
 
-// Words of the planes as they are fetched: where weights are looked up four with
-// ALIGNED (cols a multiple of 128).
-//: if WEIGHTS
+// Words of the planes as they are fetched, of whole ones (ALIGNED: cols is a
+// multiple of 128) four where weights are looked up, and two for `gemv`.
 //: if ALIGNED
+//: if WEIGHTS
 alias Word = vec4<u32>;
 const WORDS: u32 = 4u;
 //: else
-alias Word = u32;
-const WORDS: u32 = 1u;
+alias Word = vec2<u32>;
+const WORDS: u32 = 2u;
 //: end
 //: else
 alias Word = u32;
@@ -28,10 +29,16 @@ const WORDS: u32 = 1u;
 const WIDTH: u32 = 32u / WORDS;
 const SUPERBLOCK: u32 = 11u * WIDTH;
 
+//: if WEIGHTS
 @group(0) @binding(0) var<storage, read> index_plane: array<u32>;
+//: end
 @group(0) @binding(1) var<storage, read> base_plane: array<u32>;
 @group(0) @binding(2) var<storage, read> planes: array<Word>;
+//: if WEIGHTS
 @group(0) @binding(3) var<storage, read> tail: array<u32>;
+//: else
+@group(0) @binding(3) var<storage, read> escapes: array<vec4<u32>>;
+//: end
 
 // Where superblock `s` of a row begins in `planes`, and how many words a plane
 // of it has.
@@ -47,6 +54,10 @@ fn base_exponent(row: u32, s: u32) -> u32 {
   return (base_plane[byte >> 2u] >> ((byte & 3u) * 8u)) & 0xffu;
 }
 
+// `a` where the mask is set, else `b`: one instruction on most.
+fn pick(mask: u32, a: u32, b: u32) -> u32 { return (a & mask) | (b & ~mask); }
+
+//: if WEIGHTS
 // A superblock's part of the side stream: its first byte, and whether it is
 // nibbles.
 struct Side { start: u32, nibbles: bool }
@@ -72,9 +83,6 @@ fn escape(source: Side, n: u32, base: u32) -> u32 {
   return select(value, nearby(base, (value >> ((n & 1u) * 4u)) & 15u), source.nibbles);
 }
 
-// `a` where the mask is set, else `b`: one instruction on most.
-fn pick(mask: u32, a: u32, b: u32) -> u32 { return (a & mask) | (b & ~mask); }
-
 // Four weights from their bytes of sign and mantissa, and of exponents: both
 // halves of a word are bfloat16s.
 fn four(signs: u32, exponents: u32) -> vec4<f32> {
@@ -83,7 +91,6 @@ fn four(signs: u32, exponents: u32) -> vec4<f32> {
   return bitcast<vec4<f32>>(vec4<u32>(even << 16u, odd << 16u, even & 0xffff0000u, odd & 0xffff0000u));
 }
 
-//: if WEIGHTS
 //: if ALIGNED
 fn ones(w: Word) -> u32 {
   let c = countOneBits(w);
@@ -152,195 +159,141 @@ fn load(row: u32, unit: u32) -> Block { return Block(quad(row, unit * 8u), quad(
 fn weights(b: Block) -> array<vec4<f32>, 2> { return array<vec4<f32>, 2>(b.a, b.b); }
 //: end
 //: else
-// What the lanes of a superblock tell each other: by subgroup operations where
-// they are a subgroup (PREFIX), else through the workgroup's memory, all of its
-// invocations at once.
+// Exponents of `gemv` are codes plus this, whatever the base, so that a constant
+// stands for their upper bits. What a superblock's sum is to be multiplied with is
+// in range, as a number, for all bases but those whose exponents reach what is no
+// normal number: of such a superblock nothing counts, and its weights are listed.
+const ZERO: u32 = 120u;
+
+fn scale(row: u32, s: u32) -> f32 {
+  let base = base_exponent(row, s);
+  return select(0.0, bitcast<f32>((base + (126u - ZERO)) << 23u), base - 2u < 247u);
+}
+
+// Superblocks whose escapes are listed together, and whose scales the lanes of one
+// hold, one each (PREFIX: they are neighbours in a subgroup of 32, all of which take
+// part).
+const HELD: u32 = 16u;
+
 //: if PREFIX
-fn meet(index: u32) {}
+fn hold(row: u32, s: u32) -> f32 { return scale(row, s); }
 
-fn lane_of(v: u32, lane: u32) -> u32 { return subgroupShuffle(v, lane); }
-
-// Sum of `count` over the lanes below this one: bit by bit of numbers below 8.
-fn sum_below(count: u32, lane: u32) -> u32 {
-  let below = (1u << lane) - 1u;
-  var sum = countOneBits(subgroupBallot((count & 1u) != 0u).x & below)
-    + 2u * countOneBits(subgroupBallot((count & 2u) != 0u).x & below)
-    + 4u * countOneBits(subgroupBallot((count & 4u) != 0u).x & below);
-  if (subgroupAny(count > 7u)) {
-    sum = count;
-    for (var step = 1u; step < 32u; step <<= 1u) {
-      let moved = subgroupShuffleUp(sum, step);
-      sum += select(0u, moved, lane >= step);
-    }
-    sum -= count;
-  }
-  return sum;
+fn scale_of(held: f32, row: u32, s: u32, index: u32) -> f32 {
+  return subgroupShuffle(held, (index & 16u) | (s & 15u));
 }
 //: else
-var<workgroup> passed: array<u32, WG>;
-var<private> me: u32;
+fn hold(row: u32, s: u32) -> f32 { return 0.0; }
 
-fn meet(index: u32) { me = index; }
-
-fn lane_of(v: u32, lane: u32) -> u32 {
-  workgroupBarrier();
-  passed[me] = v;
-  workgroupBarrier();
-  return passed[(me & ~31u) + (lane & 31u)];
-}
-
-fn sum_below(count: u32, lane: u32) -> u32 {
-  workgroupBarrier();
-  passed[me] = count;
-  workgroupBarrier();
-  var sum = 0u;
-  for (var i = me & ~31u; i < me; i++) { sum += passed[i]; }
-  return sum;
-}
+fn scale_of(held: f32, row: u32, s: u32, index: u32) -> f32 { return scale(row, s); }
 //: end
 
-// Of the superblocks of the next 32 turns, one a lane: where its part of the side
-// stream begins, and its base with flags: the part is nibbles, and no exponent of
-// theirs passes 0 or 255 (NEAR).
-struct Heads { start: u32, base: u32 }
+alias Pair = vec2<u32>;
 
-const NEAR: u32 = 256u;
-const NIBBLES: u32 = 512u;
+// Words from one lane's to the next one's.
+const STEP: u32 = 2u / WORDS;
 
-fn heads(row: u32, s: u32) -> Heads {
-  let source = side(row, s);
-  let base = base_exponent(row, s);
-  let near = source.nibbles && base - 16u < 224u;
-  return Heads(source.start, base | select(0u, NEAR, near) | select(0u, NIBBLES, source.nibbles));
-}
-
-// A lane's share of a superblock as stored, with a word of the side stream.
-struct Raw {
-  low: u32, middle: u32, high: u32,
-//: each k 8
-  signs$k: u32,
+fn pair(at: u32) -> Pair {
+//: if ALIGNED
+  return planes[at];
+//: else
+  return Pair(planes[at], planes[at + 1u]);
 //: end
-  stream: u32, at: u32, start: u32, base: u32,
 }
 
-// Words of the side stream that a superblock's lanes fetch: 16 have few too many.
-const FETCHED: u32 = 16u;
-
-fn fetch(row: u32, s: u32, lane: u32, heads: Heads, turn: u32) -> Raw {
-  let b = superblock(row, s);
-  let at = b.at + min(lane, b.width - 1u);
-  var raw: Raw;
-  raw.low = planes[at];
-  raw.middle = planes[at + b.width];
-  raw.high = planes[at + 2u * b.width];
-//: each k 8
-  raw.signs$k = planes[at + (3u + $ku) * b.width];
+// The second quad of inputs of a slice, none behind a superblock's `quads`.
+fn second(x: vec4<f32>, lane: u32, quads: u32) -> vec4<f32> {
+//: if ALIGNED
+  return x;
+//: else
+  return select(vec4<f32>(0.0), x, lane * 2u + 1u < quads);
 //: end
-  raw.at = b.at;
-  raw.start = lane_of(heads.start, turn);
-  raw.base = lane_of(heads.base, turn);
-  raw.stream = tail[(raw.start >> 2u) + min(lane, FETCHED - 1u)];
-  return raw;
 }
 
-// The escapes of a share: their bits, the number of the first in the superblock,
-// and their nibbles if these are NEAR, at most seven, and among the fetched words.
-struct Open { bits: u32, first: u32, nibbles: u32, near: bool }
-
-fn open_of(raw: Raw, lane: u32, live: bool) -> Open {
-  let bits = select(0u, ~(raw.low | raw.middle | raw.high), live);
-  let count = countOneBits(bits);
-  let first = sum_below(count, lane);
-  let nibble = (raw.start & 3u) * 2u + first;
-  let word0 = lane_of(raw.stream, min(nibble >> 3u, FETCHED - 1u));
-  let word1 = lane_of(raw.stream, min((nibble >> 3u) + 1u, FETCHED - 1u));
-  let shift = (nibble & 7u) * 4u;
-  let nibbles = (word0 >> shift) | ((word1 << 1u) << (31u - shift));
-  let near = (raw.base & NEAR) != 0u && count <= 7u && nibble <= 8u * (FETCHED - 1u);
-  return Open(bits, first, nibbles, near);
-}
-
-// Whether any escape adds more than what it counts as: those with nibbles 8 to 15
-// but 12, and all where there are no nibbles. Bits of no further meaning.
-fn others(open: Open) -> u32 {
-  let n = open.nibbles;
-  let far = n & 0x88888888u & ~((n << 1u) & ~(n << 2u) & ~(n << 3u));
-  return select(open.bits, far & ((1u << (4u * countOneBits(open.bits))) - 1u), open.near);
-}
-
-// What escapes add to what they count as; `x` is the quad of the superblock's
-// input.
-fn rest_of(raw: Raw, open: Open, lane: u32, width: u32, x: u32) -> f32 {
-  let base = raw.base & 255u;
-  let source = Side(raw.start, (raw.base & NIBBLES) != 0u);
-  var total = 0.0;
-  var bits = open.bits;
-  var n = open.first;
-  while (bits != 0u) {
-    let place = firstTrailingBit(bits);
-    bits &= bits - 1u;
-    let exponent = escape(source, n, base);
-    var assumed = base;
-    if (open.near) {
-      let byte = source.start + (n >> 1u);
-      let v = (tail[byte >> 2u] >> ((byte & 3u) * 8u + (n & 1u) * 4u)) & 15u;
-      assumed = base + select(0xffffffffu - (v & select(7u, 3u, v >= 8u)), 7u - (v & 3u), v >= 12u);
-    }
-    let at = (place & 7u) * width + lane;
-    let sign_mantissa = planes[raw.at + 3u * width + at] >> (place & 0x18u);
-    let magnitude = ((sign_mantissa & 0x80u) << 24u) | ((sign_mantissa & 0x7fu) << 16u);
-    let difference = bitcast<f32>(magnitude | (exponent << 23u)) - bitcast<f32>(magnitude | (assumed << 23u));
-    total += difference * xv[x + at][place >> 3u];
-    n++;
-  }
-  return total;
-}
-
-// Exponents less (base - 8) of a share, slices k in the low and k + 4 in the high
-// half of each byte of codes k.
+// A lane's share of a superblock as stored.
 struct Share {
-//: each k 4
-  codes$k: u32,
+  low: Pair, middle: Pair, high: Pair,
+//: each k 8
+  signs$k: Pair,
 //: end
-  offset: u32,
 }
 
-// a, b, c, h: bits of the escapes' nibbles at their places. Weights with code c
-// are 7 + c above base - 8, escapes with nibble v below 8 are 7 - v, 12 is 15.
-fn share_of(raw: Raw, open: Open, a: u32, b: u32, c: u32, h: u32) -> Share {
-  // Escapes that are none of these count as code 1.
-  let lowest = raw.low | select(open.bits, 0u, open.near);
-  let p0 = ~lowest ^ a;
-  let p1 = ~(lowest ^ raw.middle) ^ b;
-  let p2 = (~(lowest | raw.middle) ^ raw.high ^ c) | (c & h);
-  let p3 = lowest | raw.middle | raw.high | (c & h);
-  let even01 = pick(0xaaaaaaaau, p1 << 1u, p0);
-  let odd01 = pick(0xaaaaaaaau, p1, p0 >> 1u);
-  let even23 = pick(0xaaaaaaaau, p3 << 1u, p2);
-  let odd23 = pick(0xaaaaaaaau, p3, p2 >> 1u);
-  return Share(
-    pick(0xccccccccu, even23 << 2u, even01), pick(0xccccccccu, odd23 << 2u, odd01),
-    pick(0xccccccccu, even23, even01 >> 2u), pick(0xccccccccu, odd23, odd01 >> 2u),
-    ((raw.base & 255u) - 8u) * 0x01010101u);
+fn fetch(row: u32, s: u32, lane: u32) -> Share {
+  let b = superblock(row, s);
+  let at = b.at + min(lane * STEP, b.width - 1u);
+  var share: Share;
+  share.low = pair(at);
+  share.middle = pair(at + b.width);
+  share.high = pair(at + 2u * b.width);
+//: each k 8
+  share.signs$k = pair(at + (3u + $ku) * b.width);
+//: end
+  return share;
+}
+
+// The codes' upper two bits, of even slices and of odd ones: those of slices k and
+// k + 1 are bits k and k + 1 of each byte.
+struct Codes { even: Pair, odd: Pair }
+
+fn codes(share: Share) -> Codes {
+  let mask = Pair(0xaaaaaaaau);
+  let even = ((share.high << Pair(1u)) & mask) | (share.middle & ~mask);
+  let odd = (share.high & mask) | ((share.middle >> Pair(1u)) & ~mask);
+  return Codes(even, odd);
+}
+
+// The same of slice k as bits 0 and 1.
+fn upper(c: Codes, k: u32) -> Pair {
+  if ((k & 1u) == 0u) { return c.even >> Pair(k); }
+  return c.odd >> Pair(k & 6u);
 }
 
 // Masks that a compiler does not know to be constant: else it splits a selection
 // in two, for it sees that some bits are overwritten later.
-struct Masks { sign: u32, exponent: u32, code: u32, top: u32 }
+struct Masks { sign: u32, byte: u32, top: u32 }
 
 fn masks() -> Masks {
   let never = p.cols == 0u;
   return Masks(
-    select(0x80008000u, p.rows, never), select(0x7f807f80u, p.units, never),
-    select(0x0f0f0f0fu, p.first, never), select(0xffff0000u, p.tokens, never));
+    select(0x80808080u, p.rows, never), select(0xff00ff00u, p.units, never),
+    select(0xffff0000u, p.tokens, never));
 }
 
-// As `four`, with codes in the low half of each byte.
-fn add4(m: Masks, sum: vec4<f32>, signs: u32, codes: u32, offset: u32, x: vec4<f32>) -> vec4<f32> {
-  let e = (codes & m.code) + offset;
-  let even = pick(m.exponent, e << 7u, pick(m.sign, signs << 8u, signs));
-  let odd = pick(m.exponent, e >> 1u, pick(m.sign, signs, signs >> 8u));
+// sum + w x for four weights: bit 7 of `low` is the exponent's lowest, bits 0 and
+// 1 of `upper` the next, of each byte.
+fn add4(m: Masks, sum: vec4<f32>, signs: u32, low: u32, upper: u32, x: vec4<f32>) -> vec4<f32> {
+  let first = pick(m.sign, signs, (upper & 0x03030303u) | ((ZERO >> 1u) * 0x01010101u));
+  let second = pick(m.sign, low, signs);
+  let even = pick(m.byte, first << 8u, second);
+  let odd = pick(m.byte, first, second >> 8u);
   let w = bitcast<vec4<f32>>(vec4<u32>(even << 16u, odd << 16u, even & m.top, odd & m.top));
   return fma(w, x, sum);
+}
+
+// Quads of listed escapes of a row's superblocks `chunk` to `chunk + HELD - 1`.
+struct Run { first: u32, count: u32 }
+
+fn quads_before(i: u32) -> u32 {
+  let at = p.extra.y + i;
+  return escapes[at >> 2u][at & 3u];
+}
+
+fn run(row: u32, chunk: u32) -> Run {
+  let at = (p.first + row) * ((p.cols + 1024u * HELD - 1u) / (1024u * HELD)) + chunk / HELD;
+  let first = quads_before(at);
+  return Run((p.extra.y >> 2u) + first, min(quads_before(at + 1u) - first, 256u * HELD));
+}
+
+// What four escapes of one superblock add to the sum; `x` is the first quad of the
+// chunk's inputs. Each is a weight, above the number of its column in the superblock
+// and four bits more: the superblock's number, and the exponent of its scale. The
+// weight has been counted as that with code 0, which is a number times the scale.
+fn added(four: vec4<u32>, x: u32) -> f32 {
+  let scale = bitcast<f32>(((four.y & 0xf000u) << 15u) | ((four.z & 0xf000u) << 11u));
+  let column = 4u * x + ((four.x & 0xf000u) >> 2u);
+  let counted = bitcast<vec4<f32>>((four & vec4<u32>(0x807f0000u)) | vec4<u32>(ZERO << 23u));
+  let difference = fma(-counted, vec4<f32>(scale), bitcast<vec4<f32>>(four & vec4<u32>(0xffff0000u)));
+  let columns = column + (four & vec4<u32>(1023u));
+  return (difference.x * input_of(columns.x) + difference.y * input_of(columns.y))
+    + (difference.z * input_of(columns.z) + difference.w * input_of(columns.w));
 }
 //: end

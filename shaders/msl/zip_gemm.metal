@@ -1,6 +1,6 @@
 // zip_gemm
 // flags: WORDS_OF_PLANES, WEIGHTS
-// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
+// constants: VECTORS = 8, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8
 // threads of a threadgroup: 256
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 xv, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -87,8 +87,8 @@ struct type_11 {
 constant uint VECTORS = 8u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
-constant uint CLUSTER = 32u;
-constant uint SHARE = 32u;
+constant uint CLUSTER = 16u;
+constant uint SHARE = 64u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
@@ -128,6 +128,14 @@ uint base_exponent(
     uint byte = (_e5 + (row_1 * _e9)) + s_1;
     uint _e17 = base_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     return (_e17 >> ((byte & 3u) * 8u)) & 255u;
+}
+
+uint pick(
+    uint mask,
+    uint a,
+    uint b
+) {
+    return (a & mask) | (b & ~(mask));
 }
 
 Side side(
@@ -172,14 +180,6 @@ uint escape(
     uint value_1 = (_e13 >> ((byte_2 & 3u) * 8u)) & 255u;
     uint _e28 = nearby(base_1, (value_1 >> ((n & 1u) * 4u)) & 15u);
     return source.nibbles ? _e28 : value_1;
-}
-
-uint pick(
-    uint mask,
-    uint a,
-    uint b
-) {
-    return (a & mask) | (b & ~(mask));
 }
 
 metal::float4 four(

@@ -1,6 +1,6 @@
 // zip_rows
 // flags: WEIGHTS
-// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 32, SHARE = 32, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
+// constants: VECTORS = 2, GROUP = 32, BYTES = 2, CLUSTER = 16, SHARE = 64, HEIGHT = 16, RATE = 17, SPAN = 10, QUAD = 14, STREAM = 5, SIZE = 8, WG = 64
 // threads of a threadgroup: 64
 // buffers: 0 index_plane, 1 base_plane, 2 planes, 3 tail, 4 ids, 6 y (written)
 // numbers: buffer 10, 96 bytes
@@ -61,8 +61,8 @@ typedef metal::float4 type_8[1];
 constant uint VECTORS = 2u;
 constant uint GROUP = 32u;
 constant uint BYTES = 2u;
-constant uint CLUSTER = 32u;
-constant uint SHARE = 32u;
+constant uint CLUSTER = 16u;
+constant uint SHARE = 64u;
 constant uint HEIGHT = 16u;
 constant uint RATE = 17u;
 constant uint SPAN = 10u;
@@ -102,6 +102,14 @@ uint base_exponent(
     uint byte = (_e5 + (row_1 * _e9)) + s_1;
     uint _e17 = base_plane[metal::min(unsigned(byte >> 2u), (_buffer_sizes.size2 - 0 - 4) / 4)];
     return (_e17 >> ((byte & 3u) * 8u)) & 255u;
+}
+
+uint pick(
+    uint mask,
+    uint a,
+    uint b
+) {
+    return (a & mask) | (b & ~(mask));
 }
 
 Side side(
@@ -146,14 +154,6 @@ uint escape(
     uint value = (_e13 >> ((byte_2 & 3u) * 8u)) & 255u;
     uint _e28 = nearby(base_1, (value >> ((n & 1u) * 4u)) & 15u);
     return source.nibbles ? _e28 : value;
-}
-
-uint pick(
-    uint mask,
-    uint a,
-    uint b
-) {
-    return (a & mask) | (b & ~(mask));
 }
 
 metal::float4 four(

@@ -33,8 +33,16 @@ const CODED: &[(&str, u32)] = &[
 ];
 
 /// Products whose input every workgroup can make.
-const UNITS: &[&str] =
-    &["fused_int4_gemv", "int3_gemv", "lut_int2_gemv", "mxfp4_gemv", "hybrid_gemv", "q8_gemv", "raw_gemv"];
+const UNITS: &[&str] = &[
+    "fused_int4_gemv",
+    "int3_gemv",
+    "lut_int2_gemv",
+    "mxfp4_gemv",
+    "hybrid_gemv",
+    "q8_gemv",
+    "raw_gemv",
+    "zip_gemv",
+];
 
 const FORMS: &[&str] = &["F16", "I8", "I24"];
 
@@ -239,6 +247,8 @@ pub fn cases() -> Vec<(&'static str, Options)> {
         for layout in codec.layouts {
             let base = Options::default().with("VECTORS", codec.unit / 4).with("GROUP", 32).with("BYTES", 2);
             let base = CODED.iter().fold(base, |base, (name, value)| base.with(name, *value));
+            let zip = codec.gemv == "zip_gemv";
+            let base = if zip { base.with("CLUSTER", 16).with("SHARE", 64) } else { base };
             let base = flags(base, layout);
             let rows = base.clone().with("WG", 64).flag("WEIGHTS");
             all.push((codec.rows, rows.clone()));
@@ -259,7 +269,7 @@ pub fn cases() -> Vec<(&'static str, Options)> {
                 }
                 all.push((codec.gemm, options));
             }
-            let lanes = if codec.gemv == "zip_gemv" { 32 } else { 8 };
+            let lanes = if zip { 32 } else { 8 };
             let shaped = base.with("WG", 64).with("LANES", lanes).with("ROWS", 4).with("UNROLL", 2);
             let shaped = if codec.unit == 32 { shaped.flag("BLOCKS").flag("TILED") } else { shaped };
             for form in std::iter::once(None).chain(codec.forms.iter().map(Some)) {

@@ -9,7 +9,7 @@ pub(super) use joined::{Joined, PART_ALIGN};
 pub(super) use picked::Stack;
 pub(super) use staged::{Fetch, Made, Staged};
 
-use super::codec::{GpuCodec, Recipe, TABLES, Tensor, kernels, rotation, tables};
+use super::codec::{GpuCodec, Recipe, TABLES, Tensor, escapes, kernels, rotation, tables};
 use super::device::Gpu;
 use super::input::Input;
 use super::math::Math;
@@ -27,6 +27,8 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// Invocations of a workgroup of `rows`.
 const ROWS_WORKGROUP: u64 = 64;
+/// Where a list of escapes is bound.
+const LIST: u32 = 3;
 /// Alignment of bound ranges.
 const ALIGN: u64 = 256;
 
@@ -112,6 +114,8 @@ pub(super) struct GpuMatrix {
     direct: bool,
     /// The blocks of the first slot as a texture, which kernels read instead.
     texels: Option<Texels>,
+    /// What `gemv` reads instead of the first and the last slot.
+    escapes: Option<Span>,
 }
 
 impl GpuMatrix {
@@ -132,6 +136,13 @@ impl GpuMatrix {
         let (name, data) = (tensor.name, tensor.data);
         let codec = kernels(id, tensor.params)
             .ok_or_else(|| Error::unsupported(format!("tensor {name}: codec {id} has no GPU kernels")))?;
+        let escapes = escapes(id, tensor)?.map(|list| {
+            if size_of_val(&list[..]) as u64 > gpu.abilities().max_binding {
+                return Err(Error::unsupported(format!("tensor {name}: its escapes do not fit a binding")));
+            }
+            gpu.upload(list.as_bytes(), &mut |_| {}).map(|list| Span::from(&list))
+        });
+        let escapes = escapes.transpose()?;
         let tensor = Tensor::new(id, tensor)?;
         let mut recipe = (codec.describe)(&tensor)?;
         if let Some(widest) = recipe.options.constant("WIDEST") {
@@ -158,6 +169,7 @@ impl GpuMatrix {
             factor: None,
             direct: false,
             texels: None,
+            escapes,
         };
         if let Some(store) = Store::of(gpu.abilities(), id) {
             this.sample(gpu, store, &tensor, data, astc::TEXTURE_BLOCKS)?;
@@ -211,6 +223,41 @@ impl GpuMatrix {
     /// columns that are the input's own.
     pub(super) fn skips(&self) -> bool {
         self.recipe.options.constant("SHARE").is_none() && self.rotation.is_none()
+    }
+
+    /// Whether products can make their input, and be joined with others of it: it is
+    /// read in whole quads, and is no rotated one.
+    fn joins(&self) -> bool {
+        self.skips() || self.recipe.options.constant("CLUSTER").is_some()
+    }
+
+    /// What a kernel binds of `piece`, and where.
+    fn bound(&self, piece: &Piece, kernel: &str) -> Vec<(u32, Span)> {
+        let mut slots: Vec<_> = (0..).zip(piece.spans.iter().cloned()).collect();
+        if let Some(list) = self.escapes.as_ref().filter(|_| kernel == self.codec.gemv) {
+            slots.truncate(LIST as usize);
+            slots.drain(..1);
+            slots.push((LIST, list.clone()));
+        }
+        slots
+    }
+
+    /// Puts the escapes of matrices that are to be joined in one buffer.
+    pub(super) fn place_escapes<'m>(gpu: &Gpu, matrices: impl Iterator<Item = &'m mut Self>) -> Result<()> {
+        let mut lists: Vec<_> = matrices.filter_map(|m| m.escapes.as_mut()).collect();
+        let total: u64 = lists.iter().map(|list| list.buffer.size()).sum();
+        if lists.len() < 2 || total > gpu.abilities().max_binding {
+            return Ok(());
+        }
+        let all = gpu.storage(total)?;
+        let mut offset = 0;
+        for list in &mut lists {
+            let size = list.buffer.size();
+            gpu.copy(&list.buffer, &all, offset, size);
+            **list = Span { buffer: all.clone(), offset, size };
+            offset += size;
+        }
+        Ok(())
     }
 
     /// The rotation that inputs take before.
@@ -395,7 +442,8 @@ impl GpuMatrix {
         tail: &[(Port, Span)],
         grid: impl Fn(Params) -> (Params, [u64; 3]),
     ) -> Result<Vec<Step>> {
-        let mut ports: Vec<_> = (0..self.recipe.slots.len()).map(|i| read(i as u32)).collect();
+        let bound: Vec<_> = self.pieces.iter().map(|piece| self.bound(piece, name)).collect();
+        let mut ports: Vec<_> = bound.iter().take(1).flatten().map(|(i, _)| read(*i)).collect();
         let layers = self.texels.as_ref().map(|t| &t.layers);
         // The texture stands in for the first slot.
         let replaced = layers.iter().len();
@@ -406,8 +454,9 @@ impl GpuMatrix {
         let pipeline = gpu.pipeline(name, options, &ports)?;
         self.pieces
             .iter()
-            .map(|piece| {
-                let mut spans = piece.spans.get(replaced..).unwrap_or_default().to_vec();
+            .zip(bound)
+            .map(|(piece, bound)| {
+                let mut spans: Vec<_> = bound.into_iter().skip(replaced).map(|(_, span)| span).collect();
                 spans.extend(tail.iter().map(|(_, span)| span.clone()));
                 let (params, [x, y, z]) =
                     grid(Params { cols: self.cols, units: self.units(), ..piece.params });

@@ -222,6 +222,7 @@ fn linears<const N: usize>(
         let bias = linear.bias.as_ref().map(|b| vector(gpu, b)).transpose()?;
         placed.push(GpuLinear { matrix, bias });
     }
+    GpuMatrix::place_escapes(gpu, placed.iter_mut().map(|l| &mut l.matrix))?;
     placed.try_into().map_err(|_| gpu.error("as many matrices as tensors"))
 }
 

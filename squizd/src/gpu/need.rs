@@ -4,7 +4,7 @@
     allow(unsafe_code, reason = "a Vulkan query that wgpu has no safe form of")
 )]
 
-use super::codec::{rotation_key, tables};
+use super::codec::{escapes_need, rotation_key, tables};
 use super::device::{Abilities, Gpu};
 use super::forward::{LOGIT_ROWS, shared_bytes, shares_of};
 use super::math::Math;
@@ -92,6 +92,7 @@ pub(super) fn predict<'a>(
                 // The blocks once more, as a texture.
                 need.unpacked = need.unpacked.saturating_add(bytes.next_multiple_of(256));
             }
+            need.unpacked = need.unpacked.saturating_add(escapes_need(&subject, bytes));
             if let Some((name, make)) = tables(subject.codec, subject.params)
                 && !shared.contains(&name)
             {
@@ -165,9 +166,12 @@ mod tests {
         if gpu().is_none() {
             return;
         }
-        for (codec, math) in
-            [(CodecId::INT4, Math::F32), (CodecId::SQINT2, Math::F32), (CodecId::SQINT2, Math::I24)]
-        {
+        for (codec, math) in [
+            (CodecId::INT4, Math::F32),
+            (CodecId::TCA_TBE, Math::F32),
+            (CodecId::SQINT2, Math::F32),
+            (CodecId::SQINT2, Math::I24),
+        ] {
             takes_what_was_predicted(codec, math);
         }
     }

@@ -82,10 +82,9 @@ fn tiny_text_and_logits_are_those_of_the_cpu() {
         ids.extend(rest);
         assert_eq!(ids, want, "{codec:?}");
         // Attention, four products, which make norms and gating themselves; strips of
-        // HYBRID are not joined. Kernels of lanes without units are told all.
+        // HYBRID are not joined. Kernels of other lanes are told all.
         let (mut per_layer, mut others) = match codec {
             Some(CodecId::HYBRID) => (8, 2),
-            Some(CodecId::TCA_TBE) => (11, 3),
             Some(CodecId::ASTC) => (8, 3),
             _ => (5, 2),
         };

@@ -15,8 +15,8 @@ const MOST_LANES: u32 = 512;
 /// multiprocessors.
 const SPREAD: u32 = 128;
 
-/// Shares of a matrix from which on there are enough for two rows a lane.
-const BUSY: u64 = 1 << 21;
+/// Shares of a matrix from which on there are enough for four rows a lane.
+const BUSY: u64 = 1 << 20;
 
 /// The tuning for `rows` rows, each of `turns` of what a lane takes at a time;
 /// `None` for codecs whose lanes take units.
@@ -31,11 +31,13 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
         let workgroup = (lanes * together).max(64);
         return Some(Tuning { workgroup, lanes, rows: height, unroll: 1, neighbours: false });
     }
-    let lanes = recipe.options.constant("CLUSTER")?;
-    // Two rows share an input, unless that leaves too few lanes with something to do.
+    let cluster = recipe.options.constant("CLUSTER")?;
+    // Two superblocks of a row at a time where it has two. Rows share an input, unless
+    // that leaves too few lanes with something to do.
+    let lanes = if turns > cluster { 2 * cluster } else { cluster };
     let busy = u64::from(rows) * u64::from(turns) >= BUSY;
-    let (workgroup, rows) = if busy { (WIDEST, 2) } else { (64, 1) };
-    Some(Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false })
+    let rows = if busy { 4 } else { 1 };
+    Some(Tuning { workgroup: 64, lanes, rows, unroll: 1, neighbours: false })
 }
 
 /// Tunings to try; none for codecs whose lanes take units.
@@ -50,7 +52,7 @@ pub(super) fn candidates(recipe: &Recipe) -> Vec<Tuning> {
         } else if let Some(cluster) = recipe.options.constant("CLUSTER").filter(|_| workgroup <= 128) {
             let lanes = [1, 2, 4].map(|splits| splits * cluster).into_iter().filter(|l| *l <= workgroup);
             let of =
-                |lanes| [1, 2].map(|rows| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false });
+                |lanes| [1, 2, 4].map(|rows| Tuning { workgroup, lanes, rows, unroll: 1, neighbours: false });
             all.extend(lanes.flat_map(of));
         }
     }

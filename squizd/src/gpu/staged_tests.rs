@@ -11,7 +11,7 @@ use crate::codec::codec;
 use zerocopy::IntoBytes;
 
 /// Odd sizes, one turn of the lanes and several.
-const SHAPES: [(usize, usize); 2] = [(5, 100), (33, 2080)];
+const SHAPES: [(usize, usize); 3] = [(5, 100), (33, 2080), (18, 2304)];
 const EPS: f32 = 1e-5;
 
 /// A norm scales everything alike, so that inputs are rounded as without it; gates of

@@ -128,15 +128,28 @@ fn a_damaged_head_is_refused() {
     assert!(readable(sample.id, &sample.view()).is_err());
 }
 
-/// Products in which only escapes count: a few of them, one lane's many, more
-/// than a queue holds, above and below the window, superblocks without nibbles
-/// and without escapes; rows of several turns' superblocks, and of odd lengths.
-#[test]
-fn every_kind_of_escape_is_in_the_product() {
-    let Some(gpu) = gpu() else { return };
+/// Relative error of the product of `values`, rounded down to BF16, in rows of `cols`.
+fn product_error(gpu: &Gpu, cols: usize, values: impl Iterator<Item = f32>, x: &[f32]) -> f64 {
     let codec = codec(CodecId::TCA_TBE).unwrap();
     let mut params = Params::default();
     params[0] = tbe::TBE3;
+    let words: Vec<u16> = values.map(|v| (v.to_bits() >> 16) as u16).collect();
+    let rows = words.len() / cols;
+    let decoded = words.iter().map(|w| f32::from_bits(u32::from(*w) << 16)).collect();
+    let case = Case { sample: Sample::of_words(codec, cols as u64, &words, params).unwrap(), decoded };
+    let matrix = case.load(gpu);
+    let (input, seen) = inputs(gpu, Math::F32, cols, x);
+    let y = gpu.storage(4 * rows as u64).unwrap();
+    gpu.submit(&matrix.gemv(gpu, &input, Output::to(&y, 0)).unwrap());
+    relative_error(&gpu.read_f32(&y, rows).unwrap(), &case, &seen[0])
+}
+
+/// Products in which only escapes count: a few of them, one lane's many, above and
+/// below the window, superblocks without nibbles and without escapes; rows of several
+/// runs of superblocks, and of odd lengths.
+#[test]
+fn every_kind_of_escape_is_in_the_product() {
+    let Some(gpu) = gpu() else { return };
     // Every so many columns, by which power of two their weights are larger.
     let kinds =
         [(97, -10), (5, -9), (41, -2), (3, -5), (2, -9), (52, 7), (44, 9), (4, 10), (200, -60), (7, 0)];
@@ -148,18 +161,31 @@ fn every_kind_of_escape_is_in_the_product() {
                 let size = (1.0 + v.abs().fract()) * [1f32, 2.0, 8.0, 64.0][i % 4];
                 size.copysign(v) * if i % cols % step == 0 { 2f32.powi(power) } else { 1.0 }
             });
-            let words: Vec<u16> = values.map(|v| (v.to_bits() >> 16) as u16).collect();
-            let decoded = words.iter().map(|w| f32::from_bits(u32::from(*w) << 16)).collect();
-            let case =
-                Case { sample: Sample::of_words(codec, cols as u64, &words, params).unwrap(), decoded };
             let x = gaussian(cols, 5).into_iter().enumerate();
             let x: Vec<f32> = x.map(|(i, v)| if i % step == 0 { v } else { 0.0 }).collect();
-            let matrix = case.load(gpu);
-            let (input, seen) = inputs(gpu, Math::F32, cols, &x);
-            let y = gpu.storage(4 * rows as u64).unwrap();
-            gpu.submit(&matrix.gemv(gpu, &input, Output::to(&y, 0)).unwrap());
-            let error = relative_error(&gpu.read_f32(&y, rows).unwrap(), &case, &seen[0]);
+            let error = product_error(gpu, cols, values, &x);
             assert!(error <= bound(Math::F32), "{cols} columns, every {step}th by 2^{power}: {error:e}");
+        }
+    }
+}
+
+/// Superblocks at both ends of the exponents' range, beside zeros and ordinary ones.
+#[test]
+fn the_ends_of_the_range_are_in_the_product() {
+    let Some(gpu) = gpu() else { return };
+    for cols in [1000, 3072, 17_408] {
+        for (least, scale) in [(-126, 1e6), (-124, 1e6), (121, 1e-12), (115, 1e-12)] {
+            let values = gaussian(2 * cols, 21).into_iter().enumerate().map(|(i, v)| {
+                let size = (1.0 + v.abs().fract()) * 2f32.powi(least + i as i32 % 7);
+                match i % cols / 1024 % 3 {
+                    0 => size.copysign(v),
+                    1 => 0.0,
+                    _ => size.copysign(v) * 2f32.powi(if least < 0 { 8 } else { -8 }),
+                }
+            });
+            let x: Vec<f32> = gaussian(cols, 5).into_iter().map(|v| v * scale).collect();
+            let error = product_error(gpu, cols, values, &x);
+            assert!(error <= bound(Math::F32), "{cols} columns from 2^{least}: {error:e}");
         }
     }
 }

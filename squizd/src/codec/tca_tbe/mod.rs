@@ -11,6 +11,7 @@ mod check;
 mod decode;
 mod dispatch;
 mod encode;
+mod escapes;
 #[cfg(test)]
 mod golden;
 #[cfg(target_arch = "aarch64")]
@@ -33,6 +34,7 @@ use super::{
 use crate::{Error, Result, simd::Level};
 use decode::Corrupt;
 use encode::{Coding, Encoder};
+pub(crate) use escapes::escapes;
 use payload::{Head, Payload, SUPERBLOCK};
 use squizd_spec::{CodecId, DType, Geometry, Matrix, Params, tbe};
 use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr, sync::Mutex};

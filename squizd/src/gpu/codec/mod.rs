@@ -17,10 +17,11 @@ mod sqint2;
 mod zip;
 
 use super::math::Math;
-use crate::codec::{DeviceRotation, Encoded, device_rotation, device_tables};
+use crate::codec::{DeviceRotation, Encoded, device_rotation, device_tables, tca_tbe};
+use crate::dispatch::Subject;
 use crate::{Error, Result};
 use squizd_shaders::Options;
-use squizd_spec::{CodecId, Geometry, Matrix, Params, sqint, tbe};
+use squizd_spec::{CodecId, Geometry, Matrix, Params, PayloadLength, sqint, tbe};
 
 pub(super) use forms::{readable, serving};
 
@@ -95,6 +96,33 @@ pub(super) fn tables(id: CodecId, params: &Params) -> Option<(String, MakeTable)
             Some(("astc".to_owned(), |_| device_tables().iter().flat_map(|w| w.to_le_bytes()).collect()))
         }
         _ => None,
+    }
+}
+
+/// What `gemv` reads instead of the last slot, for codecs that list their escapes.
+pub(super) fn escapes(id: CodecId, tensor: &Encoded<'_>) -> Result<Option<Vec<u32>>> {
+    (id == CodecId::TCA_TBE).then(|| tca_tbe::escapes(tensor)).transpose()
+}
+
+/// Bytes that the list of [`escapes`] takes at most, of a tensor whose payload has
+/// `bytes`, if its exponents are not those at the ends of bfloat16's range.
+pub(super) fn escapes_need(tensor: &Subject<'_>, bytes: u64) -> u64 {
+    let matrix = tensor.matrix;
+    match (tensor.codec, tensor.params[0]) {
+        (CodecId::TCA_TBE, tbe::TBE3) => {
+            let least = tensor.codec.geometry(matrix, tensor.params).map_or(bytes, |g| match g.length {
+                PayloadLength::Exact(n) | PayloadLength::Within { min: n, .. } => n,
+            });
+            // At most two escapes a byte of the side stream; less than four more a
+            // superblock, or where its run begins.
+            let superblocks = matrix.rows.saturating_mul(matrix.cols.div_ceil(tbe::SUPERBLOCK));
+            let words = bytes.saturating_sub(least).saturating_mul(2);
+            let words = words.saturating_add(superblocks.saturating_mul(4));
+            words.saturating_mul(4).next_multiple_of(256).saturating_add(256)
+        }
+        // Coded anew, it is longer.
+        (CodecId::TCA_TBE, tbe::TBE2) => bytes / 8,
+        _ => 0,
     }
 }
 

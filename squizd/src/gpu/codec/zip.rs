@@ -15,13 +15,13 @@ pub(super) const ZIP: GpuCodec = GpuCodec {
 };
 
 /// Columns that a lane of `gemv` takes at a time.
-const SHARE: u32 = 32;
+const SHARE: u32 = 64;
 
 fn describe(tensor: &Tensor<'_>) -> Recipe {
     let matrix = tensor.matrix;
     let [_, bases, fixed, _] = tensor.geometry.planes;
-    // A lane takes one word of each plane. Looking weights up, four are fetched at a
-    // time where no superblock ends within them.
+    // A lane takes two words of each plane. They are fetched together, and four where
+    // weights are looked up, if no superblock ends within them.
     let mut options = Options::default().with("SHARE", SHARE);
     options = options.with("CLUSTER", tbe::SUPERBLOCK as u32 / SHARE);
     if matrix.cols.is_multiple_of(128) {

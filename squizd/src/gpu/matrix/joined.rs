@@ -4,7 +4,7 @@ use super::super::device::{BINDINGS, Gpu};
 use super::super::pipeline::{Span, read};
 use super::super::record::{Step, over_two};
 use super::super::tuning::Tuning;
-use super::{Fetch, GpuMatrix, Output, Params, TABLES};
+use super::{Fetch, GpuMatrix, LIST, Output, Params, TABLES};
 use crate::Result;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -30,8 +30,8 @@ struct Part {
 pub(in super::super) struct Joined<'a> {
     matrices: Vec<&'a GpuMatrix>,
     tuning: Tuning,
-    /// Of each slot, the range that covers every matrix's.
-    spans: Vec<Span>,
+    /// Of each slot, the range that covers every matrix's, and where it is bound.
+    spans: Vec<(u32, Span)>,
     parts: Vec<Part>,
     workgroups: u64,
 }
@@ -52,11 +52,11 @@ impl<'a> Joined<'a> {
     ) -> Option<Self> {
         let (first, _) = matrices.first()?;
         let whole = first.pieces.first()?;
-        // Lanes of the frames take units or strips, of an input that all read.
+        // Lanes of the frames take units, superblocks or strips, of an input that all read.
         let strips = first.recipe.height().is_some();
         let key = |m: &GpuMatrix| m.rotation.as_ref().map(|r| r.key);
         let alike = matrices.iter().all(|(m, _)| {
-            (m.skips() || strips)
+            (m.joins() || strips)
                 && key(m) == key(first)
                 && m.tables == first.tables
                 && m.texels.is_none()
@@ -64,13 +64,15 @@ impl<'a> Joined<'a> {
                 && m.cols == first.cols
                 && m.recipe.unit == first.recipe.unit
                 && m.recipe.options == first.recipe.options
-                && m.recipe.slots.iter().all(|s| s.row_stride > 0)
+                && (m.escapes.is_some() || m.recipe.slots.iter().all(|s| s.row_stride > 0))
                 && m.pieces.len() == 1
                 && m.pieces.iter().all(|p| p.params.stride == whole.params.stride)
         });
+        let of = |m: &GpuMatrix| m.pieces.first().map(|piece| m.bound(piece, m.codec.gemv));
+        let bound = matrices.iter().map(|(m, _)| of(m)).collect::<Option<Vec<_>>>()?;
+        let slots: Vec<u32> = bound.first()?.iter().map(|(slot, _)| *slot).collect();
         // Inputs, sums, outputs, biases and parts are bound besides.
-        let slots = first.recipe.slots.len() + first.tables.iter().len();
-        if !alike || slots + 5 > BINDINGS as usize {
+        if !alike || slots.len() + first.tables.iter().len() + 5 > BINDINGS as usize {
             return None;
         }
         let rows = matrices.iter().map(|(m, _)| m.rows).sum();
@@ -90,9 +92,8 @@ impl<'a> Joined<'a> {
             });
         }
         let mut spans = Vec::new();
-        for slot in 0..first.recipe.slots.len() {
-            let of = |m: &GpuMatrix| m.pieces.first().and_then(|p| p.spans.get(slot).cloned());
-            let bound = matrices.iter().map(|(m, _)| of(m)).collect::<Option<Vec<Span>>>()?;
+        for (i, slot) in slots.into_iter().enumerate() {
+            let bound: Vec<_> = bound.iter().filter_map(|b| b.get(i).map(|(_, span)| span)).collect();
             let start = bound.iter().map(|s| s.offset).min()?;
             let end = bound.iter().map(|s| s.offset + s.size).max()?;
             let buffer = bound.first()?.buffer.clone();
@@ -101,10 +102,15 @@ impl<'a> Joined<'a> {
                 return None;
             }
             for ((part, span), (matrix, _)) in parts.iter_mut().zip(&bound).zip(matrices) {
-                let within = matrix.pieces.first()?.params.base.get(slot)?;
-                *part.base.get_mut(slot)? = u32::try_from(span.offset - start).ok()? + within;
+                let offset = u32::try_from(span.offset - start).ok()?;
+                if matrix.escapes.is_some() && slot == LIST {
+                    part.extra[1] = offset / 4;
+                } else {
+                    let within = matrix.pieces.first()?.params.base.get(slot as usize)?;
+                    *part.base.get_mut(slot as usize)? = offset + within;
+                }
             }
-            spans.push(Span { buffer, offset: start, size });
+            spans.push((slot, Span { buffer, offset: start, size }));
         }
         let workgroups = parts.iter().map(|p| u64::from(p.workgroups)).sum();
         Some(Self { matrices: matrices.iter().map(|(m, _)| *m).collect(), tuning, spans, parts, workgroups })
@@ -126,8 +132,8 @@ impl<'a> Joined<'a> {
             Fetch::Staged(staged) => first.staged_parts(gpu, staged, out, self.tuning),
         };
         let options = options.flag("JOINED").with("PARTS", self.parts.len() as u32);
-        let mut ports: Vec<_> = (0..self.spans.len()).map(|i| read(i as u32)).collect();
-        let mut spans = self.spans.clone();
+        let mut ports: Vec<_> = self.spans.iter().map(|(slot, _)| read(*slot)).collect();
+        let mut spans: Vec<_> = self.spans.iter().map(|(_, span)| span.clone()).collect();
         if let Some(tables) = &first.tables {
             ports.push(read(TABLES));
             spans.push(Span::from(tables));

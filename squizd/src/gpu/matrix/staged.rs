@@ -70,7 +70,7 @@ impl GpuMatrix {
         matrices.iter().all(|m| {
             let workgroups = u64::from(rows).div_ceil(m.staged_tuning(rows).rows_per_workgroup());
             let turns = u64::from(m.cols.next_multiple_of(32) / 4).div_ceil(WORKGROUP.into());
-            m.skips()
+            m.joins()
                 && m.pieces.len() == 1
                 && turns <= MOST_EACH
                 && workgroups * turns <= MOST_TURNS.into()
@@ -91,12 +91,16 @@ impl GpuMatrix {
     }
 
     pub(super) fn staged_tuning(&self, rows: u32) -> Tuning {
-        let units = if self.blocks() { self.units() } else { self.units().div_ceil(2) };
-        let lanes = units.next_power_of_two().clamp(8, 64);
+        let cluster = self.recipe.options.constant("CLUSTER");
+        let units = match cluster {
+            Some(_) => self.turns(),
+            None if self.blocks() => self.units(),
+            None => self.units().div_ceil(2),
+        };
+        let lanes = units.next_power_of_two().clamp(cluster.unwrap_or(8), 64);
+        let most = if cluster.is_some() { 2 } else { MOST_ROWS };
         let mut tuning = Tuning { workgroup: WORKGROUP, lanes, rows: 1, unroll: 1, neighbours: false };
-        while tuning.rows < MOST_ROWS
-            && u64::from(rows).div_ceil(tuning.rows_per_workgroup()) > AT_ONCE.into()
-        {
+        while tuning.rows < most && u64::from(rows).div_ceil(tuning.rows_per_workgroup()) > AT_ONCE.into() {
             tuning.rows *= 2;
         }
         tuning
