@@ -13,7 +13,7 @@
 //! times that are the weights. 0 stands for superblocks that are not ordinary.
 
 use super::decode::{Corrupt, bf16};
-use super::payload::{Payload, SUPERBLOCK, Superblock, nibble_table};
+use super::payload::{Payload, Superblock, nibble_table};
 use super::{corrupt, open};
 use crate::Result;
 use crate::codec::Encoded;
