@@ -2,6 +2,7 @@
 
 mod batch;
 mod joined;
+mod listed;
 mod picked;
 mod staged;
 
@@ -27,8 +28,6 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// Invocations of a workgroup of `rows`.
 const ROWS_WORKGROUP: u64 = 64;
-/// Where a list of escapes is bound.
-const LIST: u32 = 3;
 /// Alignment of bound ranges.
 const ALIGN: u64 = 256;
 
@@ -229,35 +228,6 @@ impl GpuMatrix {
     /// read in whole quads, and is no rotated one.
     fn joins(&self) -> bool {
         self.skips() || self.recipe.options.constant("CLUSTER").is_some()
-    }
-
-    /// What a kernel binds of `piece`, and where.
-    fn bound(&self, piece: &Piece, kernel: &str) -> Vec<(u32, Span)> {
-        let mut slots: Vec<_> = (0..).zip(piece.spans.iter().cloned()).collect();
-        if let Some(list) = self.escapes.as_ref().filter(|_| kernel == self.codec.gemv) {
-            slots.truncate(LIST as usize);
-            slots.drain(..1);
-            slots.push((LIST, list.clone()));
-        }
-        slots
-    }
-
-    /// Puts the escapes of matrices that are to be joined in one buffer.
-    pub(super) fn place_escapes<'m>(gpu: &Gpu, matrices: impl Iterator<Item = &'m mut Self>) -> Result<()> {
-        let mut lists: Vec<_> = matrices.filter_map(|m| m.escapes.as_mut()).collect();
-        let total: u64 = lists.iter().map(|list| list.buffer.size()).sum();
-        if lists.len() < 2 || total > gpu.abilities().max_binding {
-            return Ok(());
-        }
-        let all = gpu.storage(total)?;
-        let mut offset = 0;
-        for list in &mut lists {
-            let size = list.buffer.size();
-            gpu.copy(&list.buffer, &all, offset, size);
-            **list = Span { buffer: all.clone(), offset, size };
-            offset += size;
-        }
-        Ok(())
     }
 
     /// The rotation that inputs take before.

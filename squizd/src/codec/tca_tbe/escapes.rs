@@ -134,6 +134,7 @@ fn add(block: &Superblock<'_>, list: &mut Vec<u32>) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::payload::SUPERBLOCK;
     use super::*;
     use crate::codec::tca_tbe::{CODEC, decode_bf16};
     use crate::codec::testing::{MemoryRows, encode_as, gaussian};

@@ -4,7 +4,8 @@ use super::super::device::{BINDINGS, Gpu};
 use super::super::pipeline::{Span, read};
 use super::super::record::{Step, over_two};
 use super::super::tuning::Tuning;
-use super::{Fetch, GpuMatrix, LIST, Output, Params, TABLES};
+use super::listed::LIST;
+use super::{Fetch, GpuMatrix, Output, Params, TABLES};
 use crate::Result;
 use zerocopy::{Immutable, IntoBytes};
 
