@@ -230,6 +230,15 @@ fn fetch(row: u32, s: u32, lane: u32) -> Share {
   return share;
 }
 
+// Bits of all of it.
+fn share_bits(s: Share) -> u32 {
+  var all = s.low | s.middle | s.high;
+//: each k 8
+  all |= s.signs$k;
+//: end
+  return all.x | all.y;
+}
+
 // The codes' upper two bits, of even slices and of odd ones: those of slices k and
 // k + 1 are bits k and k + 1 of each byte.
 struct Codes { even: Pair, odd: Pair }
@@ -249,13 +258,13 @@ fn upper(c: Codes, k: u32) -> Pair {
 
 // Masks that a compiler does not know to be constant: else it splits a selection
 // in two, for it sees that some bits are overwritten later.
-struct Masks { sign: u32, byte: u32, top: u32 }
+struct Masks { sign: u32, byte: u32, top: u32, none: u32 }
 
 fn masks() -> Masks {
   let never = p.cols == 0u;
   return Masks(
     select(0x80808080u, p.rows, never), select(0xff00ff00u, p.units, never),
-    select(0xffff0000u, p.tokens, never));
+    select(0xffff0000u, p.tokens, never), select(0u, p.rows, never));
 }
 
 // sum + w x for four weights: bit 7 of `low` is the exponent's lowest, bits 0 and

@@ -68,6 +68,7 @@ struct Masks {
     uint sign;
     uint byte;
     uint top;
+    uint none;
 };
 struct Run {
     uint first;
@@ -246,6 +247,32 @@ Share fetch(
     return _e73;
 }
 
+uint share_bits(
+    Share s_6
+) {
+    Pair all = {};
+    all = (s_6.low | s_6.middle) | s_6.high;
+    Pair _e7 = all;
+    all = _e7 | s_6.signs0_;
+    Pair _e10 = all;
+    all = _e10 | s_6.signs1_;
+    Pair _e13 = all;
+    all = _e13 | s_6.signs2_;
+    Pair _e16 = all;
+    all = _e16 | s_6.signs3_;
+    Pair _e19 = all;
+    all = _e19 | s_6.signs4_;
+    Pair _e22 = all;
+    all = _e22 | s_6.signs5_;
+    Pair _e25 = all;
+    all = _e25 | s_6.signs6_;
+    Pair _e28 = all;
+    all = _e28 | s_6.signs7_;
+    uint _e32 = all.x;
+    uint _e34 = all.y;
+    return _e32 | _e34;
+}
+
 Codes codes(
     Share share_1
 ) {
@@ -273,7 +300,8 @@ Masks masks(
     uint _e8 = p.rows;
     uint _e13 = p.units;
     uint _e18 = p.tokens;
-    return Masks {never ? _e8 : 2155905152u, never ? _e13 : 4278255360u, never ? _e18 : 4294901760u};
+    uint _e23 = p.rows;
+    return Masks {never ? _e8 : 2155905152u, never ? _e13 : 4278255360u, never ? _e18 : 4294901760u, never ? _e23 : 0u};
 }
 
 metal::float4 add4_(
@@ -432,22 +460,23 @@ struct main_Input {
     uint chunk = 0u;
     uint turn = {};
     bool local = {};
+    bool local_1 = {};
     metal::float4 part0_ = {};
     metal::float4 part1_ = {};
     metal::float4 part2_ = {};
     metal::float4 part3_ = {};
-    bool local_1 = {};
     bool local_2 = {};
     bool local_3 = {};
     bool local_4 = {};
+    bool local_5 = {};
     uint i = {};
     uint i_1 = {};
     uint i_2 = {};
     uint i_3 = {};
-    bool local_5 = {};
     bool local_6 = {};
     bool local_7 = {};
     bool local_8 = {};
+    bool local_9 = {};
     Place at_6 = Place {index, 1u};
     uint lane_2 = naga_mod(at_6.index, CLUSTER);
     uint split = naga_div(naga_mod(at_6.index, LANES), CLUSTER);
@@ -471,8 +500,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e1024 = chunk;
-            chunk = _e1024 + HELD;
+            uint _e1034 = chunk;
+            chunk = _e1034 + HELD;
         }
         loop_init_1 = false;
         uint _e91 = chunk;
@@ -506,8 +535,8 @@ struct main_Input {
             bool loop_init_2 = true;
             while(true) {
                 if (!loop_init_2) {
-                    uint _e946 = turn;
-                    turn = _e946 + 2u;
+                    uint _e956 = turn;
+                    turn = _e956 + 2u;
                 }
                 loop_init_2 = false;
                 uint _e135 = turn;
@@ -517,8 +546,8 @@ struct main_Input {
                 }
                 {
                     uint _e137 = turn;
-                    uint s_6 = metal::min(_e137 + split, end - 1u);
-                    Superblock _e143 = superblock(0u, s_6, p);
+                    uint s_7 = metal::min(_e137 + split, end - 1u);
+                    Superblock _e143 = superblock(0u, s_7, p);
                     uint width = _e143.width;
                     if ((lane_2 * STEP) < width) {
                         uint _e150 = turn;
@@ -527,483 +556,492 @@ struct main_Input {
                         local = false;
                     }
                     bool live = local;
-                    Share _e155 = fetch(row0_, s_6, lane_2, p, planes, _buffer_sizes);
-                    float _e157 = scale_of(_e106, row0_, s_6, at_6.index, p, base_plane, _buffer_sizes);
-                    Codes _e158 = codes(_e155);
-                    part0_ = metal::float4(0.0);
-                    Share _e162 = fetch(row1_, s_6, lane_2, p, planes, _buffer_sizes);
-                    float _e164 = scale_of(_e114, row1_, s_6, at_6.index, p, base_plane, _buffer_sizes);
-                    Codes _e165 = codes(_e162);
-                    part1_ = metal::float4(0.0);
-                    Share _e169 = fetch(row2_, s_6, lane_2, p, planes, _buffer_sizes);
-                    float _e171 = scale_of(_e122, row2_, s_6, at_6.index, p, base_plane, _buffer_sizes);
-                    Codes _e172 = codes(_e169);
-                    part2_ = metal::float4(0.0);
-                    Share _e176 = fetch(row3_, s_6, lane_2, p, planes, _buffer_sizes);
-                    float _e178 = scale_of(_e130, row3_, s_6, at_6.index, p, base_plane, _buffer_sizes);
-                    Codes _e179 = codes(_e176);
-                    part3_ = metal::float4(0.0);
-                    uint quads_1 = width * WORDS;
-                    uint x_3 = (x_first + (s_6 * 256u)) + metal::min(lane_2 * 2u, quads_1 - 1u);
-                    metal::float4 _e197 = input(x_3 + (0u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e203 = input((x_3 + (0u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e204 = second(_e203, lane_2, quads_1);
-                    Pair low0_0_ = _e155.low << metal::uint2(7u);
-                    Pair _e210 = upper(_e158, 0u);
-                    metal::float4 _e211 = part0_;
-                    metal::float4 _e216 = add4_(_e80, _e211, _e155.signs0_.x, low0_0_.x, _e210.x, _e197);
-                    part0_ = _e216;
-                    metal::float4 _e217 = part0_;
-                    metal::float4 _e222 = add4_(_e80, _e217, _e155.signs0_.y, low0_0_.y, _e210.y, _e204);
-                    part0_ = _e222;
-                    Pair low0_1_ = _e162.low << metal::uint2(7u);
-                    Pair _e228 = upper(_e165, 0u);
-                    metal::float4 _e229 = part1_;
-                    metal::float4 _e234 = add4_(_e80, _e229, _e162.signs0_.x, low0_1_.x, _e228.x, _e197);
-                    part1_ = _e234;
-                    metal::float4 _e235 = part1_;
-                    metal::float4 _e240 = add4_(_e80, _e235, _e162.signs0_.y, low0_1_.y, _e228.y, _e204);
-                    part1_ = _e240;
-                    Pair low0_2_ = _e169.low << metal::uint2(7u);
-                    Pair _e246 = upper(_e172, 0u);
-                    metal::float4 _e247 = part2_;
-                    metal::float4 _e252 = add4_(_e80, _e247, _e169.signs0_.x, low0_2_.x, _e246.x, _e197);
-                    part2_ = _e252;
-                    metal::float4 _e253 = part2_;
-                    metal::float4 _e258 = add4_(_e80, _e253, _e169.signs0_.y, low0_2_.y, _e246.y, _e204);
-                    part2_ = _e258;
-                    Pair low0_3_ = _e176.low << metal::uint2(7u);
-                    Pair _e264 = upper(_e179, 0u);
-                    metal::float4 _e265 = part3_;
-                    metal::float4 _e270 = add4_(_e80, _e265, _e176.signs0_.x, low0_3_.x, _e264.x, _e197);
-                    part3_ = _e270;
-                    metal::float4 _e271 = part3_;
-                    metal::float4 _e276 = add4_(_e80, _e271, _e176.signs0_.y, low0_3_.y, _e264.y, _e204);
-                    part3_ = _e276;
-                    metal::float4 _e280 = input(x_3 + (1u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e286 = input((x_3 + (1u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e287 = second(_e286, lane_2, quads_1);
-                    Pair low1_0_ = _e155.low << metal::uint2(6u);
-                    Pair _e293 = upper(_e158, 1u);
-                    metal::float4 _e294 = part0_;
-                    metal::float4 _e299 = add4_(_e80, _e294, _e155.signs1_.x, low1_0_.x, _e293.x, _e280);
-                    part0_ = _e299;
-                    metal::float4 _e300 = part0_;
-                    metal::float4 _e305 = add4_(_e80, _e300, _e155.signs1_.y, low1_0_.y, _e293.y, _e287);
-                    part0_ = _e305;
-                    Pair low1_1_ = _e162.low << metal::uint2(6u);
-                    Pair _e311 = upper(_e165, 1u);
-                    metal::float4 _e312 = part1_;
-                    metal::float4 _e317 = add4_(_e80, _e312, _e162.signs1_.x, low1_1_.x, _e311.x, _e280);
-                    part1_ = _e317;
-                    metal::float4 _e318 = part1_;
-                    metal::float4 _e323 = add4_(_e80, _e318, _e162.signs1_.y, low1_1_.y, _e311.y, _e287);
-                    part1_ = _e323;
-                    Pair low1_2_ = _e169.low << metal::uint2(6u);
-                    Pair _e329 = upper(_e172, 1u);
-                    metal::float4 _e330 = part2_;
-                    metal::float4 _e335 = add4_(_e80, _e330, _e169.signs1_.x, low1_2_.x, _e329.x, _e280);
-                    part2_ = _e335;
-                    metal::float4 _e336 = part2_;
-                    metal::float4 _e341 = add4_(_e80, _e336, _e169.signs1_.y, low1_2_.y, _e329.y, _e287);
-                    part2_ = _e341;
-                    Pair low1_3_ = _e176.low << metal::uint2(6u);
-                    Pair _e347 = upper(_e179, 1u);
-                    metal::float4 _e348 = part3_;
-                    metal::float4 _e353 = add4_(_e80, _e348, _e176.signs1_.x, low1_3_.x, _e347.x, _e280);
-                    part3_ = _e353;
-                    metal::float4 _e354 = part3_;
-                    metal::float4 _e359 = add4_(_e80, _e354, _e176.signs1_.y, low1_3_.y, _e347.y, _e287);
-                    part3_ = _e359;
-                    metal::float4 _e363 = input(x_3 + (2u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e369 = input((x_3 + (2u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e370 = second(_e369, lane_2, quads_1);
-                    Pair low2_0_ = _e155.low << metal::uint2(5u);
-                    Pair _e376 = upper(_e158, 2u);
-                    metal::float4 _e377 = part0_;
-                    metal::float4 _e382 = add4_(_e80, _e377, _e155.signs2_.x, low2_0_.x, _e376.x, _e363);
-                    part0_ = _e382;
-                    metal::float4 _e383 = part0_;
-                    metal::float4 _e388 = add4_(_e80, _e383, _e155.signs2_.y, low2_0_.y, _e376.y, _e370);
-                    part0_ = _e388;
-                    Pair low2_1_ = _e162.low << metal::uint2(5u);
-                    Pair _e394 = upper(_e165, 2u);
-                    metal::float4 _e395 = part1_;
-                    metal::float4 _e400 = add4_(_e80, _e395, _e162.signs2_.x, low2_1_.x, _e394.x, _e363);
-                    part1_ = _e400;
-                    metal::float4 _e401 = part1_;
-                    metal::float4 _e406 = add4_(_e80, _e401, _e162.signs2_.y, low2_1_.y, _e394.y, _e370);
-                    part1_ = _e406;
-                    Pair low2_2_ = _e169.low << metal::uint2(5u);
-                    Pair _e412 = upper(_e172, 2u);
-                    metal::float4 _e413 = part2_;
-                    metal::float4 _e418 = add4_(_e80, _e413, _e169.signs2_.x, low2_2_.x, _e412.x, _e363);
-                    part2_ = _e418;
-                    metal::float4 _e419 = part2_;
-                    metal::float4 _e424 = add4_(_e80, _e419, _e169.signs2_.y, low2_2_.y, _e412.y, _e370);
-                    part2_ = _e424;
-                    Pair low2_3_ = _e176.low << metal::uint2(5u);
-                    Pair _e430 = upper(_e179, 2u);
-                    metal::float4 _e431 = part3_;
-                    metal::float4 _e436 = add4_(_e80, _e431, _e176.signs2_.x, low2_3_.x, _e430.x, _e363);
-                    part3_ = _e436;
-                    metal::float4 _e437 = part3_;
-                    metal::float4 _e442 = add4_(_e80, _e437, _e176.signs2_.y, low2_3_.y, _e430.y, _e370);
-                    part3_ = _e442;
-                    metal::float4 _e446 = input(x_3 + (3u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e452 = input((x_3 + (3u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e453 = second(_e452, lane_2, quads_1);
-                    Pair low3_0_ = _e155.low << metal::uint2(4u);
-                    Pair _e459 = upper(_e158, 3u);
-                    metal::float4 _e460 = part0_;
-                    metal::float4 _e465 = add4_(_e80, _e460, _e155.signs3_.x, low3_0_.x, _e459.x, _e446);
-                    part0_ = _e465;
-                    metal::float4 _e466 = part0_;
-                    metal::float4 _e471 = add4_(_e80, _e466, _e155.signs3_.y, low3_0_.y, _e459.y, _e453);
-                    part0_ = _e471;
-                    Pair low3_1_ = _e162.low << metal::uint2(4u);
-                    Pair _e477 = upper(_e165, 3u);
-                    metal::float4 _e478 = part1_;
-                    metal::float4 _e483 = add4_(_e80, _e478, _e162.signs3_.x, low3_1_.x, _e477.x, _e446);
-                    part1_ = _e483;
-                    metal::float4 _e484 = part1_;
-                    metal::float4 _e489 = add4_(_e80, _e484, _e162.signs3_.y, low3_1_.y, _e477.y, _e453);
-                    part1_ = _e489;
-                    Pair low3_2_ = _e169.low << metal::uint2(4u);
-                    Pair _e495 = upper(_e172, 3u);
-                    metal::float4 _e496 = part2_;
-                    metal::float4 _e501 = add4_(_e80, _e496, _e169.signs3_.x, low3_2_.x, _e495.x, _e446);
-                    part2_ = _e501;
-                    metal::float4 _e502 = part2_;
-                    metal::float4 _e507 = add4_(_e80, _e502, _e169.signs3_.y, low3_2_.y, _e495.y, _e453);
-                    part2_ = _e507;
-                    Pair low3_3_ = _e176.low << metal::uint2(4u);
-                    Pair _e513 = upper(_e179, 3u);
-                    metal::float4 _e514 = part3_;
-                    metal::float4 _e519 = add4_(_e80, _e514, _e176.signs3_.x, low3_3_.x, _e513.x, _e446);
-                    part3_ = _e519;
-                    metal::float4 _e520 = part3_;
-                    metal::float4 _e525 = add4_(_e80, _e520, _e176.signs3_.y, low3_3_.y, _e513.y, _e453);
-                    part3_ = _e525;
-                    metal::float4 _e529 = input(x_3 + (4u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e535 = input((x_3 + (4u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e536 = second(_e535, lane_2, quads_1);
-                    Pair low4_0_ = _e155.low << metal::uint2(3u);
-                    Pair _e542 = upper(_e158, 4u);
-                    metal::float4 _e543 = part0_;
-                    metal::float4 _e548 = add4_(_e80, _e543, _e155.signs4_.x, low4_0_.x, _e542.x, _e529);
-                    part0_ = _e548;
-                    metal::float4 _e549 = part0_;
-                    metal::float4 _e554 = add4_(_e80, _e549, _e155.signs4_.y, low4_0_.y, _e542.y, _e536);
-                    part0_ = _e554;
-                    Pair low4_1_ = _e162.low << metal::uint2(3u);
-                    Pair _e560 = upper(_e165, 4u);
-                    metal::float4 _e561 = part1_;
-                    metal::float4 _e566 = add4_(_e80, _e561, _e162.signs4_.x, low4_1_.x, _e560.x, _e529);
-                    part1_ = _e566;
-                    metal::float4 _e567 = part1_;
-                    metal::float4 _e572 = add4_(_e80, _e567, _e162.signs4_.y, low4_1_.y, _e560.y, _e536);
-                    part1_ = _e572;
-                    Pair low4_2_ = _e169.low << metal::uint2(3u);
-                    Pair _e578 = upper(_e172, 4u);
-                    metal::float4 _e579 = part2_;
-                    metal::float4 _e584 = add4_(_e80, _e579, _e169.signs4_.x, low4_2_.x, _e578.x, _e529);
-                    part2_ = _e584;
-                    metal::float4 _e585 = part2_;
-                    metal::float4 _e590 = add4_(_e80, _e585, _e169.signs4_.y, low4_2_.y, _e578.y, _e536);
-                    part2_ = _e590;
-                    Pair low4_3_ = _e176.low << metal::uint2(3u);
-                    Pair _e596 = upper(_e179, 4u);
-                    metal::float4 _e597 = part3_;
-                    metal::float4 _e602 = add4_(_e80, _e597, _e176.signs4_.x, low4_3_.x, _e596.x, _e529);
-                    part3_ = _e602;
-                    metal::float4 _e603 = part3_;
-                    metal::float4 _e608 = add4_(_e80, _e603, _e176.signs4_.y, low4_3_.y, _e596.y, _e536);
-                    part3_ = _e608;
-                    metal::float4 _e612 = input(x_3 + (5u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e618 = input((x_3 + (5u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e619 = second(_e618, lane_2, quads_1);
-                    Pair low5_0_ = _e155.low << metal::uint2(2u);
-                    Pair _e625 = upper(_e158, 5u);
-                    metal::float4 _e626 = part0_;
-                    metal::float4 _e631 = add4_(_e80, _e626, _e155.signs5_.x, low5_0_.x, _e625.x, _e612);
-                    part0_ = _e631;
-                    metal::float4 _e632 = part0_;
-                    metal::float4 _e637 = add4_(_e80, _e632, _e155.signs5_.y, low5_0_.y, _e625.y, _e619);
-                    part0_ = _e637;
-                    Pair low5_1_ = _e162.low << metal::uint2(2u);
-                    Pair _e643 = upper(_e165, 5u);
-                    metal::float4 _e644 = part1_;
-                    metal::float4 _e649 = add4_(_e80, _e644, _e162.signs5_.x, low5_1_.x, _e643.x, _e612);
-                    part1_ = _e649;
-                    metal::float4 _e650 = part1_;
-                    metal::float4 _e655 = add4_(_e80, _e650, _e162.signs5_.y, low5_1_.y, _e643.y, _e619);
-                    part1_ = _e655;
-                    Pair low5_2_ = _e169.low << metal::uint2(2u);
-                    Pair _e661 = upper(_e172, 5u);
-                    metal::float4 _e662 = part2_;
-                    metal::float4 _e667 = add4_(_e80, _e662, _e169.signs5_.x, low5_2_.x, _e661.x, _e612);
-                    part2_ = _e667;
-                    metal::float4 _e668 = part2_;
-                    metal::float4 _e673 = add4_(_e80, _e668, _e169.signs5_.y, low5_2_.y, _e661.y, _e619);
-                    part2_ = _e673;
-                    Pair low5_3_ = _e176.low << metal::uint2(2u);
-                    Pair _e679 = upper(_e179, 5u);
-                    metal::float4 _e680 = part3_;
-                    metal::float4 _e685 = add4_(_e80, _e680, _e176.signs5_.x, low5_3_.x, _e679.x, _e612);
-                    part3_ = _e685;
-                    metal::float4 _e686 = part3_;
-                    metal::float4 _e691 = add4_(_e80, _e686, _e176.signs5_.y, low5_3_.y, _e679.y, _e619);
-                    part3_ = _e691;
-                    metal::float4 _e695 = input(x_3 + (6u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e701 = input((x_3 + (6u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e702 = second(_e701, lane_2, quads_1);
-                    Pair low6_0_ = _e155.low << metal::uint2(1u);
-                    Pair _e708 = upper(_e158, 6u);
-                    metal::float4 _e709 = part0_;
-                    metal::float4 _e714 = add4_(_e80, _e709, _e155.signs6_.x, low6_0_.x, _e708.x, _e695);
-                    part0_ = _e714;
-                    metal::float4 _e715 = part0_;
-                    metal::float4 _e720 = add4_(_e80, _e715, _e155.signs6_.y, low6_0_.y, _e708.y, _e702);
-                    part0_ = _e720;
-                    Pair low6_1_ = _e162.low << metal::uint2(1u);
-                    Pair _e726 = upper(_e165, 6u);
-                    metal::float4 _e727 = part1_;
-                    metal::float4 _e732 = add4_(_e80, _e727, _e162.signs6_.x, low6_1_.x, _e726.x, _e695);
-                    part1_ = _e732;
-                    metal::float4 _e733 = part1_;
-                    metal::float4 _e738 = add4_(_e80, _e733, _e162.signs6_.y, low6_1_.y, _e726.y, _e702);
-                    part1_ = _e738;
-                    Pair low6_2_ = _e169.low << metal::uint2(1u);
-                    Pair _e744 = upper(_e172, 6u);
-                    metal::float4 _e745 = part2_;
-                    metal::float4 _e750 = add4_(_e80, _e745, _e169.signs6_.x, low6_2_.x, _e744.x, _e695);
-                    part2_ = _e750;
-                    metal::float4 _e751 = part2_;
-                    metal::float4 _e756 = add4_(_e80, _e751, _e169.signs6_.y, low6_2_.y, _e744.y, _e702);
-                    part2_ = _e756;
-                    Pair low6_3_ = _e176.low << metal::uint2(1u);
-                    Pair _e762 = upper(_e179, 6u);
-                    metal::float4 _e763 = part3_;
-                    metal::float4 _e768 = add4_(_e80, _e763, _e176.signs6_.x, low6_3_.x, _e762.x, _e695);
-                    part3_ = _e768;
-                    metal::float4 _e769 = part3_;
-                    metal::float4 _e774 = add4_(_e80, _e769, _e176.signs6_.y, low6_3_.y, _e762.y, _e702);
-                    part3_ = _e774;
-                    metal::float4 _e778 = input(x_3 + (7u * quads_1), xv, _buffer_sizes);
-                    metal::float4 _e784 = input((x_3 + (7u * quads_1)) + 1u, xv, _buffer_sizes);
-                    metal::float4 _e785 = second(_e784, lane_2, quads_1);
-                    Pair low7_0_ = _e155.low << metal::uint2(0u);
-                    Pair _e791 = upper(_e158, 7u);
-                    metal::float4 _e792 = part0_;
-                    metal::float4 _e797 = add4_(_e80, _e792, _e155.signs7_.x, low7_0_.x, _e791.x, _e778);
-                    part0_ = _e797;
-                    metal::float4 _e798 = part0_;
-                    metal::float4 _e803 = add4_(_e80, _e798, _e155.signs7_.y, low7_0_.y, _e791.y, _e785);
-                    part0_ = _e803;
-                    Pair low7_1_ = _e162.low << metal::uint2(0u);
-                    Pair _e809 = upper(_e165, 7u);
-                    metal::float4 _e810 = part1_;
-                    metal::float4 _e815 = add4_(_e80, _e810, _e162.signs7_.x, low7_1_.x, _e809.x, _e778);
-                    part1_ = _e815;
-                    metal::float4 _e816 = part1_;
-                    metal::float4 _e821 = add4_(_e80, _e816, _e162.signs7_.y, low7_1_.y, _e809.y, _e785);
-                    part1_ = _e821;
-                    Pair low7_2_ = _e169.low << metal::uint2(0u);
-                    Pair _e827 = upper(_e172, 7u);
-                    metal::float4 _e828 = part2_;
-                    metal::float4 _e833 = add4_(_e80, _e828, _e169.signs7_.x, low7_2_.x, _e827.x, _e778);
-                    part2_ = _e833;
-                    metal::float4 _e834 = part2_;
-                    metal::float4 _e839 = add4_(_e80, _e834, _e169.signs7_.y, low7_2_.y, _e827.y, _e785);
-                    part2_ = _e839;
-                    Pair low7_3_ = _e176.low << metal::uint2(0u);
-                    Pair _e845 = upper(_e179, 7u);
-                    metal::float4 _e846 = part3_;
-                    metal::float4 _e851 = add4_(_e80, _e846, _e176.signs7_.x, low7_3_.x, _e845.x, _e778);
-                    part3_ = _e851;
-                    metal::float4 _e852 = part3_;
-                    metal::float4 _e857 = add4_(_e80, _e852, _e176.signs7_.y, low7_3_.y, _e845.y, _e785);
-                    part3_ = _e857;
-                    float _e858 = sum0_;
-                    float _e860 = part0_.x;
-                    float _e862 = part0_.y;
-                    float _e865 = part0_.z;
-                    float _e867 = part0_.w;
-                    if (live) {
-                        local_1 = _e157 > 0.0;
+                    Share _e155 = fetch(row0_, s_7, lane_2, p, planes, _buffer_sizes);
+                    float _e157 = scale_of(_e106, row0_, s_7, at_6.index, p, base_plane, _buffer_sizes);
+                    Share _e158 = fetch(row1_, s_7, lane_2, p, planes, _buffer_sizes);
+                    float _e160 = scale_of(_e114, row1_, s_7, at_6.index, p, base_plane, _buffer_sizes);
+                    Share _e161 = fetch(row2_, s_7, lane_2, p, planes, _buffer_sizes);
+                    float _e163 = scale_of(_e122, row2_, s_7, at_6.index, p, base_plane, _buffer_sizes);
+                    Share _e164 = fetch(row3_, s_7, lane_2, p, planes, _buffer_sizes);
+                    float _e166 = scale_of(_e130, row3_, s_7, at_6.index, p, base_plane, _buffer_sizes);
+                    if (false) {
+                        uint _e170 = share_bits(_e155);
+                        local_1 = (_e170 & _e80.none) == 0u;
                     } else {
-                        local_1 = false;
+                        local_1 = true;
                     }
-                    bool _e876 = local_1;
-                    sum0_ = _e858 + (_e876 ? (((_e860 + _e862) + (_e865 + _e867)) * _e157) : 0.0);
-                    float _e880 = sum1_;
-                    float _e882 = part1_.x;
-                    float _e884 = part1_.y;
-                    float _e887 = part1_.z;
-                    float _e889 = part1_.w;
-                    if (live) {
-                        local_2 = _e164 > 0.0;
-                    } else {
-                        local_2 = false;
+                    bool _e176 = local_1;
+                    if (_e176) {
+                        Codes _e177 = codes(_e155);
+                        part0_ = metal::float4(0.0);
+                        Codes _e181 = codes(_e158);
+                        part1_ = metal::float4(0.0);
+                        Codes _e185 = codes(_e161);
+                        part2_ = metal::float4(0.0);
+                        Codes _e189 = codes(_e164);
+                        part3_ = metal::float4(0.0);
+                        uint quads_1 = width * WORDS;
+                        uint x_3 = (x_first + (s_7 * 256u)) + metal::min(lane_2 * 2u, quads_1 - 1u);
+                        metal::float4 _e207 = input(x_3 + (0u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e213 = input((x_3 + (0u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e214 = second(_e213, lane_2, quads_1);
+                        Pair low0_0_ = _e155.low << metal::uint2(7u);
+                        Pair _e220 = upper(_e177, 0u);
+                        metal::float4 _e221 = part0_;
+                        metal::float4 _e226 = add4_(_e80, _e221, _e155.signs0_.x, low0_0_.x, _e220.x, _e207);
+                        part0_ = _e226;
+                        metal::float4 _e227 = part0_;
+                        metal::float4 _e232 = add4_(_e80, _e227, _e155.signs0_.y, low0_0_.y, _e220.y, _e214);
+                        part0_ = _e232;
+                        Pair low0_1_ = _e158.low << metal::uint2(7u);
+                        Pair _e238 = upper(_e181, 0u);
+                        metal::float4 _e239 = part1_;
+                        metal::float4 _e244 = add4_(_e80, _e239, _e158.signs0_.x, low0_1_.x, _e238.x, _e207);
+                        part1_ = _e244;
+                        metal::float4 _e245 = part1_;
+                        metal::float4 _e250 = add4_(_e80, _e245, _e158.signs0_.y, low0_1_.y, _e238.y, _e214);
+                        part1_ = _e250;
+                        Pair low0_2_ = _e161.low << metal::uint2(7u);
+                        Pair _e256 = upper(_e185, 0u);
+                        metal::float4 _e257 = part2_;
+                        metal::float4 _e262 = add4_(_e80, _e257, _e161.signs0_.x, low0_2_.x, _e256.x, _e207);
+                        part2_ = _e262;
+                        metal::float4 _e263 = part2_;
+                        metal::float4 _e268 = add4_(_e80, _e263, _e161.signs0_.y, low0_2_.y, _e256.y, _e214);
+                        part2_ = _e268;
+                        Pair low0_3_ = _e164.low << metal::uint2(7u);
+                        Pair _e274 = upper(_e189, 0u);
+                        metal::float4 _e275 = part3_;
+                        metal::float4 _e280 = add4_(_e80, _e275, _e164.signs0_.x, low0_3_.x, _e274.x, _e207);
+                        part3_ = _e280;
+                        metal::float4 _e281 = part3_;
+                        metal::float4 _e286 = add4_(_e80, _e281, _e164.signs0_.y, low0_3_.y, _e274.y, _e214);
+                        part3_ = _e286;
+                        metal::float4 _e290 = input(x_3 + (1u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e296 = input((x_3 + (1u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e297 = second(_e296, lane_2, quads_1);
+                        Pair low1_0_ = _e155.low << metal::uint2(6u);
+                        Pair _e303 = upper(_e177, 1u);
+                        metal::float4 _e304 = part0_;
+                        metal::float4 _e309 = add4_(_e80, _e304, _e155.signs1_.x, low1_0_.x, _e303.x, _e290);
+                        part0_ = _e309;
+                        metal::float4 _e310 = part0_;
+                        metal::float4 _e315 = add4_(_e80, _e310, _e155.signs1_.y, low1_0_.y, _e303.y, _e297);
+                        part0_ = _e315;
+                        Pair low1_1_ = _e158.low << metal::uint2(6u);
+                        Pair _e321 = upper(_e181, 1u);
+                        metal::float4 _e322 = part1_;
+                        metal::float4 _e327 = add4_(_e80, _e322, _e158.signs1_.x, low1_1_.x, _e321.x, _e290);
+                        part1_ = _e327;
+                        metal::float4 _e328 = part1_;
+                        metal::float4 _e333 = add4_(_e80, _e328, _e158.signs1_.y, low1_1_.y, _e321.y, _e297);
+                        part1_ = _e333;
+                        Pair low1_2_ = _e161.low << metal::uint2(6u);
+                        Pair _e339 = upper(_e185, 1u);
+                        metal::float4 _e340 = part2_;
+                        metal::float4 _e345 = add4_(_e80, _e340, _e161.signs1_.x, low1_2_.x, _e339.x, _e290);
+                        part2_ = _e345;
+                        metal::float4 _e346 = part2_;
+                        metal::float4 _e351 = add4_(_e80, _e346, _e161.signs1_.y, low1_2_.y, _e339.y, _e297);
+                        part2_ = _e351;
+                        Pair low1_3_ = _e164.low << metal::uint2(6u);
+                        Pair _e357 = upper(_e189, 1u);
+                        metal::float4 _e358 = part3_;
+                        metal::float4 _e363 = add4_(_e80, _e358, _e164.signs1_.x, low1_3_.x, _e357.x, _e290);
+                        part3_ = _e363;
+                        metal::float4 _e364 = part3_;
+                        metal::float4 _e369 = add4_(_e80, _e364, _e164.signs1_.y, low1_3_.y, _e357.y, _e297);
+                        part3_ = _e369;
+                        metal::float4 _e373 = input(x_3 + (2u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e379 = input((x_3 + (2u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e380 = second(_e379, lane_2, quads_1);
+                        Pair low2_0_ = _e155.low << metal::uint2(5u);
+                        Pair _e386 = upper(_e177, 2u);
+                        metal::float4 _e387 = part0_;
+                        metal::float4 _e392 = add4_(_e80, _e387, _e155.signs2_.x, low2_0_.x, _e386.x, _e373);
+                        part0_ = _e392;
+                        metal::float4 _e393 = part0_;
+                        metal::float4 _e398 = add4_(_e80, _e393, _e155.signs2_.y, low2_0_.y, _e386.y, _e380);
+                        part0_ = _e398;
+                        Pair low2_1_ = _e158.low << metal::uint2(5u);
+                        Pair _e404 = upper(_e181, 2u);
+                        metal::float4 _e405 = part1_;
+                        metal::float4 _e410 = add4_(_e80, _e405, _e158.signs2_.x, low2_1_.x, _e404.x, _e373);
+                        part1_ = _e410;
+                        metal::float4 _e411 = part1_;
+                        metal::float4 _e416 = add4_(_e80, _e411, _e158.signs2_.y, low2_1_.y, _e404.y, _e380);
+                        part1_ = _e416;
+                        Pair low2_2_ = _e161.low << metal::uint2(5u);
+                        Pair _e422 = upper(_e185, 2u);
+                        metal::float4 _e423 = part2_;
+                        metal::float4 _e428 = add4_(_e80, _e423, _e161.signs2_.x, low2_2_.x, _e422.x, _e373);
+                        part2_ = _e428;
+                        metal::float4 _e429 = part2_;
+                        metal::float4 _e434 = add4_(_e80, _e429, _e161.signs2_.y, low2_2_.y, _e422.y, _e380);
+                        part2_ = _e434;
+                        Pair low2_3_ = _e164.low << metal::uint2(5u);
+                        Pair _e440 = upper(_e189, 2u);
+                        metal::float4 _e441 = part3_;
+                        metal::float4 _e446 = add4_(_e80, _e441, _e164.signs2_.x, low2_3_.x, _e440.x, _e373);
+                        part3_ = _e446;
+                        metal::float4 _e447 = part3_;
+                        metal::float4 _e452 = add4_(_e80, _e447, _e164.signs2_.y, low2_3_.y, _e440.y, _e380);
+                        part3_ = _e452;
+                        metal::float4 _e456 = input(x_3 + (3u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e462 = input((x_3 + (3u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e463 = second(_e462, lane_2, quads_1);
+                        Pair low3_0_ = _e155.low << metal::uint2(4u);
+                        Pair _e469 = upper(_e177, 3u);
+                        metal::float4 _e470 = part0_;
+                        metal::float4 _e475 = add4_(_e80, _e470, _e155.signs3_.x, low3_0_.x, _e469.x, _e456);
+                        part0_ = _e475;
+                        metal::float4 _e476 = part0_;
+                        metal::float4 _e481 = add4_(_e80, _e476, _e155.signs3_.y, low3_0_.y, _e469.y, _e463);
+                        part0_ = _e481;
+                        Pair low3_1_ = _e158.low << metal::uint2(4u);
+                        Pair _e487 = upper(_e181, 3u);
+                        metal::float4 _e488 = part1_;
+                        metal::float4 _e493 = add4_(_e80, _e488, _e158.signs3_.x, low3_1_.x, _e487.x, _e456);
+                        part1_ = _e493;
+                        metal::float4 _e494 = part1_;
+                        metal::float4 _e499 = add4_(_e80, _e494, _e158.signs3_.y, low3_1_.y, _e487.y, _e463);
+                        part1_ = _e499;
+                        Pair low3_2_ = _e161.low << metal::uint2(4u);
+                        Pair _e505 = upper(_e185, 3u);
+                        metal::float4 _e506 = part2_;
+                        metal::float4 _e511 = add4_(_e80, _e506, _e161.signs3_.x, low3_2_.x, _e505.x, _e456);
+                        part2_ = _e511;
+                        metal::float4 _e512 = part2_;
+                        metal::float4 _e517 = add4_(_e80, _e512, _e161.signs3_.y, low3_2_.y, _e505.y, _e463);
+                        part2_ = _e517;
+                        Pair low3_3_ = _e164.low << metal::uint2(4u);
+                        Pair _e523 = upper(_e189, 3u);
+                        metal::float4 _e524 = part3_;
+                        metal::float4 _e529 = add4_(_e80, _e524, _e164.signs3_.x, low3_3_.x, _e523.x, _e456);
+                        part3_ = _e529;
+                        metal::float4 _e530 = part3_;
+                        metal::float4 _e535 = add4_(_e80, _e530, _e164.signs3_.y, low3_3_.y, _e523.y, _e463);
+                        part3_ = _e535;
+                        metal::float4 _e539 = input(x_3 + (4u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e545 = input((x_3 + (4u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e546 = second(_e545, lane_2, quads_1);
+                        Pair low4_0_ = _e155.low << metal::uint2(3u);
+                        Pair _e552 = upper(_e177, 4u);
+                        metal::float4 _e553 = part0_;
+                        metal::float4 _e558 = add4_(_e80, _e553, _e155.signs4_.x, low4_0_.x, _e552.x, _e539);
+                        part0_ = _e558;
+                        metal::float4 _e559 = part0_;
+                        metal::float4 _e564 = add4_(_e80, _e559, _e155.signs4_.y, low4_0_.y, _e552.y, _e546);
+                        part0_ = _e564;
+                        Pair low4_1_ = _e158.low << metal::uint2(3u);
+                        Pair _e570 = upper(_e181, 4u);
+                        metal::float4 _e571 = part1_;
+                        metal::float4 _e576 = add4_(_e80, _e571, _e158.signs4_.x, low4_1_.x, _e570.x, _e539);
+                        part1_ = _e576;
+                        metal::float4 _e577 = part1_;
+                        metal::float4 _e582 = add4_(_e80, _e577, _e158.signs4_.y, low4_1_.y, _e570.y, _e546);
+                        part1_ = _e582;
+                        Pair low4_2_ = _e161.low << metal::uint2(3u);
+                        Pair _e588 = upper(_e185, 4u);
+                        metal::float4 _e589 = part2_;
+                        metal::float4 _e594 = add4_(_e80, _e589, _e161.signs4_.x, low4_2_.x, _e588.x, _e539);
+                        part2_ = _e594;
+                        metal::float4 _e595 = part2_;
+                        metal::float4 _e600 = add4_(_e80, _e595, _e161.signs4_.y, low4_2_.y, _e588.y, _e546);
+                        part2_ = _e600;
+                        Pair low4_3_ = _e164.low << metal::uint2(3u);
+                        Pair _e606 = upper(_e189, 4u);
+                        metal::float4 _e607 = part3_;
+                        metal::float4 _e612 = add4_(_e80, _e607, _e164.signs4_.x, low4_3_.x, _e606.x, _e539);
+                        part3_ = _e612;
+                        metal::float4 _e613 = part3_;
+                        metal::float4 _e618 = add4_(_e80, _e613, _e164.signs4_.y, low4_3_.y, _e606.y, _e546);
+                        part3_ = _e618;
+                        metal::float4 _e622 = input(x_3 + (5u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e628 = input((x_3 + (5u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e629 = second(_e628, lane_2, quads_1);
+                        Pair low5_0_ = _e155.low << metal::uint2(2u);
+                        Pair _e635 = upper(_e177, 5u);
+                        metal::float4 _e636 = part0_;
+                        metal::float4 _e641 = add4_(_e80, _e636, _e155.signs5_.x, low5_0_.x, _e635.x, _e622);
+                        part0_ = _e641;
+                        metal::float4 _e642 = part0_;
+                        metal::float4 _e647 = add4_(_e80, _e642, _e155.signs5_.y, low5_0_.y, _e635.y, _e629);
+                        part0_ = _e647;
+                        Pair low5_1_ = _e158.low << metal::uint2(2u);
+                        Pair _e653 = upper(_e181, 5u);
+                        metal::float4 _e654 = part1_;
+                        metal::float4 _e659 = add4_(_e80, _e654, _e158.signs5_.x, low5_1_.x, _e653.x, _e622);
+                        part1_ = _e659;
+                        metal::float4 _e660 = part1_;
+                        metal::float4 _e665 = add4_(_e80, _e660, _e158.signs5_.y, low5_1_.y, _e653.y, _e629);
+                        part1_ = _e665;
+                        Pair low5_2_ = _e161.low << metal::uint2(2u);
+                        Pair _e671 = upper(_e185, 5u);
+                        metal::float4 _e672 = part2_;
+                        metal::float4 _e677 = add4_(_e80, _e672, _e161.signs5_.x, low5_2_.x, _e671.x, _e622);
+                        part2_ = _e677;
+                        metal::float4 _e678 = part2_;
+                        metal::float4 _e683 = add4_(_e80, _e678, _e161.signs5_.y, low5_2_.y, _e671.y, _e629);
+                        part2_ = _e683;
+                        Pair low5_3_ = _e164.low << metal::uint2(2u);
+                        Pair _e689 = upper(_e189, 5u);
+                        metal::float4 _e690 = part3_;
+                        metal::float4 _e695 = add4_(_e80, _e690, _e164.signs5_.x, low5_3_.x, _e689.x, _e622);
+                        part3_ = _e695;
+                        metal::float4 _e696 = part3_;
+                        metal::float4 _e701 = add4_(_e80, _e696, _e164.signs5_.y, low5_3_.y, _e689.y, _e629);
+                        part3_ = _e701;
+                        metal::float4 _e705 = input(x_3 + (6u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e711 = input((x_3 + (6u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e712 = second(_e711, lane_2, quads_1);
+                        Pair low6_0_ = _e155.low << metal::uint2(1u);
+                        Pair _e718 = upper(_e177, 6u);
+                        metal::float4 _e719 = part0_;
+                        metal::float4 _e724 = add4_(_e80, _e719, _e155.signs6_.x, low6_0_.x, _e718.x, _e705);
+                        part0_ = _e724;
+                        metal::float4 _e725 = part0_;
+                        metal::float4 _e730 = add4_(_e80, _e725, _e155.signs6_.y, low6_0_.y, _e718.y, _e712);
+                        part0_ = _e730;
+                        Pair low6_1_ = _e158.low << metal::uint2(1u);
+                        Pair _e736 = upper(_e181, 6u);
+                        metal::float4 _e737 = part1_;
+                        metal::float4 _e742 = add4_(_e80, _e737, _e158.signs6_.x, low6_1_.x, _e736.x, _e705);
+                        part1_ = _e742;
+                        metal::float4 _e743 = part1_;
+                        metal::float4 _e748 = add4_(_e80, _e743, _e158.signs6_.y, low6_1_.y, _e736.y, _e712);
+                        part1_ = _e748;
+                        Pair low6_2_ = _e161.low << metal::uint2(1u);
+                        Pair _e754 = upper(_e185, 6u);
+                        metal::float4 _e755 = part2_;
+                        metal::float4 _e760 = add4_(_e80, _e755, _e161.signs6_.x, low6_2_.x, _e754.x, _e705);
+                        part2_ = _e760;
+                        metal::float4 _e761 = part2_;
+                        metal::float4 _e766 = add4_(_e80, _e761, _e161.signs6_.y, low6_2_.y, _e754.y, _e712);
+                        part2_ = _e766;
+                        Pair low6_3_ = _e164.low << metal::uint2(1u);
+                        Pair _e772 = upper(_e189, 6u);
+                        metal::float4 _e773 = part3_;
+                        metal::float4 _e778 = add4_(_e80, _e773, _e164.signs6_.x, low6_3_.x, _e772.x, _e705);
+                        part3_ = _e778;
+                        metal::float4 _e779 = part3_;
+                        metal::float4 _e784 = add4_(_e80, _e779, _e164.signs6_.y, low6_3_.y, _e772.y, _e712);
+                        part3_ = _e784;
+                        metal::float4 _e788 = input(x_3 + (7u * quads_1), xv, _buffer_sizes);
+                        metal::float4 _e794 = input((x_3 + (7u * quads_1)) + 1u, xv, _buffer_sizes);
+                        metal::float4 _e795 = second(_e794, lane_2, quads_1);
+                        Pair low7_0_ = _e155.low << metal::uint2(0u);
+                        Pair _e801 = upper(_e177, 7u);
+                        metal::float4 _e802 = part0_;
+                        metal::float4 _e807 = add4_(_e80, _e802, _e155.signs7_.x, low7_0_.x, _e801.x, _e788);
+                        part0_ = _e807;
+                        metal::float4 _e808 = part0_;
+                        metal::float4 _e813 = add4_(_e80, _e808, _e155.signs7_.y, low7_0_.y, _e801.y, _e795);
+                        part0_ = _e813;
+                        Pair low7_1_ = _e158.low << metal::uint2(0u);
+                        Pair _e819 = upper(_e181, 7u);
+                        metal::float4 _e820 = part1_;
+                        metal::float4 _e825 = add4_(_e80, _e820, _e158.signs7_.x, low7_1_.x, _e819.x, _e788);
+                        part1_ = _e825;
+                        metal::float4 _e826 = part1_;
+                        metal::float4 _e831 = add4_(_e80, _e826, _e158.signs7_.y, low7_1_.y, _e819.y, _e795);
+                        part1_ = _e831;
+                        Pair low7_2_ = _e161.low << metal::uint2(0u);
+                        Pair _e837 = upper(_e185, 7u);
+                        metal::float4 _e838 = part2_;
+                        metal::float4 _e843 = add4_(_e80, _e838, _e161.signs7_.x, low7_2_.x, _e837.x, _e788);
+                        part2_ = _e843;
+                        metal::float4 _e844 = part2_;
+                        metal::float4 _e849 = add4_(_e80, _e844, _e161.signs7_.y, low7_2_.y, _e837.y, _e795);
+                        part2_ = _e849;
+                        Pair low7_3_ = _e164.low << metal::uint2(0u);
+                        Pair _e855 = upper(_e189, 7u);
+                        metal::float4 _e856 = part3_;
+                        metal::float4 _e861 = add4_(_e80, _e856, _e164.signs7_.x, low7_3_.x, _e855.x, _e788);
+                        part3_ = _e861;
+                        metal::float4 _e862 = part3_;
+                        metal::float4 _e867 = add4_(_e80, _e862, _e164.signs7_.y, low7_3_.y, _e855.y, _e795);
+                        part3_ = _e867;
+                        float _e868 = sum0_;
+                        float _e870 = part0_.x;
+                        float _e872 = part0_.y;
+                        float _e875 = part0_.z;
+                        float _e877 = part0_.w;
+                        if (live) {
+                            local_2 = _e157 > 0.0;
+                        } else {
+                            local_2 = false;
+                        }
+                        bool _e886 = local_2;
+                        sum0_ = _e868 + (_e886 ? (((_e870 + _e872) + (_e875 + _e877)) * _e157) : 0.0);
+                        float _e890 = sum1_;
+                        float _e892 = part1_.x;
+                        float _e894 = part1_.y;
+                        float _e897 = part1_.z;
+                        float _e899 = part1_.w;
+                        if (live) {
+                            local_3 = _e160 > 0.0;
+                        } else {
+                            local_3 = false;
+                        }
+                        bool _e908 = local_3;
+                        sum1_ = _e890 + (_e908 ? (((_e892 + _e894) + (_e897 + _e899)) * _e160) : 0.0);
+                        float _e912 = sum2_;
+                        float _e914 = part2_.x;
+                        float _e916 = part2_.y;
+                        float _e919 = part2_.z;
+                        float _e921 = part2_.w;
+                        if (live) {
+                            local_4 = _e163 > 0.0;
+                        } else {
+                            local_4 = false;
+                        }
+                        bool _e930 = local_4;
+                        sum2_ = _e912 + (_e930 ? (((_e914 + _e916) + (_e919 + _e921)) * _e163) : 0.0);
+                        float _e934 = sum3_;
+                        float _e936 = part3_.x;
+                        float _e938 = part3_.y;
+                        float _e941 = part3_.z;
+                        float _e943 = part3_.w;
+                        if (live) {
+                            local_5 = _e166 > 0.0;
+                        } else {
+                            local_5 = false;
+                        }
+                        bool _e952 = local_5;
+                        sum3_ = _e934 + (_e952 ? (((_e936 + _e938) + (_e941 + _e943)) * _e166) : 0.0);
                     }
-                    bool _e898 = local_2;
-                    sum1_ = _e880 + (_e898 ? (((_e882 + _e884) + (_e887 + _e889)) * _e164) : 0.0);
-                    float _e902 = sum2_;
-                    float _e904 = part2_.x;
-                    float _e906 = part2_.y;
-                    float _e909 = part2_.z;
-                    float _e911 = part2_.w;
-                    if (live) {
-                        local_3 = _e171 > 0.0;
-                    } else {
-                        local_3 = false;
-                    }
-                    bool _e920 = local_3;
-                    sum2_ = _e902 + (_e920 ? (((_e904 + _e906) + (_e909 + _e911)) * _e171) : 0.0);
-                    float _e924 = sum3_;
-                    float _e926 = part3_.x;
-                    float _e928 = part3_.y;
-                    float _e931 = part3_.z;
-                    float _e933 = part3_.w;
-                    if (live) {
-                        local_4 = _e178 > 0.0;
-                    } else {
-                        local_4 = false;
-                    }
-                    bool _e942 = local_4;
-                    sum3_ = _e924 + (_e942 ? (((_e926 + _e928) + (_e931 + _e933)) * _e178) : 0.0);
                 }
             }
             i = naga_mod(at_6.index, LANES);
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e964 = i;
-                    i = _e964 + LANES;
+                    uint _e974 = i;
+                    i = _e974 + LANES;
                 }
                 loop_init_3 = false;
-                uint _e952 = i;
-                if (_e952 < _e108.count) {
+                uint _e962 = i;
+                if (_e962 < _e108.count) {
                 } else {
                     break;
                 }
                 {
-                    float _e955 = sum0_;
-                    uint _e958 = i;
-                    metal::uint4 _e961 = escapes[metal::min(unsigned(_e108.first + _e958), (_buffer_sizes.size4 - 0 - 16) / 16)];
-                    float _e962 = added(_e961, x_chunk, xv, _buffer_sizes);
-                    sum0_ = _e955 + _e962;
+                    float _e965 = sum0_;
+                    uint _e968 = i;
+                    metal::uint4 _e971 = escapes[metal::min(unsigned(_e108.first + _e968), (_buffer_sizes.size4 - 0 - 16) / 16)];
+                    float _e972 = added(_e971, x_chunk, xv, _buffer_sizes);
+                    sum0_ = _e965 + _e972;
                 }
             }
             i_1 = naga_mod(at_6.index, LANES);
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e983 = i_1;
-                    i_1 = _e983 + LANES;
+                    uint _e993 = i_1;
+                    i_1 = _e993 + LANES;
                 }
                 loop_init_4 = false;
-                uint _e971 = i_1;
-                if (_e971 < _e116.count) {
+                uint _e981 = i_1;
+                if (_e981 < _e116.count) {
                 } else {
                     break;
                 }
                 {
-                    float _e974 = sum1_;
-                    uint _e977 = i_1;
-                    metal::uint4 _e980 = escapes[metal::min(unsigned(_e116.first + _e977), (_buffer_sizes.size4 - 0 - 16) / 16)];
-                    float _e981 = added(_e980, x_chunk, xv, _buffer_sizes);
-                    sum1_ = _e974 + _e981;
+                    float _e984 = sum1_;
+                    uint _e987 = i_1;
+                    metal::uint4 _e990 = escapes[metal::min(unsigned(_e116.first + _e987), (_buffer_sizes.size4 - 0 - 16) / 16)];
+                    float _e991 = added(_e990, x_chunk, xv, _buffer_sizes);
+                    sum1_ = _e984 + _e991;
                 }
             }
             i_2 = naga_mod(at_6.index, LANES);
             bool loop_init_5 = true;
             while(true) {
                 if (!loop_init_5) {
-                    uint _e1002 = i_2;
-                    i_2 = _e1002 + LANES;
+                    uint _e1012 = i_2;
+                    i_2 = _e1012 + LANES;
                 }
                 loop_init_5 = false;
-                uint _e990 = i_2;
-                if (_e990 < _e124.count) {
+                uint _e1000 = i_2;
+                if (_e1000 < _e124.count) {
                 } else {
                     break;
                 }
                 {
-                    float _e993 = sum2_;
-                    uint _e996 = i_2;
-                    metal::uint4 _e999 = escapes[metal::min(unsigned(_e124.first + _e996), (_buffer_sizes.size4 - 0 - 16) / 16)];
-                    float _e1000 = added(_e999, x_chunk, xv, _buffer_sizes);
-                    sum2_ = _e993 + _e1000;
+                    float _e1003 = sum2_;
+                    uint _e1006 = i_2;
+                    metal::uint4 _e1009 = escapes[metal::min(unsigned(_e124.first + _e1006), (_buffer_sizes.size4 - 0 - 16) / 16)];
+                    float _e1010 = added(_e1009, x_chunk, xv, _buffer_sizes);
+                    sum2_ = _e1003 + _e1010;
                 }
             }
             i_3 = naga_mod(at_6.index, LANES);
             bool loop_init_6 = true;
             while(true) {
                 if (!loop_init_6) {
-                    uint _e1021 = i_3;
-                    i_3 = _e1021 + LANES;
+                    uint _e1031 = i_3;
+                    i_3 = _e1031 + LANES;
                 }
                 loop_init_6 = false;
-                uint _e1009 = i_3;
-                if (_e1009 < _e132.count) {
+                uint _e1019 = i_3;
+                if (_e1019 < _e132.count) {
                 } else {
                     break;
                 }
                 {
-                    float _e1012 = sum3_;
-                    uint _e1015 = i_3;
-                    metal::uint4 _e1018 = escapes[metal::min(unsigned(_e132.first + _e1015), (_buffer_sizes.size4 - 0 - 16) / 16)];
-                    float _e1019 = added(_e1018, x_chunk, xv, _buffer_sizes);
-                    sum3_ = _e1012 + _e1019;
+                    float _e1022 = sum3_;
+                    uint _e1025 = i_3;
+                    metal::uint4 _e1028 = escapes[metal::min(unsigned(_e132.first + _e1025), (_buffer_sizes.size4 - 0 - 16) / 16)];
+                    float _e1029 = added(_e1028, x_chunk, xv, _buffer_sizes);
+                    sum3_ = _e1022 + _e1029;
                 }
             }
         }
     }
-    float _e1027 = sum0_;
-    float _e1029 = reduce(_e1027, 0u, at_6, partial);
+    float _e1037 = sum0_;
+    float _e1039 = reduce(_e1037, 0u, at_6, partial);
     if (naga_mod(at_6.index, LANES) == 0u) {
-        local_5 = (first + 0u) < rows;
-    } else {
-        local_5 = false;
-    }
-    bool _e1041 = local_5;
-    if (_e1041) {
-        put(((y_first + output) + first) + 0u, (output + first) + 0u, _e1029, y, _buffer_sizes);
-    }
-    float _e1049 = sum1_;
-    float _e1051 = reduce(_e1049, 1u, at_6, partial);
-    if (naga_mod(at_6.index, LANES) == 1u) {
-        local_6 = (first + 1u) < rows;
+        local_6 = (first + 0u) < rows;
     } else {
         local_6 = false;
     }
-    bool _e1063 = local_6;
-    if (_e1063) {
-        put(((y_first + output) + first) + 1u, (output + first) + 1u, _e1051, y, _buffer_sizes);
+    bool _e1051 = local_6;
+    if (_e1051) {
+        put(((y_first + output) + first) + 0u, (output + first) + 0u, _e1039, y, _buffer_sizes);
     }
-    float _e1071 = sum2_;
-    float _e1073 = reduce(_e1071, 2u, at_6, partial);
-    if (naga_mod(at_6.index, LANES) == 2u) {
-        local_7 = (first + 2u) < rows;
+    float _e1059 = sum1_;
+    float _e1061 = reduce(_e1059, 1u, at_6, partial);
+    if (naga_mod(at_6.index, LANES) == 1u) {
+        local_7 = (first + 1u) < rows;
     } else {
         local_7 = false;
     }
-    bool _e1085 = local_7;
-    if (_e1085) {
-        put(((y_first + output) + first) + 2u, (output + first) + 2u, _e1073, y, _buffer_sizes);
+    bool _e1073 = local_7;
+    if (_e1073) {
+        put(((y_first + output) + first) + 1u, (output + first) + 1u, _e1061, y, _buffer_sizes);
     }
-    float _e1093 = sum3_;
-    float _e1095 = reduce(_e1093, 3u, at_6, partial);
-    if (naga_mod(at_6.index, LANES) == 3u) {
-        local_8 = (first + 3u) < rows;
+    float _e1081 = sum2_;
+    float _e1083 = reduce(_e1081, 2u, at_6, partial);
+    if (naga_mod(at_6.index, LANES) == 2u) {
+        local_8 = (first + 2u) < rows;
     } else {
         local_8 = false;
     }
-    bool _e1107 = local_8;
-    if (_e1107) {
-        put(((y_first + output) + first) + 3u, (output + first) + 3u, _e1095, y, _buffer_sizes);
+    bool _e1095 = local_8;
+    if (_e1095) {
+        put(((y_first + output) + first) + 2u, (output + first) + 2u, _e1083, y, _buffer_sizes);
+    }
+    float _e1103 = sum3_;
+    float _e1105 = reduce(_e1103, 3u, at_6, partial);
+    if (naga_mod(at_6.index, LANES) == 3u) {
+        local_9 = (first + 3u) < rows;
+    } else {
+        local_9 = false;
+    }
+    bool _e1117 = local_9;
+    if (_e1117) {
+        put(((y_first + output) + first) + 3u, (output + first) + 3u, _e1105, y, _buffer_sizes);
         return;
     } else {
         return;

@@ -15,7 +15,8 @@ const MOST_LANES: u32 = 512;
 /// multiprocessors.
 const SPREAD: u32 = 128;
 
-/// Shares of a matrix from which on there are enough for four rows a lane.
+/// Shares of a matrix from which on there are enough for two rows a lane, which share
+/// an input (measured on an H200; four rows took longer).
 const BUSY: u64 = 1 << 20;
 
 /// The tuning for `rows` rows, each of `turns` of what a lane takes at a time;
@@ -36,7 +37,7 @@ pub(super) fn tuning(recipe: &Recipe, rows: u32, turns: u32) -> Option<Tuning> {
     // that leaves too few lanes with something to do.
     let lanes = if turns > cluster { 2 * cluster } else { cluster };
     let busy = u64::from(rows) * u64::from(turns) >= BUSY;
-    let rows = if busy { 4 } else { 1 };
+    let rows = if busy { 2 } else { 1 };
     Some(Tuning { workgroup: 64, lanes, rows, unroll: 1, neighbours: false })
 }
 

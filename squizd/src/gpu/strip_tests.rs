@@ -170,8 +170,9 @@ fn rotations_make_what_they_rotate() {
                 let about = format!("{cols} {flags:?} {math}");
                 let check = |y: &[f32], seen: &[f64]| {
                     let error = relative_error(y, &case, seen);
-                    // Besides, a norm's factor may be off by as much.
-                    let most = bound(math) + if normed { 1e-6 } else { 0.0 };
+                    // Besides, a norm's factor may be off by as much, and an activation's
+                    // exponential is (by 1.3e-6 with an H200's).
+                    let most = bound(math) + 1e-6;
                     assert!(error <= most, "{about}: {error:e}");
                 };
                 let y = gpu.storage(4 * 32).unwrap();
