@@ -30,7 +30,7 @@ pub(super) fn side(adapter: &wgpu::Adapter) -> Option<u32> {
     let kinds = adapter.cooperative_matrix_properties();
     let room = adapter.limits().max_compute_workgroup_storage_size;
     [16, 8].into_iter().find(|side| {
-        Tiling::LARGEST.memory(*side) <= room
+        Tiling::largest(*side).memory(*side) <= room
             && kinds.iter().any(|kind| {
                 [kind.m_size, kind.n_size, kind.k_size] == [*side; 3]
                     && kind.ab_type == wgpu::CooperativeScalarType::F16
@@ -77,18 +77,23 @@ impl Tiling {
         Self { frags, warps, depth }
     }
 
-    /// The one of most workgroup memory, the fastest of large ones on an H200; on Metal
-    /// it has not been measured.
-    const LARGEST: Self = Self::of([4, 4], [2, 2], 32);
+    /// The one of most workgroup memory.
+    const fn largest(side: u32) -> Self {
+        // Measured on an H200; not on Metal.
+        match side {
+            16 => Self::of([4, 2], [2, 4], 32),
+            _ => Self::of([4, 4], [2, 2], 32),
+        }
+    }
 
     /// For matrices of `side`, `rows` rows and `count` inputs: large tiles where
-    /// they keep the device busy, small and deep ones where these alone do.
-    pub(super) fn choose(side: u32, rows: u32, count: u32) -> Self {
+    /// they keep the device busy; small ones, `deep` ones where these are few.
+    pub(super) fn choose(side: u32, rows: u32, count: u32, deep: bool) -> Self {
         let busy = |tiling: Self| tiling.workgroups(side, rows, count) >= BUSY;
-        let (large, small) = (Self::LARGEST, Self::of([2, 2], [2, 2], 32));
+        let (large, small) = (Self::largest(side), Self::of([2, 2], [2, 2], 32));
         if count > small.tokens(side) && busy(large) {
             large
-        } else if side == 8 || busy(small) {
+        } else if side == 8 || !deep || busy(small) {
             small
         } else {
             Self::of([2, 2], [2, 2], 64)
@@ -243,7 +248,8 @@ mod tests {
                 assert_eq!(tiling.depth % side, 0, "{about}");
             }
             for (rows, count) in [(1, 2), (4096, 64), (4096, 512), (28_672, 512), (1 << 20, 5)] {
-                let chosen = Tiling::choose(side, rows, count);
+                let deep = count == 64;
+                let chosen = Tiling::choose(side, rows, count, deep);
                 assert!(chosen.memory(side) <= 48 << 10, "{chosen}");
                 let [x, y] = chosen.grid(side, rows, count);
                 assert!(x * u64::from(chosen.rows(side)) >= u64::from(rows));

@@ -121,8 +121,8 @@ fn measure(
     if let Some(side) = gpu.abilities().cooperative {
         GpuMatrix::measure(gpu, &mut matrices)?;
         gpu.submit(&x.halve(gpu, matrices.first(), batch)?);
-        let chosen = Tiling::choose(side, rows as u32, batch);
-        let tilings = if plan.tune { Tiling::candidates() } else { vec![chosen] };
+        let chosen = matrices.iter().take(1).map(|m| m.tiling(side, batch));
+        let tilings = if plan.tune { Tiling::candidates() } else { chosen.collect() };
         let room = gpu.workgroup_memory();
         for tiling in tilings.into_iter().filter(|t| t.memory(side) <= room) {
             // Of a run that writes nothing, no result counts.

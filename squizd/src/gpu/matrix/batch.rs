@@ -51,6 +51,14 @@ impl GpuMatrix {
         count > 1 && math.rounds() && self.factor.is_some() && gpu.abilities().cooperative.is_some()
     }
 
+    /// The workgroups' shape for `count` inputs, by matrices of `side`. Many columns at a
+    /// time are not worth it where an invocation has too many weights to decode then
+    /// (SQINT2), or takes a row's units in order (bit planes).
+    pub(in super::super) fn tiling(&self, side: u32, count: u32) -> Tiling {
+        let deep = self.recipe.height().is_none() && self.recipe.options.constant("CLUSTER").is_none();
+        Tiling::choose(side, self.rows, count, deep)
+    }
+
     /// The same products as the input's form allows: by cooperative matrices
     /// from its halves ([`Input::halve`]), else in f32.
     pub(in super::super) fn batch(
@@ -61,7 +69,7 @@ impl GpuMatrix {
         out: Output<'_>,
     ) -> Result<Vec<Step>> {
         match gpu.abilities().cooperative.filter(|_| self.cooperates(gpu, x.math, count)) {
-            Some(side) => self.tiled_gemm(gpu, x, count, out, Tiling::choose(side, self.rows, count)),
+            Some(side) => self.tiled_gemm(gpu, x, count, out, self.tiling(side, count)),
             None => self.gemm(gpu, x, count, out),
         }
     }
