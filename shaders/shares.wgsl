@@ -8,9 +8,11 @@
 //: if STAGED
 //: use stage
 
-// Quad `i` of the input.
+// Quad `i` of the input, and a number of it, whose column a buffer tells.
 fn input(i: u32) -> vec4<f32> { return made[(i & 1u) * SPAN + (i >> 1u)]; }
-fn input_of(column: u32) -> f32 { return made[((column >> 2u) & 1u) * SPAN + (column >> 3u)][column & 3u]; }
+fn input_of(column: u32) -> f32 {
+  return made[((column >> 2u) & 1u) * SPAN + min(column >> 3u, SPAN - 1u)][column & 3u];
+}
 //: else
 @group(0) @binding(4) var<storage, read> xv: array<vec4<f32>>;
 

@@ -165,7 +165,9 @@ fn rotations_make_what_they_rotate() {
                 gpu.submit(&input.ready_from(gpu, source, [&matrix], 2).unwrap());
                 let stride = cols.next_multiple_of(32);
                 let mut seen: Vec<Vec<f64>> = made.chunks(cols).map(<[f64]>::to_vec).collect();
-                seen.iter_mut().for_each(|v| v.resize(stride, 0.0));
+                for v in &mut seen {
+                    v.resize(stride, 0.0);
+                }
                 see(gpu, &input, &case.sample, &matrix, &mut seen);
                 let about = format!("{cols} {flags:?} {math}");
                 let y = gpu.storage(4 * 32).unwrap();

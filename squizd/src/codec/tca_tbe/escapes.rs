@@ -59,7 +59,9 @@ pub(crate) fn escapes(tensor: &Encoded<'_>) -> Result<Vec<u32>> {
     }
     list.resize(list.len().next_multiple_of(QUAD), 0);
     list.reserve(QUAD * quads - list.len());
-    rows.iter().for_each(|row| list.extend_from_slice(&row.escapes));
+    for row in &rows {
+        list.extend_from_slice(&row.escapes);
+    }
     Ok(list)
 }
 
@@ -78,9 +80,10 @@ fn listed(payload: &Payload<'_>, row: usize) -> std::result::Result<Row, Corrupt
             let block = payload.superblock(row, s).ok_or(Corrupt { row, superblock: s })?;
             add(&block, &mut list.escapes).ok_or(Corrupt { row, superblock: s })?;
             // A number counted as what it is adds nothing, nor does zero where nothing counts.
-            let (nothing, scale) = match ordinary(block.base) {
-                true => (u32::from(bf16(0, block.base - 1)) << 16, block.base + (126 - ZERO)),
-                false => (0, 0),
+            let (nothing, scale) = if ordinary(block.base) {
+                (u32::from(bf16(0, block.base - 1)) << 16, block.base + (126 - ZERO))
+            } else {
+                (0, 0)
             };
             list.escapes.resize(list.escapes.len().next_multiple_of(QUAD), nothing);
             for quad in list.escapes.get_mut(before..).unwrap_or_default().as_chunks_mut::<QUAD>().0 {
