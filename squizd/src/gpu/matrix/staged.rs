@@ -18,7 +18,7 @@ const WORKGROUP: u32 = 256;
 const AT_ONCE: u32 = 264;
 const MOST_ROWS: u32 = 4;
 /// Turns of all workgroups in making inputs, and of each, at most: beyond, they
-/// take longer than a dispatch.
+/// take as long as a dispatch, or longer.
 const MOST_TURNS: u32 = 2048;
 const MOST_EACH: u64 = 2;
 /// Memory that a workgroup may have on every device.
